@@ -1,0 +1,70 @@
+// What a machine can do with quantized matrices, and the registry of those who can.
+//
+// Virtual at this coarse level only: one call does a whole matrix. The built-in backends are "scalar" (the reference),
+// "avx2" and "avx512"; all give bit-identical results, whatever the thread count. An engine registers its own beside
+// them, and tests it with the cases in tests/backend.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "nibble/core/matrix_view.h"
+#include "nibble/core/parallel.h"
+#include "nibble/matrix/packed_matrix.h"
+#include "nibble/matrix/quantized_matrix.h"
+
+namespace nibble {
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  /// Short and unique: what NIBBLE_BACKEND and find_backend take.
+  [[nodiscard]] virtual std::string_view name() const noexcept = 0;
+  [[nodiscard]] virtual std::string_view description() const noexcept = 0;
+  /// Whether this machine can run it. Every other call needs true.
+  [[nodiscard]] virtual bool available() const noexcept = 0;
+  [[nodiscard]] virtual bool supports(const QuantSpec& spec) const noexcept = 0;
+
+  /// Quantizes row-major weights [rows = out, cols = in]. `name` is only for messages. Allocates the result and a few
+  /// rows of scratch. Errors: invalid_argument (empty, bad spec), non_finite (names the first NaN or infinity in
+  /// row-major order, and its value; also a scale that its type cannot hold).
+  [[nodiscard]] virtual QuantizedMatrix quantize(FloatMatrix weights, const QuantSpec& spec, std::string_view name,
+                                                 Executor& executor) const = 0;
+
+  /// Decodes rows [first_row, first_row + out.rows) into fp32. Error{shape_mismatch} unless they exist and
+  /// out.cols = q.cols.
+  virtual void dequantize(const QuantizedMatrix& q, std::size_t first_row, MatrixView<float> out,
+                          Executor& executor) const = 0;
+
+  /// Prepares weights for matmul, once, at load. May keep views of q's buffers.
+  [[nodiscard]] virtual PackedMatrixPtr pack(QuantizedMatrix q) const = 0;
+  /// The same for unquantized weights, kept in their own type.
+  [[nodiscard]] virtual PackedMatrixPtr pack(FloatMatrix weights) const = 0;
+
+  /// y [n, out] = x [n, in] · Wᵀ. Accumulates in fp32: sums of 256 products by fused multiply-add in column order,
+  /// then those sums in order, so |error| ≤ (256 + in/256)·2⁻²⁴·Σ|x·w| to first order. LLM.int8 weights: x is quantized per row
+  /// and multiplied exactly in integers, its outlier columns in fp32. Error{shape_mismatch} names both shapes.
+  virtual void matmul(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y, Executor& executor) const = 0;
+
+  /// y [n, in] = x [n, out] · W: the gradient of matmul with respect to its input.
+  virtual void matmul_transposed(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y,
+                                 Executor& executor) const = 0;
+};
+
+/// Makes a backend findable by its name. Error{invalid_argument} if the name is taken. Thread safe.
+void register_backend(std::unique_ptr<Backend> backend);
+
+/// Every registered backend, available or not, fastest first.
+std::vector<const Backend*> backends();
+
+/// Error{not_found} lists the names there are; Error{unsupported} if this machine cannot run it.
+const Backend& find_backend(std::string_view name);
+
+/// The one named by the environment variable NIBBLE_BACKEND, else the first available built-in. Error as
+/// find_backend's if the variable names none: a misspelt override is never ignored.
+const Backend& default_backend();
+
+}  // namespace nibble

@@ -1,0 +1,67 @@
+// The run-time description of a quantization: what a code means and what shares a scale. Printed and parsed as text.
+//
+//   int4-g128-sym         4 bits, groups of 128 along a row, symmetric, f16 scales
+//   int4-g32-asym-f32     asymmetric with f32 scales; -asymraw: the range is not extended to hold zero
+//   int8-channel-sym      one f32 scale per row; "int8" for short; int8-tensor-sym: one for the matrix
+//   nf4-b64  fp4-b128     blocks over the flattened matrix; "nf4" for short; -dq: the absmax values are quantized too
+//   dynamic8-b256         the 8-bit dynamic map, blockwise
+//   llm-int8              LLM.int8 rows, outlier threshold 6; llm-int8-t0 turns outliers off
+//
+// Options in any order after the name; -full and -restricted choose the symmetric range, -f32, -f16, -bf16 the scales.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "nibble/scheme/scheme.h"
+
+namespace nibble {
+
+enum class SchemeKind : std::uint8_t { symmetric, asymmetric, nf4, fp4, dynamic8, llm_int8 };
+
+/// What shares one scale.
+enum class Granularity : std::uint8_t {
+  tensor,   ///< The whole matrix.
+  channel,  ///< A row (an output channel).
+  group,    ///< group_size consecutive columns of one row; the last group of a row may be shorter.
+  block,    ///< group_size consecutive elements of the flattened matrix, across rows (bitsandbytes); the last may be shorter.
+};
+
+struct QuantSpec {
+  SchemeKind scheme = SchemeKind::symmetric;
+  int bits = 4;
+  Granularity granularity = Granularity::group;
+  std::size_t group_size = 128;  ///< For group and block; 0 otherwise.
+  SymmetricRange symmetric_range = SymmetricRange::full;
+  bool hold_zero = true;  ///< Asymmetric: extend the range to contain 0.
+  ScaleType scale_type = ScaleType::f16;
+  bool double_quant = false;  ///< Codebook schemes: absmax in 8 bits (QLoRA, section 3).
+  float threshold = 6.0f;     ///< LLM.int8: an activation column with |x| ≥ threshold is kept in floating point.
+
+  friend bool operator==(const QuantSpec&, const QuantSpec&) = default;
+
+  /// Parses the grammar above. Error{invalid_argument} quotes the text and says which part is wrong.
+  static QuantSpec parse(std::string_view text);
+  /// The text that parses back to this, defaults left out but the granularity always said.
+  [[nodiscard]] std::string to_string() const;
+  /// Throws Error{invalid_argument} unless every field is in range and they fit together.
+  void validate() const;
+
+  [[nodiscard]] bool is_affine() const { return scheme == SchemeKind::symmetric || scheme == SchemeKind::asymmetric; }
+  [[nodiscard]] bool is_codebook() const {
+    return scheme == SchemeKind::nf4 || scheme == SchemeKind::fp4 || scheme == SchemeKind::dynamic8;
+  }
+  /// Whether zero points are stored (asymmetric), and whether as int32 (raw range) or in `bits` bits.
+  [[nodiscard]] bool has_zero_points() const { return scheme == SchemeKind::asymmetric; }
+
+  /// Scales of a rows × cols matrix.
+  [[nodiscard]] std::size_t group_count(std::size_t rows, std::size_t cols) const;
+  /// Groups in one row (granularity group), else 1.
+  [[nodiscard]] std::size_t groups_per_row(std::size_t cols) const;
+  /// Stored bits per weight of a rows × cols matrix: codes, scales, zero points and nested statistics.
+  [[nodiscard]] double bits_per_weight(std::size_t rows, std::size_t cols) const;
+};
+
+}  // namespace nibble

@@ -1,0 +1,26 @@
+// The concept every scheme meets: the only definition of its arithmetic, constexpr and free of state.
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+#include <span>
+
+#include "nibble/scheme/affine.h"
+#include "nibble/scheme/codebook.h"
+#include "nibble/scheme/llm_int8.h"
+
+namespace nibble {
+
+/// bits: width of a code, 2 … 8. fit: parameters for a group of finite values. encode: finite x → code, total and
+/// monotone in x (in decoded value). decode: its inverse on codes. Kernels, CUDA code and tests all check against it.
+template <class S>
+concept Scheme = requires(float x, std::uint8_t code, std::span<const float> values, typename S::Params p) {
+  { S::bits } -> std::convertible_to<int>;
+  { S::fit(values) } -> std::same_as<typename S::Params>;
+  { S::encode(x, p) } -> std::same_as<std::uint8_t>;
+  { S::decode(code, p) } -> std::same_as<float>;
+};
+
+static_assert(Scheme<Symmetric<4>> && Scheme<Asymmetric<3>> && Scheme<Codebook<nf4>> && Scheme<LlmInt8>);
+
+}  // namespace nibble
