@@ -1,0 +1,66 @@
+// Packed codes of 2 to 8 bits: one LSB-first bit-stream for every width.
+//
+// Code k of width b occupies stream bits k·b … k·b+b−1, bit i of the stream being bit i%8 of byte i/8. Eight codes
+// fill exactly b bytes, which is the unit of the fast paths; a 3-bit code may straddle bytes:
+//
+//   b = 4   byte 0: [code1 | code0]                b = 3   byte 0: [c2 lo2 | c1 | c0]  byte 1: [c5 lo1 | c4 | c3 | c2 hi1] …
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "nibble/core/portability.h"
+
+namespace nibble {
+
+/// Bytes that hold `count` codes of `bits` bits; the unused bits of the last byte are zero.
+NIBBLE_HD constexpr std::size_t packed_bytes(std::size_t count, int bits) {
+  const auto b = static_cast<std::size_t>(bits);
+  return count / 8 * b + (count % 8 * b + 7) / 8;  // no overflow for any count that fits memory
+}
+
+/// Code `index` of the stream. Reads only the bytes that hold it.
+NIBBLE_HD constexpr std::uint8_t get_code(const std::uint8_t* stream, std::size_t index, int bits) {
+  const std::size_t bit = index % 8 * static_cast<std::size_t>(bits);
+  const std::uint8_t* byte = stream + index / 8 * static_cast<std::size_t>(bits) + bit / 8;
+  const unsigned offset = bit % 8;
+  unsigned word = *byte;
+  if (offset + static_cast<unsigned>(bits) > 8) word |= static_cast<unsigned>(byte[1]) << 8;
+  return static_cast<std::uint8_t>((word >> offset) & ((1u << bits) - 1u));
+}
+
+/// Writes code `index`, leaving its neighbours alone. Two threads must not write the same byte.
+NIBBLE_HD constexpr void set_code(std::uint8_t* stream, std::size_t index, int bits, std::uint8_t code) {
+  const std::size_t bit = index % 8 * static_cast<std::size_t>(bits);
+  std::uint8_t* byte = stream + index / 8 * static_cast<std::size_t>(bits) + bit / 8;
+  const unsigned offset = bit % 8;
+  const unsigned mask = ((1u << bits) - 1u) << offset;
+  const unsigned value = static_cast<unsigned>(code) << offset;
+  byte[0] = static_cast<std::uint8_t>((byte[0] & ~mask) | (value & mask));
+  if (mask > 0xffu) byte[1] = static_cast<std::uint8_t>((byte[1] & ~(mask >> 8)) | ((value & mask) >> 8));
+}
+
+/// Packs `count` codes, one a byte and each below 2^bits, into packed_bytes(count, bits) bytes.
+NIBBLE_HD constexpr void pack_codes(const std::uint8_t* codes, std::size_t count, int bits, std::uint8_t* stream) {
+  for (std::size_t first = 0; first < count; first += 8) {
+    const std::size_t n = count - first < 8 ? count - first : 8;
+    std::uint64_t word = 0;
+    for (std::size_t i = 0; i < n; ++i) word |= static_cast<std::uint64_t>(codes[first + i]) << (i * static_cast<unsigned>(bits));
+    const std::size_t bytes = packed_bytes(n, bits);
+    for (std::size_t i = 0; i < bytes; ++i) *stream++ = static_cast<std::uint8_t>(word >> (8 * i));
+  }
+}
+
+/// The inverse of pack_codes.
+NIBBLE_HD constexpr void unpack_codes(const std::uint8_t* stream, std::size_t count, int bits, std::uint8_t* codes) {
+  const std::uint64_t mask = (1u << bits) - 1u;
+  for (std::size_t first = 0; first < count; first += 8) {
+    const std::size_t n = count - first < 8 ? count - first : 8;
+    std::uint64_t word = 0;
+    const std::size_t bytes = packed_bytes(n, bits);
+    for (std::size_t i = 0; i < bytes; ++i) word |= static_cast<std::uint64_t>(*stream++) << (8 * i);
+    for (std::size_t i = 0; i < n; ++i) codes[first + i] = static_cast<std::uint8_t>((word >> (i * static_cast<unsigned>(bits))) & mask);
+  }
+}
+
+}  // namespace nibble

@@ -1,0 +1,31 @@
+// The one exception type of the library.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+namespace nibble {
+
+/// What kind of thing went wrong; the message says which thing, where, and with what value.
+enum class ErrorCode {
+  invalid_argument,  ///< An option or a size that no call accepts: bits 9, group size 0, an empty matrix.
+  shape_mismatch,    ///< Two shapes that must agree do not.
+  non_finite,        ///< NaN or infinity where a finite value is needed.
+  unsupported,       ///< A valid request that this build, backend or format cannot serve.
+  not_found,         ///< A tensor, file, backend or method of that name does not exist.
+  corrupt_file,      ///< A file breaks the rules of its format.
+  io,                ///< The operating system refused a read, write, map, sync or rename.
+  cancelled,         ///< The caller's Progress asked to stop; nothing was written.
+};
+
+/// Thrown for every failure. No error is swallowed and no assert guards input.
+class Error : public std::runtime_error {
+ public:
+  Error(ErrorCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
+  [[nodiscard]] ErrorCode code() const noexcept { return code_; }
+
+ private:
+  ErrorCode code_;
+};
+
+}  // namespace nibble
