@@ -1,0 +1,202 @@
+#include "nibble/matrix/quant_spec.h"
+
+#include <charconv>
+#include <optional>
+#include <vector>
+
+#include "nibble/core/error.h"
+#include "nibble/matrix/quantized_matrix.h"
+
+namespace nibble {
+
+namespace {
+
+[[noreturn]] void refuse(std::string_view text, const std::string& why) {
+  throw Error(ErrorCode::invalid_argument, "quantization spec '" + std::string(text) + "': " + why);
+}
+
+std::optional<std::size_t> to_number(std::string_view digits) {
+  std::size_t value = 0;
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
+  if (error != std::errc() || end != digits.data() + digits.size()) return std::nullopt;
+  return value;
+}
+
+std::vector<std::string_view> split(std::string_view text) {
+  std::vector<std::string_view> parts;
+  for (std::size_t dash; (dash = text.find('-')) != std::string_view::npos; text.remove_prefix(dash + 1))
+    parts.push_back(text.substr(0, dash));
+  parts.push_back(text);
+  return parts;
+}
+
+/// The defaults that go with a name, before options.
+QuantSpec spec_of_name(std::string_view text, std::string_view name) {
+  QuantSpec s;
+  const auto blockwise = [&](SchemeKind kind, int bits, std::size_t block) {
+    s.scheme = kind;
+    s.bits = bits;
+    s.granularity = Granularity::block;
+    s.group_size = block;
+    s.scale_type = ScaleType::f32;
+    return s;
+  };
+  if (name == "nf4") return blockwise(SchemeKind::nf4, 4, 64);
+  if (name == "fp4") return blockwise(SchemeKind::fp4, 4, 64);
+  if (name == "dynamic8") return blockwise(SchemeKind::dynamic8, 8, 256);
+  if (!name.starts_with("int")) refuse(text, "unknown scheme '" + std::string(name) + "'; known are int2 … int8, nf4, fp4, dynamic8, llm-int8");
+  const auto bits = to_number(name.substr(3));
+  if (!bits || *bits < 2 || *bits > 8) refuse(text, "bits must be 2 to 8, not '" + std::string(name.substr(3)) + "'");
+  s.bits = static_cast<int>(*bits);
+  s.granularity = s.bits == 8 ? Granularity::channel : Granularity::group;
+  s.group_size = s.bits == 8 ? 0 : 128;
+  s.symmetric_range = s.bits == 8 ? SymmetricRange::restricted : SymmetricRange::full;
+  return s;
+}
+
+QuantSpec llm_int8_spec() {
+  QuantSpec s;
+  s.scheme = SchemeKind::llm_int8;
+  s.bits = 8;
+  s.granularity = Granularity::channel;
+  s.group_size = 0;
+  s.scale_type = ScaleType::f32;
+  return s;
+}
+
+/// One option after the name. `scale_said` notes an explicit scale type.
+void apply_option(std::string_view text, std::string_view option, QuantSpec& s, bool& scale_said) {
+  const auto sized = [&](Granularity granularity) {
+    const auto size = to_number(option.substr(1));
+    if (!size || *size == 0) refuse(text, "'" + std::string(option) + "' needs a positive number");
+    s.granularity = granularity;
+    s.group_size = *size;
+  };
+  const auto whole = [&](Granularity granularity) {
+    s.granularity = granularity;
+    s.group_size = 0;
+  };
+  const auto scale = [&](ScaleType type) {
+    s.scale_type = type;
+    scale_said = true;
+  };
+  if (option == "sym") s.scheme = SchemeKind::symmetric;
+  else if (option == "asym" || option == "asymraw") {
+    s.scheme = SchemeKind::asymmetric;
+    s.hold_zero = option == "asym";
+  } else if (option == "tensor") whole(Granularity::tensor);
+  else if (option == "channel") whole(Granularity::channel);
+  else if (option == "dq") s.double_quant = true;
+  else if (option == "f32") scale(ScaleType::f32);
+  else if (option == "f16") scale(ScaleType::f16);
+  else if (option == "bf16") scale(ScaleType::bf16);
+  else if (option == "full") s.symmetric_range = SymmetricRange::full;
+  else if (option == "restricted") s.symmetric_range = SymmetricRange::restricted;
+  else if (option.starts_with('g')) sized(Granularity::group);
+  else if (option.starts_with('b')) sized(Granularity::block);
+  else refuse(text, "unknown option '" + std::string(option) + "'");
+}
+
+ScaleType default_scale_type(const QuantSpec& s) {
+  return s.granularity == Granularity::group || s.granularity == Granularity::block ? ScaleType::f16 : ScaleType::f32;
+}
+
+}  // namespace
+
+QuantSpec QuantSpec::parse(std::string_view text) {
+  auto parts = split(text);
+  if (parts.size() >= 2 && parts[0] == "llm" && parts[1] == "int8") {
+    QuantSpec s = llm_int8_spec();
+    for (std::size_t i = 2; i < parts.size(); ++i) {
+      const auto t = parts[i].starts_with('t') ? to_number(parts[i].substr(1)) : std::nullopt;
+      if (!t) refuse(text, "llm-int8 takes only a threshold, -t6 say, not '" + std::string(parts[i]) + "'");
+      s.threshold = static_cast<float>(*t);
+    }
+    s.validate();
+    return s;
+  }
+  QuantSpec s = spec_of_name(text, parts[0]);
+  const bool integer = s.is_affine();
+  bool scale_said = false;
+  for (std::size_t i = 1; i < parts.size(); ++i) apply_option(text, parts[i], s, scale_said);
+  if (!integer && s.is_affine()) refuse(text, "a codebook is neither symmetric nor asymmetric");
+  if (integer && !scale_said) s.scale_type = default_scale_type(s);
+  try {
+    s.validate();
+  } catch (const Error& e) {
+    refuse(text, e.what());
+  }
+  return s;
+}
+
+std::string QuantSpec::to_string() const {
+  if (scheme == SchemeKind::llm_int8)
+    return threshold == 6.0f ? "llm-int8" : "llm-int8-t" + std::to_string(static_cast<int>(threshold));
+  static constexpr const char* names[] = {"int", "int", "nf4", "fp4", "dynamic8"};
+  std::string out = names[static_cast<int>(scheme)];
+  if (is_affine()) out += std::to_string(bits);
+  switch (granularity) {
+    case Granularity::tensor: out += "-tensor"; break;
+    case Granularity::channel: out += "-channel"; break;
+    case Granularity::group: out += "-g" + std::to_string(group_size); break;
+    case Granularity::block: out += "-b" + std::to_string(group_size); break;
+  }
+  if (scheme == SchemeKind::symmetric) {
+    out += "-sym";
+    if ((symmetric_range == SymmetricRange::restricted) != (bits == 8))
+      out += symmetric_range == SymmetricRange::full ? "-full" : "-restricted";
+  }
+  if (scheme == SchemeKind::asymmetric) out += hold_zero ? "-asym" : "-asymraw";
+  if (is_affine() && scale_type != default_scale_type(*this))
+    out += scale_type == ScaleType::f32 ? "-f32" : scale_type == ScaleType::f16 ? "-f16" : "-bf16";
+  if (double_quant) out += "-dq";
+  return out;
+}
+
+void QuantSpec::validate() const {
+  const auto need = [](bool ok, const std::string& why) {
+    if (!ok) throw Error(ErrorCode::invalid_argument, why);
+  };
+  need(bits >= 2 && bits <= 8, "bits is " + std::to_string(bits) + "; it must be 2 to 8");
+  const bool grouped = granularity == Granularity::group || granularity == Granularity::block;
+  need(!grouped || group_size > 0, "group size is 0; it must be at least 1");
+  if (is_codebook()) {
+    need(granularity == Granularity::block, "a codebook scheme is blockwise: give -bN");
+    need(bits == (scheme == SchemeKind::dynamic8 ? 8 : 4), "the codebook's bits cannot be chosen");
+  }
+  if (!is_affine()) need(scale_type == ScaleType::f32, "absmax values are fp32");
+  need(!double_quant || is_codebook(), "double quantization is of absmax values: only nf4, fp4 and dynamic8 have them");
+  if (scheme == SchemeKind::llm_int8) {
+    need(granularity == Granularity::channel && bits == 8, "LLM.int8 quantizes rows to 8 bits");
+    need(threshold >= 0 && is_finite(threshold), "the outlier threshold must be 0 (none) or positive");
+  }
+}
+
+std::size_t QuantSpec::groups_per_row(std::size_t cols) const {
+  return granularity == Granularity::group ? cols / group_size + (cols % group_size != 0) : 1;
+}
+
+std::size_t QuantSpec::group_count(std::size_t rows, std::size_t cols) const {
+  switch (granularity) {
+    case Granularity::tensor: return 1;
+    case Granularity::channel: return rows;
+    case Granularity::group: return rows * groups_per_row(cols);
+    case Granularity::block: return rows * cols / group_size + (rows * cols % group_size != 0);
+  }
+  return 0;
+}
+
+double QuantSpec::bits_per_weight(std::size_t rows, std::size_t cols) const {
+  const auto groups = static_cast<double>(group_count(rows, cols));
+  double total = static_cast<double>(rows) * static_cast<double>(cols) * bits;
+  if (double_quant) {
+    const auto nested = static_cast<double>((group_count(rows, cols) + NestedScales::block_size - 1) / NestedScales::block_size);
+    total += groups * 8 + nested * 32;
+  } else {
+    total += groups * 8 * scale_bytes(scale_type);
+  }
+  if (has_zero_points()) total += groups * (hold_zero ? bits : 32);
+  return total / (static_cast<double>(rows) * static_cast<double>(cols));
+}
+
+}  // namespace nibble

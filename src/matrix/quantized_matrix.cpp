@@ -1,0 +1,127 @@
+#include "nibble/matrix/quantized_matrix.h"
+
+#include <algorithm>
+
+#include "nibble/core/error.h"
+
+namespace nibble {
+
+namespace {
+
+std::vector<float> codebook_of(SchemeKind kind) {
+  switch (kind) {
+    case SchemeKind::nf4: return {Codebook<nf4>::values().begin(), Codebook<nf4>::values().end()};
+    case SchemeKind::fp4: return {Codebook<fp4>::values().begin(), Codebook<fp4>::values().end()};
+    case SchemeKind::dynamic8:
+      return {Codebook<dynamic_map<true>>::values().begin(), Codebook<dynamic_map<true>>::values().end()};
+    default: return {};
+  }
+}
+
+std::size_t scale_element_bytes(const QuantSpec& spec) {
+  return spec.double_quant ? 1 : static_cast<std::size_t>(scale_bytes(spec.scale_type));
+}
+
+std::size_t zero_point_bytes(const QuantSpec& spec) { return !spec.has_zero_points() ? 0 : spec.hold_zero ? 1 : 4; }
+
+}  // namespace
+
+QuantizedMatrix QuantizedMatrix::allocate(const QuantSpec& spec, std::size_t rows, std::size_t cols) {
+  spec.validate();
+  if (rows == 0 || cols == 0)
+    throw Error(ErrorCode::invalid_argument,
+                "a matrix of " + std::to_string(rows) + " × " + std::to_string(cols) + " has nothing to quantize");
+  QuantizedMatrix q;
+  q.spec = spec;
+  q.rows = rows;
+  q.cols = cols;
+  q.codes = Buffer::allocate(rows * q.row_bytes());
+  q.scales = Buffer::allocate(q.group_count() * scale_element_bytes(spec));
+  q.zero_points = Buffer::allocate(q.group_count() * zero_point_bytes(spec));
+  q.codebook = codebook_of(spec.scheme);
+  return q;
+}
+
+void QuantizedMatrix::validate(const std::string& name) const {
+  spec.validate();
+  const auto need = [&](const char* what, std::size_t have, std::size_t want) {
+    if (have != want)
+      throw Error(ErrorCode::corrupt_file, "tensor '" + name + "' (" + spec.to_string() + ", " + std::to_string(rows) + " × " +
+                                               std::to_string(cols) + "): " + what + " has " + std::to_string(have) +
+                                               " bytes or entries, " + std::to_string(want) + " are needed");
+  };
+  need("codes", codes.size(), rows * row_bytes());
+  need("scales", scales.size(), group_count() * scale_element_bytes(spec));
+  need("zero_points", zero_points.size(), group_count() * zero_point_bytes(spec));
+  need("codebook", codebook.size(), spec.is_codebook() ? std::size_t{1} << spec.bits : 0);
+  if (spec.double_quant) {
+    need("nested absmax", nested.absmax.size(), (group_count() + NestedScales::block_size - 1) / NestedScales::block_size);
+    need("nested map", nested.map.size(), 256);
+  }
+  if (g_idx.empty()) return;
+  need("g_idx", g_idx.size(), cols);
+  const auto groups = static_cast<std::int32_t>(spec.groups_per_row(cols));
+  for (std::size_t c = 0; c < cols; ++c)
+    if (g_idx[c] < 0 || g_idx[c] >= groups)
+      throw Error(ErrorCode::corrupt_file, "tensor '" + name + "': g_idx[" + std::to_string(c) + "] is " +
+                                               std::to_string(g_idx[c]) + "; it must be 0 to " + std::to_string(groups - 1));
+}
+
+std::size_t QuantizedMatrix::group_of(std::size_t r, std::size_t c) const {
+  switch (spec.granularity) {
+    case Granularity::tensor: return 0;
+    case Granularity::channel: return r;
+    case Granularity::group:
+      return r * spec.groups_per_row(cols) + (g_idx.empty() ? c / spec.group_size : static_cast<std::size_t>(g_idx[c]));
+    case Granularity::block: return (r * cols + c) / spec.group_size;
+  }
+  return 0;
+}
+
+float QuantizedMatrix::scale(std::size_t group) const {
+  if (spec.double_quant)
+    return nested_value(nested.map[scales.as<std::uint8_t>()[group]], nested.absmax[group / NestedScales::block_size],
+                        nested.offset);
+  switch (spec.scale_type) {
+    case ScaleType::f16: return static_cast<float>(scales.as<f16>()[group]);
+    case ScaleType::bf16: return static_cast<float>(scales.as<bf16>()[group]);
+    case ScaleType::f32: break;
+  }
+  return scales.as<float>()[group];
+}
+
+std::int32_t QuantizedMatrix::zero_point(std::size_t group) const {
+  if (spec.has_zero_points())
+    return spec.hold_zero ? zero_points.as<std::uint8_t>()[group] : zero_points.as<std::int32_t>()[group];
+  return 1 << (spec.bits - 1);
+}
+
+float QuantizedMatrix::value(std::size_t r, std::size_t c) const {
+  const std::size_t group = group_of(r, c);
+  if (spec.is_codebook()) return codebook[code(r, c)] * scale(group);
+  return affine_decode(code(r, c), {multiplier(group), zero_point(group)});
+}
+
+std::size_t QuantizedMatrix::storage_bytes() const {
+  return codes.size() + scales.size() + zero_points.size() + 4 * (nested.absmax.size() + nested.map.size() + codebook.size() + g_idx.size());
+}
+
+void quantize_nested(const float* absmax, std::size_t count, std::uint8_t* bytes, NestedScales& nested) {
+  using Map = Codebook<dynamic_map<true>>;
+  nested.map.assign(Map::values().begin(), Map::values().end());
+  double sum = 0;
+  for (std::size_t i = 0; i < count; ++i) sum += static_cast<double>(absmax[i]);
+  nested.offset = static_cast<float>(sum / static_cast<double>(count));
+  nested.absmax.clear();
+  std::vector<float> centred;
+  for (std::size_t first = 0; first < count; first += NestedScales::block_size) {
+    const std::size_t n = std::min(NestedScales::block_size, count - first);
+    centred.resize(n);
+    for (std::size_t i = 0; i < n; ++i) centred[i] = absmax[first + i] - nested.offset;
+    const auto params = Map::fit(centred);
+    for (std::size_t i = 0; i < n; ++i) bytes[first + i] = Map::encode(centred[i], params);
+    nested.absmax.push_back(params.absmax);
+  }
+}
+
+}  // namespace nibble
