@@ -1,0 +1,50 @@
+// The table of functions that one ISA unit exports: everything a CPU backend does that is worth an instruction set.
+//
+// Units are compiled with wider flags than the rest, so nothing may escape from them but their table: all else has
+// internal linkage, and they include no header with inline functions of ours or of std (see cmake's symbol check).
+// This header is therefore plain data. Every entry is bit-identical to the scheme in include/nibble/scheme.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace nibble::kernels {
+
+/// Output columns that a matmul panel interleaves: panel[k][32].
+constexpr size_t kPanelWidth = 32;
+/// Depth of a panel block. Sums of 256 products are formed from zero, then added up; 256·127² < 2^24 also makes a
+/// block of int8 products exact in fp32.
+constexpr size_t kPanelDepth = 256;
+
+struct ValueRange {
+  float min, max;
+  bool finite;  ///< False if any value is NaN or infinite; min and max then mean nothing.
+};
+
+struct KernelTable {
+  /// The range of n ≥ 1 values. The sign of a zero is unspecified.
+  ValueRange (*range)(const float* x, size_t n);
+  /// clamp(x/scale, low − zero_point, high − zero_point) rounded half to even, plus zero_point; one code per byte.
+  void (*encode_affine)(const float* x, size_t n, float scale, int32_t zero_point, int32_t low, int32_t high, uint8_t* codes);
+  /// clamp(x·factor, −127, 127) rounded half to even, plus 128.
+  void (*encode_int8)(const float* x, size_t n, float factor, uint8_t* codes);
+  /// The number of the `size` (16 or 256) ascending thresholds that x·factor exceeds, as a rank.
+  void (*encode_ranks)(const float* x, size_t n, float factor, const float* thresholds, size_t size, uint8_t* ranks);
+  /// (code − zero_point)·scale.
+  void (*decode_affine)(const uint8_t* codes, size_t n, float scale, int32_t zero_point, float* out);
+  /// codebook[code]·absmax, 16 or 256 entries.
+  void (*decode_codebook)(const uint8_t* codes, size_t n, const float* codebook, size_t size, float absmax, float* out);
+  void (*load_f16)(const uint16_t* x, size_t n, float* out);
+  void (*load_bf16)(const uint16_t* x, size_t n, float* out);
+  /// out[t][j] = Σ_k x[t][k]·panel[k][j] for k < depth ≤ kPanelDepth: one fused multiply-add after another in order of
+  /// k, from zero, so the result is the same for every vector width.
+  void (*multiply_panel)(const float* x, size_t x_stride, size_t tokens, const float* panel, size_t depth, float* out);
+};
+
+extern const KernelTable scalar_kernels;
+#if defined(__x86_64__)
+extern const KernelTable avx2_kernels;    ///< AVX2, FMA, F16C
+extern const KernelTable avx512_kernels;  ///< AVX-512 F, BW, DQ, VL
+#endif
+
+}  // namespace nibble::kernels

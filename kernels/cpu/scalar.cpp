@@ -1,0 +1,61 @@
+// The reference unit: one lane, plain C++, every machine.
+#include "kernels/cpu/kernels.h"
+
+#include <math.h>
+#include <string.h>
+
+namespace nibble::kernels {
+namespace {
+
+namespace vec {
+
+using F = float;
+using I = int32_t;
+constexpr size_t lanes = 1;
+constexpr size_t tile_tokens = 1;
+
+inline F load(const float* p) { return *p; }
+inline void store(float* p, F x) { *p = x; }
+inline F set(float x) { return x; }
+inline I set_int(int32_t x) { return x; }
+inline F add(F a, F b) { return a + b; }
+inline F sub(F a, F b) { return a - b; }
+inline F mul(F a, F b) { return a * b; }
+inline F div(F a, F b) { return a / b; }
+inline F fma(F a, F b, F c) { return __builtin_fmaf(a, b, c); }
+inline F min(F a, F b) { return a < b ? a : b; }
+inline F max(F a, F b) { return a > b ? a : b; }
+inline I add_int(I a, I b) { return a + b; }
+inline I to_int(F x) { return static_cast<I>(lrintf(x)); }
+inline F to_float(I x) { return static_cast<F>(x); }
+inline I add_where_greater(I sum, F x, F threshold, int32_t width) { return x > threshold ? sum + width : sum; }
+inline I load_codes(const uint8_t* p) { return *p; }
+inline void store_codes(uint8_t* p, I codes) { *p = static_cast<uint8_t>(codes); }
+using Table16 = const float*;
+inline Table16 load_table16(const float* p) { return p; }
+inline F table16(Table16 table, I index) { return table[index]; }
+inline F gather(const float* table, I index) { return table[index]; }
+inline F bits_to_float(uint32_t bits) {
+  F out;
+  memcpy(&out, &bits, sizeof out);
+  return out;
+}
+inline F load_bf16(const uint16_t* p) { return bits_to_float(static_cast<uint32_t>(*p) << 16); }
+inline F load_f16(const uint16_t* p) {
+  const uint32_t sign = static_cast<uint32_t>(*p & 0x8000u) << 16, magnitude = *p & 0x7fffu;
+  if (magnitude >= 0x7c00u) return bits_to_float(sign | 0x7f800000u | ((magnitude & 0x3ffu) << 13));
+  // Read as a binary32 of the same fields, a binary16 is too small by 2^112; the product is exact, subnormals too.
+  return bits_to_float(sign | (magnitude << 13)) * 0x1p112f;
+}
+
+}  // namespace vec
+
+#include "kernels/cpu/generic/elementwise.h"
+#include "kernels/cpu/generic/multiply_panel.h"
+#include "kernels/cpu/generic/table.h"
+
+}  // namespace
+
+const KernelTable scalar_kernels = make_table();
+
+}  // namespace nibble::kernels

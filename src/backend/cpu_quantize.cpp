@@ -1,0 +1,226 @@
+#include "cpu_quantize.h"
+
+#include <algorithm>
+#include <array>
+#include <string>
+#include <vector>
+
+#include "nibble/core/error.h"
+#include "segments.h"
+
+namespace nibble {
+
+namespace {
+
+using kernels::KernelTable;
+
+/// Thresholds and codes by rank of a codebook scheme.
+struct RankTable {
+  const float* thresholds = nullptr;
+  const std::uint8_t* code_of_rank = nullptr;
+  std::size_t size = 0;
+  bool identity = true;  ///< Rank r is code r: the look-up can be left out.
+};
+
+template <class Table>
+RankTable rank_table() {
+  const auto& order = Codebook<Table>::order();
+  RankTable t{order.threshold.data(), order.code.data(), Codebook<Table>::size, order.ranks == Codebook<Table>::size};
+  for (std::size_t r = 0; r < order.ranks; ++r) t.identity = t.identity && order.code[r] == r;
+  return t;
+}
+
+RankTable rank_table(SchemeKind kind) {
+  switch (kind) {
+    case SchemeKind::nf4: return rank_table<nf4>();
+    case SchemeKind::fp4: return rank_table<fp4>();
+    case SchemeKind::dynamic8: return rank_table<dynamic_map<true>>();
+    default: return {};
+  }
+}
+
+std::string place(std::string_view name, std::size_t row, std::size_t col) {
+  return "tensor '" + std::string(name) + "', row " + std::to_string(row) + ", column " + std::to_string(col);
+}
+
+[[noreturn]] void refuse_non_finite(std::string_view name, std::size_t row, std::size_t first_col, const float* x, std::size_t n) {
+  std::size_t i = 0;
+  while (i + 1 < n && is_finite(x[i])) ++i;
+  const char* value = x[i] != x[i] ? "NaN" : x[i] > 0 ? "+infinity" : "-infinity";
+  throw Error(ErrorCode::non_finite, place(name, row, first_col + i) + ": the value is " + value +
+                                         "; only finite values can be quantized");
+}
+
+/// One quantization in progress.
+class Job {
+ public:
+  Job(const KernelTable& isa, FloatMatrix weights, const QuantSpec& spec, std::string_view name)
+      : isa_(isa), weights_(weights), spec_(spec), name_(name), ranks_(rank_table(spec.scheme)),
+        q_(QuantizedMatrix::allocate(spec, weights.rows, weights.cols)) {
+    if (spec.double_quant) absmax_.resize(q_.group_count());
+  }
+
+  QuantizedMatrix run(Executor& executor) {
+    const std::size_t grain = std::max<std::size_t>(1, 65536 / weights_.cols);
+    if (row_local()) {
+      parallel_for(executor, weights_.rows, grain, [&](std::size_t begin, std::size_t end) {
+        std::vector<float> values(weights_.cols);
+        std::vector<std::uint8_t> codes(weights_.cols);
+        for (std::size_t r = begin; r < end; ++r) {
+          const float* x = cpu_load_row(isa_, weights_, r, 0, weights_.cols, values.data());
+          fit_row(r, x);
+          encode_row(r, x, codes.data());
+        }
+      });
+    } else {
+      fit_across_rows(executor, grain);
+      parallel_for(executor, weights_.rows, grain, [&](std::size_t begin, std::size_t end) {
+        std::vector<float> values(weights_.cols);
+        std::vector<std::uint8_t> codes(weights_.cols);
+        for (std::size_t r = begin; r < end; ++r)
+          encode_row(r, cpu_load_row(isa_, weights_, r, 0, weights_.cols, values.data()), codes.data());
+      });
+    }
+    if (spec_.double_quant)
+      quantize_nested(absmax_.data(), absmax_.size(), q_.scales.writable<std::uint8_t>(), q_.nested);
+    return std::move(q_);
+  }
+
+ private:
+  /// Whether no group spans two rows, so that a row can be fitted and encoded while it is in cache.
+  bool row_local() const {
+    if (spec_.granularity == Granularity::block) return weights_.cols % spec_.group_size == 0;
+    return spec_.granularity != Granularity::tensor;
+  }
+
+  Range range(std::size_t row, std::size_t col, const float* x, std::size_t n) const {
+    const kernels::ValueRange r = isa_.range(x, n);
+    if (!r.finite) refuse_non_finite(name_, row, col, x, n);
+    return {r.min == 0 ? 0.0f : r.min, r.max == 0 ? 0.0f : r.max};
+  }
+
+  void fit_row(std::size_t row, const float* x) {
+    for_each_segment(spec_, weights_.cols, nullptr, row, 0, weights_.cols,
+                     [&](std::size_t begin, std::size_t end, std::size_t group) {
+                       store_params(group, range(row, begin, x + begin, end - begin), row, begin);
+                     });
+  }
+
+  /// Groups that span rows: ranges of each row's pieces, merged in row order.
+  void fit_across_rows(Executor& executor, std::size_t grain) {
+    struct Piece {
+      std::size_t group;
+      Range range;
+    };
+    std::vector<std::vector<Piece>> pieces(weights_.rows);
+    parallel_for(executor, weights_.rows, grain, [&](std::size_t begin, std::size_t end) {
+      std::vector<float> values(weights_.cols);
+      for (std::size_t r = begin; r < end; ++r) {
+        const float* x = cpu_load_row(isa_, weights_, r, 0, weights_.cols, values.data());
+        for_each_segment(spec_, weights_.cols, nullptr, r, 0, weights_.cols,
+                         [&](std::size_t first, std::size_t last, std::size_t group) {
+                           pieces[r].push_back({group, range(r, first, x + first, last - first)});
+                         });
+      }
+    });
+    std::vector<Range> merged(q_.group_count());
+    std::size_t seen = 0;  // groups met so far: they first appear in order
+    for (const auto& row : pieces)
+      for (const Piece& p : row) {
+        if (p.group == seen) merged[seen++] = p.range;
+        Range& m = merged[p.group];
+        m = {std::min(m.min, p.range.min), std::max(m.max, p.range.max)};
+      }
+    const std::size_t size = spec_.granularity == Granularity::block ? spec_.group_size : 0;
+    for (std::size_t g = 0; g < merged.size(); ++g) store_params(g, merged[g], g * size / weights_.cols, g * size % weights_.cols);
+  }
+
+  void store_params(std::size_t group, Range r, std::size_t row, std::size_t col) {
+    float scale = 0;
+    if (spec_.scheme == SchemeKind::symmetric) {
+      scale = fit_symmetric(r, spec_.bits, spec_.symmetric_range, spec_.scale_type).scale;
+    } else if (spec_.scheme == SchemeKind::asymmetric) {
+      const AffineParams p = fit_asymmetric(r, spec_.bits, spec_.hold_zero, spec_.scale_type);
+      scale = p.scale;
+      if (spec_.hold_zero) q_.zero_points.writable<std::uint8_t>()[group] = static_cast<std::uint8_t>(p.zero_point);
+      else q_.zero_points.writable<std::int32_t>()[group] = p.zero_point;
+    } else if (spec_.scheme == SchemeKind::llm_int8) {
+      scale = LlmInt8::fit(r).absmax;
+    } else {
+      scale = stored_absmax(r.absmax());
+    }
+    if (!is_finite(scale))
+      throw Error(ErrorCode::non_finite, place(name_, row, col) + ": the scale of the group that begins here does not fit its type (largest magnitude " +
+                                             std::to_string(r.absmax()) + "); choose fp32 or bf16 scales");
+    if (spec_.double_quant) absmax_[group] = scale;
+    else if (spec_.scale_type == ScaleType::f32) q_.scales.writable<float>()[group] = scale;
+    else if (spec_.scale_type == ScaleType::f16) q_.scales.writable<f16>()[group] = f16(scale);
+    else q_.scales.writable<bf16>()[group] = bf16(scale);
+  }
+
+  void encode_row(std::size_t row, const float* x, std::uint8_t* codes) {
+    for_each_segment(spec_, weights_.cols, nullptr, row, 0, weights_.cols,
+                     [&](std::size_t begin, std::size_t end, std::size_t group) {
+                       encode(x + begin, end - begin, group, codes + begin);
+                     });
+    pack_codes(codes, weights_.cols, spec_.bits, q_.codes.writable<std::uint8_t>() + row * q_.row_bytes());
+  }
+
+  void encode(const float* x, std::size_t n, std::size_t group, std::uint8_t* codes) const {
+    // With double quantization the codes belong to the absmax before it is quantized, as in bitsandbytes.
+    const float scale = spec_.double_quant ? absmax_[group] : q_.scale(group);
+    if (spec_.is_affine()) {
+      const std::int32_t low = spec_.scheme == SchemeKind::symmetric ? symmetric_low(spec_.symmetric_range) : 0;
+      return isa_.encode_affine(x, n, scale, q_.zero_point(group), low, (1 << spec_.bits) - 1, codes);
+    }
+    if (spec_.scheme == SchemeKind::llm_int8) return isa_.encode_int8(x, n, LlmInt8::multiplier(scale), codes);
+    isa_.encode_ranks(x, n, inverse_absmax(scale), ranks_.thresholds, ranks_.size, codes);
+    if (!ranks_.identity)
+      for (std::size_t i = 0; i < n; ++i) codes[i] = ranks_.code_of_rank[codes[i]];
+  }
+
+  const KernelTable& isa_;
+  FloatMatrix weights_;
+  QuantSpec spec_;
+  std::string_view name_;
+  RankTable ranks_;
+  QuantizedMatrix q_;
+  std::vector<float> absmax_;  ///< Before double quantization.
+};
+
+}  // namespace
+
+const float* cpu_load_row(const KernelTable& isa, FloatMatrix m, std::size_t row, std::size_t first, std::size_t last,
+                          float* scratch) {
+  if (m.type == DType::f32) return static_cast<const float*>(m.row(row)) + first;
+  const auto* bits = static_cast<const std::uint16_t*>(m.row(row)) + first;
+  (m.type == DType::f16 ? isa.load_f16 : isa.load_bf16)(bits, last - first, scratch);
+  return scratch;
+}
+
+QuantizedMatrix cpu_quantize(const KernelTable& isa, FloatMatrix weights, const QuantSpec& spec, std::string_view name,
+                             Executor& executor) {
+  if (weights.type != DType::f32 && weights.type != DType::f16 && weights.type != DType::bf16)
+    throw Error(ErrorCode::unsupported, "tensor '" + std::string(name) + "' is " + std::string(name_of(weights.type)) +
+                                            "; only F32, F16 and BF16 can be quantized");
+  if (weights.stride < weights.cols)
+    throw Error(ErrorCode::shape_mismatch, "tensor '" + std::string(name) + "': the row stride " + std::to_string(weights.stride) +
+                                               " is less than the " + std::to_string(weights.cols) + " columns");
+  return Job(isa, weights, spec, name).run(executor);
+}
+
+void cpu_decode_row(const KernelTable& isa, const QuantizedMatrix& q, std::size_t row, std::size_t first, std::size_t last,
+                    std::uint8_t* codes, float* out) {
+  unpack_codes(q.row_codes(row) + packed_bytes(first, q.spec.bits), last - first, q.spec.bits, codes);
+  for_each_segment(q.spec, q.cols, q.g_idx.empty() ? nullptr : q.g_idx.data(), row, first, last,
+                   [&](std::size_t begin, std::size_t end, std::size_t group) {
+                     const std::uint8_t* from = codes + (begin - first);
+                     float* to = out + (begin - first);
+                     if (q.spec.is_codebook())
+                       isa.decode_codebook(from, end - begin, q.codebook.data(), q.codebook.size(), q.scale(group), to);
+                     else
+                       isa.decode_affine(from, end - begin, q.multiplier(group), q.zero_point(group), to);
+                   });
+}
+
+}  // namespace nibble

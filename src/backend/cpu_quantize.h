@@ -1,0 +1,26 @@
+// Quantize and dequantize of the CPU backends: the loops over rows and groups, with one ISA's kernels inside.
+#pragma once
+
+#include <string_view>
+
+#include "kernels/cpu/kernels.h"
+#include "nibble/core/matrix_view.h"
+#include "nibble/core/parallel.h"
+#include "nibble/matrix/quantized_matrix.h"
+
+namespace nibble {
+
+/// Backend::quantize with the kernels of `isa`.
+QuantizedMatrix cpu_quantize(const kernels::KernelTable& isa, FloatMatrix weights, const QuantSpec& spec,
+                             std::string_view name, Executor& executor);
+
+/// Decodes columns [first, last) of one row to `out`. `first` must be a multiple of 8, where a byte begins whatever
+/// the width. `codes` is scratch for last − first bytes.
+void cpu_decode_row(const kernels::KernelTable& isa, const QuantizedMatrix& q, std::size_t row, std::size_t first,
+                    std::size_t last, std::uint8_t* codes, float* out);
+
+/// Columns [first, last) of a row of any float type as fp32: the data itself where it is fp32, else `scratch`.
+const float* cpu_load_row(const kernels::KernelTable& isa, FloatMatrix m, std::size_t row, std::size_t first,
+                          std::size_t last, float* scratch);
+
+}  // namespace nibble

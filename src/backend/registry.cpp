@@ -1,0 +1,116 @@
+#include <cstdlib>
+#include <deque>
+#include <mutex>
+
+#include "cpu_matmul.h"
+#include "cpu_quantize.h"
+#include "kernels/cpu/kernels.h"
+#include "nibble/backend/backend.h"
+#include "nibble/core/cpu_features.h"
+#include "nibble/core/error.h"
+
+namespace nibble {
+
+namespace {
+
+/// One ISA's kernels behind the interface.
+class CpuBackend final : public Backend {
+ public:
+  CpuBackend(std::string_view name, std::string_view description, const kernels::KernelTable& isa, bool available)
+      : name_(name), description_(description), isa_(isa), available_(available) {}
+
+  std::string_view name() const noexcept override { return name_; }
+  std::string_view description() const noexcept override { return description_; }
+  bool available() const noexcept override { return available_; }
+  bool supports(const QuantSpec&) const noexcept override { return true; }
+
+  QuantizedMatrix quantize(FloatMatrix weights, const QuantSpec& spec, std::string_view name, Executor& executor) const override {
+    return cpu_quantize(isa_, weights, spec, name, executor);
+  }
+  void dequantize(const QuantizedMatrix& q, std::size_t first_row, MatrixView<float> out, Executor& executor) const override {
+    if (out.cols != q.cols || first_row > q.rows || out.rows > q.rows - first_row)
+      throw Error(ErrorCode::shape_mismatch, "dequantize: rows " + std::to_string(first_row) + " to " + std::to_string(first_row + out.rows) + " of " +
+                                                 std::to_string(out.cols) + " columns were asked of a matrix of " + std::to_string(q.rows) + " × " +
+                                                 std::to_string(q.cols));
+    parallel_for(executor, out.rows, 1 + 65536 / q.cols, [&](std::size_t begin, std::size_t end) {
+      std::vector<std::uint8_t> codes(q.cols);
+      for (std::size_t r = begin; r < end; ++r) cpu_decode_row(isa_, q, first_row + r, 0, q.cols, codes.data(), out.data + r * out.stride);
+    });
+  }
+  PackedMatrixPtr pack(QuantizedMatrix q) const override { return cpu_pack(*this, std::move(q)); }
+  PackedMatrixPtr pack(FloatMatrix weights) const override { return cpu_pack(*this, isa_, weights); }
+  void matmul(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y, Executor& executor) const override {
+    cpu_matmul(isa_, x, w, y, executor);
+  }
+  void matmul_transposed(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y, Executor& executor) const override {
+    cpu_matmul_transposed(isa_, x, w, y, executor);
+  }
+
+ private:
+  std::string_view name_;
+  std::string_view description_;
+  const kernels::KernelTable& isa_;
+  bool available_;
+};
+
+/// The library's only mutable global. Entries are never removed, so references to them stay good.
+struct Registry {
+  std::mutex mutex;
+  std::deque<std::unique_ptr<Backend>> entries;
+
+  Registry() {
+#if defined(__x86_64__)
+    entries.push_back(std::make_unique<CpuBackend>("avx512", "AVX-512 F/BW/DQ/VL, 16 lanes", kernels::avx512_kernels, cpu_features().avx512));
+    entries.push_back(std::make_unique<CpuBackend>("avx2", "AVX2 with FMA and F16C, 8 lanes", kernels::avx2_kernels, cpu_features().avx2));
+#endif
+    entries.push_back(std::make_unique<CpuBackend>("scalar", "plain C++, the reference", kernels::scalar_kernels, true));
+  }
+};
+
+Registry& registry() {
+  static Registry r;
+  return r;
+}
+
+}  // namespace
+
+void register_backend(std::unique_ptr<Backend> backend) {
+  Registry& r = registry();
+  const std::lock_guard lock(r.mutex);
+  for (const auto& entry : r.entries)
+    if (entry->name() == backend->name())
+      throw Error(ErrorCode::invalid_argument, "a backend named '" + std::string(backend->name()) + "' is registered already");
+  r.entries.push_back(std::move(backend));
+}
+
+std::vector<const Backend*> backends() {
+  Registry& r = registry();
+  const std::lock_guard lock(r.mutex);
+  std::vector<const Backend*> out;
+  for (const auto& entry : r.entries) out.push_back(entry.get());
+  return out;
+}
+
+const Backend& find_backend(std::string_view name) {
+  std::string names;
+  for (const Backend* b : backends()) {
+    if (b->name() == name) {
+      if (b->available()) return *b;
+      throw Error(ErrorCode::unsupported, "this CPU cannot run the backend '" + std::string(name) + "' (" + std::string(b->description()) + ")");
+    }
+    names += (names.empty() ? "" : ", ") + std::string(b->name());
+  }
+  throw Error(ErrorCode::not_found, "there is no backend '" + std::string(name) + "'; there are " + names);
+}
+
+const Backend& default_backend() {
+  if (const char* wanted = std::getenv("NIBBLE_BACKEND"); wanted != nullptr && *wanted != '\0') return find_backend(wanted);
+  static const Backend& best = [&]() -> const Backend& {
+    for (const Backend* b : backends())
+      if (b->available()) return *b;
+    return find_backend("scalar");
+  }();
+  return best;
+}
+
+}  // namespace nibble
