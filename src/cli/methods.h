@@ -1,0 +1,27 @@
+// The methods that `compare` and `quantize` know by name.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "nibble/core/dtype.h"
+#include "nibble/matrix/quant_spec.h"
+
+namespace nibble::cli {
+
+/// Either a floating-point type that the linear layers are stored in, or a quantization of them.
+struct Method {
+  std::string name;
+  DType dense = DType::f32;         ///< Of the linear layers when there is no spec.
+  std::optional<QuantSpec> spec;
+};
+
+/// "fp32", "fp16", "bf16", or any text QuantSpec::parse takes. Error{invalid_argument} says what there is.
+Method parse_method(std::string_view name);
+
+/// The rows of `compare` when none are named.
+const std::vector<std::string>& default_methods();
+
+}  // namespace nibble::cli
