@@ -44,7 +44,8 @@ struct Table16 {
 inline Table16 load_table16(const float* p) { return {load(p), load(p + 8)}; }
 inline F table16(Table16 table, I index) {  // vpermps reads index bits 0–2; bit 3, moved to the sign, selects the half
   const F high = _mm256_castsi256_ps(_mm256_slli_epi32(index, 28));
-  return _mm256_blendv_ps(_mm256_permutevar8x32_ps(table.low, index), _mm256_permutevar8x32_ps(table.high, index), high);
+  return _mm256_blendv_ps(_mm256_permutevar8x32_ps(table.low, index), _mm256_permutevar8x32_ps(table.high, index),
+                          high);
 }
 inline F gather(const float* table, I index) { return _mm256_i32gather_ps(table, index, 4); }
 inline F load_f16(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }

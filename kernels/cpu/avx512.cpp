@@ -46,7 +46,9 @@ using Table16 = __m512;
 inline Table16 load_table16(const float* p) { return load(p); }
 inline F table16(Table16 table, I index) { return _mm512_permutexvar_ps(index, table); }
 inline F gather(const float* table, I index) { return _mm512_i32gather_ps(index, table, 4); }
-inline F load_f16(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+inline F load_f16(const uint16_t* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
 inline F load_bf16(const uint16_t* p) {
   const I wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));

@@ -25,7 +25,8 @@ struct KernelTable {
   /// The range of n ≥ 1 values. The sign of a zero is unspecified.
   ValueRange (*range)(const float* x, size_t n);
   /// clamp(x/scale, low − zero_point, high − zero_point) rounded half to even, plus zero_point; one code per byte.
-  void (*encode_affine)(const float* x, size_t n, float scale, int32_t zero_point, int32_t low, int32_t high, uint8_t* codes);
+  void (*encode_affine)(const float* x, size_t n, float scale, int32_t zero_point, int32_t low, int32_t high,
+                        uint8_t* codes);
   /// clamp(x·factor, −127, 127) rounded half to even, plus 128.
   void (*encode_int8)(const float* x, size_t n, float factor, uint8_t* codes);
   /// The number of the `size` (16 or 256) ascending thresholds that x·factor exceeds, as a rank.

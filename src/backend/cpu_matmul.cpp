@@ -26,7 +26,8 @@ class CpuMatrix : public PackedMatrix {
   virtual const float* input_panel(const KernelTable& isa, std::size_t row0, std::size_t k0, std::size_t k1,
                                    float* panel) const = 0;
   /// panel[r − r0][j] = W[r][col0 + j] for r0 ≤ r < r1; columns past the last are zero. col0 is a multiple of 32.
-  virtual void output_panel(const KernelTable& isa, std::size_t col0, std::size_t r0, std::size_t r1, float* panel) const = 0;
+  virtual void output_panel(const KernelTable& isa, std::size_t col0, std::size_t r0, std::size_t r1,
+                            float* panel) const = 0;
 };
 
 /// Unquantized weights, interleaved at load: panel p holds rows 32p … 32p+31 as [column][32], in the given type.
@@ -42,13 +43,15 @@ class DenseMatrix final : public CpuMatrix {
   }
   std::size_t storage_bytes() const override { return data_.size(); }
 
-  const float* input_panel(const KernelTable& isa, std::size_t row0, std::size_t k0, std::size_t k1, float* panel) const override {
+  const float* input_panel(const KernelTable& isa, std::size_t row0, std::size_t k0, std::size_t k1,
+                           float* panel) const override {
     const std::size_t first = index(row0, k0);
     if (type_ == DType::f32) return data_.as<float>() + first;
     load(isa, first, (k1 - k0) * kPanelWidth, panel);
     return panel;
   }
-  void output_panel(const KernelTable& isa, std::size_t col0, std::size_t r0, std::size_t r1, float* panel) const override {
+  void output_panel(const KernelTable& isa, std::size_t col0, std::size_t r0, std::size_t r1,
+                    float* panel) const override {
     const std::size_t width = std::min(kPanelWidth, cols() - col0);
     std::fill_n(panel, (r1 - r0) * kPanelWidth, 0.0f);
     float column[kPanelWidth];
@@ -86,7 +89,8 @@ class QuantizedPanels final : public CpuMatrix {
   std::size_t storage_bytes() const override { return q_.storage_bytes(); }
   const QuantizedMatrix& matrix() const { return q_; }
 
-  const float* input_panel(const KernelTable& isa, std::size_t row0, std::size_t k0, std::size_t k1, float* panel) const override {
+  const float* input_panel(const KernelTable& isa, std::size_t row0, std::size_t k0, std::size_t k1,
+                           float* panel) const override {
     float rows[kPanelWidth][kPanelDepth];
     std::uint8_t codes[kPanelDepth];
     const std::size_t width = std::min(kPanelWidth, q_.rows - row0);
@@ -98,7 +102,8 @@ class QuantizedPanels final : public CpuMatrix {
       for (std::size_t j = 0; j < kPanelWidth; ++j) panel[k * kPanelWidth + j] = rows[j][k];
     return panel;
   }
-  void output_panel(const KernelTable& isa, std::size_t col0, std::size_t r0, std::size_t r1, float* panel) const override {
+  void output_panel(const KernelTable& isa, std::size_t col0, std::size_t r0, std::size_t r1,
+                    float* panel) const override {
     const std::size_t last = std::min(col0 + kPanelWidth, q_.cols);
     std::uint8_t codes[kPanelWidth];
     std::fill_n(panel, (r1 - r0) * kPanelWidth, 0.0f);
@@ -122,9 +127,9 @@ std::string shape(std::size_t rows, std::size_t cols) { return std::to_string(ro
 
 void check_shapes(MatrixView<const float> x, std::size_t in, std::size_t out, MatrixView<float> y, const char* what) {
   if (x.cols != in || y.cols != out || x.rows != y.rows)
-    throw Error(ErrorCode::shape_mismatch, std::string(what) + ": x is " + shape(x.rows, x.cols) + " and y is " + shape(y.rows, y.cols) +
-                                               "; x must have " + std::to_string(in) + " columns, y " + std::to_string(out) +
-                                               ", and both as many rows");
+    throw Error(ErrorCode::shape_mismatch, std::string(what) + ": x is " + shape(x.rows, x.cols) + " and y is " +
+                                               shape(y.rows, y.cols) + "; x must have " + std::to_string(in) +
+                                               " columns, y " + std::to_string(out) + ", and both as many rows");
 }
 
 /// Scratch of one task: a decoded panel and the products of a block. Kept by the thread from call to call.

@@ -43,19 +43,24 @@ std::string place(std::string_view name, std::size_t row, std::size_t col) {
   return "tensor '" + std::string(name) + "', row " + std::to_string(row) + ", column " + std::to_string(col);
 }
 
-[[noreturn]] void refuse_non_finite(std::string_view name, std::size_t row, std::size_t first_col, const float* x, std::size_t n) {
+[[noreturn]] void refuse_non_finite(std::string_view name, std::size_t row, std::size_t first_col, const float* x,
+                                    std::size_t n) {
   std::size_t i = 0;
   while (i + 1 < n && is_finite(x[i])) ++i;
   const char* value = x[i] != x[i] ? "NaN" : x[i] > 0 ? "+infinity" : "-infinity";
-  throw Error(ErrorCode::non_finite, place(name, row, first_col + i) + ": the value is " + value +
-                                         "; only finite values can be quantized");
+  throw Error(ErrorCode::non_finite,
+              place(name, row, first_col + i) + ": the value is " + value + "; only finite values can be quantized");
 }
 
 /// One quantization in progress.
 class Job {
  public:
   Job(const KernelTable& isa, FloatMatrix weights, const QuantSpec& spec, std::string_view name)
-      : isa_(isa), weights_(weights), spec_(spec), name_(name), ranks_(rank_table(spec.scheme)),
+      : isa_(isa),
+        weights_(weights),
+        spec_(spec),
+        name_(name),
+        ranks_(rank_table(spec.scheme)),
         q_(QuantizedMatrix::allocate(spec, weights.rows, weights.cols)) {
     if (spec.double_quant) absmax_.resize(q_.group_count());
   }
@@ -132,7 +137,8 @@ class Job {
         m = {std::min(m.min, p.range.min), std::max(m.max, p.range.max)};
       }
     const std::size_t size = spec_.granularity == Granularity::block ? spec_.group_size : 0;
-    for (std::size_t g = 0; g < merged.size(); ++g) store_params(g, merged[g], g * size / weights_.cols, g * size % weights_.cols);
+    for (std::size_t g = 0; g < merged.size(); ++g)
+      store_params(g, merged[g], g * size / weights_.cols, g * size % weights_.cols);
   }
 
   void store_params(std::size_t group, Range r, std::size_t row, std::size_t col) {
@@ -150,8 +156,10 @@ class Job {
       scale = stored_absmax(r.absmax());
     }
     if (!is_finite(scale))
-      throw Error(ErrorCode::non_finite, place(name_, row, col) + ": the scale of the group that begins here does not fit its type (largest magnitude " +
-                                             std::to_string(r.absmax()) + "); choose fp32 or bf16 scales");
+      throw Error(ErrorCode::non_finite,
+                  place(name_, row, col) +
+                      ": the scale of the group that begins here does not fit its type (largest magnitude " +
+                      std::to_string(r.absmax()) + "); choose fp32 or bf16 scales");
     if (spec_.double_quant) absmax_[group] = scale;
     else if (spec_.scale_type == ScaleType::f32) q_.scales.writable<float>()[group] = scale;
     else if (spec_.scale_type == ScaleType::f16) q_.scales.writable<f16>()[group] = f16(scale);
@@ -204,13 +212,14 @@ QuantizedMatrix cpu_quantize(const KernelTable& isa, FloatMatrix weights, const 
     throw Error(ErrorCode::unsupported, "tensor '" + std::string(name) + "' is " + std::string(name_of(weights.type)) +
                                             "; only F32, F16 and BF16 can be quantized");
   if (weights.stride < weights.cols)
-    throw Error(ErrorCode::shape_mismatch, "tensor '" + std::string(name) + "': the row stride " + std::to_string(weights.stride) +
-                                               " is less than the " + std::to_string(weights.cols) + " columns");
+    throw Error(ErrorCode::shape_mismatch, "tensor '" + std::string(name) + "': the row stride " +
+                                               std::to_string(weights.stride) + " is less than the " +
+                                               std::to_string(weights.cols) + " columns");
   return Job(isa, weights, spec, name).run(executor);
 }
 
-void cpu_decode_row(const KernelTable& isa, const QuantizedMatrix& q, std::size_t row, std::size_t first, std::size_t last,
-                    std::uint8_t* codes, float* out) {
+void cpu_decode_row(const KernelTable& isa, const QuantizedMatrix& q, std::size_t row, std::size_t first,
+                    std::size_t last, std::uint8_t* codes, float* out) {
   unpack_codes(q.row_codes(row) + packed_bytes(first, q.spec.bits), last - first, q.spec.bits, codes);
   for_each_segment(q.spec, q.cols, q.g_idx.empty() ? nullptr : q.g_idx.data(), row, first, last,
                    [&](std::size_t begin, std::size_t end, std::size_t group) {
@@ -218,8 +227,7 @@ void cpu_decode_row(const KernelTable& isa, const QuantizedMatrix& q, std::size_
                      float* to = out + (begin - first);
                      if (q.spec.is_codebook())
                        isa.decode_codebook(from, end - begin, q.codebook.data(), q.codebook.size(), q.scale(group), to);
-                     else
-                       isa.decode_affine(from, end - begin, q.multiplier(group), q.zero_point(group), to);
+                     else isa.decode_affine(from, end - begin, q.multiplier(group), q.zero_point(group), to);
                    });
 }
 

@@ -24,25 +24,31 @@ class CpuBackend final : public Backend {
   bool available() const noexcept override { return available_; }
   bool supports(const QuantSpec&) const noexcept override { return true; }
 
-  QuantizedMatrix quantize(FloatMatrix weights, const QuantSpec& spec, std::string_view name, Executor& executor) const override {
+  QuantizedMatrix quantize(FloatMatrix weights, const QuantSpec& spec, std::string_view name,
+                           Executor& executor) const override {
     return cpu_quantize(isa_, weights, spec, name, executor);
   }
-  void dequantize(const QuantizedMatrix& q, std::size_t first_row, MatrixView<float> out, Executor& executor) const override {
+  void dequantize(const QuantizedMatrix& q, std::size_t first_row, MatrixView<float> out,
+                  Executor& executor) const override {
     if (out.cols != q.cols || first_row > q.rows || out.rows > q.rows - first_row)
-      throw Error(ErrorCode::shape_mismatch, "dequantize: rows " + std::to_string(first_row) + " to " + std::to_string(first_row + out.rows) + " of " +
-                                                 std::to_string(out.cols) + " columns were asked of a matrix of " + std::to_string(q.rows) + " × " +
-                                                 std::to_string(q.cols));
+      throw Error(ErrorCode::shape_mismatch, "dequantize: rows " + std::to_string(first_row) + " to " +
+                                                 std::to_string(first_row + out.rows) + " of " +
+                                                 std::to_string(out.cols) + " columns were asked of a matrix of " +
+                                                 std::to_string(q.rows) + " × " + std::to_string(q.cols));
     parallel_for(executor, out.rows, 1 + 65536 / q.cols, [&](std::size_t begin, std::size_t end) {
       std::vector<std::uint8_t> codes(q.cols);
-      for (std::size_t r = begin; r < end; ++r) cpu_decode_row(isa_, q, first_row + r, 0, q.cols, codes.data(), out.data + r * out.stride);
+      for (std::size_t r = begin; r < end; ++r)
+        cpu_decode_row(isa_, q, first_row + r, 0, q.cols, codes.data(), out.data + r * out.stride);
     });
   }
   PackedMatrixPtr pack(QuantizedMatrix q) const override { return cpu_pack(*this, std::move(q)); }
   PackedMatrixPtr pack(FloatMatrix weights) const override { return cpu_pack(*this, isa_, weights); }
-  void matmul(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y, Executor& executor) const override {
+  void matmul(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y,
+              Executor& executor) const override {
     cpu_matmul(isa_, x, w, y, executor);
   }
-  void matmul_transposed(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y, Executor& executor) const override {
+  void matmul_transposed(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y,
+                         Executor& executor) const override {
     cpu_matmul_transposed(isa_, x, w, y, executor);
   }
 
@@ -60,10 +66,13 @@ struct Registry {
 
   Registry() {
 #if defined(__x86_64__)
-    entries.push_back(std::make_unique<CpuBackend>("avx512", "AVX-512 F/BW/DQ/VL, 16 lanes", kernels::avx512_kernels, cpu_features().avx512));
-    entries.push_back(std::make_unique<CpuBackend>("avx2", "AVX2 with FMA and F16C, 8 lanes", kernels::avx2_kernels, cpu_features().avx2));
+    entries.push_back(std::make_unique<CpuBackend>("avx512", "AVX-512 F/BW/DQ/VL, 16 lanes", kernels::avx512_kernels,
+                                                   cpu_features().avx512));
+    entries.push_back(std::make_unique<CpuBackend>("avx2", "AVX2 with FMA and F16C, 8 lanes", kernels::avx2_kernels,
+                                                   cpu_features().avx2));
 #endif
-    entries.push_back(std::make_unique<CpuBackend>("scalar", "plain C++, the reference", kernels::scalar_kernels, true));
+    entries.push_back(
+        std::make_unique<CpuBackend>("scalar", "plain C++, the reference", kernels::scalar_kernels, true));
   }
 };
 
@@ -79,7 +88,8 @@ void register_backend(std::unique_ptr<Backend> backend) {
   const std::lock_guard lock(r.mutex);
   for (const auto& entry : r.entries)
     if (entry->name() == backend->name())
-      throw Error(ErrorCode::invalid_argument, "a backend named '" + std::string(backend->name()) + "' is registered already");
+      throw Error(ErrorCode::invalid_argument,
+                  "a backend named '" + std::string(backend->name()) + "' is registered already");
   r.entries.push_back(std::move(backend));
 }
 
@@ -96,7 +106,8 @@ const Backend& find_backend(std::string_view name) {
   for (const Backend* b : backends()) {
     if (b->name() == name) {
       if (b->available()) return *b;
-      throw Error(ErrorCode::unsupported, "this CPU cannot run the backend '" + std::string(name) + "' (" + std::string(b->description()) + ")");
+      throw Error(ErrorCode::unsupported, "this CPU cannot run the backend '" + std::string(name) + "' (" +
+                                              std::string(b->description()) + ")");
     }
     names += (names.empty() ? "" : ", ") + std::string(b->name());
   }
@@ -104,7 +115,8 @@ const Backend& find_backend(std::string_view name) {
 }
 
 const Backend& default_backend() {
-  if (const char* wanted = std::getenv("NIBBLE_BACKEND"); wanted != nullptr && *wanted != '\0') return find_backend(wanted);
+  if (const char* wanted = std::getenv("NIBBLE_BACKEND"); wanted != nullptr && *wanted != '\0')
+    return find_backend(wanted);
   static const Backend& best = [&]() -> const Backend& {
     for (const Backend* b : backends())
       if (b->available()) return *b;

@@ -14,7 +14,7 @@ namespace nibble::cli {
 /// Either a floating-point type that the linear layers are stored in, or a quantization of them.
 struct Method {
   std::string name;
-  DType dense = DType::f32;         ///< Of the linear layers when there is no spec.
+  DType dense = DType::f32;  ///< Of the linear layers when there is no spec.
   std::optional<QuantSpec> spec;
 };
 

@@ -39,17 +39,24 @@ const char* colour(const std::string& label) {
 
 std::string axes(const Axis& x, const Axis& y, const std::string& title) {
   std::string out;
-  for (double v = std::ceil(x.low / tick_step(x.high - x.low)) * tick_step(x.high - x.low); v <= x.high; v += tick_step(x.high - x.low))
-    out += fmt::format("<line x1='{0:.1f}' x2='{0:.1f}' y1='{1}' y2='{2}' stroke='#e4e4e4'/><text x='{0:.1f}' y='{3}' text-anchor='middle'>{4:g}</text>\n",
-                       x.at(v), kTop, kHeight - kBottom, kHeight - kBottom + 20, v);
+  for (double v = std::ceil(x.low / tick_step(x.high - x.low)) * tick_step(x.high - x.low); v <= x.high;
+       v += tick_step(x.high - x.low))
+    out += fmt::format(
+        "<line x1='{0:.1f}' x2='{0:.1f}' y1='{1}' y2='{2}' stroke='#e4e4e4'/><text x='{0:.1f}' y='{3}' "
+        "text-anchor='middle'>{4:g}</text>\n",
+        x.at(v), kTop, kHeight - kBottom, kHeight - kBottom + 20, v);
   const double step = tick_step(y.high - y.low);
   for (double v = std::ceil(y.low / step) * step; v <= y.high; v += step)
-    out += fmt::format("<line x1='{1}' x2='{2}' y1='{0:.1f}' y2='{0:.1f}' stroke='#e4e4e4'/><text x='{3}' y='{4:.1f}' text-anchor='end'>{5:.4g}</text>\n",
-                       y.at(v), kLeft, kWidth - kRight, kLeft - 8, y.at(v) + 4, v);
+    out += fmt::format(
+        "<line x1='{1}' x2='{2}' y1='{0:.1f}' y2='{0:.1f}' stroke='#e4e4e4'/><text x='{3}' y='{4:.1f}' "
+        "text-anchor='end'>{5:.4g}</text>\n",
+        y.at(v), kLeft, kWidth - kRight, kLeft - 8, y.at(v) + 4, v);
   out += fmt::format("<text x='{}' y='30' font-size='17' font-weight='bold'>{}</text>\n", kLeft, escape(title));
-  out += fmt::format("<text x='{}' y='{}' text-anchor='middle'>file size, MB (10⁶ bytes)</text>\n", (kLeft + kWidth - kRight) / 2, kHeight - 18);
-  out += fmt::format("<text x='22' y='{0}' text-anchor='middle' transform='rotate(-90 22 {0})'>perplexity (lower is better)</text>\n",
-                     (kTop + kHeight - kBottom) / 2);
+  out += fmt::format("<text x='{}' y='{}' text-anchor='middle'>file size, MB (10⁶ bytes)</text>\n",
+                     (kLeft + kWidth - kRight) / 2, kHeight - 18);
+  out += fmt::format(
+      "<text x='22' y='{0}' text-anchor='middle' transform='rotate(-90 22 {0})'>perplexity (lower is better)</text>\n",
+      (kTop + kHeight - kBottom) / 2);
   return out;
 }
 
@@ -66,8 +73,10 @@ Box place_label(double px, double py, double width, const std::vector<Box>& take
     for (double dy : {-14.0 * ring, 14.0 * ring})
       for (double dx : {9.0, -9.0 - width}) {
         const Box box{px + dx, py + 4 + dy, width};
-        const bool inside = box.x > kLeft && box.x + width < kWidth - 4 && box.y > kTop - 10 && box.y < kHeight - kBottom;
-        if (inside && std::none_of(taken.begin(), taken.end(), [&](const Box& t) { return box.overlaps(t); })) return box;
+        const bool inside =
+            box.x > kLeft && box.x + width < kWidth - 4 && box.y > kTop - 10 && box.y < kHeight - kBottom;
+        if (inside && std::none_of(taken.begin(), taken.end(), [&](const Box& t) { return box.overlaps(t); }))
+          return box;
       }
   return {px + 9, py + 4, width};
 }
@@ -87,7 +96,8 @@ std::string plot_svg(const std::vector<PlotPoint>& points, const std::string& ti
   const Axis y{least - margin, most + margin, kHeight - kBottom, kTop};
 
   std::string out = fmt::format(
-      "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {0} {1}' width='{0}' height='{1}' font-family='sans-serif' font-size='12'>\n"
+      "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {0} {1}' width='{0}' height='{1}' font-family='sans-serif' "
+      "font-size='12'>\n"
       "<rect width='100%' height='100%' fill='white'/>\n",
       kWidth, kHeight);
   out += axes(x, y, title);
@@ -100,9 +110,11 @@ std::string plot_svg(const std::vector<PlotPoint>& points, const std::string& ti
     const Box box = place_label(px, py, 6.6 * static_cast<double>(label.size()), taken);
     taken.push_back(box);
     if (std::abs(box.y - py) > 10)
-      out += fmt::format("<line x1='{:.1f}' y1='{:.1f}' x2='{:.1f}' y2='{:.1f}' stroke='#bbbbbb'/>\n", px, py, box.x > px ? box.x : box.x + box.width, box.y - 4);
-    out += fmt::format("<circle cx='{:.1f}' cy='{:.1f}' r='5' fill='{}'/><text x='{:.1f}' y='{:.1f}' fill='{}'>{}</text>\n", px, py,
-                       colour(p.label), box.x, box.y, colour(p.label), escape(label));
+      out += fmt::format("<line x1='{:.1f}' y1='{:.1f}' x2='{:.1f}' y2='{:.1f}' stroke='#bbbbbb'/>\n", px, py,
+                         box.x > px ? box.x : box.x + box.width, box.y - 4);
+    out += fmt::format(
+        "<circle cx='{:.1f}' cy='{:.1f}' r='5' fill='{}'/><text x='{:.1f}' y='{:.1f}' fill='{}'>{}</text>\n", px, py,
+        colour(p.label), box.x, box.y, colour(p.label), escape(label));
   }
   return out + "</svg>\n";
 }

@@ -12,7 +12,8 @@ struct PlotPoint {
   double perplexity = 0;
 };
 
-/// The SVG text. Points whose perplexity is more than `cut` times the best are drawn at the upper edge with their value.
+/// The SVG text. Points whose perplexity is more than `cut` times the best are drawn at the upper edge with their
+/// value.
 std::string plot_svg(const std::vector<PlotPoint>& points, const std::string& title);
 
 }  // namespace nibble::cli

@@ -36,7 +36,8 @@ class PoolExecutor final : public Executor {
     const auto work = [&] {
       for (std::size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) task(i);
     };
-    const auto helpers = static_cast<unsigned>(std::min<std::size_t>(static_cast<std::size_t>(threads_), count)) - (count > 0);
+    const auto helpers =
+        static_cast<unsigned>(std::min<std::size_t>(static_cast<std::size_t>(threads_), count)) - (count > 0);
     Eigen::Barrier done(helpers);
     for (unsigned i = 0; i < helpers; ++i)
       pool_.Schedule([&] {
@@ -65,7 +66,8 @@ int default_thread_count() {
   char* end = nullptr;
   const long wanted = std::strtol(text, &end, 10);
   if (*end != '\0' || wanted < 1 || wanted > 1024)
-    throw Error(ErrorCode::invalid_argument, "NIBBLE_THREADS is '" + std::string(text) + "'; it must be a number from 1 to 1024");
+    throw Error(ErrorCode::invalid_argument,
+                "NIBBLE_THREADS is '" + std::string(text) + "'; it must be a number from 1 to 1024");
   return static_cast<int>(wanted);
 }
 

@@ -15,13 +15,16 @@ namespace {
 NamedTensor need(const TensorSource& source, const std::string& name, DType type) {
   auto t = source.find(name);
   if (!t) refuse(name, "is missing, though its layer is quantized");
-  if (t->type != type) refuse(name, "has type " + std::string(name_of(t->type)) + "; " + std::string(name_of(type)) + " is needed");
+  if (t->type != type)
+    refuse(name, "has type " + std::string(name_of(t->type)) + "; " + std::string(name_of(type)) + " is needed");
   return *std::move(t);
 }
 
 std::vector<float> need_floats(const TensorSource& source, const std::string& name, std::size_t count) {
   const NamedTensor t = need(source, name, DType::f32);
-  if (t.bytes.size() != count * sizeof(float)) refuse(name, "has " + std::to_string(t.bytes.size() / sizeof(float)) + " values; " + std::to_string(count) + " are needed");
+  if (t.bytes.size() != count * sizeof(float))
+    refuse(name, "has " + std::to_string(t.bytes.size() / sizeof(float)) + " values; " + std::to_string(count) +
+                     " are needed");
   std::vector<float> out(count);
   std::memcpy(out.data(), t.bytes.data(), t.bytes.size());
   for (std::size_t i = 0; i < count; ++i)
@@ -30,18 +33,21 @@ std::vector<float> need_floats(const TensorSource& source, const std::string& na
 }
 
 void need_bytes(const NamedTensor& t, std::size_t bytes) {
-  if (t.bytes.size() != bytes) refuse(t.name, "has " + std::to_string(t.bytes.size()) + " bytes; " + std::to_string(bytes) + " are needed");
+  if (t.bytes.size() != bytes)
+    refuse(t.name, "has " + std::to_string(t.bytes.size()) + " bytes; " + std::to_string(bytes) + " are needed");
 }
 
 /// Sizes beyond any real matrix, whose products could overflow.
 void check_shape(const std::string& name, std::size_t rows, std::size_t cols) {
   constexpr std::size_t most = std::size_t{1} << 28;
-  if (rows == 0 || cols == 0 || rows > most || cols > most) refuse(name, "has an impossible shape, " + std::to_string(rows) + " × " + std::to_string(cols));
+  if (rows == 0 || cols == 0 || rows > most || cols > most)
+    refuse(name, "has an impossible shape, " + std::to_string(rows) + " × " + std::to_string(cols));
 }
 
 /// A field of a quant_state as a positive integer.
 std::size_t state_size(const nlohmann::json& value, const std::string& name, const char* field) {
-  if (!value.is_number_unsigned() || value.get<std::uint64_t>() == 0) refuse(name, std::string("\"") + field + "\" must be a positive integer");
+  if (!value.is_number_unsigned() || value.get<std::uint64_t>() == 0)
+    refuse(name, std::string("\"") + field + "\" must be a positive integer");
   return value.get<std::size_t>();
 }
 
@@ -79,12 +85,14 @@ QuantizedMatrix decode_bnb4(const TensorSource& source, const std::string& layer
   const NamedTensor absmax = need(source, w + ".absmax", DType::u8);
   need_bytes(absmax, q.group_count());
   q.scales = absmax.bytes;
-  if (state_size(state_field(state, state_name, "nested_blocksize"), state_name, "nested_blocksize") != NestedScales::block_size)
+  if (state_size(state_field(state, state_name, "nested_blocksize"), state_name, "nested_blocksize") !=
+      NestedScales::block_size)
     refuse(state_name, "\"nested_blocksize\" is not 256, the only one there is");
   if (!state["nested_offset"].is_number()) refuse(state_name, "\"nested_offset\" must be a number");
   q.nested.offset = state["nested_offset"].get<float>();
   if (!is_finite(q.nested.offset)) refuse(state_name, "\"nested_offset\" is not finite");
-  q.nested.absmax = need_floats(source, w + ".nested_absmax", (q.group_count() + NestedScales::block_size - 1) / NestedScales::block_size);
+  q.nested.absmax = need_floats(source, w + ".nested_absmax",
+                                (q.group_count() + NestedScales::block_size - 1) / NestedScales::block_size);
   q.nested.map = need_floats(source, w + ".nested_quant_map", 256);
   return q;
 }
@@ -107,7 +115,9 @@ std::optional<Description> read_description(const TensorSource& source, const st
   };
   if (ok) number(space + 1, cross, d.rows);
   if (ok) number(cross + 1, text->size(), d.cols);
-  if (!ok) refuse(layer + ".weight", "the metadata \"nibble." + layer + "\" is '" + *text + "'; '<spec> <rows>x<columns>' is needed");
+  if (!ok)
+    refuse(layer + ".weight",
+           "the metadata \"nibble." + layer + "\" is '" + *text + "'; '<spec> <rows>x<columns>' is needed");
   d.spec = QuantSpec::parse(std::string_view(*text).substr(0, space));
   check_shape(layer + ".weight", d.rows, d.cols);
   return d;
@@ -119,7 +129,8 @@ QuantizedMatrix decode_bnb8(const TensorSource& source, const std::string& layer
   check_shape(w.name, w.shape[0], w.shape[1]);
   const auto described = read_description(source, layer);
   const QuantSpec spec = described ? described->spec : QuantSpec::parse("llm-int8");
-  if (format::layout_of(spec) != format::Layout::bnb8) refuse(w.name, "is described as " + spec.to_string() + " but stored in bitsandbytes' 8-bit layout");
+  if (format::layout_of(spec) != format::Layout::bnb8)
+    refuse(w.name, "is described as " + spec.to_string() + " but stored in bitsandbytes' 8-bit layout");
   QuantizedMatrix q = QuantizedMatrix::allocate(spec, w.shape[0], w.shape[1]);
   need_bytes(w, q.rows * q.cols);
   auto* codes = q.codes.writable<std::uint8_t>();
@@ -136,8 +147,10 @@ QuantizedMatrix decode_native(const TensorSource& source, const std::string& lay
   const auto d = read_description(source, layer);
   if (!d) refuse(prefix + "codes", "has no metadata \"nibble." + layer + "\" to say what it means");
   const auto declared = declare_quantized(layer, d->spec, d->rows, d->cols, DType::f32);
-  if (!declared[0].name.starts_with(prefix)) refuse(prefix + "codes", "is described as " + d->spec.to_string() + ", which has another layout");
-  const NamedTensor codes = need(source, declared[0].name, declared[0].type), scales = need(source, declared[1].name, declared[1].type);
+  if (!declared[0].name.starts_with(prefix))
+    refuse(prefix + "codes", "is described as " + d->spec.to_string() + ", which has another layout");
+  const NamedTensor codes = need(source, declared[0].name, declared[0].type),
+                    scales = need(source, declared[1].name, declared[1].type);
   need_bytes(codes, d->rows * packed_bytes(d->cols, d->spec.bits));
 
   QuantizedMatrix q = QuantizedMatrix::allocate(d->spec, d->rows, d->cols);
@@ -147,13 +160,15 @@ QuantizedMatrix decode_native(const TensorSource& source, const std::string& lay
     const NamedTensor zeros = need(source, prefix + "zero_points", declared[2].type);
     if (q.spec.hold_zero) {
       need_bytes(zeros, packed_bytes(q.group_count(), q.spec.bits));
-      unpack_codes(zeros.bytes.as<std::uint8_t>(), q.group_count(), q.spec.bits, q.zero_points.writable<std::uint8_t>());
+      unpack_codes(zeros.bytes.as<std::uint8_t>(), q.group_count(), q.spec.bits,
+                   q.zero_points.writable<std::uint8_t>());
     } else {
       q.zero_points = zeros.bytes;
     }
   }
   if (q.spec.double_quant) {
-    q.nested.absmax = need_floats(source, prefix + "nested_absmax", (q.group_count() + NestedScales::block_size - 1) / NestedScales::block_size);
+    q.nested.absmax = need_floats(source, prefix + "nested_absmax",
+                                  (q.group_count() + NestedScales::block_size - 1) / NestedScales::block_size);
     q.nested.map = need_floats(source, prefix + "nested_map", 256);
     q.nested.offset = need_floats(source, prefix + "nested_offset", 1)[0];
   }
@@ -169,13 +184,15 @@ QuantizedMatrix decode_native(const TensorSource& source, const std::string& lay
 void format::bnb4_to_canonical(const std::uint8_t* flat, QuantizedMatrix& q) {
   auto* codes = q.codes.writable<std::uint8_t>();
   if (q.cols % 2 == 0) {
-    for (std::size_t i = 0; i < q.codes.size(); ++i) codes[i] = static_cast<std::uint8_t>((flat[i] << 4) | (flat[i] >> 4));
+    for (std::size_t i = 0; i < q.codes.size(); ++i)
+      codes[i] = static_cast<std::uint8_t>((flat[i] << 4) | (flat[i] >> 4));
     return;
   }
   std::size_t i = 0;
   for (std::size_t r = 0; r < q.rows; ++r)
     for (std::size_t c = 0; c < q.cols; ++c, ++i)
-      set_code(codes + r * q.row_bytes(), c, 4, static_cast<std::uint8_t>(i % 2 == 0 ? flat[i / 2] >> 4 : flat[i / 2] & 15));
+      set_code(codes + r * q.row_bytes(), c, 4,
+               static_cast<std::uint8_t>(i % 2 == 0 ? flat[i / 2] >> 4 : flat[i / 2] & 15));
 }
 
 std::optional<QuantizedMatrix> decode_quantized(const TensorSource& source, const std::string& layer) {

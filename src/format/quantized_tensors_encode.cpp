@@ -22,18 +22,21 @@ std::string torch_name(DType type) {
 constexpr std::size_t kNestedStateBytes = 256;
 
 /// bitsandbytes' quant_state: fields and separators in its order and style.
-std::string quant_state_json(const QuantSpec& spec, std::size_t rows, std::size_t cols, DType dtype, float nested_offset) {
+std::string quant_state_json(const QuantSpec& spec, std::size_t rows, std::size_t cols, DType dtype,
+                             float nested_offset) {
   std::string out = std::string("{\"quant_type\": \"") + (spec.scheme == SchemeKind::nf4 ? "nf4" : "fp4") +
                     "\", \"blocksize\": " + std::to_string(spec.group_size) + ", \"dtype\": \"" + torch_name(dtype) +
                     "\", \"shape\": [" + std::to_string(rows) + ", " + std::to_string(cols) + "]";
   if (!spec.double_quant) return out + "}";
-  out += ", \"nested_blocksize\": " + std::to_string(NestedScales::block_size) + ", \"nested_dtype\": \"float32\", \"nested_offset\": " +
+  out += ", \"nested_blocksize\": " + std::to_string(NestedScales::block_size) +
+         ", \"nested_dtype\": \"float32\", \"nested_offset\": " +
          nlohmann::json(static_cast<double>(nested_offset)).dump() + "}";
   out.resize(kNestedStateBytes, ' ');
   return out;
 }
 
-std::vector<NamedTensor> declare_bnb4(const std::string& layer, const QuantSpec& spec, std::size_t rows, std::size_t cols, DType dtype) {
+std::vector<NamedTensor> declare_bnb4(const std::string& layer, const QuantSpec& spec, std::size_t rows,
+                                      std::size_t cols, DType dtype) {
   const std::string w = layer + ".weight";
   const std::size_t groups = spec.group_count(rows, cols);
   std::vector<NamedTensor> out{{w, DType::u8, {(rows * cols + 1) / 2, 1}, {}},
@@ -44,19 +47,33 @@ std::vector<NamedTensor> declare_bnb4(const std::string& layer, const QuantSpec&
     out.push_back({w + ".nested_absmax", DType::f32, {nested}, {}});
     out.push_back({w + ".nested_quant_map", DType::f32, {256}, {}});
   }
-  out.push_back({format::quant_state_name(layer, spec.scheme), DType::u8, {quant_state_json(spec, rows, cols, dtype, 0).size()}, {}});
+  out.push_back({format::quant_state_name(layer, spec.scheme),
+                 DType::u8,
+                 {quant_state_json(spec, rows, cols, dtype, 0).size()},
+                 {}});
   return out;
 }
 
-std::vector<NamedTensor> declare_native(const std::string& layer, const QuantSpec& spec, std::size_t rows, std::size_t cols) {
+std::vector<NamedTensor> declare_native(const std::string& layer, const QuantSpec& spec, std::size_t rows,
+                                        std::size_t cols) {
   const std::string prefix = layer + ".weight.nibble.";
   const std::size_t groups = spec.group_count(rows, cols);
-  const DType scale = spec.double_quant ? DType::u8 : spec.scale_type == ScaleType::f32 ? DType::f32 : spec.scale_type == ScaleType::f16 ? DType::f16 : DType::bf16;
-  std::vector<NamedTensor> out{{prefix + "codes", DType::u8, {rows, packed_bytes(cols, spec.bits)}, {}}, {prefix + "scales", scale, {groups}, {}}};
+  const DType scale = spec.double_quant                   ? DType::u8
+                      : spec.scale_type == ScaleType::f32 ? DType::f32
+                      : spec.scale_type == ScaleType::f16 ? DType::f16
+                                                          : DType::bf16;
+  std::vector<NamedTensor> out{{prefix + "codes", DType::u8, {rows, packed_bytes(cols, spec.bits)}, {}},
+                               {prefix + "scales", scale, {groups}, {}}};
   if (spec.has_zero_points())
-    out.push_back({prefix + "zero_points", spec.hold_zero ? DType::u8 : DType::i32, {spec.hold_zero ? packed_bytes(groups, spec.bits) : groups}, {}});
+    out.push_back({prefix + "zero_points",
+                   spec.hold_zero ? DType::u8 : DType::i32,
+                   {spec.hold_zero ? packed_bytes(groups, spec.bits) : groups},
+                   {}});
   if (spec.double_quant) {
-    out.push_back({prefix + "nested_absmax", DType::f32, {(groups + NestedScales::block_size - 1) / NestedScales::block_size}, {}});
+    out.push_back({prefix + "nested_absmax",
+                   DType::f32,
+                   {(groups + NestedScales::block_size - 1) / NestedScales::block_size},
+                   {}});
     out.push_back({prefix + "nested_map", DType::f32, {256}, {}});
     out.push_back({prefix + "nested_offset", DType::f32, {1}, {}});
   }
@@ -121,7 +138,8 @@ void fill_native(const QuantizedMatrix& q, std::vector<NamedTensor>& t) {
 void format::canonical_to_bnb4(const QuantizedMatrix& q, std::uint8_t* flat) {
   if (q.cols % 2 == 0) {  // rows are whole bytes on both sides: only the nibbles change places
     const auto* codes = q.codes.as<std::uint8_t>();
-    for (std::size_t i = 0; i < q.codes.size(); ++i) flat[i] = static_cast<std::uint8_t>((codes[i] << 4) | (codes[i] >> 4));
+    for (std::size_t i = 0; i < q.codes.size(); ++i)
+      flat[i] = static_cast<std::uint8_t>((codes[i] << 4) | (codes[i] >> 4));
     return;
   }
   std::size_t i = 0;
@@ -132,18 +150,22 @@ void format::canonical_to_bnb4(const QuantizedMatrix& q, std::uint8_t* flat) {
     }
 }
 
-std::vector<NamedTensor> declare_quantized(const std::string& layer, const QuantSpec& spec, std::size_t rows, std::size_t cols, DType dtype) {
+std::vector<NamedTensor> declare_quantized(const std::string& layer, const QuantSpec& spec, std::size_t rows,
+                                           std::size_t cols, DType dtype) {
   switch (format::layout_of(spec)) {
     case Layout::bnb4: return declare_bnb4(layer, spec, rows, cols, dtype);
     case Layout::bnb8:
-      return {{layer + ".weight", DType::i8, {rows, cols}, {}}, {layer + ".SCB", DType::f32, {rows}, {}}, {layer + ".weight_format", DType::u8, {}, {}}};
+      return {{layer + ".weight", DType::i8, {rows, cols}, {}},
+              {layer + ".SCB", DType::f32, {rows}, {}},
+              {layer + ".weight_format", DType::u8, {}, {}}};
     case Layout::native: break;
   }
   return declare_native(layer, spec, rows, cols);
 }
 
 std::vector<NamedTensor> encode_quantized(const std::string& layer, const QuantizedMatrix& q, DType dtype) {
-  if (!q.g_idx.empty()) throw Error(ErrorCode::unsupported, "layer '" + layer + "': act-order groups (g_idx) have no place in this layout");
+  if (!q.g_idx.empty())
+    throw Error(ErrorCode::unsupported, "layer '" + layer + "': act-order groups (g_idx) have no place in this layout");
   auto tensors = declare_quantized(layer, q.spec, q.rows, q.cols, dtype);
   switch (format::layout_of(q.spec)) {
     case Layout::bnb4: fill_bnb4(q, dtype, tensors); break;
@@ -153,7 +175,8 @@ std::vector<NamedTensor> encode_quantized(const std::string& layer, const Quanti
   return tensors;
 }
 
-std::pair<std::string, std::string> quantized_metadata(const std::string& layer, const QuantSpec& spec, std::size_t rows, std::size_t cols) {
+std::pair<std::string, std::string> quantized_metadata(const std::string& layer, const QuantSpec& spec,
+                                                       std::size_t rows, std::size_t cols) {
   return {"nibble." + layer, spec.to_string() + " " + std::to_string(rows) + "x" + std::to_string(cols)};
 }
 
@@ -165,17 +188,27 @@ std::string quantization_config(const QuantSpec& spec, const std::vector<std::st
   nlohmann::ordered_json j;
   switch (format::layout_of(spec)) {
     case Layout::bnb4:
-      j = {{"quant_method", "bitsandbytes"}, {"load_in_4bit", true}, {"load_in_8bit", false},
+      j = {{"quant_method", "bitsandbytes"},
+           {"load_in_4bit", true},
+           {"load_in_8bit", false},
            {"bnb_4bit_quant_type", spec.scheme == SchemeKind::nf4 ? "nf4" : "fp4"},
-           {"bnb_4bit_use_double_quant", spec.double_quant}, {"bnb_4bit_compute_dtype", "float32"}, {"bnb_4bit_quant_storage", "uint8"},
+           {"bnb_4bit_use_double_quant", spec.double_quant},
+           {"bnb_4bit_compute_dtype", "float32"},
+           {"bnb_4bit_quant_storage", "uint8"},
            {"llm_int8_skip_modules", skipped_modules}};
       break;
     case Layout::bnb8:
-      j = {{"quant_method", "bitsandbytes"}, {"load_in_4bit", false}, {"load_in_8bit", true},
+      j = {{"quant_method", "bitsandbytes"},
+           {"load_in_4bit", false},
+           {"load_in_8bit", true},
            {"llm_int8_threshold", spec.scheme == SchemeKind::llm_int8 ? spec.threshold : 0.0f},
-           {"llm_int8_has_fp16_weight", false}, {"llm_int8_enable_fp32_cpu_offload", false}, {"llm_int8_skip_modules", skipped_modules}};
+           {"llm_int8_has_fp16_weight", false},
+           {"llm_int8_enable_fp32_cpu_offload", false},
+           {"llm_int8_skip_modules", skipped_modules}};
       break;
-    case Layout::native: j = {{"quant_method", "nibble"}, {"version", 1}, {"modules_to_not_convert", skipped_modules}}; break;
+    case Layout::native:
+      j = {{"quant_method", "nibble"}, {"version", 1}, {"modules_to_not_convert", skipped_modules}};
+      break;
   }
   j["nibble_spec"] = spec.to_string();
   return j.dump();

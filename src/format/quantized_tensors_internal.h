@@ -14,8 +14,8 @@ enum class Layout { bnb4, bnb8, native };
 inline Layout layout_of(const QuantSpec& spec) {
   if (spec.scheme == SchemeKind::nf4 || spec.scheme == SchemeKind::fp4) return Layout::bnb4;
   if (spec.scheme == SchemeKind::llm_int8) return Layout::bnb8;
-  const bool int8_rows = spec.scheme == SchemeKind::symmetric && spec.bits == 8 && spec.granularity == Granularity::channel &&
-                         spec.scale_type == ScaleType::f32;
+  const bool int8_rows = spec.scheme == SchemeKind::symmetric && spec.bits == 8 &&
+                         spec.granularity == Granularity::channel && spec.scale_type == ScaleType::f32;
   return int8_rows ? Layout::bnb8 : Layout::native;
 }
 
@@ -34,7 +34,8 @@ Buffer copy_bytes(const std::vector<T>& v) {
   return copy_bytes(v.data(), v.size() * sizeof(T));
 }
 
-/// The canonical (row-padded, low nibble first) codes as bitsandbytes' flat stream with the even element high, and back.
+/// The canonical (row-padded, low nibble first) codes as bitsandbytes' flat stream with the even element high, and
+/// back.
 void canonical_to_bnb4(const QuantizedMatrix& q, std::uint8_t* flat);
 void bnb4_to_canonical(const std::uint8_t* flat, QuantizedMatrix& q);
 

@@ -44,7 +44,8 @@ QuantSpec spec_of_name(std::string_view text, std::string_view name) {
   if (name == "nf4") return blockwise(SchemeKind::nf4, 4, 64);
   if (name == "fp4") return blockwise(SchemeKind::fp4, 4, 64);
   if (name == "dynamic8") return blockwise(SchemeKind::dynamic8, 8, 256);
-  if (!name.starts_with("int")) refuse(text, "unknown scheme '" + std::string(name) + "'; known are int2 … int8, nf4, fp4, dynamic8, llm-int8");
+  if (!name.starts_with("int"))
+    refuse(text, "unknown scheme '" + std::string(name) + "'; known are int2 … int8, nf4, fp4, dynamic8, llm-int8");
   const auto bits = to_number(name.substr(3));
   if (!bits || *bits < 2 || *bits > 8) refuse(text, "bits must be 2 to 8, not '" + std::string(name.substr(3)) + "'");
   s.bits = static_cast<int>(*bits);
@@ -190,7 +191,8 @@ double QuantSpec::bits_per_weight(std::size_t rows, std::size_t cols) const {
   const auto groups = static_cast<double>(group_count(rows, cols));
   double total = static_cast<double>(rows) * static_cast<double>(cols) * bits;
   if (double_quant) {
-    const auto nested = static_cast<double>((group_count(rows, cols) + NestedScales::block_size - 1) / NestedScales::block_size);
+    const auto nested =
+        static_cast<double>((group_count(rows, cols) + NestedScales::block_size - 1) / NestedScales::block_size);
     total += groups * 8 + nested * 32;
   } else {
     total += groups * 8 * scale_bytes(scale_type);

@@ -46,16 +46,18 @@ void QuantizedMatrix::validate(const std::string& name) const {
   spec.validate();
   const auto need = [&](const char* what, std::size_t have, std::size_t want) {
     if (have != want)
-      throw Error(ErrorCode::corrupt_file, "tensor '" + name + "' (" + spec.to_string() + ", " + std::to_string(rows) + " × " +
-                                               std::to_string(cols) + "): " + what + " has " + std::to_string(have) +
-                                               " bytes or entries, " + std::to_string(want) + " are needed");
+      throw Error(ErrorCode::corrupt_file, "tensor '" + name + "' (" + spec.to_string() + ", " + std::to_string(rows) +
+                                               " × " + std::to_string(cols) + "): " + what + " has " +
+                                               std::to_string(have) + " bytes or entries, " + std::to_string(want) +
+                                               " are needed");
   };
   need("codes", codes.size(), rows * row_bytes());
   need("scales", scales.size(), group_count() * scale_element_bytes(spec));
   need("zero_points", zero_points.size(), group_count() * zero_point_bytes(spec));
   need("codebook", codebook.size(), spec.is_codebook() ? std::size_t{1} << spec.bits : 0);
   if (spec.double_quant) {
-    need("nested absmax", nested.absmax.size(), (group_count() + NestedScales::block_size - 1) / NestedScales::block_size);
+    need("nested absmax", nested.absmax.size(),
+         (group_count() + NestedScales::block_size - 1) / NestedScales::block_size);
     need("nested map", nested.map.size(), 256);
   }
   if (g_idx.empty()) return;
@@ -64,7 +66,8 @@ void QuantizedMatrix::validate(const std::string& name) const {
   for (std::size_t c = 0; c < cols; ++c)
     if (g_idx[c] < 0 || g_idx[c] >= groups)
       throw Error(ErrorCode::corrupt_file, "tensor '" + name + "': g_idx[" + std::to_string(c) + "] is " +
-                                               std::to_string(g_idx[c]) + "; it must be 0 to " + std::to_string(groups - 1));
+                                               std::to_string(g_idx[c]) + "; it must be 0 to " +
+                                               std::to_string(groups - 1));
 }
 
 std::size_t QuantizedMatrix::group_of(std::size_t r, std::size_t c) const {
@@ -103,7 +106,8 @@ float QuantizedMatrix::value(std::size_t r, std::size_t c) const {
 }
 
 std::size_t QuantizedMatrix::storage_bytes() const {
-  return codes.size() + scales.size() + zero_points.size() + 4 * (nested.absmax.size() + nested.map.size() + codebook.size() + g_idx.size());
+  return codes.size() + scales.size() + zero_points.size() +
+         4 * (nested.absmax.size() + nested.map.size() + codebook.size() + g_idx.size());
 }
 
 void quantize_nested(const float* absmax, std::size_t count, std::uint8_t* bytes, NestedScales& nested) {

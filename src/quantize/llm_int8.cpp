@@ -18,7 +18,8 @@ Int8Activations quantize_activations_llm_int8(MatrixView<const float> x, float t
     for (std::size_t c = 0; c < x.cols; ++c) {
       const float v = x(r, c);
       if (!is_finite(v))
-        throw Error(ErrorCode::non_finite, "activation row " + std::to_string(r) + ", column " + std::to_string(c) + " is not finite");
+        throw Error(ErrorCode::non_finite,
+                    "activation row " + std::to_string(r) + ", column " + std::to_string(c) + " is not finite");
       if (is_outlier(v)) outlier[c] = true;
       else most = most < magnitude(v) ? magnitude(v) : most;
     }

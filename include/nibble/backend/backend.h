@@ -45,9 +45,10 @@ class Backend {
   [[nodiscard]] virtual PackedMatrixPtr pack(FloatMatrix weights) const = 0;
 
   /// y [n, out] = x [n, in] · Wᵀ. Accumulates in fp32: sums of 256 products by fused multiply-add in column order,
-  /// then those sums in order, so |error| ≤ (256 + in/256)·2⁻²⁴·Σ|x·w| to first order. LLM.int8 weights: x is quantized per row
-  /// and multiplied exactly in integers, its outlier columns in fp32. Error{shape_mismatch} names both shapes.
-  virtual void matmul(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y, Executor& executor) const = 0;
+  /// then those sums in order, so |error| ≤ (256 + in/256)·2⁻²⁴·Σ|x·w| to first order. LLM.int8 weights: x is quantized
+  /// per row and multiplied exactly in integers, its outlier columns in fp32. Error{shape_mismatch} names both shapes.
+  virtual void matmul(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y,
+                      Executor& executor) const = 0;
 
   /// y [n, in] = x [n, out] · W: the gradient of matmul with respect to its input.
   virtual void matmul_transposed(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y,

@@ -3,7 +3,8 @@
 // Code k of width b occupies stream bits k·b … k·b+b−1, bit i of the stream being bit i%8 of byte i/8. Eight codes
 // fill exactly b bytes, which is the unit of the fast paths; a 3-bit code may straddle bytes:
 //
-//   b = 4   byte 0: [code1 | code0]                b = 3   byte 0: [c2 lo2 | c1 | c0]  byte 1: [c5 lo1 | c4 | c3 | c2 hi1] …
+//   b = 4   byte 0: [code1 | code0]                b = 3   byte 0: [c2 lo2 | c1 | c0]  byte 1: [c5 lo1 | c4 | c3 | c2
+//   hi1] …
 #pragma once
 
 #include <cstddef>
@@ -45,7 +46,8 @@ NIBBLE_HD constexpr void pack_codes(const std::uint8_t* codes, std::size_t count
   for (std::size_t first = 0; first < count; first += 8) {
     const std::size_t n = count - first < 8 ? count - first : 8;
     std::uint64_t word = 0;
-    for (std::size_t i = 0; i < n; ++i) word |= static_cast<std::uint64_t>(codes[first + i]) << (i * static_cast<unsigned>(bits));
+    for (std::size_t i = 0; i < n; ++i)
+      word |= static_cast<std::uint64_t>(codes[first + i]) << (i * static_cast<unsigned>(bits));
     const std::size_t bytes = packed_bytes(n, bits);
     for (std::size_t i = 0; i < bytes; ++i) *stream++ = static_cast<std::uint8_t>(word >> (8 * i));
   }
@@ -59,7 +61,8 @@ NIBBLE_HD constexpr void unpack_codes(const std::uint8_t* stream, std::size_t co
     std::uint64_t word = 0;
     const std::size_t bytes = packed_bytes(n, bits);
     for (std::size_t i = 0; i < bytes; ++i) word |= static_cast<std::uint64_t>(*stream++) << (8 * i);
-    for (std::size_t i = 0; i < n; ++i) codes[first + i] = static_cast<std::uint8_t>((word >> (i * static_cast<unsigned>(bits))) & mask);
+    for (std::size_t i = 0; i < n; ++i)
+      codes[first + i] = static_cast<std::uint8_t>((word >> (i * static_cast<unsigned>(bits))) & mask);
   }
 }
 

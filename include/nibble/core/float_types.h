@@ -31,7 +31,8 @@ NIBBLE_HD constexpr float decode_small_float(std::uint32_t bits, int exponent_bi
     const auto unit = static_cast<std::uint32_t>(127 + 1 - bias - mantissa_bits) << 23;
     return static_cast<float>(mantissa) * std::bit_cast<float>(unit);
   }
-  const std::uint32_t wide = ((exponent + 127u - static_cast<std::uint32_t>(bias)) << 23) | (mantissa << (23 - mantissa_bits));
+  const std::uint32_t wide =
+      ((exponent + 127u - static_cast<std::uint32_t>(bias)) << 23) | (mantissa << (23 - mantissa_bits));
   return std::bit_cast<float>(wide);
 }
 
@@ -51,8 +52,7 @@ struct f16 {
   NIBBLE_HD constexpr explicit operator float() const {
     const std::uint32_t sign = static_cast<std::uint32_t>(bits & 0x8000u) << 16;
     const std::uint32_t magnitude = bits & 0x7fffu;
-    if (magnitude >= 0x7c00u)
-      return std::bit_cast<float>(sign | 0x7f800000u | ((magnitude & 0x3ffu) << 13));
+    if (magnitude >= 0x7c00u) return std::bit_cast<float>(sign | 0x7f800000u | ((magnitude & 0x3ffu) << 13));
     return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(detail::decode_small_float(magnitude, 5, 10)));
   }
   friend constexpr bool operator==(f16, f16) = default;  // of the bits

@@ -24,11 +24,7 @@ struct MatrixView {
   constexpr MatrixView(T* first, std::size_t row_count, std::size_t column_count)
       : MatrixView(first, row_count, column_count, column_count) {}
   /// MatrixView<float> is a MatrixView<const float>.
-  constexpr operator MatrixView<const T>() const
-    requires(!std::is_const_v<T>)
-  {
-    return {data, rows, cols, stride};
-  }
+  constexpr operator MatrixView<const T>() const requires(!std::is_const_v<T>) { return {data, rows, cols, stride}; }
 
   constexpr std::span<T> row(std::size_t r) const { return {data + r * stride, cols}; }
   constexpr T& operator()(std::size_t r, std::size_t c) const { return data[r * stride + c]; }

@@ -15,7 +15,8 @@ using Progress = std::function<bool(double fraction, std::string_view message)>;
 
 /// Reports, and turns the caller's "no" into the error. An empty Progress is silence.
 inline void report(const Progress& progress, double fraction, std::string_view message) {
-  if (progress && !progress(fraction, message)) throw Error(ErrorCode::cancelled, "cancelled during: " + std::string(message));
+  if (progress && !progress(fraction, message))
+    throw Error(ErrorCode::cancelled, "cancelled during: " + std::string(message));
 }
 
 }  // namespace nibble

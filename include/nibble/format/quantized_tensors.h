@@ -2,13 +2,15 @@
 //
 // For a layer `L` (without ".weight"), K = input features, N = output features:
 //
-//   nf4, fp4 (bitsandbytes 4-bit)   L.weight U8 [⌈NK/2⌉, 1], the even element of the flattened matrix in the high nibble
+//   nf4, fp4 (bitsandbytes 4-bit)   L.weight U8 [⌈NK/2⌉, 1], the even element of the flattened matrix in the high
+//   nibble
 //                                   L.weight.absmax F32 [blocks], or U8 with L.weight.nested_absmax F32 and
 //                                   L.weight.nested_quant_map F32 [256]; L.weight.quant_map F32 [16];
 //                                   L.weight.quant_state.bitsandbytes__nf4 | __fp4 U8: JSON
 //   llm-int8, int8-channel-sym      L.weight I8 [N, K]; L.SCB F32 [N], the row's absmax; L.weight_format U8 [] = 0
 //   (bitsandbytes 8-bit)
-//   every other spec (nibble, v1)   L.weight.nibble.codes U8 [N, row bytes], the canonical stream; L.weight.nibble.scales
+//   every other spec (nibble, v1)   L.weight.nibble.codes U8 [N, row bytes], the canonical stream;
+//   L.weight.nibble.scales
 //                                   [groups] in the spec's type; asymmetric: L.weight.nibble.zero_points, U8, an
 //                                   LSB-first stream of `bits` each, or I32 [groups] for the raw range
 //
@@ -44,8 +46,8 @@ std::vector<NamedTensor> encode_quantized(const std::string& layer, const Quanti
 
 /// The metadata entry ("nibble.L", "int4-g128-sym 768x256") to store with the tensors.
 std::pair<std::string, std::string> quantized_metadata(const std::string& layer, const QuantizedMatrix& q);
-std::pair<std::string, std::string> quantized_metadata(const std::string& layer, const QuantSpec& spec, std::size_t rows,
-                                                       std::size_t cols);
+std::pair<std::string, std::string> quantized_metadata(const std::string& layer, const QuantSpec& spec,
+                                                       std::size_t rows, std::size_t cols);
 
 /// How a reader looks at a checkpoint: tensors by name, metadata by key. NamedTensor bytes may view a mapped file.
 class TensorSource {
@@ -60,7 +62,8 @@ class TensorSource {
 /// tensor that is missing, of the wrong type or size, or holds a value its layout does not allow.
 std::optional<QuantizedMatrix> decode_quantized(const TensorSource& source, const std::string& layer);
 
-/// Our quantization_config for config.json: bitsandbytes' for its layouts, quant_method "nibble" for our own. JSON text.
+/// Our quantization_config for config.json: bitsandbytes' for its layouts, quant_method "nibble" for our own. JSON
+/// text.
 std::string quantization_config(const QuantSpec& spec, const std::vector<std::string>& skipped_modules);
 
 }  // namespace nibble

@@ -20,7 +20,8 @@ class PackedMatrix {
   [[nodiscard]] virtual std::size_t storage_bytes() const = 0;
 
  protected:
-  PackedMatrix(const Backend& backend, std::size_t rows, std::size_t cols) : backend_(&backend), rows_(rows), cols_(cols) {}
+  PackedMatrix(const Backend& backend, std::size_t rows, std::size_t cols)
+      : backend_(&backend), rows_(rows), cols_(cols) {}
 
  private:
   const Backend* backend_;

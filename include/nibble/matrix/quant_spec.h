@@ -26,7 +26,8 @@ enum class Granularity : std::uint8_t {
   tensor,   ///< The whole matrix.
   channel,  ///< A row (an output channel).
   group,    ///< group_size consecutive columns of one row; the last group of a row may be shorter.
-  block,    ///< group_size consecutive elements of the flattened matrix, across rows (bitsandbytes); the last may be shorter.
+  block,    ///< group_size consecutive elements of the flattened matrix, across rows (bitsandbytes); the last may be
+            ///< shorter.
 };
 
 struct QuantSpec {

@@ -50,7 +50,9 @@ struct QuantizedMatrix {
   void validate(const std::string& name) const;
 
   [[nodiscard]] std::size_t row_bytes() const { return packed_bytes(cols, spec.bits); }
-  [[nodiscard]] const std::uint8_t* row_codes(std::size_t r) const { return codes.as<std::uint8_t>() + r * row_bytes(); }
+  [[nodiscard]] const std::uint8_t* row_codes(std::size_t r) const {
+    return codes.as<std::uint8_t>() + r * row_bytes();
+  }
   [[nodiscard]] std::uint8_t code(std::size_t r, std::size_t c) const { return get_code(row_codes(r), c, spec.bits); }
   [[nodiscard]] std::size_t group_count() const { return spec.group_count(rows, cols); }
   [[nodiscard]] std::size_t group_of(std::size_t r, std::size_t c) const;

@@ -12,7 +12,7 @@ namespace nibble {
 struct Int8Activations {
   /// rows × cols signed codes, −127 … 127, held as fp32 integers for the matmul; outlier columns are 0 in every row.
   std::vector<float> codes;
-  std::vector<float> absmax;  ///< Per row, over the values below the threshold; 0 for a row without any.
+  std::vector<float> absmax;                 ///< Per row, over the values below the threshold; 0 for a row without any.
   std::vector<std::size_t> outlier_columns;  ///< Ascending: columns with some |x| ≥ threshold.
 };
 

@@ -10,9 +10,9 @@ namespace nibble {
 
 /// What quantize() needs beside the spec; the defaults are right for most callers.
 struct QuantizeOptions {
-  std::string_view name = "matrix";     ///< Named in errors.
-  const Backend* backend = nullptr;     ///< Null: default_backend().
-  Executor* executor = nullptr;         ///< Null: default_executor().
+  std::string_view name = "matrix";  ///< Named in errors.
+  const Backend* backend = nullptr;  ///< Null: default_backend().
+  Executor* executor = nullptr;      ///< Null: default_executor().
 };
 
 /// Rounds every weight to the nearest code of its group ("round to nearest"). Errors as Backend::quantize.

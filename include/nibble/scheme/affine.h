@@ -39,8 +39,8 @@ NIBBLE_HD constexpr float affine_decode(std::uint8_t code, AffineParams p) {
 /// Which signed integers a symmetric scheme uses.
 enum class SymmetricRange : std::uint8_t {
   restricted,  ///< −(2^(B−1)−1) … 2^(B−1)−1, scale = absmax/(2^(B−1)−1): both ends exact. The default at 8 bits.
-  full,        ///< −2^(B−1) … 2^(B−1)−1, scale = absmax/((2^B−1)/2), as GPTQ and compressed-tensors define it: a finer
-               ///< step, and +absmax is off by half of one. The default below 8 bits.
+  full,  ///< −2^(B−1) … 2^(B−1)−1, scale = absmax/((2^B−1)/2), as GPTQ and compressed-tensors define it: a finer
+         ///< step, and +absmax is off by half of one. The default below 8 bits.
 };
 
 /// Lowest code of a symmetric scheme; the highest is always 2^B−1.
@@ -78,7 +78,9 @@ struct Symmetric {
   static_assert(B >= 2 && B <= 8);
   using Params = AffineParams;
   static constexpr int bits = B;
-  NIBBLE_HD static constexpr Params fit(Range r, ScaleType type = ScaleType::f32) { return fit_symmetric(r, B, R, type); }
+  NIBBLE_HD static constexpr Params fit(Range r, ScaleType type = ScaleType::f32) {
+    return fit_symmetric(r, B, R, type);
+  }
   NIBBLE_HD static constexpr Params fit(std::span<const float> values) { return fit(range_of(values)); }
   NIBBLE_HD static constexpr std::uint8_t encode(float x, Params p) {
     return affine_encode(x, p, symmetric_low(R), (1 << B) - 1);

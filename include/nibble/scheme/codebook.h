@@ -69,7 +69,8 @@ struct dynamic_map {
       // torch.linspace: counted from the nearer end, in float.
       const float step = (1.0f - 0.1f) / static_cast<float>(intervals);
       const auto point = [&](int k) {
-        return k < (intervals + 1) / 2 ? 0.1f + step * static_cast<float>(k) : 1.0f - step * static_cast<float>(intervals - k);
+        return k < (intervals + 1) / 2 ? 0.1f + step * static_cast<float>(k)
+                                       : 1.0f - step * static_cast<float>(intervals - k);
       };
       for (int k = 0; k < intervals; ++k) {
         const float middle = (point(k) + point(k + 1)) / 2 * decade[static_cast<std::size_t>(i)];

@@ -39,8 +39,6 @@ NIBBLE_HD constexpr float magnitude(float x) {
 }
 
 /// Finite means neither NaN nor infinity.
-NIBBLE_HD constexpr bool is_finite(float x) {
-  return (std::bit_cast<std::uint32_t>(x) & 0x7f800000u) != 0x7f800000u;
-}
+NIBBLE_HD constexpr bool is_finite(float x) { return (std::bit_cast<std::uint32_t>(x) & 0x7f800000u) != 0x7f800000u; }
 
 }  // namespace nibble

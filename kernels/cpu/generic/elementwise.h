@@ -105,7 +105,8 @@ static void decode_affine(const uint8_t* codes, size_t n, float scale, int32_t z
   });
 }
 
-static void decode_codebook(const uint8_t* codes, size_t n, const float* codebook, size_t size, float absmax, float* out) {
+static void decode_codebook(const uint8_t* codes, size_t n, const float* codebook, size_t size, float absmax,
+                            float* out) {
   const vec::F multiplier = vec::set(absmax);
   if (size == 16) {
     const vec::Table16 table = vec::load_table16(codebook);

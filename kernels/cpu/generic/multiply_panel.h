@@ -19,7 +19,8 @@ static inline void multiply_tile(const float* x, size_t x_stride, const float* p
     for (size_t v = 0; v < vectors; ++v) vec::store(out + t * kPanelWidth + v * vec::lanes, sum[t][v]);
 }
 
-static void multiply_panel(const float* x, size_t x_stride, size_t tokens, const float* panel, size_t depth, float* out) {
+static void multiply_panel(const float* x, size_t x_stride, size_t tokens, const float* panel, size_t depth,
+                           float* out) {
   size_t t = 0;
   for (; t + vec::tile_tokens <= tokens; t += vec::tile_tokens)
     multiply_tile<vec::tile_tokens>(x + t * x_stride, x_stride, panel, depth, out + t * kPanelWidth);

@@ -1,0 +1,98 @@
+// Quantizers with the scheme as a type: for a group at compile time, or for a matrix through the same backends.
+#pragma once
+
+#include <span>
+#include <type_traits>
+
+#include "nibble/core/error.h"
+#include "nibble/quantize/quantize.h"
+#include "nibble/scheme/scheme.h"
+
+namespace nibble {
+
+/// Fits S to one group of finite values and encodes each, one code per byte. The plainest quantizer there is,
+/// constexpr. Error{shape_mismatch} unless codes is as long as values, Error{invalid_argument} if both are empty.
+template <Scheme S>
+constexpr typename S::Params quantize_group(std::span<const float> values, std::span<std::uint8_t> codes) {
+  if (values.empty()) throw Error(ErrorCode::invalid_argument, "an empty group has no scale");
+  if (values.size() != codes.size())
+    throw Error(ErrorCode::shape_mismatch, "quantize_group: as many codes as values are needed");
+  const typename S::Params params = S::fit(values);
+  for (std::size_t i = 0; i < values.size(); ++i) codes[i] = S::encode(values[i], params);
+  return params;
+}
+
+/// What the typed front door takes beside the scheme: the fields of QuantSpec that the type leaves open.
+struct TypedOptions {
+  Granularity granularity = Granularity::group;  ///< Ignored by codebook schemes (block) and LLM.int8 (channel).
+  std::size_t group_size = 128;
+  std::size_t block_size = 64;  ///< Codebook schemes.
+  ScaleType scale_type = ScaleType::f16;
+  bool double_quant = false;  ///< Codebook schemes.
+};
+
+namespace detail {
+
+template <class S>
+struct SpecOf;
+
+template <int B, SymmetricRange R>
+struct SpecOf<Symmetric<B, R>> {
+  static void set(QuantSpec& s) {
+    s.scheme = SchemeKind::symmetric;
+    s.bits = B;
+    s.symmetric_range = R;
+  }
+};
+template <int B, bool HoldZero>
+struct SpecOf<Asymmetric<B, HoldZero>> {
+  static void set(QuantSpec& s) {
+    s.scheme = SchemeKind::asymmetric;
+    s.bits = B;
+    s.hold_zero = HoldZero;
+  }
+};
+template <class Table>
+struct SpecOf<Codebook<Table>> {
+  static_assert(std::is_same_v<Table, nf4> || std::is_same_v<Table, fp4> || std::is_same_v<Table, dynamic_map<true>>,
+                "QuantizedMatrix knows these tables; quantize_group takes any");
+  static void set(QuantSpec& s) {
+    s.scheme = std::is_same_v<Table, nf4>   ? SchemeKind::nf4
+               : std::is_same_v<Table, fp4> ? SchemeKind::fp4
+                                            : SchemeKind::dynamic8;
+    s.bits = Codebook<Table>::bits;
+  }
+};
+template <>
+struct SpecOf<LlmInt8> {
+  static void set(QuantSpec& s) {
+    s.scheme = SchemeKind::llm_int8;
+    s.bits = 8;
+  }
+};
+
+}  // namespace detail
+
+/// The run-time spec of a scheme and its options.
+template <Scheme S>
+QuantSpec spec_of(const TypedOptions& options) {
+  QuantSpec s;
+  detail::SpecOf<S>::set(s);
+  s.granularity = s.is_codebook()                    ? Granularity::block
+                  : s.scheme == SchemeKind::llm_int8 ? Granularity::channel
+                                                     : options.granularity;
+  const bool grouped = s.granularity == Granularity::group || s.granularity == Granularity::block;
+  s.group_size = !grouped ? 0 : s.is_codebook() ? options.block_size : options.group_size;
+  s.scale_type = s.is_affine() ? options.scale_type : ScaleType::f32;
+  s.double_quant = options.double_quant;
+  s.validate();
+  return s;
+}
+
+/// quantize<Codebook<nf4>>(weights, {.block_size = 64, .double_quant = true})
+template <Scheme S>
+QuantizedMatrix quantize(FloatMatrix weights, const TypedOptions& options = {}, const QuantizeOptions& run = {}) {
+  return quantize(weights, spec_of<S>(options), run);
+}
+
+}  // namespace nibble
