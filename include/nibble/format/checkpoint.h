@@ -1,0 +1,49 @@
+// A model's tensors by name: one .safetensors file, or a Hugging Face directory with one file or a sharded index.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "nibble/core/matrix_view.h"
+#include "nibble/format/quantized_tensors.h"
+#include "nibble/format/safetensors.h"
+
+namespace nibble {
+
+/// Tensors are mapped, not read: opening a large model is quick and takes no memory. Safe to share between threads.
+class Checkpoint final : public TensorSource {
+ public:
+  /// `path` is a .safetensors file or a directory that holds model.safetensors or model.safetensors.index.json.
+  /// Error{not_found} says what was looked for; Error{corrupt_file} for an index that does not match its shards.
+  static Checkpoint open(const std::filesystem::path& path);
+
+  /// Every tensor, in file order.
+  [[nodiscard]] const std::vector<TensorInfo>& tensors() const { return all_; }
+  [[nodiscard]] bool contains(const std::string& name) const { return where_.contains(name); }
+  /// Error{not_found} names the tensor.
+  [[nodiscard]] const TensorInfo& info(const std::string& name) const;
+  [[nodiscard]] Buffer data(const std::string& name) const;
+  void release(const std::string& name) const;
+  /// A 2-D tensor of F32, F16 or BF16 in place; Error{shape_mismatch | unsupported} otherwise. Valid while the
+  /// Checkpoint is.
+  [[nodiscard]] FloatMatrix matrix(const std::string& name) const;
+  /// Any floating-point tensor as fp32, converted if need be.
+  [[nodiscard]] std::vector<float> read_f32(const std::string& name) const;
+
+  [[nodiscard]] std::optional<NamedTensor> find(const std::string& name) const override;
+  [[nodiscard]] std::optional<std::string> find_metadata(const std::string& key) const override;
+
+ private:
+  struct Place {
+    std::size_t file, tensor;
+  };
+  void add(SafetensorsFile file, const std::string& shown);
+
+  std::vector<SafetensorsFile> files_;
+  std::vector<TensorInfo> all_;
+  std::map<std::string, Place> where_;
+};
+
+}  // namespace nibble

@@ -1,0 +1,36 @@
+// Perplexity over a text with a sliding window, and the divergence from a reference model.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <span>
+
+#include "nibble/core/progress.h"
+#include "nibble/llama/model.h"
+
+namespace nibble::llama {
+
+struct EvaluateOptions {
+  std::size_t window = 512;
+  std::size_t stride = 512;    ///< From one window to the next; smaller gives each prediction more context.
+  std::size_t max_tokens = 0;  ///< Use only that many tokens of the text; 0: all.
+  Progress progress;
+  /// Write the log-probabilities of every prediction there, or read them to measure KL against. 4·vocab bytes each.
+  std::filesystem::path save_reference, compare_reference;
+};
+
+struct Evaluation {
+  double nll = 0;             ///< Sum of −ln p(token) over the predicted tokens.
+  std::size_t predicted = 0;  ///< Tokens predicted: never the first of a window, and each token once.
+  double kl = 0;              ///< Sum over predictions of KL(reference ‖ this), in nats; 0 without a reference.
+  [[nodiscard]] double perplexity() const;
+  [[nodiscard]] double kl_mean() const { return kl / static_cast<double>(predicted); }
+};
+
+/// Error{invalid_argument} for fewer than two tokens or a stride outside 1 … window; Error{corrupt_file} for a
+/// reference made from another text, vocabulary or window.
+Evaluation evaluate(const Model& model, std::span<const std::int32_t> ids, const EvaluateOptions& options = {});
+
+}  // namespace nibble::llama

@@ -1,0 +1,101 @@
+// The reference engine: a Llama-family decoder whose every linear layer goes through the library.
+//
+//   auto model = nibble::llama::Model::load("path/to/model");
+//   nibble::llama::KvCache cache(model.config(), 512);
+//   auto logits = model.forward(ids, cache);          // [ids, vocab]
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "nibble/backend/backend.h"
+#include "nibble/core/progress.h"
+#include "nibble/format/checkpoint.h"
+#include "nibble/llama/config.h"
+
+namespace nibble::llama {
+
+/// Keys and values of the tokens seen so far, fp32. One per conversation.
+class KvCache {
+ public:
+  /// Room for max_tokens. Takes 2·layers·max_tokens·kv_heads·head_dim·4 bytes.
+  KvCache(const Config& config, std::size_t max_tokens);
+  [[nodiscard]] std::size_t size() const { return size_; }
+  [[nodiscard]] std::size_t capacity() const { return capacity_; }
+  void clear() { size_ = 0; }
+
+ private:
+  friend class Model;
+  std::size_t capacity_, width_, size_ = 0;
+  std::vector<std::vector<float>> keys_, values_;  ///< Per layer [token][kv_head][head_dim].
+};
+
+/// Sees the input [tokens, in] of each linear layer before it is applied: what calibration listens to.
+using LinearHook = std::function<void(std::string_view layer, MatrixView<const float> input)>;
+
+struct LoadOptions {
+  /// Quantize the linear layers of the blocks while loading; layers the checkpoint holds quantized stay as they are.
+  std::optional<QuantSpec> quantize;
+  const Backend* backend = nullptr;  ///< Null: default_backend().
+  Executor* executor = nullptr;      ///< Null: default_executor(). Used by forward() too.
+  Progress progress;
+};
+
+/// Immutable after loading: several threads may call forward() with caches of their own.
+class Model {
+ public:
+  /// `path`: a model directory with config.json and weights, dense (F32, F16, BF16) or quantized. Errors name the
+  /// tensor.
+  static Model load(const std::filesystem::path& path, const LoadOptions& options = {});
+
+  [[nodiscard]] const Config& config() const { return config_; }
+  /// Logits [ids, vocab] of every given token, which continue those in the cache; `last_only` gives [1, vocab].
+  /// Error{invalid_argument} for an id outside the vocabulary, a full cache, or no ids; the cache is then unchanged.
+  std::vector<float> forward(std::span<const std::int32_t> ids, KvCache& cache, bool last_only = false) const;
+  void set_linear_hook(LinearHook hook) { hook_ = std::move(hook); }
+  /// Bytes of all weights as held.
+  [[nodiscard]] std::size_t weight_bytes() const;
+  /// Stored bits per weight of the blocks' linear layers, scales included.
+  [[nodiscard]] double bits_per_weight() const { return linear_bits_ / linear_weights_; }
+
+ private:
+  struct Linear {
+    std::string name;
+    PackedMatrixPtr weight;
+    std::vector<float> bias;
+  };
+  struct Layer {
+    std::vector<float> input_norm, post_norm;
+    Linear q, k, v, o, gate, up, down;
+  };
+  class Loader;
+
+  void apply(const Linear& linear, MatrixView<const float> x, MatrixView<float> y) const;
+  void attention(const Layer& layer, std::size_t index, MatrixView<const float> x, std::span<const float> rope,
+                 KvCache& cache, MatrixView<float> out) const;
+  void mlp(const Layer& layer, MatrixView<const float> x, MatrixView<float> out) const;
+
+  Config config_;
+  Executor* executor_ = nullptr;
+  FloatMatrix embedding_;
+  Buffer embedding_bytes_;  ///< Keeps embedding_ alive.
+  std::vector<Layer> layers_;
+  std::vector<float> norm_;
+  Linear head_;
+  std::vector<double> inverse_frequency_;
+  double linear_bits_ = 0, linear_weights_ = 0;
+  LinearHook hook_;
+};
+
+/// The linear layers of block `index`, in the order of the forward pass: "model.layers.0.self_attn.q_proj", …
+std::vector<std::string> block_linear_names(std::size_t index);
+/// Whether a tensor is the weight of such a layer.
+bool is_block_linear_weight(std::string_view tensor);
+
+}  // namespace nibble::llama

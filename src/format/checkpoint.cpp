@@ -1,0 +1,144 @@
+#include "nibble/format/checkpoint.h"
+
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "files.h"
+
+namespace nibble {
+
+namespace {
+
+template <class T>
+void convert(const Buffer& from, std::vector<float>& to) {
+  for (std::size_t i = 0; i < to.size(); ++i) {
+    T value;
+    std::memcpy(&value, from.data() + i * sizeof(T), sizeof(T));
+    to[i] = static_cast<float>(value);
+  }
+}
+
+/// The shards of an index, by tensor. Shard names are file names and nothing more: an index must not reach elsewhere.
+std::map<std::string, std::string> read_index(const std::filesystem::path& path) {
+  const auto refuse = [&](const std::string& why) {
+    throw Error(ErrorCode::corrupt_file, "'" + path.string() + "': " + why);
+  };
+  const auto document = nlohmann::json::parse(format::read_text(path), nullptr, false);
+  if (!document.is_object() || !document.contains("weight_map") || !document["weight_map"].is_object())
+    refuse("there is no \"weight_map\"");
+  std::map<std::string, std::string> out;
+  for (const auto& [tensor, shard] : document["weight_map"].items()) {
+    if (!shard.is_string()) refuse("the shard of tensor '" + tensor + "' is not a file name");
+    const auto name = shard.get<std::string>();
+    if (name.empty() || name.starts_with('.') || name.find_first_of("/\\") != std::string::npos)
+      refuse("the shard '" + name + "' of tensor '" + tensor + "' is not a plain file name");
+    out[tensor] = name;
+  }
+  return out;
+}
+
+}  // namespace
+
+void Checkpoint::add(SafetensorsFile file, const std::string& shown) {
+  for (std::size_t i = 0; i < file.tensors().size(); ++i) {
+    const TensorInfo& t = file.tensors()[i];
+    if (!where_.emplace(t.name, Place{files_.size(), i}).second)
+      throw Error(ErrorCode::corrupt_file, "tensor '" + t.name + "' of '" + shown + "' is in another shard too");
+    all_.push_back(t);
+  }
+  files_.push_back(std::move(file));
+}
+
+Checkpoint Checkpoint::open(const std::filesystem::path& path) {
+  Checkpoint out;
+  if (!std::filesystem::is_directory(path)) {
+    out.add(SafetensorsFile(path), path.string());
+    return out;
+  }
+  const auto single = path / "model.safetensors", index = path / "model.safetensors.index.json";
+  if (std::filesystem::exists(single)) {
+    out.add(SafetensorsFile(single), single.string());
+    return out;
+  }
+  if (!std::filesystem::exists(index))
+    throw Error(ErrorCode::not_found,
+                "'" + path.string() + "' holds neither model.safetensors nor model.safetensors.index.json");
+  const auto weight_map = read_index(index);
+  std::set<std::string> shards;
+  for (const auto& [tensor, shard] : weight_map) shards.insert(shard);
+  for (const auto& shard : shards) out.add(SafetensorsFile(path / shard), shard);
+  for (const auto& [tensor, shard] : weight_map)
+    if (!out.contains(tensor))
+      throw Error(ErrorCode::corrupt_file, "tensor '" + tensor + "' is in the index but not in '" + shard + "'");
+  return out;
+}
+
+const TensorInfo& Checkpoint::info(const std::string& name) const {
+  const auto it = where_.find(name);
+  if (it == where_.end()) throw Error(ErrorCode::not_found, "there is no tensor '" + name + "' in the checkpoint");
+  return files_[it->second.file].tensors()[it->second.tensor];
+}
+
+Buffer Checkpoint::data(const std::string& name) const {
+  const TensorInfo& t = info(name);
+  return files_[where_.at(name).file].data(t);
+}
+
+void Checkpoint::release(const std::string& name) const {
+  const TensorInfo& t = info(name);
+  files_[where_.at(name).file].release(t);
+}
+
+FloatMatrix Checkpoint::matrix(const std::string& name) const {
+  const TensorInfo& t = info(name);
+  if (t.shape.size() != 2)
+    throw Error(ErrorCode::shape_mismatch,
+                "tensor '" + name + "' has " + std::to_string(t.shape.size()) + " dimensions; a matrix has 2");
+  if (t.type != DType::f32 && t.type != DType::f16 && t.type != DType::bf16)
+    throw Error(ErrorCode::unsupported,
+                "tensor '" + name + "' is " + std::string(name_of(t.type)) + "; F32, F16 or BF16 is needed");
+  const Buffer bytes = data(name);
+  if (reinterpret_cast<std::uintptr_t>(bytes.data()) % size_of(t.type) != 0)
+    throw Error(ErrorCode::unsupported, "tensor '" + name + "' is not aligned to its element size in the file");
+  return {bytes.data(), t.type, t.shape[0], t.shape[1], t.shape[1]};
+}
+
+std::vector<float> Checkpoint::read_f32(const std::string& name) const {
+  const TensorInfo& t = info(name);
+  const Buffer bytes = data(name);
+  std::vector<float> out(t.bytes / size_of(t.type));
+  switch (t.type) {
+    case DType::f32: convert<float>(bytes, out); break;
+    case DType::f64: convert<double>(bytes, out); break;
+    case DType::f16: convert<f16>(bytes, out); break;
+    case DType::bf16: convert<bf16>(bytes, out); break;
+    case DType::f8_e4m3: convert<f8_e4m3>(bytes, out); break;
+    case DType::f8_e5m2: convert<f8_e5m2>(bytes, out); break;
+    default:
+      throw Error(ErrorCode::unsupported,
+                  "tensor '" + name + "' is " + std::string(name_of(t.type)) + ", not floating point");
+  }
+  return out;
+}
+
+std::optional<NamedTensor> Checkpoint::find(const std::string& name) const {
+  if (!contains(name)) return std::nullopt;
+  const TensorInfo& t = info(name);
+  Buffer bytes = data(name);
+  if (reinterpret_cast<std::uintptr_t>(bytes.data()) % size_of(t.type) !=
+      0) {  // other writers pack tensors without gaps
+    Buffer aligned = Buffer::allocate(bytes.size());
+    std::memcpy(aligned.writable<std::byte>(), bytes.data(), bytes.size());
+    bytes = aligned;
+  }
+  return NamedTensor{t.name, t.type, t.shape, bytes};
+}
+
+std::optional<std::string> Checkpoint::find_metadata(const std::string& key) const {
+  for (const auto& file : files_)
+    if (const auto it = file.metadata().find(key); it != file.metadata().end()) return it->second;
+  return std::nullopt;
+}
+
+}  // namespace nibble

@@ -1,0 +1,78 @@
+"""Writes the golden files of the reference engine with the real transformers library.
+
+  pip install torch transformers safetensors
+  python make_golden.py            # writes gqa_tied/, bias/ and mistral/ beside this file
+
+Each folder holds a small random model in float32 (config.json, model.safetensors) and golden.safetensors:
+input_ids [1, 48] int64 and logits [48, vocabulary] float32, one forward pass without a cache.
+
+  gqa_tied   Llama: grouped-query attention, tied embeddings, Llama 3 RoPE scaling; config.json in the form that
+             transformers 4 wrote and that most published models carry (rope_theta, rope_scaling, torch_dtype)
+  bias       Qwen2: biases on q, k and v, untied; config.json as transformers 5 writes it (rope_parameters, dtype)
+  mistral    Mistral: a sliding window shorter than the sequence, head_dim other than hidden_size / heads
+"""
+import json, pathlib
+import torch
+import transformers
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config
+
+LENGTH = 48
+SHAPE = dict(vocab_size=96, hidden_size=64, intermediate_size=112, num_hidden_layers=2, num_attention_heads=4,
+             num_key_value_heads=2, max_position_embeddings=512, bos_token_id=None, eos_token_id=None)
+# With head_dim 16 the wavelengths are 6.3, 19.9, 63, 199 ...: one keeps its frequency, two are blended, the rest scaled.
+LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+              original_max_position_embeddings=64)
+MODELS = {
+    "gqa_tied": LlamaConfig(**SHAPE, rms_norm_eps=1e-5, tie_word_embeddings=True,
+                            rope_parameters=dict(LLAMA3, rope_theta=10000.0)),
+    "bias": Qwen2Config(**SHAPE, rms_norm_eps=1e-6, tie_word_embeddings=False,
+                        rope_parameters=dict(rope_type="default", rope_theta=1000000.0)),
+    "mistral": MistralConfig(**SHAPE, rms_norm_eps=1e-5, tie_word_embeddings=False, head_dim=24, sliding_window=16,
+                             rope_parameters=dict(rope_type="default", rope_theta=10000.0)),
+}
+
+
+def randomise(model, seed):
+    """Every tensor is random, the norms and the biases too, so that none can be left out unnoticed."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, p in sorted(model.named_parameters()):
+        noise = torch.randn(p.shape, generator=generator)
+        p.data = 1 + 0.2 * noise if "norm" in name else 0.2 * noise
+
+
+def published_form(config):
+    """config.json of transformers 5 in the form of version 4."""
+    rope = config.pop("rope_parameters")
+    config["rope_theta"] = rope.pop("rope_theta")
+    config["rope_scaling"] = rope
+    config["torch_dtype"] = config.pop("dtype")
+    return config
+
+
+def main():
+    here = pathlib.Path(__file__).resolve().parent
+    torch.set_num_threads(1)
+    for seed, (name, config) in enumerate(MODELS.items(), start=1):
+        folder = here / name
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
+        randomise(model, seed)
+        model.save_pretrained(folder)
+        (folder / "generation_config.json").unlink(missing_ok=True)
+        if name == "gqa_tied":
+            path = folder / "config.json"
+            path.write_text(json.dumps(published_form(json.loads(path.read_text())), indent=2) + "\n")
+
+        # The golden logits come from the files as they lie on the disk.
+        load = lambda dtype: AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
+        ids = torch.randint(config.vocab_size, (1, LENGTH), generator=torch.Generator().manual_seed(100 + seed))
+        with torch.no_grad():
+            logits = load(torch.float32)(ids, use_cache=False).logits[0]
+            exact = load(torch.float64)(ids, use_cache=False).logits[0]
+        save_file({"input_ids": ids, "logits": logits.contiguous()}, folder / "golden.safetensors")
+        print(f"{name}: transformers {transformers.__version__}, logits {logits.std():.2f} (std) {logits.abs().max():.2f} (max), "
+              f"float32 against float64 {(logits - exact).abs().max():.1e}")
+
+
+if __name__ == "__main__":
+    main()

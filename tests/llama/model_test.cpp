@@ -1,0 +1,108 @@
+#include "nibble/llama/model.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "nibble/core/error.h"
+#include "nibble/llama/evaluate.h"
+
+namespace nibble::llama {
+namespace {
+
+class Golden : public testing::TestWithParam<const char*> {
+ protected:
+  Golden()
+      : folder_(std::string(NIBBLE_TEST_DATA "/llama/golden/") + GetParam()),
+        golden_(Checkpoint::open(folder_ + "/golden.safetensors")) {
+    const Buffer raw = golden_.data("input_ids");
+    for (std::size_t i = 0; i < raw.size() / 8; ++i) {
+      std::int64_t id;
+      std::memcpy(&id, raw.data() + 8 * i, 8);
+      ids_.push_back(static_cast<std::int32_t>(id));
+    }
+    expected_ = golden_.read_f32("logits");
+  }
+  void expect_logits(const std::vector<float>& logits) const {
+    ASSERT_EQ(logits.size(), expected_.size());
+    for (std::size_t i = 0; i < logits.size(); ++i)
+      ASSERT_NEAR(logits[i], expected_[i], 1e-4f * std::max(1.0f, std::abs(expected_[i]))) << "logit " << i;
+  }
+  std::string folder_;
+  Checkpoint golden_;
+  std::vector<std::int32_t> ids_;
+  std::vector<float> expected_;
+};
+
+TEST_P(Golden, LogitsAgreeWithTransformers) {
+  const Model model = Model::load(folder_);
+  KvCache cache(model.config(), ids_.size());
+  expect_logits(model.forward(ids_, cache));
+}
+
+TEST_P(Golden, TokenByTokenGivesTheSameLogits) {
+  const Model model = Model::load(folder_);
+  KvCache cache(model.config(), ids_.size());
+  std::vector<float> logits;
+  for (std::int32_t id : ids_) {
+    const auto row = model.forward(std::span(&id, 1), cache);
+    logits.insert(logits.end(), row.begin(), row.end());
+  }
+  expect_logits(logits);
+}
+
+TEST_P(Golden, TheHookSeesEveryLinearLayer) {
+  Model model = Model::load(folder_);
+  std::size_t calls = 0;
+  model.set_linear_hook([&](std::string_view name, MatrixView<const float> input) {
+    ++calls;
+    EXPECT_EQ(input.rows, ids_.size());
+    if (name.ends_with("down_proj")) EXPECT_EQ(input.cols, model.config().intermediate);
+  });
+  KvCache cache(model.config(), ids_.size());
+  (void)model.forward(ids_, cache);
+  EXPECT_EQ(calls, model.config().layers * 7 + 1);
+}
+
+INSTANTIATE_TEST_SUITE_P(Transformers, Golden, testing::Values("gqa_tied", "bias", "mistral"),
+                         [](const auto& p) { return std::string(p.param); });
+
+std::vector<std::int32_t> evaluation_ids(std::size_t count) {
+  const Checkpoint unused = Checkpoint::open(NIBBLE_EXAMPLE_DATA "/austen-5m");
+  std::ifstream in(NIBBLE_EXAMPLE_DATA "/evaluation.txt", std::ios::binary);
+  std::vector<std::int32_t> ids;
+  for (char c; ids.size() < count && in.get(c);) ids.push_back(static_cast<unsigned char>(c));
+  return ids;
+}
+
+TEST(EmbeddedModel, PredictsTheHeldOutNovel) {
+  const Model model = Model::load(NIBBLE_EXAMPLE_DATA "/austen-5m");
+  const auto ids = evaluation_ids(8192);
+  const Evaluation e = evaluate(model, ids);
+  EXPECT_EQ(e.predicted, 8192u - 16u);  // sixteen windows, the first token of each without a prediction
+  EXPECT_LT(std::log2(e.perplexity()), 2.1);
+}
+
+TEST(EmbeddedModel, LogitsDoNotDependOnTheThreads) {
+  const auto ids = evaluation_ids(200);
+  LoadOptions serial;
+  serial.executor = &serial_executor();
+  const Model one = Model::load(NIBBLE_EXAMPLE_DATA "/austen-5m", serial),
+              many = Model::load(NIBBLE_EXAMPLE_DATA "/austen-5m");
+  KvCache a(one.config(), 200), b(many.config(), 200);
+  EXPECT_EQ(one.forward(ids, a), many.forward(ids, b));
+}
+
+TEST(Model, RefusesWhatItCannotServe) {
+  const Model model = Model::load(NIBBLE_EXAMPLE_DATA "/austen-5m");
+  KvCache cache(model.config(), 4);
+  const std::int32_t bad[] = {1, 256}, many[] = {1, 2, 3, 4, 5};
+  EXPECT_THROW((void)model.forward(bad, cache), Error);
+  EXPECT_THROW((void)model.forward(many, cache), Error);
+  EXPECT_THROW((void)model.forward({}, cache), Error);
+  EXPECT_EQ(cache.size(), 0u);
+}
+
+}  // namespace
+}  // namespace nibble::llama
