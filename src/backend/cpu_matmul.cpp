@@ -153,11 +153,24 @@ void add_products(const float* product, MatrixView<float> y, std::size_t col, st
   }
 }
 
+/// The weights of rows row0 … in the outlier columns, [column][32].
+std::vector<float> outlier_weights(const QuantizedMatrix& q, std::size_t row0, std::size_t width,
+                                   const std::vector<std::size_t>& columns) {
+  std::vector<float> out(columns.size() * kPanelWidth, 0.0f);
+  for (std::size_t i = 0; i < columns.size(); ++i)
+    for (std::size_t j = 0; j < width; ++j) out[i * kPanelWidth + j] = q.value(row0 + j, columns[i]);
+  return out;
+}
+
 /// LLM.int8: exact integer products of quantized activations, plus the outlier columns in fp32.
 void matmul_llm_int8(const KernelTable& isa, MatrixView<const float> x, const QuantizedPanels& w, MatrixView<float> y,
                      Executor& executor) {
   const QuantizedMatrix& q = w.matrix();
   const Int8Activations a = quantize_activations_llm_int8(x, q.spec.threshold);
+  std::vector<float> outliers(x.rows * a.outlier_columns.size());  // gathered, so that they multiply as a panel too
+  for (std::size_t t = 0, i = 0; t < x.rows; ++t)
+    for (std::size_t c : a.outlier_columns) outliers[i++] = x(t, c);
+
   parallel_for(executor, (q.rows + kPanelWidth - 1) / kPanelWidth, 1, [&](std::size_t begin, std::size_t end) {
     Scratch& s = thread_scratch(x.rows);
     for (std::size_t p = begin; p < end; ++p) {
@@ -169,13 +182,19 @@ void matmul_llm_int8(const KernelTable& isa, MatrixView<const float> x, const Qu
         isa.multiply_panel(a.codes.data() + k, q.cols, x.rows, s.panel.data(), depth, s.product.data());
         for (std::size_t i = 0; i < s.sum.size(); ++i) s.sum[i] += static_cast<std::int32_t>(s.product[i]);
       }
+      float scale[kPanelWidth] = {};
+      for (std::size_t j = 0; j < width; ++j) scale[j] = q.multiplier(row0 + j);
       for (std::size_t t = 0; t < x.rows; ++t)
-        for (std::size_t j = 0; j < width; ++j) {
-          const float row_scale = q.multiplier(row0 + j);
-          float sum = static_cast<float>(s.sum[t * kPanelWidth + j]) * (a.absmax[t] * LlmInt8::inverse_127) * row_scale;
-          for (std::size_t c : a.outlier_columns) sum = std::fma(x(t, c), q.value(row0 + j, c), sum);
-          y(t, row0 + j) = sum;
-        }
+        for (std::size_t j = 0; j < width; ++j)
+          y(t, row0 + j) =
+              static_cast<float>(s.sum[t * kPanelWidth + j]) * (a.absmax[t] * LlmInt8::inverse_127) * scale[j];
+      const std::vector<float> panel = outlier_weights(q, row0, width, a.outlier_columns);
+      for (std::size_t k = 0; k < a.outlier_columns.size(); k += kPanelDepth) {
+        const std::size_t depth = std::min(kPanelDepth, a.outlier_columns.size() - k);
+        isa.multiply_panel(outliers.data() + k, a.outlier_columns.size(), x.rows, panel.data() + k * kPanelWidth, depth,
+                           s.product.data());
+        add_products(s.product.data(), y, row0, width, false);
+      }
     }
   });
 }

@@ -21,7 +21,8 @@ std::string duration(double seconds) {
 
 }  // namespace
 
-ProgressBar::ProgressBar(std::string title) : title_(std::move(title)), terminal_(isatty(STDERR_FILENO) == 1) {}
+ProgressBar::ProgressBar(std::string title, bool quiet)
+    : title_(std::move(title)), terminal_(isatty(STDERR_FILENO) == 1), quiet_(quiet) {}
 
 ProgressBar::~ProgressBar() {
   if (terminal_ && drawn_) fmt::print(stderr, "\r\x1b[K");
@@ -36,7 +37,7 @@ bool ProgressBar::update(double fraction, std::string_view message) {
   const auto now = Clock::now();
   const double elapsed = seconds(now - start_).count();
   const double since = seconds(now - last_draw_).count();
-  if (elapsed > 1 && since > (terminal_ ? 0.1 : 10.0)) {
+  if (!quiet_ && elapsed > 1 && since > (terminal_ ? 0.1 : 10.0)) {
     last_draw_ = now;
     draw(std::clamp(fraction, 0.0, 1.0), message, elapsed);
   }

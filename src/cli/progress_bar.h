@@ -11,8 +11,9 @@ namespace nibble::cli {
 
 class ProgressBar {
  public:
-  /// `title` stands before the bar. Nothing is shown for work that ends within a second.
-  explicit ProgressBar(std::string title);
+  /// `title` stands before the bar. Nothing is shown for work that ends within a second,
+  /// and nothing at all if `quiet`; Ctrl-C is heeded either way.
+  explicit ProgressBar(std::string title, bool quiet = false);
   ~ProgressBar();
   ProgressBar(const ProgressBar&) = delete;
   ProgressBar& operator=(const ProgressBar&) = delete;
@@ -27,6 +28,7 @@ class ProgressBar {
 
   std::string title_;
   bool terminal_;
+  bool quiet_;
   bool drawn_ = false;
   Clock::time_point start_ = Clock::now();
   Clock::time_point last_draw_ = start_;

@@ -58,7 +58,9 @@ TEST_P(Golden, TheHookSeesEveryLinearLayer) {
   model.set_linear_hook([&](std::string_view name, MatrixView<const float> input) {
     ++calls;
     EXPECT_EQ(input.rows, ids_.size());
-    if (name.ends_with("down_proj")) EXPECT_EQ(input.cols, model.config().intermediate);
+    if (name.ends_with("down_proj")) {
+      EXPECT_EQ(input.cols, model.config().intermediate);
+    }
   });
   KvCache cache(model.config(), ids_.size());
   (void)model.forward(ids_, cache);
@@ -69,7 +71,6 @@ INSTANTIATE_TEST_SUITE_P(Transformers, Golden, testing::Values("gqa_tied", "bias
                          [](const auto& p) { return std::string(p.param); });
 
 std::vector<std::int32_t> evaluation_ids(std::size_t count) {
-  const Checkpoint unused = Checkpoint::open(NIBBLE_EXAMPLE_DATA "/austen-5m");
   std::ifstream in(NIBBLE_EXAMPLE_DATA "/evaluation.txt", std::ios::binary);
   std::vector<std::int32_t> ids;
   for (char c; ids.size() < count && in.get(c);) ids.push_back(static_cast<unsigned char>(c));

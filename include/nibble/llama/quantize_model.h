@@ -1,0 +1,34 @@
+// A whole model directory to another: each linear layer of the blocks quantized or converted, one at a time.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <optional>
+
+#include "nibble/backend/backend.h"
+#include "nibble/core/progress.h"
+
+namespace nibble::llama {
+
+struct QuantizeModelOptions {
+  std::optional<QuantSpec> spec;     ///< Of the blocks' linear layers; the rest is copied. Without one: convert.
+  std::optional<DType> convert_to;   ///< Without a spec: F32, F16 or BF16 for every floating-point tensor.
+  const Backend* backend = nullptr;  ///< Null: default_backend().
+  Executor* executor = nullptr;      ///< Null: default_executor().
+  Progress progress;
+};
+
+struct QuantizeModelReport {
+  std::size_t layers = 0;      ///< Linear layers quantized.
+  std::size_t file_bytes = 0;  ///< Of model.safetensors.
+  double bits_per_weight = 0;  ///< Over the quantized layers, scales included.
+};
+
+/// Reads the model `from` and writes the model `to`, which must not exist: model.safetensors, config.json with its
+/// quantization_config, and the tokenizer's files. Holds about one tensor at a time, whatever the model's size. The
+/// directory gets its name only when complete, so an error, a cancel or a crash leaves nothing under it.
+/// Errors: invalid_argument (`to` exists, neither spec nor convert_to), those of Checkpoint and Backend::quantize.
+QuantizeModelReport quantize_model(const std::filesystem::path& from, const std::filesystem::path& to,
+                                   const QuantizeModelOptions& options);
+
+}  // namespace nibble::llama

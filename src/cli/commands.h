@@ -1,0 +1,32 @@
+// The tool's commands. Each adds its subcommand to the application; its work runs when the command line is parsed.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace nibble::cli {
+
+void add_compare_command(CLI::App& app);
+void add_quantize_command(CLI::App& app);
+void add_eval_command(CLI::App& app);
+void add_generate_command(CLI::App& app);
+void add_inspect_command(CLI::App& app);
+void add_memory_command(CLI::App& app);
+void add_recommend_command(CLI::App& app);
+
+/// Where the embedded model and its texts lie: $NIBBLE_DATA, else the source tree the tool was built from.
+std::filesystem::path example_data();
+/// The token ids of a text for a model. Error{unsupported} names the tokenizer it would need.
+std::vector<std::int32_t> read_tokens(const std::filesystem::path& model, const std::filesystem::path& text);
+/// A whole text file through a temporary one, so that a crash leaves no half of it.
+void save_text(const std::filesystem::path& path, const std::string& text);
+/// The most memory this process has held, in bytes.
+std::size_t peak_rss_bytes();
+/// "9.71 MB": 10^6 bytes to a megabyte.
+std::string megabytes(std::size_t bytes);
+
+}  // namespace nibble::cli

@@ -1,0 +1,110 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "commands.h"
+#include "methods.h"
+#include "nibble/llama/evaluate.h"
+#include "progress_bar.h"
+
+namespace nibble::cli {
+
+namespace {
+
+struct Options {
+  std::string model, text, method, json, save_reference, reference;
+  std::size_t window = 512, stride = 512, tokens = 0;
+  bool quiet = false;
+};
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+double median(std::vector<double> v) {
+  std::sort(v.begin(), v.end());
+  return v[v.size() / 2];
+}
+
+struct Speed {
+  double prefill = 0, decode = 0;  ///< Tokens per second, medians of five runs.
+};
+
+Speed measure_speed(const llama::Model& model, std::span<const std::int32_t> ids) {
+  const std::size_t prompt = std::min<std::size_t>(256, ids.size()), steps = std::min<std::size_t>(32, ids.size());
+  llama::KvCache cache(model.config(), prompt + steps);
+  std::vector<double> prefill, decode;
+  for (int run = 0; run < 5; ++run) {
+    cache.clear();
+    auto start = std::chrono::steady_clock::now();
+    (void)model.forward(ids.first(prompt), cache, true);
+    prefill.push_back(static_cast<double>(prompt) / seconds_since(start));
+    start = std::chrono::steady_clock::now();
+    for (std::size_t i = 0; i < steps; ++i) (void)model.forward(ids.subspan(i, 1), cache, true);
+    decode.push_back(static_cast<double>(steps) / seconds_since(start));
+  }
+  return {median(prefill), median(decode)};
+}
+
+void run(const Options& o) {
+  llama::LoadOptions load;
+  if (!o.method.empty()) load.quantize = parse_method(o.method).spec;
+  const llama::Model model = llama::Model::load(o.model, load);
+  const auto ids =
+      read_tokens(o.model, o.text.empty() ? example_data() / "evaluation.txt" : std::filesystem::path(o.text));
+  const Speed speed = measure_speed(model, ids);
+
+  ProgressBar bar("evaluating", o.quiet);
+  llama::EvaluateOptions options;
+  options.window = std::min(o.window, model.config().context);
+  options.stride = std::min(o.stride, options.window);
+  options.max_tokens = o.tokens;
+  options.progress = bar.callback();
+  options.save_reference = o.save_reference;
+  options.compare_reference = o.reference;
+  const llama::Evaluation e = llama::evaluate(model, ids, options);
+
+  nlohmann::ordered_json j{{"bits_per_weight", model.bits_per_weight()},
+                           {"peak_rss_bytes", peak_rss_bytes()},
+                           {"weight_bytes", model.weight_bytes()},
+                           {"perplexity", e.perplexity()},
+                           {"predicted_tokens", e.predicted},
+                           {"kl_mean", o.reference.empty() ? 0.0 : e.kl_mean()},
+                           {"prefill_tokens_per_s", speed.prefill},
+                           {"decode_tokens_per_s", speed.decode}};
+  if (!o.json.empty()) save_text(o.json, j.dump(2) + "\n");
+  if (o.quiet) return;
+  fmt::print("perplexity          {:.4f} per token ({:.4f} bits), over {} predicted tokens\n", e.perplexity(),
+             std::log2(e.perplexity()), e.predicted);
+  if (!o.reference.empty()) fmt::print("mean KL divergence  {:.6f} nats from the reference\n", e.kl_mean());
+  fmt::print("bits per weight     {:.3f} in the blocks' linear layers\n", model.bits_per_weight());
+  fmt::print("speed               {:.0f} tokens/s prefill, {:.0f} decode\n", speed.prefill, speed.decode);
+  fmt::print("memory              {} of weights, {} at the peak of the process\n", megabytes(model.weight_bytes()),
+             megabytes(peak_rss_bytes()));
+}
+
+}  // namespace
+
+void add_eval_command(CLI::App& app) {
+  auto o = std::make_shared<Options>();
+  CLI::App* c = app.add_subcommand("eval", "Perplexity, speed and memory of one model");
+  c->add_option("model", o->model, "Model directory, dense or quantized")->required();
+  c->add_option("--text", o->text, "Text to predict (default: the embedded evaluation text)");
+  c->add_option("--method", o->method, "Quantize while loading");
+  c->add_option("--window", o->window, "Tokens in a window")->capture_default_str()->check(CLI::PositiveNumber);
+  c->add_option("--stride", o->stride, "Tokens from one window to the next; smaller is slower and gives more context")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  c->add_option("--tokens", o->tokens, "Use only the first so many tokens (0: all)")->capture_default_str();
+  c->add_option("--save-reference", o->save_reference, "Write this model's log-probabilities, to compare others with");
+  c->add_option("--reference", o->reference, "Measure KL divergence from log-probabilities saved before");
+  c->add_option("--json", o->json, "Write the figures as JSON");
+  c->add_flag("--quiet", o->quiet, "Print nothing on success");
+  c->callback([o] { run(*o); });
+}
+
+}  // namespace nibble::cli

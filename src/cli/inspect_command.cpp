@@ -1,0 +1,77 @@
+#include <fmt/format.h>
+
+#include <cmath>
+#include <memory>
+
+#include "commands.h"
+#include "nibble/format/checkpoint.h"
+#include "nibble/quantize/quantize.h"
+#include "table.h"
+
+namespace nibble::cli {
+
+namespace {
+
+std::string shape_text(const std::vector<std::size_t>& shape) {
+  std::string out;
+  for (std::size_t d : shape) out += (out.empty() ? "" : " × ") + std::to_string(d);
+  return out.empty() ? "scalar" : out;
+}
+
+/// ‖W − Q‖ / ‖W‖ over a layer.
+double relative_error(const QuantizedMatrix& q, const std::vector<float>& exact) {
+  std::vector<float> decoded(exact.size());
+  dequantize(q, {decoded.data(), q.rows, q.cols});
+  double error = 0, norm = 0;
+  for (std::size_t i = 0; i < exact.size(); ++i) {
+    const double e = static_cast<double>(exact[i]) - static_cast<double>(decoded[i]);
+    error += e * e;
+    norm += static_cast<double>(exact[i]) * static_cast<double>(exact[i]);
+  }
+  return std::sqrt(error / norm);
+}
+
+void run(const std::string& model, const std::string& reference) {
+  const Checkpoint checkpoint = Checkpoint::open(model);
+  std::unique_ptr<Checkpoint> exact;
+  if (!reference.empty()) exact = std::make_unique<Checkpoint>(Checkpoint::open(reference));
+  Table table(exact ? std::vector<std::string>{"tensor", "shape", "type", "bits/weight", "relative error"}
+                    : std::vector<std::string>{"tensor", "shape", "type", "bits/weight"});
+  std::size_t bytes = 0;
+  for (const TensorInfo& t : checkpoint.tensors()) {
+    bytes += t.bytes;
+    // Only the tensor that names its layer gets a row; scales and states belong to it.
+    std::string layer = t.name;
+    for (const char* suffix : {".nibble.codes", ""})
+      if (const std::string end = std::string(".weight") + suffix; layer.ends_with(end))
+        layer.resize(layer.size() - end.size());
+    std::vector<std::string> row{layer, shape_text(t.shape), std::string(name_of(t.type)),
+                                 fmt::format("{}", 8 * size_of(t.type))};
+    const auto q = layer != t.name ? decode_quantized(checkpoint, layer) : std::nullopt;
+    if (q)
+      row = {layer, shape_text({q->rows, q->cols}), q->spec.to_string(),
+             fmt::format("{:.3f}", q->spec.bits_per_weight(q->rows, q->cols))};
+    const bool part =
+        t.name.find(".weight.") != std::string::npos || t.name.ends_with(".SCB") || t.name.ends_with(".weight_format");
+    if (part && !q) continue;
+    if (exact)
+      row.push_back(q && exact->contains(layer + ".weight")
+                        ? fmt::format("{:.5f}", relative_error(*q, exact->read_f32(layer + ".weight")))
+                        : "");
+    table.row(std::move(row));
+  }
+  fmt::print("{}{} tensors, {}\n", table.text(), checkpoint.tensors().size(), megabytes(bytes));
+}
+
+}  // namespace
+
+void add_inspect_command(CLI::App& app) {
+  auto model = std::make_shared<std::string>(), reference = std::make_shared<std::string>();
+  CLI::App* c = app.add_subcommand("inspect", "List a model's tensors: shape, scheme, bits per weight, error");
+  c->add_option("model", *model, "Model directory or .safetensors file")->required();
+  c->add_option("--reference", *reference,
+                "The unquantized model, to measure each layer's error ‖W − Q‖ / ‖W‖ against");
+  c->callback([model, reference] { run(*model, *reference); });
+}
+
+}  // namespace nibble::cli

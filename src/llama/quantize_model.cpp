@@ -1,0 +1,163 @@
+#include "nibble/llama/quantize_model.h"
+
+#include <unistd.h>
+
+#include <nlohmann/json.hpp>
+
+#include "format/files.h"
+#include "nibble/format/checkpoint.h"
+#include "nibble/llama/model.h"
+
+namespace nibble::llama {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kSideFiles[] = {
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json",
+    "vocab.json",     "merges.txt",      "added_tokens.json"};
+
+/// The output under a temporary name, removed unless committed.
+class PendingDirectory {
+ public:
+  explicit PendingDirectory(fs::path final_path) : final_(std::move(final_path)) {
+    if (final_.filename().empty()) final_ = final_.parent_path();  // "out/" means "out"
+    if (fs::exists(final_))
+      throw Error(ErrorCode::invalid_argument,
+                  "'" + final_.string() + "' exists already; remove it or choose another name");
+    temporary_ = format::temporary_beside(final_);
+    std::error_code error;
+    fs::remove_all(temporary_, error);
+    if (!fs::create_directories(temporary_, error))
+      throw Error(ErrorCode::io, "cannot create the directory '" + temporary_.string() + "': " + error.message());
+  }
+  ~PendingDirectory() {
+    std::error_code ignored;
+    if (!committed_) fs::remove_all(temporary_, ignored);
+  }
+  PendingDirectory(const PendingDirectory&) = delete;
+  PendingDirectory& operator=(const PendingDirectory&) = delete;
+  const fs::path& path() const { return temporary_; }
+  void commit() {
+    if (::rename(temporary_.c_str(), final_.c_str()) != 0) format::throw_system_error("rename to", final_);
+    committed_ = true;
+  }
+
+ private:
+  fs::path final_, temporary_;
+  bool committed_ = false;
+};
+
+std::string torch_name(DType type) {
+  return type == DType::f16 ? "float16" : type == DType::bf16 ? "bfloat16" : "float32";
+}
+
+/// config.json with the new quantization, or with the new type of the weights.
+std::string new_config(const fs::path& from, const QuantizeModelOptions& options) {
+  auto config = nlohmann::ordered_json::parse(format::read_text(from / "config.json"));
+  config.erase("quantization_config");
+  if (options.spec)
+    config["quantization_config"] = nlohmann::ordered_json::parse(quantization_config(*options.spec, {"lm_head"}));
+  else config[config.contains("dtype") ? "dtype" : "torch_dtype"] = torch_name(*options.convert_to);
+  return config.dump(2) + "\n";
+}
+
+Buffer convert(const Checkpoint& in, const std::string& name, DType to) {
+  const std::vector<float> values = in.read_f32(name);
+  Buffer out = Buffer::allocate(values.size() * size_of(to));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    if (to == DType::f32) out.writable<float>()[i] = values[i];
+    else if (to == DType::f16) out.writable<f16>()[i] = f16(values[i]);
+    else out.writable<bf16>()[i] = bf16(values[i]);
+  }
+  return out;
+}
+
+class Job {
+ public:
+  Job(const fs::path& from, const QuantizeModelOptions& options) : options_(options), in_(Checkpoint::open(from)) {
+    if (!options.spec && !options.convert_to)
+      throw Error(ErrorCode::invalid_argument, "quantize_model: neither a spec nor a type to convert to");
+    if (options.spec) options.spec->validate();
+    for (const TensorInfo& t : in_.tensors()) declare(t);
+  }
+
+  QuantizeModelReport write(const fs::path& path) {
+    SafetensorsWriter writer(path, declared_, metadata_);
+    std::size_t done = 0, total = 1;
+    for (const TensorInfo& t : in_.tensors()) total += t.bytes;
+    for (const TensorInfo& t : in_.tensors()) {
+      report(options_.progress, static_cast<double>(done) / static_cast<double>(total), t.name);
+      write_tensor(t, writer);
+      in_.release(t.name);
+      done += t.bytes;
+    }
+    report(options_.progress, 1, "syncing");
+    writer.finish();
+    report_.file_bytes = fs::file_size(path);
+    if (weights_ > 0) report_.bits_per_weight = bits_ / weights_;
+    return report_;
+  }
+
+ private:
+  bool quantized(const TensorInfo& t) const {
+    return options_.spec && is_block_linear_weight(t.name) && t.shape.size() == 2;
+  }
+  static std::string layer_of(const TensorInfo& t) {
+    return t.name.substr(0, t.name.size() - std::string_view(".weight").size());
+  }
+
+  void declare(const TensorInfo& t) {
+    if (quantized(t)) {
+      const FloatMatrix m = in_.matrix(t.name);
+      for (const NamedTensor& n : declare_quantized(layer_of(t), *options_.spec, m.rows, m.cols, t.type))
+        declared_.push_back({n.name, n.type, n.shape, 0, 0});
+      metadata_.insert(quantized_metadata(layer_of(t), *options_.spec, m.rows, m.cols));
+    } else {
+      declared_.push_back(
+          {t.name, options_.convert_to && is_float(t.type) ? *options_.convert_to : t.type, t.shape, 0, 0});
+    }
+  }
+
+  void write_tensor(const TensorInfo& t, SafetensorsWriter& writer) {
+    if (quantized(t)) {
+      const Backend& backend = options_.backend ? *options_.backend : default_backend();
+      Executor& executor = options_.executor ? *options_.executor : default_executor();
+      const QuantizedMatrix q = backend.quantize(in_.matrix(t.name), *options_.spec, t.name, executor);
+      for (const NamedTensor& n : encode_quantized(layer_of(t), q, t.type))
+        writer.write(n.name, {n.bytes.data(), n.bytes.size()});
+      const auto count = static_cast<double>(q.rows) * static_cast<double>(q.cols);
+      bits_ += q.spec.bits_per_weight(q.rows, q.cols) * count;
+      weights_ += count;
+      ++report_.layers;
+      return;
+    }
+    const bool converts = options_.convert_to && is_float(t.type) && t.type != *options_.convert_to;
+    const Buffer bytes = converts ? convert(in_, t.name, *options_.convert_to) : in_.data(t.name);
+    writer.write(t.name, {bytes.data(), bytes.size()});
+  }
+
+  const QuantizeModelOptions& options_;
+  Checkpoint in_;
+  std::vector<TensorInfo> declared_;
+  std::map<std::string, std::string> metadata_{{"format", "pt"}};
+  QuantizeModelReport report_;
+  double bits_ = 0, weights_ = 0;
+};
+
+}  // namespace
+
+QuantizeModelReport quantize_model(const fs::path& from, const fs::path& to, const QuantizeModelOptions& options) {
+  (void)Config::load(from);  // a model this engine knows, before anything is written
+  Job job(from, options);
+  PendingDirectory out(to);
+  const QuantizeModelReport result = job.write(out.path() / "model.safetensors");
+  format::write_file(out.path() / "config.json", new_config(from, options));
+  for (const char* file : kSideFiles)
+    if (fs::exists(from / file)) format::write_file(out.path() / file, format::read_text(from / file));
+  out.commit();
+  return result;
+}
+
+}  // namespace nibble::llama
