@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <span>
 
 #include "nibble/core/portability.h"
@@ -46,8 +47,13 @@ enum class SymmetricRange : std::uint8_t {
 /// Lowest code of a symmetric scheme; the highest is always 2^B−1.
 constexpr std::int32_t symmetric_low(SymmetricRange range) { return range == SymmetricRange::restricted ? 1 : 0; }
 
+/// The largest magnitude that can be quantized: beyond it a code could decode to infinity, so the scale is made
+/// infinite, which quantizers turn into an error.
+inline constexpr float kMostMagnitude = 0x1p126f;
+
 /// Symmetric parameters for a range: zero_point = 2^(B−1).
 NIBBLE_HD constexpr AffineParams fit_symmetric(Range r, int bits, SymmetricRange range, ScaleType type) {
+  if (r.absmax() > kMostMagnitude) return {std::numeric_limits<float>::infinity(), 1 << (bits - 1)};
   const auto levels = static_cast<float>((1 << bits) - (range == SymmetricRange::restricted ? 2 : 1));
   return {stored_scale(r.absmax() / (levels / 2), type), 1 << (bits - 1)};
 }
@@ -59,8 +65,8 @@ NIBBLE_HD constexpr AffineParams fit_asymmetric(Range r, int bits, bool hold_zer
   const std::int32_t top = (1 << bits) - 1;
   const auto levels = static_cast<float>(top);
   if (hold_zero) r = {r.min < 0 ? r.min : 0.0f, r.max > 0 ? r.max : 0.0f};
+  if (r.absmax() > kMostMagnitude) return {std::numeric_limits<float>::infinity(), 0};
   float step = (r.max - r.min) / levels;
-  if (!is_finite(step)) step = r.max / levels - r.min / levels;  // the difference alone overflowed
   if (!hold_zero) {
     constexpr float most = 0x1p22f;
     const float least_step = r.absmax() / most;

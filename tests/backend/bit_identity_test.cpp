@@ -1,0 +1,159 @@
+// Every backend against the schemes themselves, bit for bit: codes, scales, zero points, decoded values.
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "nibble/quantize/quantize.h"
+#include "tests/support/random_data.h"
+
+namespace nibble {
+namespace {
+
+using namespace testing_support;
+
+/// Value by value, by the definitions alone.
+class SlowReference {
+ public:
+  SlowReference(const std::vector<float>& x, std::size_t rows, std::size_t cols, const QuantSpec& spec)
+      : q_(QuantizedMatrix::allocate(spec, rows, cols)), x_(x) {
+    std::vector<std::vector<float>> groups(q_.group_count());
+    for (std::size_t r = 0; r < rows; ++r)
+      for (std::size_t c = 0; c < cols; ++c) groups[q_.group_of(r, c)].push_back(x[r * cols + c]);
+    for (const auto& g : groups) fit(range_of(g));
+    for (std::size_t r = 0; r < rows; ++r)
+      for (std::size_t c = 0; c < cols; ++c) codes.push_back(encode(x[r * cols + c], q_.group_of(r, c)));
+  }
+  float decode(std::size_t i, std::size_t group, float stored_scale_value) const {
+    const QuantSpec& s = q_.spec;
+    if (s.scheme == SchemeKind::nf4) return Codebook<nf4>::decode(codes[i], {stored_scale_value});
+    if (s.scheme == SchemeKind::fp4) return Codebook<fp4>::decode(codes[i], {stored_scale_value});
+    if (s.scheme == SchemeKind::dynamic8) return Codebook<dynamic_map<true>>::decode(codes[i], {stored_scale_value});
+    if (s.scheme == SchemeKind::llm_int8) return LlmInt8::decode(codes[i], {stored_scale_value});
+    return affine_decode(codes[i], {stored_scale_value, params[group].zero_point});
+  }
+  std::vector<AffineParams> params;  ///< scale = absmax where there is no scale
+  std::vector<std::uint8_t> codes;
+
+ private:
+  void fit(Range r) {
+    const QuantSpec& s = q_.spec;
+    switch (s.scheme) {
+      case SchemeKind::symmetric: params.push_back(fit_symmetric(r, s.bits, s.symmetric_range, s.scale_type)); break;
+      case SchemeKind::asymmetric: params.push_back(fit_asymmetric(r, s.bits, s.hold_zero, s.scale_type)); break;
+      case SchemeKind::llm_int8: params.push_back({LlmInt8::fit(r).absmax, 128}); break;
+      default: params.push_back({stored_absmax(r.absmax()), 0}); break;
+    }
+  }
+  std::uint8_t encode(float x, std::size_t group) const {
+    const QuantSpec& s = q_.spec;
+    const AffineParams p = params[group];
+    switch (s.scheme) {
+      case SchemeKind::symmetric: return affine_encode(x, p, symmetric_low(s.symmetric_range), (1 << s.bits) - 1);
+      case SchemeKind::asymmetric: return affine_encode(x, p, 0, (1 << s.bits) - 1);
+      case SchemeKind::nf4: return Codebook<nf4>::encode(x, {p.scale});
+      case SchemeKind::fp4: return Codebook<fp4>::encode(x, {p.scale});
+      case SchemeKind::dynamic8: return Codebook<dynamic_map<true>>::encode(x, {p.scale});
+      case SchemeKind::llm_int8: return LlmInt8::encode(x, {p.scale});
+    }
+    return 0;
+  }
+  QuantizedMatrix q_;
+  const std::vector<float>& x_;
+};
+
+std::vector<std::string> every_spec() {
+  std::vector<std::string> out{"nf4-b64",    "nf4-b7",        "nf4-b4096",      "fp4-b64",
+                               "fp4-b33",    "dynamic8-b256", "dynamic8-b10",   "llm-int8",
+                               "nf4-b64-dq", "fp4-b16-dq",    "dynamic8-b64-dq"};
+  for (int bits = 2; bits <= 8; ++bits)
+    for (const char* where : {"tensor", "channel", "g128", "g32", "g7", "b50"})
+      for (const char* how : {"sym-f32", "sym-f32-restricted", "sym-bf16", "asym-f32", "asymraw-f32", "asym-bf16"})
+        out.push_back("int" + std::to_string(bits) + "-" + where + "-" + how);
+  return out;
+}
+
+class BitIdentity : public testing::TestWithParam<const Backend*> {};
+
+void check(const Backend& backend, const std::string& text, const std::vector<float>& x, std::size_t rows,
+           std::size_t cols) {
+  const QuantSpec spec = QuantSpec::parse(text);
+  const SlowReference expected(x, rows, cols, spec);
+  const auto q = backend.quantize(MatrixView<const float>(x.data(), rows, cols), spec, "w", default_executor());
+  std::vector<float> decoded(x.size());
+  backend.dequantize(q, 0, {decoded.data(), rows, cols}, default_executor());
+  for (std::size_t g = 0; g < q.group_count(); ++g) {
+    if (!spec.double_quant)
+      ASSERT_EQ(std::bit_cast<std::uint32_t>(q.scale(g)), std::bit_cast<std::uint32_t>(expected.params[g].scale))
+          << text << " group " << g;
+    if (spec.is_affine()) ASSERT_EQ(q.zero_point(g), expected.params[g].zero_point) << text << " group " << g;
+  }
+  for (std::size_t r = 0, i = 0; r < rows; ++r)
+    for (std::size_t c = 0; c < cols; ++c, ++i) {
+      ASSERT_EQ(q.code(r, c), expected.codes[i]) << text << " at " << r << ", " << c << ": " << x[i];
+      const std::size_t g = q.group_of(r, c);
+      ASSERT_EQ(std::bit_cast<std::uint32_t>(decoded[i]),
+                std::bit_cast<std::uint32_t>(expected.decode(i, g, q.scale(g))))
+          << text << " at " << i;
+    }
+}
+
+TEST_P(BitIdentity, HoldsForEverySpecOnHardData) {
+  const struct { std::size_t rows, cols; } shapes[] = {{3, 131}, {5, 64}, {1, 1}, {2, 17}};
+  for (const auto& text : every_spec())
+    for (const auto& s : shapes) {
+      const std::size_t n = s.rows * s.cols;
+      for (const auto& data : {normal(n, 1), ties(n, 2), denormals(n, 3), any_finite(n, 4), std::vector<float>(n, 0.0f),
+                               std::vector<float>(n, -0.7f)})
+        ASSERT_NO_FATAL_FAILURE(check(*GetParam(), text, data, s.rows, s.cols));
+    }
+}
+
+TEST_P(BitIdentity, HoldsForHalfPrecisionInputs) {
+  const auto x = normal(7 * 77, 9);
+  std::vector<f16> half;
+  std::vector<bf16> brain;
+  std::vector<float> from_half, from_brain;
+  for (float v : x) {
+    half.push_back(f16(v));
+    brain.push_back(bf16(v));
+    from_half.push_back(static_cast<float>(half.back()));
+    from_brain.push_back(static_cast<float>(brain.back()));
+  }
+  const auto same = [&](const QuantizedMatrix& a, const QuantizedMatrix& b) {
+    EXPECT_EQ(std::memcmp(a.codes.data(), b.codes.data(), a.codes.size()), 0);
+    EXPECT_EQ(std::memcmp(a.scales.data(), b.scales.data(), a.scales.size()), 0);
+  };
+  for (const char* text : {"nf4-b64", "int4-g32-asym", "int8-tensor-sym"}) {
+    const QuantSpec spec = QuantSpec::parse(text);
+    const auto quantized = [&](FloatMatrix m) { return GetParam()->quantize(m, spec, "w", default_executor()); };
+    same(quantized(MatrixView<const f16>(half.data(), 7, 77)),
+         quantized(MatrixView<const float>(from_half.data(), 7, 77)));
+    same(quantized(MatrixView<const bf16>(brain.data(), 7, 77)),
+         quantized(MatrixView<const float>(from_brain.data(), 7, 77)));
+  }
+}
+
+TEST_P(BitIdentity, SweepsTheFloats) {
+  std::vector<float> x;
+  for (std::uint64_t bits = 0; bits < (std::uint64_t{1} << 32); bits += 4001)
+    if (const auto v = std::bit_cast<float>(static_cast<std::uint32_t>(bits)); is_finite(v) && std::abs(v) < 1e4f)
+      x.push_back(v);
+  x.push_back(1e4f);
+  const std::size_t cols = 1000, rows = x.size() / cols;
+  x.resize(rows * cols);
+  for (const char* text : {"int8-tensor-sym-f32", "int4-tensor-asym-f32", "nf4-b1000000000"})
+    ASSERT_NO_FATAL_FAILURE(check(*GetParam(), text, x, rows, cols));
+}
+
+std::vector<const Backend*> available() {
+  std::vector<const Backend*> out;
+  for (const Backend* b : backends())
+    if (b->available()) out.push_back(b);
+  return out;
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, BitIdentity, testing::ValuesIn(available()),
+                         [](const auto& p) { return std::string(p.param->name()); });
+
+}  // namespace
+}  // namespace nibble

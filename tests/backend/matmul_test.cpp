@@ -1,0 +1,159 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "nibble/core/error.h"
+#include "nibble/quantize/llm_int8.h"
+#include "nibble/quantize/quantize.h"
+#include "tests/support/random_data.h"
+
+namespace nibble {
+namespace {
+
+using testing_support::normal;
+
+std::vector<const Backend*> available() {
+  std::vector<const Backend*> out;
+  for (const Backend* b : backends())
+    if (b->available()) out.push_back(b);
+  return out;
+}
+
+/// y[t][o] against fp64 within the documented bound; `at(o, i)` is the weight that was multiplied.
+template <class Weight>
+void expect_product(const std::vector<float>& y, const std::vector<float>& x, std::size_t tokens, std::size_t in,
+                    std::size_t out, Weight at) {
+  const double eps = (256 + static_cast<double>(in) / 256 + 2) * 0x1p-24;
+  for (std::size_t t = 0; t < tokens; ++t)
+    for (std::size_t o = 0; o < out; ++o) {
+      double exact = 0, size = 0;
+      for (std::size_t i = 0; i < in; ++i) {
+        const double product = static_cast<double>(x[t * in + i]) * static_cast<double>(at(o, i));
+        exact += product;
+        size += std::abs(product);
+      }
+      ASSERT_NEAR(static_cast<double>(y[t * out + o]), exact, 1.01 * eps * size) << "token " << t << ", output " << o;
+    }
+}
+
+struct Shape {
+  std::size_t tokens, in, out;
+};
+constexpr Shape kShapes[] = {{1, 300, 33}, {2, 64, 1}, {3, 17, 70}, {13, 520, 32}, {64, 128, 96}};
+
+TEST(Matmul, KeepsItsBoundAndIsTheSameOnEveryBackend) {
+  for (const Shape s : kShapes) {
+    const auto w = normal(s.in * s.out, 1), x = normal(s.tokens * s.in, 2);
+    for (const char* text :
+         {"int4-g32-asym", "int3-g7-sym", "nf4-b64-dq", "fp4-b48", "int8", "dynamic8-b100", "int2-tensor-sym"}) {
+      const auto q = quantize(MatrixView<const float>(w.data(), s.out, s.in), text);
+      std::vector<float> first, first_t;
+      for (const Backend* b : available()) {
+        const auto packed = b->pack(q);
+        std::vector<float> y(s.tokens * s.out), back(s.tokens * s.in), serial(y.size());
+        b->matmul({x.data(), s.tokens, s.in}, *packed, {y.data(), s.tokens, s.out}, default_executor());
+        b->matmul({x.data(), s.tokens, s.in}, *packed, {serial.data(), s.tokens, s.out}, serial_executor());
+        EXPECT_EQ(y, serial) << "depends on the threads";
+        ASSERT_NO_FATAL_FAILURE(
+            expect_product(y, x, s.tokens, s.in, s.out, [&](std::size_t o, std::size_t i) { return q.value(o, i); }));
+        b->matmul_transposed({y.data(), s.tokens, s.out}, *packed, {back.data(), s.tokens, s.in}, default_executor());
+        ASSERT_NO_FATAL_FAILURE(expect_product(back, y, s.tokens, s.out, s.in,
+                                               [&](std::size_t i, std::size_t o) { return q.value(o, i); }));
+        if (first.empty()) {
+          first = y;
+          first_t = back;
+        }
+        EXPECT_EQ(y, first) << b->name() << " differs on " << text;
+        EXPECT_EQ(back, first_t) << b->name() << " differs on " << text << " transposed";
+      }
+    }
+  }
+}
+
+template <class T>
+void check_dense(DType type) {
+  for (const Shape s : kShapes) {
+    const auto values = normal(s.in * s.out, 5), x = normal(s.tokens * s.in, 6);
+    std::vector<T> w;
+    for (float v : values) w.push_back(T(v));
+    for (const Backend* b : available()) {
+      const auto packed = b->pack(FloatMatrix(w.data(), type, s.out, s.in, s.in));
+      std::vector<float> y(s.tokens * s.out), back(s.tokens * s.in);
+      b->matmul({x.data(), s.tokens, s.in}, *packed, {y.data(), s.tokens, s.out}, default_executor());
+      ASSERT_NO_FATAL_FAILURE(expect_product(y, x, s.tokens, s.in, s.out, [&](std::size_t o, std::size_t i) {
+        return static_cast<float>(w[o * s.in + i]);
+      }));
+      b->matmul_transposed({y.data(), s.tokens, s.out}, *packed, {back.data(), s.tokens, s.in}, default_executor());
+      ASSERT_NO_FATAL_FAILURE(expect_product(back, y, s.tokens, s.out, s.in, [&](std::size_t i, std::size_t o) {
+        return static_cast<float>(w[o * s.in + i]);
+      }));
+    }
+  }
+}
+
+TEST(Matmul, MultipliesDenseWeightsOfEveryType) {
+  check_dense<float>(DType::f32);
+  check_dense<f16>(DType::f16);
+  check_dense<bf16>(DType::bf16);
+}
+
+TEST(Matmul, FollowsActOrderGroups) {
+  const auto w = normal(40 * 64, 3), x = normal(2 * 64, 4);
+  auto q = quantize(MatrixView<const float>(w.data(), 40, 64), "int4-g16-asym");
+  for (std::int32_t c = 0; c < 64; ++c) q.g_idx.push_back(c * 7 % 4);
+  q.validate("w");
+  for (const Backend* b : available()) {
+    std::vector<float> y(2 * 40);
+    b->matmul({x.data(), 2, 64}, *b->pack(q), {y.data(), 2, 40}, default_executor());
+    ASSERT_NO_FATAL_FAILURE(
+        expect_product(y, x, 2, 64, 40, [&](std::size_t o, std::size_t i) { return q.value(o, i); }));
+  }
+}
+
+TEST(Matmul, LlmInt8IsTheExactIntegerResultPlusItsOutliers) {
+  const std::size_t tokens = 5, in = 300, out = 50;
+  const auto w = normal(in * out, 7, 0.02f);
+  auto x = normal(tokens * in, 8);
+  x[1 * in + 40] = 9;
+  x[3 * in + 299] = -20;
+  for (const char* text : {"llm-int8", "llm-int8-t0"}) {
+    const auto q = quantize(MatrixView<const float>(w.data(), out, in), text);
+    const auto a = quantize_activations_llm_int8({x.data(), tokens, in}, q.spec.threshold);
+    EXPECT_EQ(a.outlier_columns,
+              q.spec.threshold > 0 ? (std::vector<std::size_t>{40, 299}) : std::vector<std::size_t>{});
+    for (const Backend* b : available()) {
+      std::vector<float> y(tokens * out);
+      b->matmul({x.data(), tokens, in}, *b->pack(q), {y.data(), tokens, out}, default_executor());
+      for (std::size_t t = 0; t < tokens; ++t)
+        for (std::size_t o = 0; o < out; ++o) {
+          std::int64_t sum = 0;
+          for (std::size_t i = 0; i < in; ++i)
+            sum += static_cast<std::int64_t>(a.codes[t * in + i]) * (q.code(o, i) - 128);
+          double exact =
+              static_cast<double>(sum) * static_cast<double>(a.absmax[t]) / 127 * static_cast<double>(q.scale(o)) / 127;
+          double size = std::abs(exact);
+          for (std::size_t c : a.outlier_columns) {
+            exact += static_cast<double>(x[t * in + c]) * static_cast<double>(q.value(o, c));
+            size += std::abs(static_cast<double>(x[t * in + c]) * static_cast<double>(q.value(o, c)));
+          }
+          ASSERT_NEAR(static_cast<double>(y[t * out + o]), exact, 10 * 0x1p-24 * size)
+              << text;  // ten roundings at most
+        }
+    }
+  }
+}
+
+TEST(Matmul, RefusesShapesThatDoNotFit) {
+  const auto w = normal(8 * 8, 1);
+  const auto packed = default_backend().pack(MatrixView<const float>(w.data(), 8, 8));
+  std::vector<float> x(7), y(8);
+  try {
+    matmul({x.data(), 1, 7}, *packed, {y.data(), 1, 8});
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::shape_mismatch);
+  }
+}
+
+}  // namespace
+}  // namespace nibble
