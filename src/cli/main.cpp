@@ -21,7 +21,10 @@ int main(int argc, char** argv) {
   add_compare_command(app);
   add_quantize_command(app);
   add_eval_command(app);
+  add_generate_command(app);
   add_inspect_command(app);
+  add_memory_command(app);
+  add_recommend_command(app);
   try {
     app.parse(argc, argv);
     return 0;

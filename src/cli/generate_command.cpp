@@ -1,0 +1,58 @@
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <memory>
+
+#include "commands.h"
+#include "interrupt.h"
+#include "methods.h"
+#include "nibble/core/error.h"
+#include "nibble/llama/generate.h"
+
+namespace nibble::cli {
+
+namespace {
+
+struct Options {
+  std::string model, prompt = "It is a truth universally acknowledged, ", method;
+  std::size_t tokens = 200;
+  llama::SamplerOptions sampler;
+};
+
+void run(const Options& o) {
+  const std::string model_path = o.model.empty() ? (example_data() / "austen-5m").string() : o.model;
+  llama::LoadOptions load;
+  if (!o.method.empty()) load.quantize = parse_method(o.method).spec;
+  const llama::Model model = llama::Model::load(model_path, load);
+  const auto prompt = text_tokens(model_path, o.prompt);
+  if (prompt.empty()) throw Error(ErrorCode::invalid_argument, "the prompt is empty; give some text with --prompt");
+  llama::KvCache cache(model.config(), prompt.size() + o.tokens);
+  llama::Sampler sampler(o.sampler);
+  fmt::print("{}", o.prompt);
+  llama::generate(model, cache, prompt, o.tokens, sampler, [](std::int32_t token) {
+    std::fputc(token, stdout);
+    std::fflush(stdout);
+    return !interrupted();
+  });
+  fmt::print("\n");
+  if (interrupted()) throw Error(ErrorCode::cancelled, "interrupted");
+}
+
+}  // namespace
+
+void add_generate_command(CLI::App& app) {
+  auto o = std::make_shared<Options>();
+  CLI::App* c = app.add_subcommand("generate", "Continue a text");
+  c->add_option("model", o->model, "Model directory (default: the embedded model)");
+  c->add_option("--prompt", o->prompt, "Text to continue")->capture_default_str();
+  c->add_option("--tokens", o->tokens, "Tokens to draw at most")->capture_default_str();
+  c->add_option("--method", o->method, "Quantize while loading, for example nf4-dq");
+  c->add_option("--temperature", o->sampler.temperature, "0: the most likely token; 0.7 or so: varied text")
+      ->capture_default_str();
+  c->add_option("--top-k", o->sampler.top_k, "Draw from the k most likely (0: all)")->capture_default_str();
+  c->add_option("--top-p", o->sampler.top_p, "Draw from the likeliest that make up this share")->capture_default_str();
+  c->add_option("--seed", o->sampler.seed, "The same seed gives the same text")->capture_default_str();
+  c->callback([o] { run(*o); });
+}
+
+}  // namespace nibble::cli
