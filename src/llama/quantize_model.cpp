@@ -63,8 +63,7 @@ std::string new_config(const fs::path& from, const QuantizeModelOptions& options
   return config.dump(2) + "\n";
 }
 
-Buffer convert(const Checkpoint& in, const std::string& name, DType to) {
-  const std::vector<float> values = in.read_f32(name);
+Buffer convert(const std::vector<float>& values, DType to) {
   Buffer out = Buffer::allocate(values.size() * size_of(to));
   for (std::size_t i = 0; i < values.size(); ++i) {
     if (to == DType::f32) out.writable<float>()[i] = values[i];
@@ -108,7 +107,37 @@ class Job {
     return t.name.substr(0, t.name.size() - std::string_view(".weight").size());
   }
 
+  /// The layer whose quantized weight this tensor is or belongs to; empty for an ordinary tensor.
+  std::string quantized_layer(const TensorInfo& t) const {
+    std::string layer = t.name;
+    if (const std::size_t end = layer.rfind(".weight"); end != std::string::npos) layer.resize(end);
+    if (layer.ends_with(".SCB")) layer.resize(layer.size() - 4);
+    return decode_quantized(in_, layer) ? layer : std::string();
+  }
+
+  /// Converting a quantized model decodes it: its layers become ordinary weights again.
+  void declare_converted(const TensorInfo& t) {
+    if (const std::string layer = quantized_layer(t); !layer.empty()) {
+      if (!decoded_.emplace(layer, t.name).second) return;  // another of its tensors stands for it
+      const auto q = decode_quantized(in_, layer);
+      declared_.push_back({layer + ".weight", *options_.convert_to, {q->rows, q->cols}, 0, 0});
+    } else {
+      declared_.push_back({t.name, is_float(t.type) ? *options_.convert_to : t.type, t.shape, 0, 0});
+    }
+  }
+
+  void write_decoded(const std::string& layer, SafetensorsWriter& writer) {
+    const auto q = decode_quantized(in_, layer);
+    std::vector<float> values(q->rows * q->cols);
+    const Backend& backend = options_.backend ? *options_.backend : default_backend();
+    backend.dequantize(*q, 0, {values.data(), q->rows, q->cols},
+                       options_.executor ? *options_.executor : default_executor());
+    const Buffer bytes = convert(values, *options_.convert_to);
+    writer.write(layer + ".weight", {bytes.data(), bytes.size()});
+  }
+
   void declare(const TensorInfo& t) {
+    if (options_.convert_to && !options_.spec) return declare_converted(t);
     if (quantized(t)) {
       const FloatMatrix m = in_.matrix(t.name);
       for (const NamedTensor& n : declare_quantized(layer_of(t), *options_.spec, m.rows, m.cols, t.type))
@@ -133,8 +162,13 @@ class Job {
       ++report_.layers;
       return;
     }
+    if (options_.convert_to && !options_.spec)
+      if (const std::string layer = quantized_layer(t); !layer.empty()) {
+        if (decoded_.at(layer) == t.name) write_decoded(layer, writer);
+        return;
+      }
     const bool converts = options_.convert_to && is_float(t.type) && t.type != *options_.convert_to;
-    const Buffer bytes = converts ? convert(in_, t.name, *options_.convert_to) : in_.data(t.name);
+    const Buffer bytes = converts ? convert(in_.read_f32(t.name), *options_.convert_to) : in_.data(t.name);
     writer.write(t.name, {bytes.data(), bytes.size()});
   }
 
@@ -142,6 +176,7 @@ class Job {
   Checkpoint in_;
   std::vector<TensorInfo> declared_;
   std::map<std::string, std::string> metadata_{{"format", "pt"}};
+  std::map<std::string, std::string> decoded_;  ///< Layer to the tensor at whose turn it is written.
   QuantizeModelReport report_;
   double bits_ = 0, weights_ = 0;
 };

@@ -12,7 +12,8 @@ namespace nibble::llama {
 
 struct QuantizeModelOptions {
   std::optional<QuantSpec> spec;     ///< Of the blocks' linear layers; the rest is copied. Without one: convert.
-  std::optional<DType> convert_to;   ///< Without a spec: F32, F16 or BF16 for every floating-point tensor.
+  std::optional<DType> convert_to;   ///< Without a spec: F32, F16 or BF16 for every floating-point tensor;
+                                     ///< layers that are quantized are decoded.
   const Backend* backend = nullptr;  ///< Null: default_backend().
   Executor* executor = nullptr;      ///< Null: default_executor().
   Progress progress;
