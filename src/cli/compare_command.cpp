@@ -129,7 +129,8 @@ void print_table(const std::vector<Row>& rows, const Row& reference) {
     table.row({r.method, fmt::format("{:.3f}", r.bits_per_weight), megabytes(r.file_bytes), megabytes(r.peak_rss_bytes),
                fmt::format("{:.4f}", r.perplexity),
                fmt::format("{:+.2f} %", 100 * (r.perplexity / reference.perplexity - 1)),
-               fmt::format("{:.6f}", r.kl_mean), fmt::format("{:.0f}", r.prefill), fmt::format("{:.0f}", r.decode)});
+               fmt::format("{:.6f}", std::max(0.0, r.kl_mean)), fmt::format("{:.0f}", r.prefill),
+               fmt::format("{:.0f}", r.decode)});
   fmt::print("{}", table.text());
 }
 

@@ -15,7 +15,7 @@ using namespace testing_support;
 class SlowReference {
  public:
   SlowReference(const std::vector<float>& x, std::size_t rows, std::size_t cols, const QuantSpec& spec)
-      : q_(QuantizedMatrix::allocate(spec, rows, cols)), x_(x) {
+      : q_(QuantizedMatrix::allocate(spec, rows, cols)) {
     std::vector<std::vector<float>> groups(q_.group_count());
     for (std::size_t r = 0; r < rows; ++r)
       for (std::size_t c = 0; c < cols; ++c) groups[q_.group_of(r, c)].push_back(x[r * cols + c]);
@@ -58,7 +58,6 @@ class SlowReference {
     return 0;
   }
   QuantizedMatrix q_;
-  const std::vector<float>& x_;
 };
 
 std::vector<std::string> every_spec() {
