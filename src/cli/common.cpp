@@ -4,10 +4,10 @@
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
-#include <nlohmann/json.hpp>
 
 #include "commands.h"
 #include "format/files.h"
+#include "nibble/llama/tokenizer.h"
 
 namespace nibble::cli {
 
@@ -16,22 +16,8 @@ std::filesystem::path example_data() {
   return folder != nullptr && *folder != '\0' ? folder : NIBBLE_EXAMPLE_DATA;
 }
 
-std::vector<std::int32_t> text_tokens(const std::filesystem::path& model, const std::string& text) {
-  std::string tokenizer = "none";
-  if (const auto path = model / "tokenizer_config.json"; std::filesystem::exists(path)) {
-    const auto config = nlohmann::json::parse(format::read_text(path), nullptr, false);
-    if (config.is_object()) tokenizer = config.value("tokenizer_class", tokenizer);
-  }
-  if (tokenizer != "ByteTokenizer")
-    throw Error(ErrorCode::unsupported, "the model in '" + model.string() + "' has the tokenizer '" + tokenizer +
-                                            "'; this build reads text for byte-level models (ByteTokenizer)");
-  std::vector<std::int32_t> ids;
-  for (char c : text) ids.push_back(static_cast<unsigned char>(c));
-  return ids;
-}
-
 std::vector<std::int32_t> read_tokens(const std::filesystem::path& model, const std::filesystem::path& text) {
-  return text_tokens(model, format::read_text(text));
+  return llama::load_tokenizer(model)->encode(format::read_text(text));
 }
 
 void save_text(const std::filesystem::path& path, const std::string& text) { format::write_file(path, text); }

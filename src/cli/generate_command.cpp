@@ -8,6 +8,7 @@
 #include "methods.h"
 #include "nibble/core/error.h"
 #include "nibble/llama/generate.h"
+#include "nibble/llama/tokenizer.h"
 
 namespace nibble::cli {
 
@@ -24,13 +25,16 @@ void run(const Options& o) {
   llama::LoadOptions load;
   if (!o.method.empty()) load.quantize = parse_method(o.method).spec;
   const llama::Model model = llama::Model::load(model_path, load);
-  const auto prompt = text_tokens(model_path, o.prompt);
+  const auto tokenizer = llama::load_tokenizer(model_path);
+  const auto prompt = tokenizer->encode(o.prompt);
   if (prompt.empty()) throw Error(ErrorCode::invalid_argument, "the prompt is empty; give some text with --prompt");
   llama::KvCache cache(model.config(), prompt.size() + o.tokens);
   llama::Sampler sampler(o.sampler);
+  llama::TextStream stream(*tokenizer, prompt);
   fmt::print("{}", o.prompt);
-  llama::generate(model, cache, prompt, o.tokens, sampler, [](std::int32_t token) {
-    std::fputc(token, stdout);
+  llama::generate(model, cache, prompt, o.tokens, sampler, [&](std::int32_t token) {
+    const std::string text = stream.next(token);
+    std::fwrite(text.data(), 1, text.size(), stdout);
     std::fflush(stdout);
     return !interrupted();
   });

@@ -1,0 +1,51 @@
+// Text to token ids and back, from the files that a Hugging Face model directory holds.
+//
+//   auto tokenizer = nibble::llama::load_tokenizer("path/to/model");
+//   auto ids = tokenizer->encode("Hello");
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace nibble::llama {
+
+/// Immutable: several threads may use one.
+class Tokenizer {
+ public:
+  virtual ~Tokenizer() = default;
+  /// The ids of `text`. `special` adds those that the model expects around it, such as a begin-of-sequence token.
+  /// Error{invalid_argument} names the place where the text is not UTF-8 (byte-level vocabularies take any bytes).
+  [[nodiscard]] virtual std::vector<std::int32_t> encode(std::string_view text, bool special = true) const = 0;
+  /// The text of `ids`, special tokens written out. A character cut in two stays cut: bytes are joined, not checked.
+  /// Error{invalid_argument} for an id that the vocabulary does not hold.
+  [[nodiscard]] virtual std::string decode(std::span<const std::int32_t> ids) const = 0;
+};
+
+/// The tokenizer of a model directory, the first of:
+///   tokenizer_config.json with the class "ByteTokenizer"   ids are the text's bytes (the embedded model)
+///   tokenizer.json with a byte-level BPE                   GPT-2, Llama 3, Qwen2, SmolLM2
+///   tokenizer.model                                        SentencePiece: Llama 2, Mistral
+/// Error{not_found} if there is none, Error{unsupported} naming the part of a tokenizer.json that this library does not
+/// know, Error{corrupt_file} for a file that breaks its rules.
+std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& model);
+
+/// Text as it grows token by token: gives out whole characters only.
+class TextStream {
+ public:
+  /// `prompt`: the tokens that the text continues, for whether a space stands between.
+  explicit TextStream(const Tokenizer& tokenizer, std::span<const std::int32_t> prompt = {});
+  /// What `id` adds to the text; empty while a character is still cut.
+  std::string next(std::int32_t id);
+
+ private:
+  const Tokenizer& tokenizer_;
+  std::vector<std::int32_t> ids_;  ///< The last token given out, for its effect on spaces, then those not yet.
+  std::size_t given_ = 0;          ///< How many of ids_ have been given out.
+};
+
+}  // namespace nibble::llama

@@ -1,0 +1,77 @@
+#include "nibble/llama/tokenizer.h"
+
+#include "format/files.h"
+#include "llama/tokenizer/json.h"
+#include "llama/tokenizer/load.h"
+#include "llama/tokenizer/unicode.h"
+
+namespace nibble::llama {
+
+namespace {
+
+class ByteTokenizer final : public Tokenizer {
+ public:
+  [[nodiscard]] std::vector<std::int32_t> encode(std::string_view text, bool /*special*/) const override {
+    std::vector<std::int32_t> ids;
+    ids.reserve(text.size());
+    for (const char c : text) ids.push_back(static_cast<unsigned char>(c));
+    return ids;
+  }
+  [[nodiscard]] std::string decode(std::span<const std::int32_t> ids) const override {
+    std::string text;
+    for (const std::int32_t id : ids) {
+      if (id < 0 || id > 255)
+        throw Error(ErrorCode::invalid_argument, "a byte-level token is 0 … 255, not " + std::to_string(id));
+      text.push_back(static_cast<char>(id));
+    }
+    return text;
+  }
+};
+
+Json read_config(const std::filesystem::path& file) {
+  if (!std::filesystem::exists(file)) return Json::object();
+  Json config = Json::parse(format::read_text(file), nullptr, false);
+  if (!config.is_object()) throw Error(ErrorCode::corrupt_file, "'" + file.string() + "' is not a JSON object");
+  return config;
+}
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& model) {
+  const Json config = read_config(model / "tokenizer_config.json");
+  if (config.value("tokenizer_class", Json()) == "ByteTokenizer") return std::make_unique<ByteTokenizer>();
+  const auto bpe = model / "tokenizer.json", sentencepiece = model / "tokenizer.model";
+  const bool has_sentencepiece = std::filesystem::exists(sentencepiece);
+  if (std::filesystem::exists(bpe)) {
+    try {
+      return load_bpe_tokenizer(bpe);
+    } catch (const Error& e) {
+      // A Llama 2 directory holds its SentencePiece model in both forms.
+      if (e.code() != ErrorCode::unsupported || !has_sentencepiece) throw;
+    }
+  }
+  if (has_sentencepiece) {
+    const Json add_bos = config.value("add_bos_token", Json(true));
+    return load_sentencepiece_tokenizer(sentencepiece, !add_bos.is_boolean() || add_bos.get<bool>());
+  }
+  throw Error(ErrorCode::not_found,
+              "no tokenizer in '" + model.string() + "': put tokenizer.json or tokenizer.model of the model there");
+}
+
+TextStream::TextStream(const Tokenizer& tokenizer, std::span<const std::int32_t> prompt) : tokenizer_(tokenizer) {
+  if (!prompt.empty()) ids_ = {prompt.back()};
+  given_ = ids_.size();
+}
+
+std::string TextStream::next(std::int32_t id) {
+  ids_.push_back(id);
+  const std::string before = tokenizer_.decode(std::span(ids_).first(given_)), all = tokenizer_.decode(ids_);
+  // SentencePiece shows a cut character as U+FFFD. A token that truly is one is given out with the next.
+  if (cut_character(all) != 0 || all.ends_with("\xEF\xBF\xBD") || all.size() < before.size()) return {};
+  std::string fresh = all.substr(before.size());
+  ids_.erase(ids_.begin(), ids_.end() - 1);
+  given_ = ids_.size();
+  return fresh;
+}
+
+}  // namespace nibble::llama
