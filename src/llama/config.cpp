@@ -48,12 +48,17 @@ class Fields {
     if (!v->is_string()) refuse(field, "is not text");
     return v->get<std::string>();
   }
-  /// A token id, or the first of a list of them.
-  std::optional<int> token(const char* field) const {
+  /// A token id or a list of them.
+  std::vector<std::int32_t> tokens(const char* field) const {
+    std::vector<std::int32_t> out;
     const Json* v = find(field);
-    if (v != nullptr && v->is_array() && !v->empty()) v = &v->front();
-    if (v == nullptr || !v->is_number_integer()) return std::nullopt;
-    return v->get<int>();
+    if (v == nullptr) return out;
+    for (const Json& id : v->is_array() ? *v : Json::array({*v})) {
+      if (!id.is_number_unsigned() || id.get<std::uint64_t>() > 0x7FFFFFFF)
+        refuse(field, "holds " + id.dump().substr(0, 60) + "; token ids are needed");
+      out.push_back(id.get<std::int32_t>());
+    }
+    return out;
   }
   [[noreturn]] void refuse(const char* field, const std::string& why) const {
     throw Error(ErrorCode::corrupt_file, "'" + name_ + "': \"" + field + "\" " + why);
@@ -122,8 +127,8 @@ Config Config::parse(std::string_view json, const std::string& name) {
     c.sliding_window = f.find("sliding_window") != nullptr ? f.size("sliding_window") : 0;
   parse_rope(f, name, c);
   if (const Json* q = f.find("quantization_config")) c.quantization = q->dump();
-  c.bos = f.token("bos_token_id");
-  c.eos = f.token("eos_token_id");
+  if (const auto bos = f.tokens("bos_token_id"); !bos.empty()) c.bos = bos.front();
+  c.eos = f.tokens("eos_token_id");
   return c;
 }
 

@@ -46,11 +46,12 @@ std::int32_t Sampler::next(std::span<const float> logits) {
 std::vector<std::int32_t> generate(const Model& model, KvCache& cache, std::span<const std::int32_t> prompt,
                                    std::size_t max_tokens, Sampler& sampler,
                                    const std::function<bool(std::int32_t)>& on_token) {
+  const auto& eos = model.config().eos;
   std::vector<std::int32_t> out;
   std::vector<float> logits = model.forward(prompt, cache, true);
   while (out.size() < max_tokens) {
     const std::int32_t token = sampler.next(logits);
-    if (model.config().eos == token) break;
+    if (std::find(eos.begin(), eos.end(), token) != eos.end()) break;
     out.push_back(token);
     if ((on_token && !on_token(token)) || cache.size() == cache.capacity()) break;
     logits = model.forward(std::span(&token, 1), cache, true);

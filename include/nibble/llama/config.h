@@ -2,10 +2,12 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace nibble::llama {
 
@@ -27,7 +29,8 @@ struct Config {
   std::size_t sliding_window = 0;  ///< 0: none. Otherwise a token sees itself and the sliding_window − 1 before it.
   bool tied_embeddings = false;
   std::string quantization;  ///< quantization_config as JSON text, empty if there is none.
-  std::optional<int> bos, eos;
+  std::optional<std::int32_t> bos;
+  std::vector<std::int32_t> eos;  ///< Any of these ends a text; files state one or a list.
 
   /// Checks every field it needs; Error{corrupt_file | unsupported} names the field and its value. `name` is for
   /// messages.

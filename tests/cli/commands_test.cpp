@@ -1,0 +1,175 @@
+// The tool as a person runs it: arguments in, text, files and exit status out.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <string>
+
+#include "tests/support/temporary_folder.h"
+
+namespace nibble::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+using testing_support::TemporaryFolder;
+
+struct Outcome {
+  int status = -1;
+  std::string text;  ///< Standard output and error.
+};
+
+Outcome run(const std::string& arguments, const std::string& environment = "") {
+  const std::string command = environment + " " NIBBLE_TOOL " " + arguments + " 2>&1";
+  Outcome outcome;
+  FILE* pipe = ::popen(command.c_str(), "r");
+  std::array<char, 4096> buffer;
+  for (std::size_t n; (n = std::fread(buffer.data(), 1, buffer.size(), pipe)) > 0;)
+    outcome.text.append(buffer.data(), n);
+  const int status = ::pclose(pipe);
+  outcome.status = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  return outcome;
+}
+
+bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+Json read_json(const fs::path& path) { return Json::parse(std::ifstream(path)); }
+const std::string kModel = NIBBLE_EXAMPLE_DATA "/austen-5m";
+
+TEST(Tool, EveryCommandExplainsItself) {
+  const auto all = run("--help");
+  EXPECT_EQ(all.status, 0);
+  for (const std::string command : {"compare", "quantize", "eval", "generate", "inspect", "memory", "recommend"}) {
+    EXPECT_TRUE(has(all.text, command)) << command;
+    const auto help = run(command + " --help");
+    EXPECT_EQ(help.status, 0) << command;
+    EXPECT_TRUE(has(help.text, "Options")) << help.text;
+  }
+  EXPECT_NE(run("").status, 0);
+  EXPECT_NE(run("quantise").status, 0);
+  EXPECT_EQ(run("--version").status, 0);
+}
+
+// The lesson's exercise 1: 32 layers, hidden 4096, FFN 16384.
+TEST(Memory, IsTheLessonsArithmetic) {
+  const TemporaryFolder folder;
+  ASSERT_EQ(
+      run("memory --methods fp32,fp16,int8,int4-g128-sym,nf4,nf4-dq --json " + (folder / "m.json").string()).status, 0);
+  const double attention = 4.0 * 4096 * 4096, ffn = 3.0 * 4096 * 16384;
+  const auto rows = read_json(folder / "m.json")["rows"];
+  ASSERT_EQ(rows.size(), 6u);
+  // Bits of a code, and of its share of a scale: one f32 a row of 4096, one f16 per 128, one f32 per 64.
+  const auto expect = [&](std::size_t row, double attention_bits, double ffn_bits) {
+    EXPECT_DOUBLE_EQ(rows[row]["attention_bytes_per_layer"].get<double>(), attention * attention_bits / 8) << row;
+    EXPECT_DOUBLE_EQ(rows[row]["ffn_bytes_per_layer"].get<double>(), ffn * ffn_bits / 8) << row;
+    EXPECT_DOUBLE_EQ(rows[row]["layers_bytes"].get<double>(), 32 * (attention * attention_bits + ffn * ffn_bits) / 8)
+        << row;
+    EXPECT_DOUBLE_EQ(rows[row]["kv_cache_bytes"].get<double>(), 32.0 * 2 * 4096 * 4096 * 2);
+  };
+  expect(0, 32, 32);
+  expect(1, 16, 16);
+  expect(2, 8 + 32.0 / 4096, 8 + 32 * (2.0 * 16384 + 4096) / ffn);
+  expect(3, 4 + 16.0 / 128, 4 + 16.0 / 128);
+  expect(4, 4 + 32.0 / 64, 4 + 32.0 / 64);
+  EXPECT_NEAR(rows[5]["bits_per_weight"].get<double>(), 4 + 8.0 / 64 + 32.0 / 64 / 256, 1e-4);
+}
+
+TEST(Memory, ReadsAModelsConfig) {
+  const TemporaryFolder folder;
+  ASSERT_EQ(run("memory " + kModel + " --context 512 --methods bf16 --json " + (folder / "m.json").string()).status, 0);
+  const auto row = read_json(folder / "m.json")["rows"][0];
+  const double attention = 256 * 256 * 2 + 256 * 128 * 2, ffn = 3 * 256 * 768;  // 4 heads, 2 KV heads of 64
+  EXPECT_DOUBLE_EQ(row["layers_bytes"].get<double>(), 6 * (attention + ffn) * 2);
+  EXPECT_DOUBLE_EQ(row["kv_cache_bytes"].get<double>(), 6.0 * 2 * 128 * 512 * 2);
+}
+
+TEST(Compare, WritesTheTableTheJsonAndTheChart) {
+  const TemporaryFolder folder;
+  const auto json = folder / "rows.json", svg = folder / "chart.svg";
+  const auto outcome = run("compare --methods fp32,bf16,int8,nf4,nf4-dq,fp4 --tokens 4096 --json " + json.string() +
+                           " --plot " + svg.string());
+  ASSERT_EQ(outcome.status, 0) << outcome.text;
+  const auto rows = read_json(json)["rows"];
+  ASSERT_EQ(rows.size(), 6u);
+  const auto perplexity = [&](std::size_t i) { return rows[i]["perplexity"].get<double>(); };
+  for (const auto& row : rows) {
+    EXPECT_TRUE(has(outcome.text, row["method"].get<std::string>()));
+    for (const char* key : {"bits_per_weight", "file_bytes", "peak_rss_bytes", "perplexity", "prefill_tokens_per_s",
+                            "decode_tokens_per_s"})
+      EXPECT_GT(row[key].get<double>(), 0) << key;
+  }
+  EXPECT_EQ(perplexity(0), perplexity(1));  // the model is stored in bf16
+  EXPECT_EQ(rows[0]["kl_mean"].get<double>(), 0);
+  EXPECT_NEAR(perplexity(2) / perplexity(0), 1, 0.005);
+  EXPECT_LT(perplexity(3), perplexity(5));
+  EXPECT_NEAR(perplexity(4) / perplexity(3), 1, 0.002);
+  EXPECT_NEAR(rows[4]["bits_per_weight"].get<double>(), 4.127, 0.001);
+  EXPECT_LT(rows[3]["file_bytes"].get<double>(), rows[1]["file_bytes"].get<double>() / 2);
+  std::stringstream chart;
+  chart << std::ifstream(svg).rdbuf();
+  for (const char* part : {"<svg", "</svg>", "nf4-dq", "int8", "MB"}) EXPECT_TRUE(has(chart.str(), part)) << part;
+}
+
+TEST(Recommend, FitsTheMemoryAndSaysWhy) {
+  EXPECT_TRUE(has(run("recommend --purpose finetune").text, "Use nf4-dq"));
+  EXPECT_TRUE(has(run("recommend --purpose quality --params 7b --memory 16").text, "Use int8"));
+  EXPECT_TRUE(
+      has(run("recommend --purpose quality --params 7b --memory 5").text, "Use int4-g32-asym"));  // 4.05 of 4.25 GB
+  const auto none = run("recommend --params 70b --memory 6");
+  EXPECT_EQ(none.status, 1);
+  EXPECT_TRUE(has(none.text, "do not fit 6.0 GB"));
+  EXPECT_NE(run("recommend --purpose fun").status, 0);
+}
+
+TEST(Quantize, TheMethodCanBeSaidInParts) {
+  const TemporaryFolder folder;
+  const auto quantize = [&](const std::string& options, const std::string& name) {
+    const auto outcome = run("quantize " + kModel + " -o " + (folder / name).string() + " " + options);
+    EXPECT_EQ(outcome.status, 0) << outcome.text;
+    std::ifstream in(folder / name / "model.safetensors", std::ios::binary);
+    return std::string(std::istreambuf_iterator<char>(in), {});
+  };
+  EXPECT_EQ(quantize("--method asym --bits 3 --group-size 32", "a"), quantize("--method int3-g32-asym", "b"));
+  EXPECT_EQ(quantize("--method nf4 --group-size 128", "c"), quantize("--method nf4-b128", "d"));
+  EXPECT_EQ(run("quantize " + kModel + " -o x --method int4-g128-sym --bits 3").status, 1);
+  EXPECT_EQ(run("quantize " + kModel + " -o " + (folder / "a").string()).status, 1);  // is there already
+  const auto unknown = run("quantize " + kModel + " -o " + (folder / "z").string() + " --method int9");
+  EXPECT_EQ(unknown.status, 1);
+  EXPECT_TRUE(has(unknown.text, "known methods")) << unknown.text;
+  EXPECT_FALSE(fs::exists(folder / "z"));
+}
+
+TEST(Inspect, ShowsTensorsAndTheirErrorAgainstAReference) {
+  const TemporaryFolder folder;
+  const auto out = (folder / "nf4").string();
+  ASSERT_EQ(run("quantize " + kModel + " -o " + out + " --quiet").status, 0);
+  const auto outcome = run("inspect " + out + " --reference " + kModel);
+  EXPECT_EQ(outcome.status, 0) << outcome.text;
+  for (const char* part : {"model.layers.5.mlp.down_proj", "nf4-b64", "4.500"})
+    EXPECT_TRUE(has(outcome.text, part)) << part;
+}
+
+TEST(Generate, TheSameSeedGivesTheSameTextOnEveryBackend) {
+  const std::string arguments = "generate --tokens 40 --temperature 0.8 --seed 3 --method int4-g32-asym";
+  const auto best = run(arguments);
+  ASSERT_EQ(best.status, 0) << best.text;
+  EXPECT_GT(best.text.size(), 60u);
+  EXPECT_EQ(best.text, run(arguments, "NIBBLE_BACKEND=scalar").text);
+  EXPECT_EQ(best.text, run(arguments, "NIBBLE_THREADS=1").text);
+  const auto misspelt = run(arguments, "NIBBLE_BACKEND=avx3");
+  EXPECT_EQ(misspelt.status, 1);
+  EXPECT_TRUE(has(misspelt.text, "there is no backend 'avx3'; there are")) << misspelt.text;
+}
+
+TEST(Tool, NamesTheFileThatIsMissing) {
+  const auto outcome = run("eval /nowhere/model");
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_TRUE(has(outcome.text, "/nowhere/model/config.json")) << outcome.text;
+}
+
+}  // namespace
+}  // namespace nibble::cli

@@ -1,0 +1,72 @@
+// Ctrl-C at any moment leaves a whole output or none.
+#include <gtest/gtest.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <thread>
+
+#include "nibble/format/safetensors.h"
+#include "tests/support/random_data.h"
+#include "tests/support/temporary_folder.h"
+
+extern char** environ;
+
+namespace nibble::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using namespace testing_support;
+
+/// Six layers of one 1024 × 4096 tensor: long enough to be interrupted.
+void make_model(const fs::path& folder) {
+  fs::create_directories(folder);
+  fs::copy_file(NIBBLE_EXAMPLE_DATA "/austen-5m/config.json", folder / "config.json");
+  const auto w = normal(1024 * 4096, 1);
+  std::vector<TensorInfo> tensors;
+  for (int i = 0; i < 6; ++i)
+    tensors.push_back({"model.layers." + std::to_string(i) + ".mlp.up_proj.weight", DType::f32, {1024, 4096}, 0, 0});
+  SafetensorsWriter writer(folder / "model.safetensors", tensors, {});
+  for (const auto& t : tensors) writer.write(t.name, std::as_bytes(std::span(w)));
+  writer.finish();
+}
+
+int interrupted_after(std::chrono::microseconds delay, const std::string& model, const std::string& output) {
+  std::string arguments[] = {"nibble", "quantize", model, "-o", output, "--method", "int4-g32-asym", "--quiet"};
+  std::vector<char*> argv;
+  for (auto& a : arguments) argv.push_back(a.data());
+  argv.push_back(nullptr);
+  pid_t child = 0;
+  EXPECT_EQ(posix_spawn(&child, NIBBLE_TOOL, nullptr, nullptr, argv.data(), environ), 0);
+  std::this_thread::sleep_for(delay);
+  ::kill(child, SIGINT);
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+TEST(Interrupt, LeavesAWholeOutputOrNone) {
+  const TemporaryFolder folder;
+  make_model(folder / "model");
+  int stopped = 0;
+  for (int trial = 0; trial < 12; ++trial) {
+    const fs::path out = folder / "out";
+    // From 4 ms, once the handler is there, on: the first trials are early in the work.
+    const int status = interrupted_after(std::chrono::milliseconds(4 << (trial % 6)), folder / "model", out);
+    if (status == 0) {
+      EXPECT_TRUE(fs::exists(out / "model.safetensors"));
+      EXPECT_EQ(SafetensorsFile(out / "model.safetensors").tensors().empty(), false);
+      fs::remove_all(out);
+    } else {
+      EXPECT_TRUE(status == 130 || status == -SIGINT) << status;
+      stopped += status == 130;
+    }
+    for (const auto& entry : fs::directory_iterator(folder.path())) EXPECT_EQ(entry.path().filename(), "model");
+  }
+  EXPECT_GT(stopped, 0);
+}
+
+}  // namespace
+}  // namespace nibble::cli
