@@ -1,7 +1,7 @@
 """Trains the embedded model: a byte-level Llama of 4.9 M parameters on five novels of Jane Austen.
 
   Rscript export_texts.R texts/
-  python train.py --texts texts/ --output ../austen-5m --minutes 45
+  python train.py --texts texts/ --output ../austen-5m --minutes 40
 
 The sixth novel, Northanger Abbey, is never trained on: it gives the validation figure and evaluation.txt.
 The schedule follows the wall clock, so a run always ends on time; more minutes give a better model.
@@ -186,7 +186,7 @@ def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--texts", type=pathlib.Path, required=True)
     args.add_argument("--output", type=pathlib.Path, required=True)
-    args.add_argument("--minutes", type=float, default=45)
+    args.add_argument("--minutes", type=float, default=40)
     args.add_argument("--tokens", type=int, default=8192, help="tokens in a batch")
     args.add_argument("--muon-lr", type=float, default=0.02)
     args.add_argument("--adam-lr", type=float, default=3e-3)

@@ -1,0 +1,185 @@
+#include "bench/support/limits.h"
+
+// GCC 12 warns about its own _mm512_undefined_epi32() wherever an intrinsic is inlined (GCC bug 105593).
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <memory>
+#include <thread>
+#include <vector>
+
+namespace nibble::bench {
+
+namespace {
+
+volatile std::int64_t sink;
+
+/// The best of `passes` timings of `work(thread)` on all threads at once, in seconds.
+double best_seconds(int threads, int passes, const std::function<void(int)>& work) {
+  double best = 1e30;
+  for (int pass = 0; pass < passes; ++pass) {
+    const auto start = std::chrono::steady_clock::now();
+    std::vector<std::thread> others;
+    for (int t = 1; t < threads; ++t) others.emplace_back(work, t);
+    work(0);
+    for (auto& t : others) t.join();
+    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  return best;
+}
+
+__attribute__((target("avx512f"))) std::int64_t read_512(const std::byte* p, std::size_t n) {
+  __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
+  for (std::size_t i = 0; i < n; i += 256) {
+    a = _mm512_add_epi64(a, _mm512_load_si512(p + i));
+    b = _mm512_add_epi64(b, _mm512_load_si512(p + i + 64));
+    c = _mm512_add_epi64(c, _mm512_load_si512(p + i + 128));
+    d = _mm512_add_epi64(d, _mm512_load_si512(p + i + 192));
+  }
+  return _mm512_reduce_add_epi64(_mm512_add_epi64(_mm512_add_epi64(a, b), _mm512_add_epi64(c, d)));
+}
+
+__attribute__((target("avx2"))) std::int64_t read_256(const std::byte* p, std::size_t n) {
+  __m256i a = _mm256_setzero_si256(), b = a;
+  for (std::size_t i = 0; i < n; i += 64) {
+    a = _mm256_add_epi64(a, _mm256_load_si256(reinterpret_cast<const __m256i*>(p + i)));
+    b = _mm256_add_epi64(b, _mm256_load_si256(reinterpret_cast<const __m256i*>(p + i + 32)));
+  }
+  a = _mm256_add_epi64(a, b);
+  return _mm256_extract_epi64(a, 0) + _mm256_extract_epi64(a, 1) + _mm256_extract_epi64(a, 2) +
+         _mm256_extract_epi64(a, 3);
+}
+
+// Twelve named accumulators: in an array the compiler may spill them, and then the "peak" is that of the stack.
+#define NIBBLE_TWELVE(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11)
+
+__attribute__((target("avx512f"))) double fma_512(std::size_t rounds) {
+  const __m512 x = _mm512_set1_ps(0.999f), y = _mm512_set1_ps(0.001f);
+#define NIBBLE_DECLARE(i) __m512 a##i = _mm512_set1_ps(static_cast<float>(i));
+#define NIBBLE_STEP(i) a##i = _mm512_fmadd_ps(a##i, x, y);
+#define NIBBLE_SUM(i) +_mm512_reduce_add_ps(a##i)
+  NIBBLE_TWELVE(NIBBLE_DECLARE)
+  for (std::size_t r = 0; r < rounds; ++r) {
+    NIBBLE_TWELVE(NIBBLE_STEP)
+  }
+  sink = static_cast<std::int64_t>(0.0f NIBBLE_TWELVE(NIBBLE_SUM));
+#undef NIBBLE_DECLARE
+#undef NIBBLE_STEP
+#undef NIBBLE_SUM
+  return static_cast<double>(rounds) * 12 * 32;
+}
+
+__attribute__((target("avx2,fma"))) double fma_256(std::size_t rounds) {
+  const __m256 x = _mm256_set1_ps(0.999f), y = _mm256_set1_ps(0.001f);
+#define NIBBLE_DECLARE(i) __m256 a##i = _mm256_set1_ps(static_cast<float>(i));
+#define NIBBLE_STEP(i) a##i = _mm256_fmadd_ps(a##i, x, y);
+#define NIBBLE_SUM(i) +_mm256_cvtss_f32(a##i)
+  NIBBLE_TWELVE(NIBBLE_DECLARE)
+  for (std::size_t r = 0; r < rounds; ++r) {
+    NIBBLE_TWELVE(NIBBLE_STEP)
+  }
+  sink = static_cast<std::int64_t>(0.0f NIBBLE_TWELVE(NIBBLE_SUM));
+#undef NIBBLE_DECLARE
+#undef NIBBLE_STEP
+#undef NIBBLE_SUM
+  return static_cast<double>(rounds) * 12 * 16;
+}
+
+__attribute__((target("avx512f,avx512vnni"))) double vnni_512(std::size_t rounds) {
+  const __m512i x = _mm512_set1_epi8(3), y = _mm512_set1_epi8(-2);
+#define NIBBLE_DECLARE(i) __m512i a##i = _mm512_set1_epi32(i);
+// Not the intrinsic: the compiler would see that x·y never changes.
+#define NIBBLE_STEP(i) asm volatile("vpdpbusd %2, %1, %0" : "+v"(a##i) : "v"(x), "v"(y));
+#define NIBBLE_SUM(i) +_mm512_reduce_add_epi32(a##i)
+  NIBBLE_TWELVE(NIBBLE_DECLARE)
+  for (std::size_t r = 0; r < rounds; ++r) {
+    NIBBLE_TWELVE(NIBBLE_STEP)
+  }
+  sink = 0 NIBBLE_TWELVE(NIBBLE_SUM);
+#undef NIBBLE_DECLARE
+#undef NIBBLE_STEP
+#undef NIBBLE_SUM
+  return static_cast<double>(rounds) * 12 * 128;
+}
+#undef NIBBLE_TWELVE
+
+struct Free {
+  void operator()(void* p) const { std::free(p); }
+};
+using Bytes = std::unique_ptr<std::byte, Free>;
+Bytes allocate(std::size_t n) {
+  Bytes p(static_cast<std::byte*>(std::aligned_alloc(4096, n)));
+  std::memset(p.get(), 1, n);
+  return p;
+}
+
+/// Each limit is measured once a process.
+double once(std::map<int, double>& known, int threads, const std::function<double()>& measure) {
+  const auto it = known.find(threads);
+  return it != known.end() ? it->second : known.emplace(threads, measure()).first->second;
+}
+
+}  // namespace
+
+double streaming_read(int threads) {
+  static std::map<int, double> known;
+  return once(known, threads, [&] {
+    const std::size_t size = std::size_t{512} << 20, part = size / static_cast<std::size_t>(threads) / 256 * 256;
+    const Bytes bytes = allocate(size);
+    const bool wide = __builtin_cpu_supports("avx512f");
+    const double seconds = best_seconds(threads, 7, [&](int t) {
+      const std::byte* p = bytes.get() + part * static_cast<std::size_t>(t);
+      sink = wide ? read_512(p, part) : read_256(p, part);
+    });
+    return static_cast<double>(part) * threads / seconds;
+  });
+}
+
+double streaming_copy() {
+  static std::map<int, double> known;
+  return once(known, 1, [] {
+    const std::size_t size = std::size_t{256} << 20;
+    const Bytes from = allocate(size), to = allocate(size);
+    return static_cast<double>(size) / best_seconds(1, 5, [&](int) { std::memcpy(to.get(), from.get(), size); });
+  });
+}
+
+double fma_peak(int threads) {
+  static std::map<int, double> known;
+  return once(known, threads, [&] {
+    const bool wide = __builtin_cpu_supports("avx512f");
+    constexpr std::size_t rounds = 4'000'000;
+    double operations = 0;
+    const double seconds = best_seconds(threads, 5, [&](int t) {
+      const double done = wide ? fma_512(rounds) : fma_256(rounds);
+      if (t == 0) operations = done;
+    });
+    return operations * threads / seconds;
+  });
+}
+
+double vnni_peak(int threads) {
+  if (!__builtin_cpu_supports("avx512vnni")) return 0;
+  static std::map<int, double> known;
+  return once(known, threads, [&] {
+    constexpr std::size_t rounds = 4'000'000;
+    double operations = 0;
+    const double seconds = best_seconds(threads, 5, [&](int t) {
+      const double done = vnni_512(rounds);
+      if (t == 0) operations = done;
+    });
+    return operations * threads / seconds;
+  });
+}
+
+}  // namespace nibble::bench

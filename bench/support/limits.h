@@ -1,0 +1,18 @@
+// What this machine can do at most, measured in the process that measures the kernels: only ratios to these mean
+// anything on a shared machine.
+#pragma once
+
+#include <cstddef>
+
+namespace nibble::bench {
+
+/// Bytes per second that `threads` threads read from memory, the best of several passes over 512 MiB.
+double streaming_read(int threads);
+/// Bytes per second of payload that memcpy moves between buffers of 256 MiB on one thread.
+double streaming_copy();
+/// fp32 operations per second (two per fused multiply-add) of `threads` threads, with the widest vectors there are.
+double fma_peak(int threads);
+/// int8 operations per second of VNNI's dot product; 0 where the CPU has none.
+double vnni_peak(int threads);
+
+}  // namespace nibble::bench
