@@ -12,6 +12,7 @@ using F = __m256;
 using I = __m256i;
 constexpr size_t lanes = 8;
 constexpr size_t tile_tokens = 3;  // 12 accumulators + 4 weights of 16 registers, the broadcast from memory
+constexpr size_t few_tokens = 1;   // four sums, words, scales and zero points fill the registers
 
 inline F load(const float* p) { return _mm256_loadu_ps(p); }
 inline void store(float* p, F x) { _mm256_storeu_ps(p, x); }
@@ -38,6 +39,12 @@ inline void store_codes(uint8_t* p, I codes) {  // every lane is 0 … 255
   const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(codes), _mm256_extracti128_si256(codes, 1));
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(words, words));
 }
+inline I load_words(const uint32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+template <int Bits>
+inline I shift_right(I x) {
+  return _mm256_srli_epi32(x, Bits);
+}
+inline I low_byte(I x) { return _mm256_and_si256(x, set_int(255)); }
 struct Table16 {
   __m256 low, high;
 };
@@ -57,6 +64,7 @@ inline F load_bf16(const uint16_t* p) {
 }  // namespace vec
 
 #include "kernels/cpu/generic/elementwise.h"
+#include "kernels/cpu/generic/multiply_codes.h"
 #include "kernels/cpu/generic/multiply_panel.h"
 #include "kernels/cpu/generic/table.h"
 

@@ -18,6 +18,7 @@ using F = __m512;
 using I = __m512i;
 constexpr size_t lanes = 16;
 constexpr size_t tile_tokens = 12;  // 24 accumulators + 2 weights of 32 registers
+constexpr size_t few_tokens = 4;    // 16 sums, 4 words, 4 scales, 4 zero points and the table
 
 inline F load(const float* p) { return _mm512_loadu_ps(p); }
 inline void store(float* p, F x) { _mm512_storeu_ps(p, x); }
@@ -42,6 +43,12 @@ inline I load_codes(const uint8_t* p) {
 inline void store_codes(uint8_t* p, I codes) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(codes));
 }
+inline I load_words(const uint32_t* p) { return _mm512_loadu_si512(p); }
+template <int Bits>
+inline I shift_right(I x) {
+  return _mm512_srli_epi32(x, Bits);
+}
+inline I low_byte(I x) { return _mm512_and_si512(x, set_int(255)); }
 using Table16 = __m512;
 inline Table16 load_table16(const float* p) { return load(p); }
 inline F table16(Table16 table, I index) { return _mm512_permutexvar_ps(index, table); }
@@ -57,6 +64,7 @@ inline F load_bf16(const uint16_t* p) {
 }  // namespace vec
 
 #include "kernels/cpu/generic/elementwise.h"
+#include "kernels/cpu/generic/multiply_codes.h"
 #include "kernels/cpu/generic/multiply_panel.h"
 #include "kernels/cpu/generic/table.h"
 

@@ -21,6 +21,30 @@ struct ValueRange {
   bool finite;  ///< False if any value is NaN or infinite; min and max then mean nothing.
 };
 
+/// Rows of an interleaved panel.
+constexpr size_t kInterleavedRows = 64;
+
+/// 64 rows of a quantized matrix, their codes side by side, so that a vector's lanes are rows and a row's sum needs no
+/// reduction across lanes. With 4-bit codes (2 and 3 bits are widened to 4; 5 to 7 bits to 8):
+///
+///             row 0            row 1                  row 63
+///   word 0  | k 0…7, 32 bits | k 0…7, 32 bits | … | k 0…7 |      a word: k4k0 k5k1 k6k2 k7k3, two codes a byte,
+///   word 1  | k 8…15         | k 8…15         | … |       |      the lower k in the low nibble; 8-bit codes: k0 k1 k2
+///   k3
+///
+///   scales, zeros: [group][64]. Rows past the matrix's last have scale 0; columns past its last are padded with code 0
+///   and meet activations of 0.
+struct InterleavedPanel {
+  const uint32_t* codes;
+  const void* scales;
+  const uint8_t* zeros;  ///< Zero points; null where `values` holds them already. 8-bit codes always have them.
+  const float* values;   ///< 4-bit codes: what each of the 16 stands for, before the scale.
+  size_t depth;          ///< Columns, padded to whole words.
+  size_t group_size;     ///< A multiple of the codes in a word.
+  int32_t code_bits;     ///< 4 or 8.
+  int32_t scale_type;    ///< 0: f32, 1: f16, 2: bf16.
+};
+
 struct KernelTable {
   /// The range of n ≥ 1 values. The sign of a zero is unspecified.
   ValueRange (*range)(const float* x, size_t n);
@@ -40,6 +64,11 @@ struct KernelTable {
   /// out[t][j] = Σ_k x[t][k]·panel[k][j] for k < depth ≤ kPanelDepth: one fused multiply-add after another in order of
   /// k, from zero, so the result is the same for every vector width.
   void (*multiply_panel)(const float* x, size_t x_stride, size_t tokens, const float* panel, size_t depth, float* out);
+  /// out[t][64] = Σ_k x[t][k]·W[row][k], decoded on the way: what decode_codes and multiply_panel give, bit for bit, in
+  /// one pass over the codes per few tokens.
+  void (*multiply_codes)(const InterleavedPanel& panel, const float* x, size_t x_stride, size_t tokens, float* out);
+  /// Columns [first, last), at most kPanelDepth and whole words, as two panels [kPanelDepth][32], one after the other.
+  void (*decode_codes)(const InterleavedPanel& panel, size_t first, size_t last, float* panels);
 };
 
 extern const KernelTable scalar_kernels;

@@ -13,6 +13,7 @@ using F = float;
 using I = int32_t;
 constexpr size_t lanes = 1;
 constexpr size_t tile_tokens = 1;
+constexpr size_t few_tokens = 1;
 
 inline F load(const float* p) { return *p; }
 inline void store(float* p, F x) { *p = x; }
@@ -31,9 +32,19 @@ inline F to_float(I x) { return static_cast<F>(x); }
 inline I add_where_greater(I sum, F x, F threshold, int32_t width) { return x > threshold ? sum + width : sum; }
 inline I load_codes(const uint8_t* p) { return *p; }
 inline void store_codes(uint8_t* p, I codes) { *p = static_cast<uint8_t>(codes); }
+inline I load_words(const uint32_t* p) {
+  I out;
+  memcpy(&out, p, sizeof out);
+  return out;
+}
+template <int Bits>
+inline I shift_right(I x) {
+  return static_cast<I>(static_cast<uint32_t>(x) >> Bits);
+}
+inline I low_byte(I x) { return x & 255; }
 using Table16 = const float*;
 inline Table16 load_table16(const float* p) { return p; }
-inline F table16(Table16 table, I index) { return table[index]; }
+inline F table16(Table16 table, I index) { return table[index & 15]; }
 inline F gather(const float* table, I index) { return table[index]; }
 inline F bits_to_float(uint32_t bits) {
   F out;
@@ -51,6 +62,7 @@ inline F load_f16(const uint16_t* p) {
 }  // namespace vec
 
 #include "kernels/cpu/generic/elementwise.h"
+#include "kernels/cpu/generic/multiply_codes.h"
 #include "kernels/cpu/generic/multiply_panel.h"
 #include "kernels/cpu/generic/table.h"
 

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu_matrix.h"
 #include "cpu_quantize.h"
 #include "nibble/core/error.h"
 #include "nibble/quantize/llm_int8.h"
@@ -14,21 +15,9 @@ namespace nibble {
 namespace {
 
 using kernels::KernelTable;
+using kernels::kInterleavedRows;
 using kernels::kPanelDepth;
 using kernels::kPanelWidth;
-
-/// Weights as panels can be cut from them. Decoding is per call: nothing of the matrix is kept in fp32.
-class CpuMatrix : public PackedMatrix {
- public:
-  using PackedMatrix::PackedMatrix;
-  /// panel[k − k0][j] = W[row0 + j][k] for k0 ≤ k < k1; columns j past the last row are zero. Returns the panel:
-  /// `panel` filled, or a place where it already lies.
-  virtual const float* input_panel(const KernelTable& isa, std::size_t row0, std::size_t k0, std::size_t k1,
-                                   float* panel) const = 0;
-  /// panel[r − r0][j] = W[r][col0 + j] for r0 ≤ r < r1; columns past the last are zero. col0 is a multiple of 32.
-  virtual void output_panel(const KernelTable& isa, std::size_t col0, std::size_t r0, std::size_t r1,
-                            float* panel) const = 0;
-};
 
 /// Unquantized weights, interleaved at load: panel p holds rows 32p … 32p+31 as [column][32], in the given type.
 class DenseMatrix final : public CpuMatrix {
@@ -82,7 +71,7 @@ class DenseMatrix final : public CpuMatrix {
   Buffer data_;
 };
 
-/// Quantized weights in the canonical form.
+/// Quantized weights in the canonical form: what no faster layout fits, and LLM.int8.
 class QuantizedPanels final : public CpuMatrix {
  public:
   QuantizedPanels(const Backend& backend, QuantizedMatrix q) : CpuMatrix(backend, q.rows, q.cols), q_(std::move(q)) {}
@@ -132,14 +121,14 @@ void check_shapes(MatrixView<const float> x, std::size_t in, std::size_t out, Ma
                                                " columns, y " + std::to_string(out) + ", and both as many rows");
 }
 
-/// Scratch of one task: a decoded panel and the products of a block. Kept by the thread from call to call.
+/// Scratch of one task: two decoded panels and the products of a block. Kept by the thread from call to call.
 struct Scratch {
   std::vector<float> panel, product;
   std::vector<std::int32_t> sum;
 };
 Scratch& thread_scratch(std::size_t tokens) {
   thread_local Scratch s;
-  s.panel.resize(kPanelDepth * kPanelWidth);
+  s.panel.resize(2 * kPanelDepth * kPanelWidth);
   if (s.product.size() < tokens * kPanelWidth) s.product.resize(tokens * kPanelWidth);
   return s;
 }
@@ -199,9 +188,36 @@ void matmul_llm_int8(const KernelTable& isa, MatrixView<const float> x, const Qu
   });
 }
 
+/// More tokens than this decode a panel once and multiply it by all; up to it, weights are decoded in registers.
+constexpr std::size_t kFewTokens = 4;
+
+/// The activations, copied and padded with zeros where the columns do not fill whole words.
+MatrixView<const float> padded(MatrixView<const float> x, std::size_t depth, std::vector<float>& copy) {
+  if (x.cols == depth) return x;
+  copy.assign(x.rows * depth, 0.0f);
+  for (std::size_t t = 0; t < x.rows; ++t) std::copy_n(x.data + t * x.stride, x.cols, copy.data() + t * depth);
+  return {copy.data(), x.rows, depth};
+}
+
+void matmul_few_tokens(const KernelTable& isa, MatrixView<const float> x, const InterleavedMatrix& w,
+                       MatrixView<float> y, Executor& executor) {
+  thread_local std::vector<float> copy;
+  const MatrixView<const float> input = padded(x, w.depth(), copy);
+  parallel_for(executor, w.panels(), 1, [&](std::size_t begin, std::size_t end) {
+    float product[kFewTokens * kInterleavedRows];
+    for (std::size_t p = begin; p < end; ++p) {
+      isa.multiply_codes(w.panel(p), input.data, input.stride, input.rows, product);
+      const std::size_t row0 = p * kInterleavedRows, width = std::min(kInterleavedRows, w.rows() - row0);
+      for (std::size_t t = 0; t < x.rows; ++t)
+        std::copy_n(product + t * kInterleavedRows, width, y.data + t * y.stride + row0);
+    }
+  });
+}
+
 }  // namespace
 
 PackedMatrixPtr cpu_pack(const Backend& backend, QuantizedMatrix q) {
+  if (InterleavedMatrix::fits(q)) return std::make_shared<InterleavedMatrix>(backend, q);
   return std::make_shared<QuantizedPanels>(backend, std::move(q));
 }
 
@@ -218,18 +234,22 @@ void cpu_matmul(const KernelTable& isa, MatrixView<const float> x, const PackedM
   if (const auto* q = dynamic_cast<const QuantizedPanels*>(&w);
       q != nullptr && q->matrix().spec.scheme == SchemeKind::llm_int8)
     return matmul_llm_int8(isa, x, *q, y, executor);
-  parallel_for(executor, (w.rows() + kPanelWidth - 1) / kPanelWidth, 1, [&](std::size_t begin, std::size_t end) {
-    Scratch& s = thread_scratch(x.rows);
-    for (std::size_t p = begin; p < end; ++p) {
-      const std::size_t row0 = p * kPanelWidth, width = std::min(kPanelWidth, w.rows() - row0);
-      for (std::size_t k = 0; k < w.cols(); k += kPanelDepth) {
-        const std::size_t depth = std::min(kPanelDepth, w.cols() - k);
-        const float* panel = w.input_panel(isa, row0, k, k + depth, s.panel.data());
-        isa.multiply_panel(x.data + k, x.stride, x.rows, panel, depth, s.product.data());
-        add_products(s.product.data(), y, row0, width, k == 0);
-      }
-    }
-  });
+  if (const auto* few = dynamic_cast<const InterleavedMatrix*>(&w); few != nullptr && x.rows <= kFewTokens)
+    return matmul_few_tokens(isa, x, *few, y, executor);
+  // Pairs of panels: an interleaved panel decodes into two.
+  parallel_for(executor, (w.rows() + kInterleavedRows - 1) / kInterleavedRows, 1,
+               [&](std::size_t begin, std::size_t end) {
+                 Scratch& s = thread_scratch(x.rows);
+                 for (std::size_t p = begin; p < end; ++p)
+                   for (std::size_t k = 0; k < w.cols(); k += kPanelDepth)
+                     for (std::size_t row0 = p * kInterleavedRows;
+                          row0 < std::min((p + 1) * kInterleavedRows, w.rows()); row0 += kPanelWidth) {
+                       const std::size_t depth = std::min(kPanelDepth, w.cols() - k);
+                       const float* panel = w.input_panel(isa, row0, k, k + depth, s.panel.data());
+                       isa.multiply_panel(x.data + k, x.stride, x.rows, panel, depth, s.product.data());
+                       add_products(s.product.data(), y, row0, std::min(kPanelWidth, w.rows() - row0), k == 0);
+                     }
+               });
 }
 
 void cpu_matmul_transposed(const KernelTable& isa, MatrixView<const float> x, const PackedMatrix& packed,

@@ -97,6 +97,28 @@ TEST(Matmul, MultipliesDenseWeightsOfEveryType) {
   check_dense<bf16>(DType::bf16);
 }
 
+/// Few tokens are multiplied by weights decoded in registers, many by decoded panels: no one may see which.
+TEST(Matmul, ATokensResultDoesNotDependOnItsBatch) {
+  for (const auto& [rows, cols] : {std::pair<std::size_t, std::size_t>{130, 1056}, {64, 300}, {1, 8}, {200, 260}}) {
+    const auto w = normal(rows * cols, 11), x = normal(9 * cols, 12);
+    for (const char* text :
+         {"int4-g32-sym", "int4-g32-asym", "int4-g128-sym-f32", "int4-channel-asym", "int4-g48-sym-bf16",
+          "int2-g16-asym", "int3-g40-sym", "int6-g32-asym", "int8", "int8-tensor-asym", "int8-g64-sym", "nf4",
+          "nf4-b64-dq", "fp4-b8", "int4-g12-asym", "int4-g32-asymraw-f32", "nf4-b100"})
+      for (const Backend* b : available()) {
+        const auto packed = b->pack(quantize(MatrixView<const float>(w.data(), rows, cols), text));
+        std::vector<float> together(9 * rows), alone(9 * rows), three(9 * rows);
+        b->matmul({x.data(), 9, cols}, *packed, {together.data(), 9, rows}, default_executor());
+        for (std::size_t t = 0; t < 9; ++t)
+          b->matmul({x.data() + t * cols, 1, cols}, *packed, {alone.data() + t * rows, 1, rows}, serial_executor());
+        for (std::size_t t = 0; t < 9; t += 3)
+          b->matmul({x.data() + t * cols, 3, cols}, *packed, {three.data() + t * rows, 3, rows}, serial_executor());
+        ASSERT_EQ(together, alone) << text << " on " << b->name();
+        ASSERT_EQ(together, three) << text << " on " << b->name();
+      }
+  }
+}
+
 TEST(Matmul, FollowsActOrderGroups) {
   const auto w = normal(40 * 64, 3), x = normal(2 * 64, 4);
   auto q = quantize(MatrixView<const float>(w.data(), 40, 64), "int4-g16-asym");

@@ -1,0 +1,124 @@
+// matmul/<spec>/<activation>/<rows>x<columns>/n<tokens>/t<threads>: y = x·Wᵀ through the library, and beside it, in the
+// same process, what one would do without it: Eigen's sgemm, and dequantizing first.
+//
+// of_limit: for few tokens the bytes of weights read against the streaming read of this process; for many the
+// operations against its FMA peak. The label says which. One token rotates over copies of the matrix that no cache
+// holds.
+#include <benchmark/benchmark.h>
+
+#include <Eigen/Dense>
+#include <chrono>
+#include <map>
+#include <random>
+#include <set>
+
+#include "bench/support/limits.h"
+#include "nibble/quantize/quantize.h"
+
+namespace nibble {
+namespace {
+
+struct Shape {
+  std::size_t rows, cols;
+};
+
+std::vector<float> random(std::size_t n, unsigned seed) {
+  std::vector<float> out(n);
+  std::mt19937 engine(seed);
+  std::uniform_real_distribution<float> values(-1, 1);
+  for (float& x : out) x = values(engine);
+  return out;
+}
+
+/// The quantized matrix of a case, made once: quantizing takes longer than multiplying.
+const QuantizedMatrix& quantized(const std::string& spec, Shape s) {
+  static std::map<std::string, QuantizedMatrix> known;
+  const std::string key = spec + std::to_string(s.rows) + "x" + std::to_string(s.cols);
+  if (const auto it = known.find(key); it != known.end()) return it->second;
+  const auto w = random(s.rows * s.cols, 1);
+  return known.emplace(key, quantize(MatrixView<const float>(w.data(), s.rows, s.cols), spec)).first->second;
+}
+
+/// The time an iteration took, for counters whose rate Google Benchmark would take from the CPU time.
+class Clock {
+ public:
+  double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
+
+ private:
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+void count(benchmark::State& state, Shape s, std::size_t tokens, int threads, double weight_bytes, double seconds) {
+  const double per_call = seconds / static_cast<double>(state.iterations());
+  const double operations = 2.0 * static_cast<double>(s.rows * s.cols * tokens);
+  state.counters["gflops"] = operations / per_call / 1e9;
+  state.counters["gbps"] = weight_bytes / per_call / 1e9;
+  const double memory = weight_bytes / per_call / bench::streaming_read(threads);
+  const double arithmetic = operations / per_call / bench::fma_peak(threads);
+  // The limit that binds is the one that is nearer.
+  state.counters["of_limit"] = std::max(memory, arithmetic);
+  state.SetLabel(memory > arithmetic ? "limit: streaming read" : "limit: FMA peak");
+}
+
+void run_nibble(benchmark::State& state, const std::string& spec, Shape s, std::size_t tokens, int threads) {
+  Executor& executor = threads == 1 ? serial_executor() : default_executor();
+  const Backend& backend = default_backend();
+  std::vector<PackedMatrixPtr> copies{backend.pack(quantized(spec, s))};
+  const double bytes = static_cast<double>(copies[0]->storage_bytes());
+  // More than any cache here: 1 GB of weights in turn.
+  while (tokens == 1 && static_cast<double>(copies.size()) * bytes < 1e9)
+    copies.push_back(backend.pack(quantized(spec, s)));
+  const auto x = random(tokens * s.cols, 2);
+  std::vector<float> y(tokens * s.rows);
+  std::size_t turn = 0;
+  const Clock clock;
+  for (auto _ : state) {
+    backend.matmul({x.data(), tokens, s.cols}, *copies[turn++ % copies.size()], {y.data(), tokens, s.rows}, executor);
+    benchmark::ClobberMemory();
+  }
+  count(state, s, tokens, threads, bytes, clock.seconds());
+}
+
+using RowMajor = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+
+/// Dequantize, then Eigen, one thread: what an engine without fused kernels does.
+void run_eigen(benchmark::State& state, const std::string& spec, Shape s, std::size_t tokens) {
+  const QuantizedMatrix& q = quantized(spec, s);
+  RowMajor w(s.rows, s.cols), y(tokens, s.rows);
+  const auto values = random(tokens * s.cols, 2);
+  const Eigen::Map<const RowMajor> x(values.data(), static_cast<Eigen::Index>(tokens),
+                                     static_cast<Eigen::Index>(s.cols));
+  const Clock clock;
+  for (auto _ : state) {
+    default_backend().dequantize(q, 0, {w.data(), s.rows, s.cols}, serial_executor());
+    y.noalias() = x * w.transpose();
+    benchmark::ClobberMemory();
+  }
+  count(state, s, tokens, 1, static_cast<double>(q.storage_bytes()), clock.seconds());
+}
+
+const int registered = [] {
+  const Shape shapes[] = {{4096, 4096}, {14336, 4096}, {4096, 14336}};
+  for (const Shape s : shapes)
+    for (const std::string spec : {"int4-g32-sym", "int4-g128-sym", "int4-g32-asym", "nf4", "int8", "int8-g128-asym"})
+      for (const std::size_t n : {1, 2, 4, 8, 16, 32, 128, 512})
+        for (const int threads : std::set<int>{1, default_executor().concurrency()}) {
+          const std::string name = "matmul/" + spec + "/f32/" + std::to_string(s.rows) + "x" + std::to_string(s.cols) +
+                                   "/n" + std::to_string(n) + "/t" + std::to_string(threads);
+          benchmark::RegisterBenchmark(name.c_str(), run_nibble, spec, s, n, threads)
+              ->Unit(benchmark::kMillisecond)
+              ->UseRealTime();
+        }
+  for (const std::size_t n : {1, 8, 512})
+    benchmark::RegisterBenchmark(
+        ("dequantize_then_eigen/int4-g128-sym/f32/4096x4096/n" + std::to_string(n) + "/t1").c_str(), run_eigen,
+        "int4-g128-sym", Shape{4096, 4096}, n)
+        ->Unit(benchmark::kMillisecond)
+        ->UseRealTime();
+  return 0;
+}();
+
+}  // namespace
+}  // namespace nibble
+
+BENCHMARK_MAIN();

@@ -1,0 +1,59 @@
+// The packed matrices of the CPU backends.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/cpu/kernels.h"
+#include "nibble/backend/backend.h"
+
+namespace nibble {
+
+/// Weights as fp32 panels can be cut from them. Decoding is per call: nothing of the matrix is kept in fp32.
+class CpuMatrix : public PackedMatrix {
+ public:
+  using PackedMatrix::PackedMatrix;
+  /// panel[k − k0][j] = W[row0 + j][k] for k0 ≤ k < k1; columns j past the last row are zero. row0 is a multiple of 32,
+  /// k0 of 256. Returns the panel: `panel` filled, or a place where it already lies.
+  virtual const float* input_panel(const kernels::KernelTable& isa, std::size_t row0, std::size_t k0, std::size_t k1,
+                                   float* panel) const = 0;
+  /// panel[r − r0][j] = W[r][col0 + j] for r0 ≤ r < r1; columns past the last are zero. col0 is a multiple of 32.
+  virtual void output_panel(const kernels::KernelTable& isa, std::size_t col0, std::size_t r0, std::size_t r1,
+                            float* panel) const = 0;
+};
+
+/// Codes interleaved for kernels::multiply_codes.
+class InterleavedMatrix final : public CpuMatrix {
+ public:
+  /// Whether a matrix has this form: groups of whole words within a row, zero points of a byte, no act-order.
+  static bool fits(const QuantizedMatrix& q);
+  InterleavedMatrix(const Backend& backend, const QuantizedMatrix& q);
+
+  std::size_t storage_bytes() const override;
+  const float* input_panel(const kernels::KernelTable& isa, std::size_t row0, std::size_t k0, std::size_t k1,
+                           float* panel) const override;
+  void output_panel(const kernels::KernelTable& isa, std::size_t col0, std::size_t r0, std::size_t r1,
+                    float* panel) const override;
+
+  [[nodiscard]] std::size_t panels() const {
+    return (rows() + kernels::kInterleavedRows - 1) / kernels::kInterleavedRows;
+  }
+  [[nodiscard]] kernels::InterleavedPanel panel(std::size_t index) const;
+  /// Columns, padded to whole words: what activations must be padded to.
+  [[nodiscard]] std::size_t depth() const { return depth_; }
+
+ private:
+  void pack_codes(const QuantizedMatrix& q);
+  void pack_groups(const QuantizedMatrix& q);
+  [[nodiscard]] std::size_t words_per_panel() const {
+    return depth_ * static_cast<std::size_t>(code_bits_) / 32 * kernels::kInterleavedRows;
+  }
+
+  int code_bits_;  ///< 4 or 8.
+  ScaleType scale_type_;
+  std::size_t depth_, group_size_, groups_;
+  Buffer codes_, scales_, zeros_;
+  float values_[16] = {};
+};
+
+}  // namespace nibble
