@@ -12,7 +12,8 @@ using F = __m256;
 using I = __m256i;
 constexpr size_t lanes = 8;
 constexpr size_t tile_tokens = 3;  // 12 accumulators + 4 weights of 16 registers, the broadcast from memory
-constexpr size_t few_tokens = 1;   // four sums, words, scales and zero points fill the registers
+constexpr size_t few_tokens = 4;
+constexpr size_t code_sums = 8;  // 8 sums, 2 words, 2 scales, 2 zero points, a weight
 
 inline F load(const float* p) { return _mm256_loadu_ps(p); }
 inline void store(float* p, F x) { _mm256_storeu_ps(p, x); }

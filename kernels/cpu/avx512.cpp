@@ -18,7 +18,8 @@ using F = __m512;
 using I = __m512i;
 constexpr size_t lanes = 16;
 constexpr size_t tile_tokens = 12;  // 24 accumulators + 2 weights of 32 registers
-constexpr size_t few_tokens = 4;    // 16 sums, 4 words, 4 scales, 4 zero points and the table
+constexpr size_t few_tokens = 32;
+constexpr size_t code_sums = 16;  // 16 sums, 4 words, 4 scales, 4 zero points and the table
 
 inline F load(const float* p) { return _mm512_loadu_ps(p); }
 inline void store(float* p, F x) { _mm512_storeu_ps(p, x); }

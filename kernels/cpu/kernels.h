@@ -21,6 +21,8 @@ struct ValueRange {
   bool finite;  ///< False if any value is NaN or infinite; min and max then mean nothing.
 };
 
+/// The bound on KernelTable::few_tokens.
+constexpr size_t kMostFewTokens = 32;
 /// Rows of an interleaved panel.
 constexpr size_t kInterleavedRows = 64;
 
@@ -67,6 +69,8 @@ struct KernelTable {
   /// out[t][64] = Σ_k x[t][k]·W[row][k], decoded on the way: what decode_codes and multiply_panel give, bit for bit, in
   /// one pass over the codes per few tokens.
   void (*multiply_codes)(const InterleavedPanel& panel, const float* x, size_t x_stride, size_t tokens, float* out);
+  /// Up to so many tokens multiply_codes is faster than decoding panels for multiply_panel; measured.
+  size_t few_tokens;
   /// Columns [first, last), at most kPanelDepth and whole words, as two panels [kPanelDepth][32], one after the other.
   void (*decode_codes)(const InterleavedPanel& panel, size_t first, size_t last, float* panels);
 };

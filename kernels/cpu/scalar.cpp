@@ -13,7 +13,8 @@ using F = float;
 using I = int32_t;
 constexpr size_t lanes = 1;
 constexpr size_t tile_tokens = 1;
-constexpr size_t few_tokens = 1;
+constexpr size_t few_tokens = 4;
+constexpr size_t code_sums = 4;
 
 inline F load(const float* p) { return *p; }
 inline void store(float* p, F x) { *p = x; }

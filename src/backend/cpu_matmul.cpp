@@ -188,9 +188,6 @@ void matmul_llm_int8(const KernelTable& isa, MatrixView<const float> x, const Qu
   });
 }
 
-/// More tokens than this decode a panel once and multiply it by all; up to it, weights are decoded in registers.
-constexpr std::size_t kFewTokens = 4;
-
 /// The activations, copied and padded with zeros where the columns do not fill whole words.
 MatrixView<const float> padded(MatrixView<const float> x, std::size_t depth, std::vector<float>& copy) {
   if (x.cols == depth) return x;
@@ -204,7 +201,7 @@ void matmul_few_tokens(const KernelTable& isa, MatrixView<const float> x, const 
   thread_local std::vector<float> copy;
   const MatrixView<const float> input = padded(x, w.depth(), copy);
   parallel_for(executor, w.panels(), 1, [&](std::size_t begin, std::size_t end) {
-    float product[kFewTokens * kInterleavedRows];
+    float product[kernels::kMostFewTokens * kInterleavedRows];
     for (std::size_t p = begin; p < end; ++p) {
       isa.multiply_codes(w.panel(p), input.data, input.stride, input.rows, product);
       const std::size_t row0 = p * kInterleavedRows, width = std::min(kInterleavedRows, w.rows() - row0);
@@ -234,7 +231,7 @@ void cpu_matmul(const KernelTable& isa, MatrixView<const float> x, const PackedM
   if (const auto* q = dynamic_cast<const QuantizedPanels*>(&w);
       q != nullptr && q->matrix().spec.scheme == SchemeKind::llm_int8)
     return matmul_llm_int8(isa, x, *q, y, executor);
-  if (const auto* few = dynamic_cast<const InterleavedMatrix*>(&w); few != nullptr && x.rows <= kFewTokens)
+  if (const auto* few = dynamic_cast<const InterleavedMatrix*>(&w); few != nullptr && x.rows <= isa.few_tokens)
     return matmul_few_tokens(isa, x, *few, y, executor);
   // Pairs of panels: an interleaved panel decodes into two.
   parallel_for(executor, (w.rows() + kInterleavedRows - 1) / kInterleavedRows, 1,
