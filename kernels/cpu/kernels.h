@@ -45,6 +45,16 @@ struct InterleavedPanel {
   size_t group_size;     ///< A multiple of the codes in a word.
   int32_t code_bits;     ///< 4 or 8.
   int32_t scale_type;    ///< 0: f32, 1: f16, 2: bf16.
+  int32_t zero_point;    ///< Of integer codes, where `zeros` is null.
+};
+
+/// Tokens of 8-bit activations: codes [token][stride], −127 … 127, zero past the last column up to the panel's depth;
+/// sums [token][sums_stride], the sum of the codes in each group of the panel.
+struct Int8Tokens {
+  const int8_t* codes;
+  size_t stride;
+  const int32_t* sums;
+  size_t sums_stride;
 };
 
 struct KernelTable {
@@ -73,12 +83,16 @@ struct KernelTable {
   size_t few_tokens;
   /// Columns [first, last), at most kPanelDepth and whole words, as two panels [kPanelDepth][32], one after the other.
   void (*decode_codes)(const InterleavedPanel& panel, size_t first, size_t last, float* panels);
+  /// out[t][64] = Σ over groups of scale·(exact integer sum of (code − zero_point)·x). Groups of at most 65536 columns.
+  void (*multiply_int8)(const InterleavedPanel& panel, const Int8Tokens& x, size_t tokens, float* out);
 };
 
 extern const KernelTable scalar_kernels;
 #if defined(__x86_64__)
-extern const KernelTable avx2_kernels;    ///< AVX2, FMA, F16C
-extern const KernelTable avx512_kernels;  ///< AVX-512 F, BW, DQ, VL
+extern const KernelTable avx2_kernels;        ///< AVX2, FMA, F16C
+extern const KernelTable avxvnni_kernels;     ///< and AVX-VNNI
+extern const KernelTable avx512_kernels;      ///< AVX-512 F, BW, DQ, VL
+extern const KernelTable avx512vnni_kernels;  ///< and AVX-512 VNNI
 #endif
 
 }  // namespace nibble::kernels

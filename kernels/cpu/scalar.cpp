@@ -14,6 +14,7 @@ using I = int32_t;
 constexpr size_t lanes = 1;
 constexpr size_t tile_tokens = 1;
 constexpr size_t few_tokens = 4;
+constexpr size_t int8_sums = 4;
 constexpr size_t code_sums = 4;
 
 inline F load(const float* p) { return *p; }
@@ -42,6 +43,16 @@ template <int Bits>
 inline I shift_right(I x) {
   return static_cast<I>(static_cast<uint32_t>(x) >> Bits);
 }
+inline I and_int(I a, I b) { return a & b; }
+inline I sub_int(I a, I b) { return a - b; }
+inline I mul_int(I a, I b) { return a * b; }
+inline I dot4(I sum, I a, I b) {
+  for (int byte = 0; byte < 4; ++byte) {
+    const auto code = static_cast<int32_t>((static_cast<uint32_t>(a) >> (8 * byte)) & 255u);
+    sum += code * static_cast<int8_t>((static_cast<uint32_t>(b) >> (8 * byte)) & 255u);
+  }
+  return sum;
+}
 inline I low_byte(I x) { return x & 255; }
 using Table16 = const float*;
 inline Table16 load_table16(const float* p) { return p; }
@@ -64,6 +75,7 @@ inline F load_f16(const uint16_t* p) {
 
 #include "kernels/cpu/generic/elementwise.h"
 #include "kernels/cpu/generic/multiply_codes.h"
+#include "kernels/cpu/generic/multiply_int8.h"
 #include "kernels/cpu/generic/multiply_panel.h"
 #include "kernels/cpu/generic/table.h"
 

@@ -114,13 +114,6 @@ class QuantizedPanels final : public CpuMatrix {
 
 std::string shape(std::size_t rows, std::size_t cols) { return std::to_string(rows) + " × " + std::to_string(cols); }
 
-void check_shapes(MatrixView<const float> x, std::size_t in, std::size_t out, MatrixView<float> y, const char* what) {
-  if (x.cols != in || y.cols != out || x.rows != y.rows)
-    throw Error(ErrorCode::shape_mismatch, std::string(what) + ": x is " + shape(x.rows, x.cols) + " and y is " +
-                                               shape(y.rows, y.cols) + "; x must have " + std::to_string(in) +
-                                               " columns, y " + std::to_string(out) + ", and both as many rows");
-}
-
 /// Scratch of one task: two decoded panels and the products of a block. Kept by the thread from call to call.
 struct Scratch {
   std::vector<float> panel, product;
@@ -213,6 +206,14 @@ void matmul_few_tokens(const KernelTable& isa, MatrixView<const float> x, const 
 
 }  // namespace
 
+void check_matmul_shapes(MatrixView<const float> x, std::size_t in, std::size_t out, MatrixView<float> y,
+                         const char* what) {
+  if (x.cols != in || y.cols != out || x.rows != y.rows)
+    throw Error(ErrorCode::shape_mismatch, std::string(what) + ": x is " + shape(x.rows, x.cols) + " and y is " +
+                                               shape(y.rows, y.cols) + "; x must have " + std::to_string(in) +
+                                               " columns, y " + std::to_string(out) + ", and both as many rows");
+}
+
 PackedMatrixPtr cpu_pack(const Backend& backend, QuantizedMatrix q) {
   if (InterleavedMatrix::fits(q)) return std::make_shared<InterleavedMatrix>(backend, q);
   return std::make_shared<QuantizedPanels>(backend, std::move(q));
@@ -227,7 +228,7 @@ PackedMatrixPtr cpu_pack(const Backend& backend, const KernelTable&, FloatMatrix
 void cpu_matmul(const KernelTable& isa, MatrixView<const float> x, const PackedMatrix& packed, MatrixView<float> y,
                 Executor& executor) {
   const auto& w = dynamic_cast<const CpuMatrix&>(packed);
-  check_shapes(x, w.cols(), w.rows(), y, "matmul");
+  check_matmul_shapes(x, w.cols(), w.rows(), y, "matmul");
   if (const auto* q = dynamic_cast<const QuantizedPanels*>(&w);
       q != nullptr && q->matrix().spec.scheme == SchemeKind::llm_int8)
     return matmul_llm_int8(isa, x, *q, y, executor);
@@ -252,7 +253,7 @@ void cpu_matmul(const KernelTable& isa, MatrixView<const float> x, const PackedM
 void cpu_matmul_transposed(const KernelTable& isa, MatrixView<const float> x, const PackedMatrix& packed,
                            MatrixView<float> y, Executor& executor) {
   const auto& w = dynamic_cast<const CpuMatrix&>(packed);
-  check_shapes(x, w.rows(), w.cols(), y, "matmul_transposed");
+  check_matmul_shapes(x, w.rows(), w.cols(), y, "matmul_transposed");
   parallel_for(executor, (w.cols() + kPanelWidth - 1) / kPanelWidth, 1, [&](std::size_t begin, std::size_t end) {
     Scratch& s = thread_scratch(x.rows);
     for (std::size_t p = begin; p < end; ++p) {

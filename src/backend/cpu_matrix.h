@@ -39,6 +39,10 @@ class InterleavedMatrix final : public CpuMatrix {
     return (rows() + kernels::kInterleavedRows - 1) / kernels::kInterleavedRows;
   }
   [[nodiscard]] kernels::InterleavedPanel panel(std::size_t index) const;
+  /// Whether codes stand for integers, so that 8-bit activations can meet them.
+  [[nodiscard]] bool is_integer() const { return is_integer_; }
+  [[nodiscard]] std::size_t groups() const { return groups_; }
+  [[nodiscard]] std::size_t group_size() const { return group_size_; }
   /// Columns, padded to whole words: what activations must be padded to.
   [[nodiscard]] std::size_t depth() const { return depth_; }
 
@@ -51,6 +55,8 @@ class InterleavedMatrix final : public CpuMatrix {
 
   int code_bits_;  ///< 4 or 8.
   ScaleType scale_type_;
+  bool is_integer_;
+  std::int32_t zero_point_;  ///< Of symmetric codes.
   std::size_t depth_, group_size_, groups_;
   Buffer codes_, scales_, zeros_;
   float values_[16] = {};

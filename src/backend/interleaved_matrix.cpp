@@ -36,6 +36,8 @@ InterleavedMatrix::InterleavedMatrix(const Backend& backend, const QuantizedMatr
     : CpuMatrix(backend, q.rows, q.cols),
       code_bits_(widened_bits(q.spec)),
       scale_type_(q.spec.double_quant ? ScaleType::f32 : q.spec.scale_type),
+      is_integer_(q.spec.is_affine()),
+      zero_point_(1 << (q.spec.bits - 1)),
       depth_(round_up(q.cols, codes_per_word(code_bits_))) {
   const std::size_t group = columns_per_group(q.spec, q.cols);
   groups_ = (q.cols + group - 1) / group;
@@ -98,6 +100,7 @@ kernels::InterleavedPanel InterleavedMatrix::panel(std::size_t index) const {
   p.group_size = group_size_;
   p.code_bits = code_bits_;
   p.scale_type = scale_type_ == ScaleType::f32 ? 0 : scale_type_ == ScaleType::f16 ? 1 : 2;
+  p.zero_point = zero_point_;
   return p;
 }
 

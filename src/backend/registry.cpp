@@ -47,6 +47,11 @@ class CpuBackend final : public Backend {
               Executor& executor) const override {
     cpu_matmul(isa_, x, w, y, executor);
   }
+  bool has_int8_matmul(const PackedMatrix& w) const noexcept override { return cpu_has_int8_matmul(w); }
+  void matmul_int8(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y,
+                   Executor& executor) const override {
+    cpu_matmul_int8(isa_, x, w, y, executor);
+  }
   void matmul_transposed(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y,
                          Executor& executor) const override {
     cpu_matmul_transposed(isa_, x, w, y, executor);
@@ -66,13 +71,16 @@ struct Registry {
 
   Registry() {
 #if defined(__x86_64__)
-    entries.push_back(std::make_unique<CpuBackend>("avx512", "AVX-512 F/BW/DQ/VL, 16 lanes", kernels::avx512_kernels,
-                                                   cpu_features().avx512));
-    entries.push_back(std::make_unique<CpuBackend>("avx2", "AVX2 with FMA and F16C, 8 lanes", kernels::avx2_kernels,
-                                                   cpu_features().avx2));
+    const CpuFeatures& cpu = cpu_features();
+    add("avx512vnni", "AVX-512 with VNNI, 16 lanes", kernels::avx512vnni_kernels, cpu.avx512_vnni);
+    add("avx512", "AVX-512 F/BW/DQ/VL, 16 lanes", kernels::avx512_kernels, cpu.avx512);
+    add("avxvnni", "AVX2 with AVX-VNNI, 8 lanes", kernels::avxvnni_kernels, cpu.avx_vnni);
+    add("avx2", "AVX2 with FMA and F16C, 8 lanes", kernels::avx2_kernels, cpu.avx2);
 #endif
-    entries.push_back(
-        std::make_unique<CpuBackend>("scalar", "plain C++, the reference", kernels::scalar_kernels, true));
+    add("scalar", "plain C++, the reference", kernels::scalar_kernels, true);
+  }
+  void add(std::string_view name, std::string_view description, const kernels::KernelTable& isa, bool available) {
+    entries.push_back(std::make_unique<CpuBackend>(name, description, isa, available));
   }
 };
 
@@ -82,6 +90,10 @@ Registry& registry() {
 }
 
 }  // namespace
+
+void Backend::matmul_int8(MatrixView<const float>, const PackedMatrix&, MatrixView<float>, Executor&) const {
+  throw Error(ErrorCode::unsupported, "the backend '" + std::string(name()) + "' has no 8-bit activations");
+}
 
 void register_backend(std::unique_ptr<Backend> backend) {
   Registry& r = registry();

@@ -5,6 +5,7 @@
 #include "nibble/core/error.h"
 #include "nibble/quantize/llm_int8.h"
 #include "nibble/quantize/quantize.h"
+#include "nibble/scheme/llm_int8.h"
 #include "tests/support/random_data.h"
 
 namespace nibble {
@@ -116,6 +117,60 @@ TEST(Matmul, ATokensResultDoesNotDependOnItsBatch) {
         ASSERT_EQ(together, alone) << text << " on " << b->name();
         ASSERT_EQ(together, three) << text << " on " << b->name();
       }
+  }
+}
+
+/// The definition in backend.h, spelled out.
+TEST(Matmul, EightBitActivationsGiveTheExactIntegerResult) {
+  for (const auto& [rows, cols] : {std::pair<std::size_t, std::size_t>{70, 544}, {64, 300}, {1, 8}, {129, 37}})
+    for (const char* text : {"int4-g32-sym", "int4-g32-asym", "int4-channel-sym-f32", "int3-g40-asym",
+                             "int2-g16-sym-bf16", "int8", "int8-g64-asym", "int8-tensor-sym", "int6-g32-sym"}) {
+      const auto w = normal(rows * cols, 21), x = normal(7 * cols, 22, 3);
+      const auto q = quantize(MatrixView<const float>(w.data(), rows, cols), text);
+      std::vector<float> expected(7 * rows);
+      for (std::size_t t = 0; t < 7; ++t) {
+        float absmax = 0;
+        for (std::size_t c = 0; c < cols; ++c) absmax = std::max(absmax, std::abs(x[t * cols + c]));
+        const float factor = LlmInt8::multiplier(absmax);
+        for (std::size_t r = 0; r < rows; ++r) {
+          float sum = 0;
+          for (std::size_t c = 0; c < cols;) {
+            const std::size_t group = q.group_of(r, c);
+            std::int64_t exact = 0;
+            for (; c < cols && q.group_of(r, c) == group; ++c)
+              exact += (q.code(r, c) - q.zero_point(group)) * (LlmInt8::encode_scaled(x[t * cols + c], factor) - 128);
+            sum = std::fma(static_cast<float>(exact), q.scale(group), sum);
+          }
+          expected[t * rows + r] = sum * (absmax * LlmInt8::inverse_127);
+        }
+      }
+      for (const Backend* b : available()) {
+        const auto packed = b->pack(q);
+        ASSERT_TRUE(b->has_int8_matmul(*packed)) << text;
+        std::vector<float> y(7 * rows), one(rows);
+        b->matmul_int8({x.data(), 7, cols}, *packed, {y.data(), 7, rows}, default_executor());
+        EXPECT_EQ(y, expected) << text << " on " << b->name();
+        b->matmul_int8({x.data(), 1, cols}, *packed, {one.data(), 1, rows}, serial_executor());
+        EXPECT_EQ(one, std::vector<float>(y.begin(), y.begin() + static_cast<std::ptrdiff_t>(rows))) << text;
+      }
+    }
+}
+
+TEST(Matmul, EightBitActivationsRefuseWhatTheyCannotTake) {
+  const auto w = normal(64 * 64, 1);
+  std::vector<float> x(64, 1.0f), y(64);
+  const Backend& b = default_backend();
+  const auto nf4 = b.pack(quantize(MatrixView<const float>(w.data(), 64, 64), "nf4"));
+  const auto int4 = b.pack(quantize(MatrixView<const float>(w.data(), 64, 64), "int4-g32-sym"));
+  EXPECT_FALSE(b.has_int8_matmul(*nf4));
+  EXPECT_THROW(b.matmul_int8({x.data(), 1, 64}, *nf4, {y.data(), 1, 64}, serial_executor()), Error);
+  x[17] = std::nanf("");
+  try {
+    b.matmul_int8({x.data(), 1, 64}, *int4, {y.data(), 1, 64}, default_executor());
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::non_finite);
+    EXPECT_STREQ(e.what(), "activation row 0, column 17 is not finite");
   }
 }
 

@@ -1,8 +1,8 @@
 // What a machine can do with quantized matrices, and the registry of those who can.
 //
 // Virtual at this coarse level only: one call does a whole matrix. The built-in backends are "scalar" (the reference),
-// "avx2" and "avx512"; all give bit-identical results, whatever the thread count. An engine registers its own beside
-// them, and tests it with the cases in tests/backend.
+// "avx2", "avxvnni", "avx512" and "avx512vnni"; all give bit-identical results, whatever the thread count. An engine
+// registers its own beside them, and tests it with the cases in tests/backend.
 #pragma once
 
 #include <memory>
@@ -49,6 +49,16 @@ class Backend {
   /// per row and multiplied exactly in integers, its outlier columns in fp32. Error{shape_mismatch} names both shapes.
   virtual void matmul(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y,
                       Executor& executor) const = 0;
+
+  /// Whether matmul_int8 takes this matrix: integer codes (not NF4 or FP4) whose groups lie within rows.
+  [[nodiscard]] virtual bool has_int8_matmul(const PackedMatrix&) const noexcept { return false; }
+
+  /// matmul with activations in 8 bits (W8A8, W4A8): each row of x is rounded to q = x·127/absmax, half to even, and
+  ///   y[t][o] = (Σ over groups of scale·S, by fused multiply-add in their order) · absmax[t]/127,
+  /// where S = Σ (code − zero_point)·q is exact. Much faster, at a loss that `nibble compare` measures. Errors:
+  /// shape_mismatch; unsupported where has_int8_matmul is false; non_finite names the place in x.
+  virtual void matmul_int8(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y,
+                           Executor& executor) const;
 
   /// y [n, in] = x [n, out] · W: the gradient of matmul with respect to its input.
   virtual void matmul_transposed(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y,

@@ -6,6 +6,7 @@ namespace nibble {
 /// Instruction sets of the running CPU that the operating system has enabled.
 struct CpuFeatures {
   bool avx2 = false;         ///< AVX2, FMA and F16C together: what the avx2 kernels are built with.
+  bool avx_vnni = false;     ///< AVX-VNNI on top of avx2.
   bool avx512 = false;       ///< AVX-512 F, BW, DQ, VL on top of avx2.
   bool avx512_vnni = false;  ///< AVX-512 VNNI on top of avx512.
 };

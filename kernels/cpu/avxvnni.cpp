@@ -1,0 +1,23 @@
+// AVX2 with AVX-VNNI: byte products in one instruction, without AVX-512.
+#include "kernels/cpu/vec_avx2.h"
+
+namespace nibble::kernels {
+namespace {
+
+namespace vec {
+
+inline I dot4(I sum, I a, I b) { return _mm256_dpbusd_avx_epi32(sum, a, b); }
+
+}  // namespace vec
+
+#include "kernels/cpu/generic/elementwise.h"
+#include "kernels/cpu/generic/multiply_codes.h"
+#include "kernels/cpu/generic/multiply_int8.h"
+#include "kernels/cpu/generic/multiply_panel.h"
+#include "kernels/cpu/generic/table.h"
+
+}  // namespace
+
+const KernelTable avxvnni_kernels = make_table();
+
+}  // namespace nibble::kernels
