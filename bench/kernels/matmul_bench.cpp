@@ -48,19 +48,20 @@ class Clock {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-void count(benchmark::State& state, Shape s, std::size_t tokens, int threads, double weight_bytes, double seconds) {
+void count(benchmark::State& state, Shape s, std::size_t tokens, int threads, double weight_bytes, double seconds,
+           bool integer = false) {
   const double per_call = seconds / static_cast<double>(state.iterations());
   const double operations = 2.0 * static_cast<double>(s.rows * s.cols * tokens);
   state.counters["gflops"] = operations / per_call / 1e9;
   state.counters["gbps"] = weight_bytes / per_call / 1e9;
   const double memory = weight_bytes / per_call / bench::streaming_read(threads);
-  const double arithmetic = operations / per_call / bench::fma_peak(threads);
+  const double arithmetic = operations / per_call / (integer ? bench::vnni_peak(threads) : bench::fma_peak(threads));
   // The limit that binds is the one that is nearer.
   state.counters["of_limit"] = std::max(memory, arithmetic);
-  state.SetLabel(memory > arithmetic ? "limit: streaming read" : "limit: FMA peak");
+  state.SetLabel(memory > arithmetic ? "limit: streaming read" : integer ? "limit: VNNI peak" : "limit: FMA peak");
 }
 
-void run_nibble(benchmark::State& state, const std::string& spec, Shape s, std::size_t tokens, int threads) {
+void run_nibble(benchmark::State& state, const std::string& spec, bool int8, Shape s, std::size_t tokens, int threads) {
   Executor& executor = threads == 1 ? serial_executor() : default_executor();
   const Backend& backend = default_backend();
   std::vector<PackedMatrixPtr> copies{backend.pack(quantized(spec, s))};
@@ -73,10 +74,14 @@ void run_nibble(benchmark::State& state, const std::string& spec, Shape s, std::
   std::size_t turn = 0;
   const Clock clock;
   for (auto _ : state) {
-    backend.matmul({x.data(), tokens, s.cols}, *copies[turn++ % copies.size()], {y.data(), tokens, s.rows}, executor);
+    const PackedMatrix& w = *copies[turn++ % copies.size()];
+    const MatrixView<const float> in(x.data(), tokens, s.cols);
+    const MatrixView<float> out(y.data(), tokens, s.rows);
+    if (int8) backend.matmul_int8(in, w, out, executor);
+    else backend.matmul(in, w, out, executor);
     benchmark::ClobberMemory();
   }
-  count(state, s, tokens, threads, bytes, clock.seconds());
+  count(state, s, tokens, threads, bytes, clock.seconds(), int8);
 }
 
 using RowMajor = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
@@ -100,15 +105,19 @@ void run_eigen(benchmark::State& state, const std::string& spec, Shape s, std::s
 const int registered = [] {
   const Shape shapes[] = {{4096, 4096}, {14336, 4096}, {4096, 14336}};
   for (const Shape s : shapes)
-    for (const std::string spec : {"int4-g32-sym", "int4-g128-sym", "int4-g32-asym", "nf4", "int8", "int8-g128-asym"})
-      for (const std::size_t n : {1, 2, 4, 8, 16, 32, 128, 512})
-        for (const int threads : std::set<int>{1, default_executor().concurrency()}) {
-          const std::string name = "matmul/" + spec + "/f32/" + std::to_string(s.rows) + "x" + std::to_string(s.cols) +
-                                   "/n" + std::to_string(n) + "/t" + std::to_string(threads);
-          benchmark::RegisterBenchmark(name.c_str(), run_nibble, spec, s, n, threads)
-              ->Unit(benchmark::kMillisecond)
-              ->UseRealTime();
-        }
+    for (const std::string spec :
+         {"int4-g32-sym", "int4-g128-sym", "int4-channel-sym", "int4-g32-asym", "nf4", "int8", "int8-g128-asym"})
+      for (const bool int8 : {false, true}) {
+        if (int8 && (spec == "nf4" || bench::vnni_peak(1) == 0)) continue;
+        for (const std::size_t n : {1, 2, 4, 8, 16, 32, 128, 512})
+          for (const int threads : std::set<int>{1, default_executor().concurrency()}) {
+            const std::string name = "matmul/" + spec + (int8 ? "/i8/" : "/f32/") + std::to_string(s.rows) + "x" +
+                                     std::to_string(s.cols) + "/n" + std::to_string(n) + "/t" + std::to_string(threads);
+            benchmark::RegisterBenchmark(name.c_str(), run_nibble, spec, int8, s, n, threads)
+                ->Unit(benchmark::kMillisecond)
+                ->UseRealTime();
+          }
+      }
   for (const std::size_t n : {1, 8, 512})
     benchmark::RegisterBenchmark(
         ("dequantize_then_eigen/int4-g128-sym/f32/4096x4096/n" + std::to_string(n) + "/t1").c_str(), run_eigen,

@@ -43,8 +43,13 @@ template <int Bits>
 inline I shift_right(I x) {
   return static_cast<I>(static_cast<uint32_t>(x) >> Bits);
 }
+/// Four bytes in every lane.
+inline I set_bytes(const int8_t* p) {
+  int32_t word;
+  __builtin_memcpy(&word, p, sizeof word);
+  return set_int(word);
+}
 inline I and_int(I a, I b) { return a & b; }
-inline I sub_int(I a, I b) { return a - b; }
 inline I mul_int(I a, I b) { return a * b; }
 inline I dot4(I sum, I a, I b) {
   for (int byte = 0; byte < 4; ++byte) {

@@ -49,8 +49,13 @@ template <int Bits>
 inline I shift_right(I x) {
   return _mm256_srli_epi32(x, Bits);
 }
+/// Four bytes in every lane.
+inline I set_bytes(const int8_t* p) {
+  int32_t word;
+  __builtin_memcpy(&word, p, sizeof word);
+  return set_int(word);
+}
 inline I and_int(I a, I b) { return _mm256_and_si256(a, b); }
-inline I sub_int(I a, I b) { return _mm256_sub_epi32(a, b); }
 inline I mul_int(I a, I b) { return _mm256_mullo_epi32(a, b); }
 inline I low_byte(I x) { return _mm256_and_si256(x, set_int(255)); }
 struct Table16 {

@@ -52,8 +52,13 @@ template <int Bits>
 inline I shift_right(I x) {
   return _mm512_srli_epi32(x, Bits);
 }
+/// Four bytes in every lane.
+inline I set_bytes(const int8_t* p) {
+  int32_t word;
+  __builtin_memcpy(&word, p, sizeof word);
+  return set_int(word);
+}
 inline I and_int(I a, I b) { return _mm512_and_si512(a, b); }
-inline I sub_int(I a, I b) { return _mm512_sub_epi32(a, b); }
 inline I mul_int(I a, I b) { return _mm512_mullo_epi32(a, b); }
 inline I low_byte(I x) { return _mm512_and_si512(x, set_int(255)); }
 using Table16 = __m512;

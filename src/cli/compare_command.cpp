@@ -100,10 +100,18 @@ class Comparison {
   Row measure(const std::string& name, bool reference) {
     const fs::path copy = work_.path() / name, figures = work_.path() / (name + ".json"),
                    log_probabilities = work_.path() / "reference";
-    run_self({"quantize", o_.model, "-o", copy, "--method", name, "--quiet"});
-    run_self({"eval", copy, "--text", o_.text, "--tokens", std::to_string(o_.tokens), "--window",
-              std::to_string(o_.window), "--stride", std::to_string(o_.stride), "--json", figures, "--quiet",
-              reference ? "--save-reference" : "--reference", log_probabilities});
+    const bool int8_activations = parse_method(name).int8_activations;
+    run_self({"quantize", o_.model, "-o", copy, "--method", name.substr(0, name.find('+')), "--quiet"});
+    std::vector<std::string> eval{"eval",           copy,
+                                  "--text",         o_.text,
+                                  "--tokens",       std::to_string(o_.tokens),
+                                  "--window",       std::to_string(o_.window),
+                                  "--stride",       std::to_string(o_.stride),
+                                  "--json",         figures,
+                                  "--quiet",        reference ? "--save-reference" : "--reference",
+                                  log_probabilities};
+    if (int8_activations) eval.push_back("--int8-activations");
+    run_self(std::move(eval));
     const auto j = nlohmann::json::parse(format::read_text(figures));
     Row row{name,
             j["bits_per_weight"],
@@ -157,9 +165,10 @@ void run(Options o) {
   const auto rows = comparison.run();
   print_table(rows, comparison.reference());
   fmt::print(
-      "\nbits/weight: linear layers of the blocks, scales included; embeddings, norms and lm_head stay {}.\nPerplexity "
+      "\nbits/weight: linear layers of the blocks, scales included; embeddings, norms and lm_head stay as they are. "
+      "+a8: activations in 8 bits, too.\nPerplexity "
       "over the first {} tokens of {}, windows of {}, stride {}.\n",
-      "as they are", o.tokens, fs::path(o.text).filename().string(), o.window, o.stride);
+      o.tokens, fs::path(o.text).filename().string(), o.window, o.stride);
   if (!o.json.empty()) save_json(rows, o.json);
   if (!o.plot.empty()) {
     std::vector<PlotPoint> points;

@@ -18,7 +18,7 @@ namespace {
 struct Options {
   std::string model, text, method, json, save_reference, reference;
   std::size_t window = 512, stride = 512, tokens = 0;
-  bool quiet = false;
+  bool quiet = false, int8_activations = false;
 };
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
@@ -52,7 +52,12 @@ Speed measure_speed(const llama::Model& model, std::span<const std::int32_t> ids
 
 void run(const Options& o) {
   llama::LoadOptions load;
-  if (!o.method.empty()) load.quantize = parse_method(o.method).spec;
+  if (!o.method.empty()) {
+    const Method method = parse_method(o.method);
+    load.quantize = method.spec;
+    load.int8_activations = method.int8_activations;
+  }
+  load.int8_activations = load.int8_activations || o.int8_activations;
   const llama::Model model = llama::Model::load(o.model, load);
   const auto ids =
       read_tokens(o.model, o.text.empty() ? example_data() / "evaluation.txt" : std::filesystem::path(o.text));
@@ -94,6 +99,8 @@ void add_eval_command(CLI::App& app) {
   CLI::App* c = app.add_subcommand("eval", "Perplexity, speed and memory of one model");
   c->add_option("model", o->model, "Model directory, dense or quantized")->required();
   c->add_option("--text", o->text, "Text to predict (default: the embedded evaluation text)");
+  c->add_flag("--int8-activations", o->int8_activations,
+              "Multiply integer layers by activations in 8 bits: faster, at a loss");
   c->add_option("--method", o->method, "Quantize while loading");
   c->add_option("--window", o->window, "Tokens in a window")->capture_default_str()->check(CLI::PositiveNumber);
   c->add_option("--stride", o->stride, "Tokens from one window to the next; smaller is slower and gives more context")

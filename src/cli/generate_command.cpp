@@ -17,13 +17,19 @@ namespace {
 struct Options {
   std::string model, prompt = "It is a truth universally acknowledged, ", method;
   std::size_t tokens = 200;
+  bool int8_activations = false;
   llama::SamplerOptions sampler;
 };
 
 void run(const Options& o) {
   const std::string model_path = o.model.empty() ? (example_data() / "austen-5m").string() : o.model;
   llama::LoadOptions load;
-  if (!o.method.empty()) load.quantize = parse_method(o.method).spec;
+  if (!o.method.empty()) {
+    const Method method = parse_method(o.method);
+    load.quantize = method.spec;
+    load.int8_activations = method.int8_activations;
+  }
+  load.int8_activations = load.int8_activations || o.int8_activations;
   const llama::Model model = llama::Model::load(model_path, load);
   const auto tokenizer = llama::load_tokenizer(model_path);
   const auto prompt = tokenizer->encode(o.prompt);
@@ -50,6 +56,8 @@ void add_generate_command(CLI::App& app) {
   c->add_option("model", o->model, "Model directory (default: the embedded model)");
   c->add_option("--prompt", o->prompt, "Text to continue")->capture_default_str();
   c->add_option("--tokens", o->tokens, "Tokens to draw at most")->capture_default_str();
+  c->add_flag("--int8-activations", o->int8_activations,
+              "Multiply integer layers by activations in 8 bits: faster, at a loss");
   c->add_option("--method", o->method, "Quantize while loading, for example nf4-dq");
   c->add_option("--temperature", o->sampler.temperature, "0: the most likely token; 0.7 or so: varied text")
       ->capture_default_str();

@@ -13,7 +13,8 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", NIBBLE_VERSION);
   app.require_subcommand(1);
   app.footer(
-      "Environment: NIBBLE_BACKEND=scalar|avx2|avx512 chooses the kernels, NIBBLE_THREADS the threads, NIBBLE_DATA the "
+      "Environment: NIBBLE_BACKEND=scalar|avx2|avxvnni|avx512|avx512vnni chooses the kernels, NIBBLE_THREADS the "
+      "threads, NIBBLE_DATA the "
       "folder of the embedded "
       "model.\nExit status: 0 success, 1 error, 130 interrupted; the command line's own errors are above 100.");
   using namespace nibble::cli;

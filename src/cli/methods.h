@@ -16,9 +16,11 @@ struct Method {
   std::string name;
   DType dense = DType::f32;  ///< Of the linear layers when there is no spec.
   std::optional<QuantSpec> spec;
+  bool int8_activations = false;  ///< Multiplied by activations rounded to 8 bits; what is stored is the same.
 };
 
-/// "fp32", "fp16", "bf16", or any text QuantSpec::parse takes. Error{invalid_argument} says what there is.
+/// "fp32", "fp16", "bf16", or any text QuantSpec::parse takes, integer ones with "+a8" for 8-bit activations.
+/// Error{invalid_argument} says what there is.
 Method parse_method(std::string_view name);
 
 /// The rows of `compare` when none are named.

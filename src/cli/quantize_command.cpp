@@ -40,6 +40,10 @@ Method method_of(const Options& o) {
 
 void run(const Options& o) {
   const Method method = method_of(o);
+  if (method.int8_activations)
+    throw Error(ErrorCode::invalid_argument, "'" + method.name +
+                                                 "': +a8 says how to multiply, not what to store; leave it out, "
+                                                 "and give it to eval or compare");
   llama::QuantizeModelOptions options;
   options.spec = method.spec;
   if (!method.spec) options.convert_to = method.dense;

@@ -85,7 +85,10 @@ void load_embedding(FloatMatrix table, std::span<const std::int32_t> ids, Matrix
 
 void Model::apply(const Linear& linear, MatrixView<const float> x, MatrixView<float> y) const {
   if (hook_) hook_(linear.name, x);
-  linear.weight->backend().matmul(x, *linear.weight, y, *executor_);
+  const Backend& backend = linear.weight->backend();
+  if (int8_activations_ && backend.has_int8_matmul(*linear.weight))
+    backend.matmul_int8(x, *linear.weight, y, *executor_);
+  else backend.matmul(x, *linear.weight, y, *executor_);
   if (linear.bias.empty()) return;
   for (std::size_t r = 0; r < y.rows; ++r)
     for (std::size_t c = 0; c < y.cols; ++c) y(r, c) += linear.bias[c];

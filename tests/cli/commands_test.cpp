@@ -114,6 +114,25 @@ TEST(Compare, WritesTheTableTheJsonAndTheChart) {
   for (const char* part : {"<svg", "</svg>", "nf4-dq", "int8", "MB"}) EXPECT_TRUE(has(chart.str(), part)) << part;
 }
 
+TEST(Compare, EightBitActivationsCostLittle) {
+  const TemporaryFolder folder;
+  const auto json = folder / "rows.json";
+  ASSERT_EQ(
+      run("compare --methods int8,int8+a8,int4-g32-sym,int4-g32-sym+a8 --tokens 4096 --json " + json.string()).status,
+      0);
+  const auto rows = read_json(json)["rows"];
+  const auto get = [&](std::size_t i, const char* key) { return rows[i][key].get<double>(); };
+  for (const std::size_t i : {0u, 2u}) {
+    EXPECT_EQ(get(i, "file_bytes"), get(i + 1, "file_bytes"));
+    EXPECT_NE(get(i, "perplexity"), get(i + 1, "perplexity"));
+    EXPECT_NEAR(get(i + 1, "perplexity") / get(i, "perplexity"), 1, 0.005);
+  }
+  const auto stored = run("quantize " + kModel + " -o x --method int8+a8");
+  EXPECT_EQ(stored.status, 1);
+  EXPECT_TRUE(has(stored.text, "not what to store")) << stored.text;
+  EXPECT_EQ(run("compare --methods nf4+a8").status, 1);
+}
+
 TEST(Recommend, FitsTheMemoryAndSaysWhy) {
   EXPECT_TRUE(has(run("recommend --purpose finetune").text, "Use nf4-dq"));
   EXPECT_TRUE(has(run("recommend --purpose quality --params 7b --memory 16").text, "Use int8"));

@@ -42,6 +42,9 @@ using LinearHook = std::function<void(std::string_view layer, MatrixView<const f
 struct LoadOptions {
   /// Quantize the linear layers of the blocks while loading; layers the checkpoint holds quantized stay as they are.
   std::optional<QuantSpec> quantize;
+  /// Multiply quantized integer layers by activations rounded to 8 bits per token (Backend::matmul_int8): faster, at a
+  /// loss. NF4, FP4, LLM.int8 and dense layers are not touched.
+  bool int8_activations = false;
   const Backend* backend = nullptr;  ///< Null: default_backend().
   Executor* executor = nullptr;      ///< Null: default_executor(). Used by forward() too.
   Progress progress;
@@ -83,6 +86,7 @@ class Model {
 
   Config config_;
   Executor* executor_ = nullptr;
+  bool int8_activations_ = false;
   FloatMatrix embedding_;
   Buffer embedding_bytes_;  ///< Keeps embedding_ alive.
   std::vector<Layer> layers_;

@@ -4,7 +4,7 @@
 // set, add, sub, mul, div, fma, min, max, to_int (half to even), to_float, add_int, set_int, load_codes, store_codes,
 // Table16 with table16 (which reads the low four bits of an index), gather, add_where_greater, load_f16, load_bf16;
 // for multiply_codes.h also code_sums, load_words, shift_right, low_byte, and for
-// multiply_int8.h int8_sums, and_int, sub_int, mul_int, dot4. min(a, b) is a < b ? a : b and max(a, b) is
+// multiply_int8.h int8_sums, set_bytes, and_int, mul_int, dot4. min(a, b) is a < b ? a : b and max(a, b) is
 // a > b ? a : b, like the x86 instructions: a NaN in `a` gives b.
 //
 // Tails go through a padded copy of one vector, so that no kernel has a second, scalar, version of its arithmetic.

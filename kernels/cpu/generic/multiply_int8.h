@@ -2,7 +2,7 @@
 // of each sum with the group's scale, in the order of the groups. Bit-identical on every ISA by construction.
 //
 // dot4 takes unsigned by signed bytes, and codes are unsigned: Σ(code − zero)·x = Σ code·x − zero·Σx, the last sum made
-// once a token.
+// once a token, so that sums begin at −zero·Σx.
 
 template <size_t Tokens, size_t Vectors, int Bits>
 static inline void dot_words(const uint32_t* from, size_t words, const int8_t* x, size_t x_stride,
@@ -21,34 +21,45 @@ static inline void dot_words(const uint32_t* from, size_t words, const int8_t* x
       }
     }
     for (size_t t = 0; t < Tokens; ++t) {
-      int32_t four[2];
-      __builtin_memcpy(four, x + t * x_stride, per_word);
-      const vec::I first = vec::set_int(four[0]);
+      const vec::I first = vec::set_bytes(x + t * x_stride);
       for (size_t v = 0; v < Vectors; ++v) sum[t][v] = vec::dot4(sum[t][v], low[v], first);
       if constexpr (Bits == 4) {
-        const vec::I second = vec::set_int(four[1]);
+        const vec::I second = vec::set_bytes(x + t * x_stride + 4);
         for (size_t v = 0; v < Vectors; ++v) sum[t][v] = vec::dot4(sum[t][v], high[v], second);
       }
     }
   }
 }
 
-/// Adds scale·(sum − zero·Σx) of one group to `out`.
+/// −zero·Σx of one group: where its sums begin.
 template <size_t Tokens, size_t Vectors>
-static inline void add_group(const InterleavedPanel& p, size_t group, size_t row, const int32_t* x_sums,
-                             size_t x_sums_stride, const vec::I (&sum)[Tokens][Vectors], float* out) {
+static inline void begin_group(const InterleavedPanel& p, size_t group, size_t row, const int32_t* x_sums,
+                               size_t x_sums_stride, vec::I (&sum)[Tokens][Vectors]) {
+  for (size_t t = 0; t < Tokens; ++t) {
+    const int32_t x_sum = x_sums[t * x_sums_stride + group];
+    for (size_t v = 0; v < Vectors; ++v) {
+      if (p.zeros == nullptr) {
+        sum[t][v] = vec::set_int(-p.zero_point * x_sum);
+      } else {
+        const vec::I zero = vec::load_codes(p.zeros + group * kInterleavedRows + row + v * vec::lanes);
+        sum[t][v] = vec::mul_int(zero, vec::set_int(-x_sum));
+      }
+    }
+  }
+}
+
+/// Adds scale·sum of one group to `out`.
+template <size_t Tokens, size_t Vectors>
+static inline void end_group(const InterleavedPanel& p, size_t group, size_t row, const vec::I (&sum)[Tokens][Vectors],
+                             float* out) {
   GroupParams<Vectors> g = {};
   load_group<false>(p, group, row, g);
-  for (size_t v = 0; v < Vectors; ++v) {
-    const vec::I zero = p.zeros != nullptr ? vec::load_codes(p.zeros + group * kInterleavedRows + row + v * vec::lanes)
-                                           : vec::set_int(p.zero_point);
-    for (size_t t = 0; t < Tokens; ++t) {
-      const vec::I x_sum = vec::set_int(x_sums[t * x_sums_stride + group]);
-      const vec::F exact = vec::to_float(vec::sub_int(sum[t][v], vec::mul_int(zero, x_sum)));
+  for (size_t t = 0; t < Tokens; ++t)
+    for (size_t v = 0; v < Vectors; ++v) {
+      const vec::F exact = vec::to_float(sum[t][v]);
       float* to = out + t * kInterleavedRows + row + v * vec::lanes;
       vec::store(to, group == 0 ? vec::mul(exact, g.scale[v]) : vec::fma(exact, g.scale[v], vec::load(to)));
     }
-  }
 }
 
 template <size_t Tokens, int Bits>
@@ -60,12 +71,10 @@ static void multiply_int8_tokens(const InterleavedPanel& p, const Int8Tokens& x,
     for (size_t k = 0; k < p.depth; k += p.group_size, ++group) {
       const size_t end = k + p.group_size < p.depth ? k + p.group_size : p.depth;
       vec::I sum[Tokens][vectors];
-      for (size_t t = 0; t < Tokens; ++t)
-        for (size_t v = 0; v < vectors; ++v) sum[t][v] = vec::set_int(0);
+      begin_group<Tokens, vectors>(p, group, row, x.sums + token * x.sums_stride, x.sums_stride, sum);
       dot_words<Tokens, vectors, Bits>(p.codes + k / per_word * kInterleavedRows + row, (end - k) / per_word,
                                        x.codes + token * x.stride + k, x.stride, sum);
-      add_group<Tokens, vectors>(p, group, row, x.sums + token * x.sums_stride, x.sums_stride, sum,
-                                 out + token * kInterleavedRows);
+      end_group<Tokens, vectors>(p, group, row, sum, out + token * kInterleavedRows);
     }
   }
 }
