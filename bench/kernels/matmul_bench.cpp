@@ -61,9 +61,10 @@ void count(benchmark::State& state, Shape s, std::size_t tokens, int threads, do
   state.SetLabel(memory > arithmetic ? "limit: streaming read" : integer ? "limit: VNNI peak" : "limit: FMA peak");
 }
 
-void run_nibble(benchmark::State& state, const std::string& spec, bool int8, Shape s, std::size_t tokens, int threads) {
+void run_nibble(benchmark::State& state, const std::string& backend_name, const std::string& spec, bool int8, Shape s,
+                std::size_t tokens, int threads) {
   Executor& executor = threads == 1 ? serial_executor() : default_executor();
-  const Backend& backend = default_backend();
+  const Backend& backend = backend_name.empty() ? default_backend() : find_backend(backend_name);
   std::vector<PackedMatrixPtr> copies{backend.pack(quantized(spec, s))};
   const double bytes = static_cast<double>(copies[0]->storage_bytes());
   // More than any cache here: 1 GB of weights in turn.
@@ -113,11 +114,21 @@ const int registered = [] {
           for (const int threads : std::set<int>{1, default_executor().concurrency()}) {
             const std::string name = "matmul/" + spec + (int8 ? "/i8/" : "/f32/") + std::to_string(s.rows) + "x" +
                                      std::to_string(s.cols) + "/n" + std::to_string(n) + "/t" + std::to_string(threads);
-            benchmark::RegisterBenchmark(name.c_str(), run_nibble, spec, int8, s, n, threads)
+            benchmark::RegisterBenchmark(name.c_str(), run_nibble, "", spec, int8, s, n, threads)
                 ->Unit(benchmark::kMillisecond)
                 ->UseRealTime();
           }
       }
+  for (const bool int8 : {false, true})
+    benchmark::RegisterBenchmark(
+        int8 ? "scalar/int4-g128-sym/i8/4096x4096/n1/t1" : "scalar/int4-g128-sym/f32/4096x4096/n1/t1", run_nibble,
+        "scalar", "int4-g128-sym", int8, Shape{4096, 4096}, 1, 1)
+        ->Unit(benchmark::kMillisecond)
+        ->UseRealTime();
+  benchmark::AddCustomContext("streaming_read_t1", std::to_string(bench::streaming_read(1)));
+  benchmark::AddCustomContext("fma_peak_t1", std::to_string(bench::fma_peak(1)));
+  benchmark::AddCustomContext("vnni_peak_t1", std::to_string(bench::vnni_peak(1)));
+  benchmark::AddCustomContext("backend", std::string(default_backend().name()));
   for (const std::size_t n : {1, 8, 512})
     benchmark::RegisterBenchmark(
         ("dequantize_then_eigen/int4-g128-sym/f32/4096x4096/n" + std::to_string(n) + "/t1").c_str(), run_eigen,
