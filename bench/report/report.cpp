@@ -74,16 +74,19 @@ class Roofline {
   }
   void point(const Case& c) {
     if (c.gbps <= 0) return;
-    const bool int8 = c.name.find("/i8/") != std::string::npos;
+    const char* colour = !c.name.starts_with("matmul/")             ? "#999999"
+                         : c.name.find("/i8/") != std::string::npos ? "#d95f02"
+                                                                    : "#1b6ca8";
     text_ += fmt::format(
         R"(<circle cx="{:.1f}" cy="{:.1f}" r="4" fill="{}" fill-opacity="0.7"><title>{}: {:.0f} GOP/s</title></circle>
 )",
-        x(c.gflops / c.gbps), y(c.gflops * 1e9), int8 ? "#d95f02" : "#1b6ca8", c.name, c.gflops);
+        x(c.gflops / c.gbps), y(c.gflops * 1e9), colour, c.name, c.gflops);
   }
   std::string finish() const {
     return text_ +
            fmt::format(R"(<circle cx="{0}" cy="50" r="4" fill="#1b6ca8"/><text x="{1}" y="54">fp32 activations</text>
 <circle cx="{0}" cy="70" r="4" fill="#d95f02"/><text x="{1}" y="74">8-bit activations</text>
+<circle cx="{0}" cy="90" r="4" fill="#999999"/><text x="{1}" y="94">for comparison: scalar, or dequantize and Eigen</text>
 </svg>
 )",
                        kLeft + 16, kLeft + 26);

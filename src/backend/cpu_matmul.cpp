@@ -225,6 +225,13 @@ PackedMatrixPtr cpu_pack(const Backend& backend, const KernelTable&, FloatMatrix
   return std::make_shared<DenseMatrix>(backend, weights);
 }
 
+QuantizedMatrix cpu_unpack(const PackedMatrix& packed) {
+  if (const auto* m = dynamic_cast<const InterleavedMatrix*>(&packed)) return m->unpack();
+  if (const auto* m = dynamic_cast<const QuantizedPanels*>(&packed)) return m->matrix();
+  throw Error(ErrorCode::unsupported,
+              "unpack: the matrix of " + shape(packed.rows(), packed.cols()) + " was never quantized");
+}
+
 void cpu_matmul(const KernelTable& isa, MatrixView<const float> x, const PackedMatrix& packed, MatrixView<float> y,
                 Executor& executor) {
   const auto& w = dynamic_cast<const CpuMatrix&>(packed);

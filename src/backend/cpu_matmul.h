@@ -9,6 +9,7 @@ namespace nibble {
 
 PackedMatrixPtr cpu_pack(const Backend& backend, QuantizedMatrix q);
 PackedMatrixPtr cpu_pack(const Backend& backend, const kernels::KernelTable& isa, FloatMatrix weights);
+QuantizedMatrix cpu_unpack(const PackedMatrix& packed);
 void cpu_matmul(const kernels::KernelTable& isa, MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y,
                 Executor& executor);
 bool cpu_has_int8_matmul(const PackedMatrix& w);

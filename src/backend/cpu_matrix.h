@@ -30,6 +30,7 @@ class InterleavedMatrix final : public CpuMatrix {
   InterleavedMatrix(const Backend& backend, const QuantizedMatrix& q);
 
   std::size_t storage_bytes() const override;
+  [[nodiscard]] QuantizedMatrix unpack() const;
   const float* input_panel(const kernels::KernelTable& isa, std::size_t row0, std::size_t k0, std::size_t k1,
                            float* panel) const override;
   void output_panel(const kernels::KernelTable& isa, std::size_t col0, std::size_t r0, std::size_t r1,
@@ -53,6 +54,10 @@ class InterleavedMatrix final : public CpuMatrix {
     return depth_ * static_cast<std::size_t>(code_bits_) / 32 * kernels::kInterleavedRows;
   }
 
+  QuantSpec spec_;
+  std::vector<float> codebook_;
+  Buffer nested_codes_;  ///< Double quantization only: what scales_ was expanded from, for unpack().
+  NestedScales nested_;
   int code_bits_;  ///< 4 or 8.
   ScaleType scale_type_;
   bool is_integer_;

@@ -34,6 +34,9 @@ bool InterleavedMatrix::fits(const QuantizedMatrix& q) {
 
 InterleavedMatrix::InterleavedMatrix(const Backend& backend, const QuantizedMatrix& q)
     : CpuMatrix(backend, q.rows, q.cols),
+      spec_(q.spec),
+      codebook_(q.codebook),
+      nested_(q.nested),
       code_bits_(widened_bits(q.spec)),
       scale_type_(q.spec.double_quant ? ScaleType::f32 : q.spec.scale_type),
       is_integer_(q.spec.is_affine()),
@@ -46,6 +49,7 @@ InterleavedMatrix::InterleavedMatrix(const Backend& backend, const QuantizedMatr
     if (q.spec.is_codebook()) values_[c] = q.codebook[c];
     else values_[c] = static_cast<float>(static_cast<int>(c) - (q.spec.has_zero_points() ? 0 : q.zero_point(0)));
   }
+  if (spec_.double_quant) nested_codes_ = q.scales;
   pack_codes(q);
   pack_groups(q);
 }
@@ -86,7 +90,36 @@ void InterleavedMatrix::pack_groups(const QuantizedMatrix& q) {
 }
 
 std::size_t InterleavedMatrix::storage_bytes() const {
-  return codes_.size() + scales_.size() + zeros_.size() + sizeof values_;
+  return codes_.size() + scales_.size() + zeros_.size() + nested_codes_.size() + sizeof values_;
+}
+
+QuantizedMatrix InterleavedMatrix::unpack() const {
+  QuantizedMatrix q = QuantizedMatrix::allocate(spec_, rows(), cols());
+  q.codebook = codebook_;
+  q.nested = nested_;
+  if (spec_.double_quant) q.scales = nested_codes_;
+  const std::size_t per_word = codes_per_word(code_bits_);
+  std::vector<std::uint8_t> row(depth_);
+  for (std::size_t r = 0; r < rows(); ++r) {
+    const std::uint32_t* from =
+        codes_.as<std::uint32_t>() + r / kInterleavedRows * words_per_panel() + r % kInterleavedRows;
+    for (std::size_t k = 0; k < depth_; k += per_word, from += kInterleavedRows)
+      for (std::size_t b = 0; b < 4; ++b) {
+        const auto byte = static_cast<std::uint8_t>(*from >> (8 * b));
+        row[k + b] = code_bits_ == 4 ? byte & 15 : byte;
+        if (code_bits_ == 4) row[k + b + 4] = static_cast<std::uint8_t>(byte >> 4);
+      }
+    nibble::pack_codes(row.data(), cols(), spec_.bits, q.codes.writable<std::uint8_t>() + r * q.row_bytes());
+    for (std::size_t g = 0; g < groups_; ++g) {
+      const std::size_t at = (r / kInterleavedRows * groups_ + g) * kInterleavedRows + r % kInterleavedRows;
+      const std::size_t to = q.group_of(r, std::min(g * group_size_, cols() - 1));
+      if (spec_.double_quant) continue;
+      if (scale_type_ == ScaleType::f32) q.scales.writable<float>()[to] = scales_.as<float>()[at];
+      else q.scales.writable<std::uint16_t>()[to] = scales_.as<std::uint16_t>()[at];
+      if (spec_.has_zero_points()) q.zero_points.writable<std::uint8_t>()[to] = zeros_.as<std::uint8_t>()[at];
+    }
+  }
+  return q;
 }
 
 kernels::InterleavedPanel InterleavedMatrix::panel(std::size_t index) const {

@@ -42,6 +42,7 @@ class CpuBackend final : public Backend {
     });
   }
   PackedMatrixPtr pack(QuantizedMatrix q) const override { return cpu_pack(*this, std::move(q)); }
+  QuantizedMatrix unpack(const PackedMatrix& packed) const override { return cpu_unpack(packed); }
   PackedMatrixPtr pack(FloatMatrix weights) const override { return cpu_pack(*this, isa_, weights); }
   void matmul(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y,
               Executor& executor) const override {
@@ -93,6 +94,10 @@ Registry& registry() {
 
 void Backend::matmul_int8(MatrixView<const float>, const PackedMatrix&, MatrixView<float>, Executor&) const {
   throw Error(ErrorCode::unsupported, "the backend '" + std::string(name()) + "' has no 8-bit activations");
+}
+
+QuantizedMatrix Backend::unpack(const PackedMatrix&) const {
+  throw Error(ErrorCode::unsupported, "the backend '" + std::string(name()) + "' cannot unpack");
 }
 
 void register_backend(std::unique_ptr<Backend> backend) {

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 
 #include "nibble/core/error.h"
 #include "nibble/quantize/llm_int8.h"
@@ -154,6 +155,31 @@ TEST(Matmul, EightBitActivationsGiveTheExactIntegerResult) {
         EXPECT_EQ(one, std::vector<float>(y.begin(), y.begin() + static_cast<std::ptrdiff_t>(rows))) << text;
       }
     }
+}
+
+TEST(Pack, UnpackGivesTheCanonicalFormBack) {
+  const auto same = [](const Buffer& a, const Buffer& b) {
+    return a.size() == b.size() && (a.size() == 0 || std::memcmp(a.data(), b.data(), a.size()) == 0);
+  };
+  for (const auto& [rows, cols] : {std::pair<std::size_t, std::size_t>{70, 544}, {64, 300}, {1, 1}, {129, 37}}) {
+    const auto w = normal(rows * cols, 31);
+    for (const char* text : {"int4-g32-sym", "int4-g32-asym", "int2-g16-asym-bf16", "int3-g7-sym", "int5-channel-sym",
+                             "int6-tensor-asym", "int7-g64-sym", "int8", "int8-g48-asym", "int4-g32-asymraw-f32", "nf4",
+                             "nf4-b64-dq", "fp4-b20", "dynamic8-b64", "llm-int8"}) {
+      const auto q = quantize(MatrixView<const float>(w.data(), rows, cols), text);
+      const auto back = default_backend().unpack(*default_backend().pack(q));
+      EXPECT_EQ(back.spec, q.spec);
+      EXPECT_TRUE(same(back.codes, q.codes) && same(back.scales, q.scales) && same(back.zero_points, q.zero_points))
+          << text;
+      EXPECT_EQ(back.codebook, q.codebook);
+      EXPECT_EQ(back.nested.absmax, q.nested.absmax);
+      EXPECT_EQ(back.nested.map, q.nested.map);
+      EXPECT_EQ(back.nested.offset, q.nested.offset);
+    }
+  }
+  const std::vector<float> dense(64);
+  EXPECT_THROW((void)default_backend().unpack(*default_backend().pack(MatrixView<const float>(dense.data(), 8, 8))),
+               Error);
 }
 
 TEST(Matmul, EightBitActivationsRefuseWhatTheyCannotTake) {

@@ -41,7 +41,10 @@ class Backend {
 
   /// Prepares weights for matmul, once, at load. May keep views of q's buffers.
   [[nodiscard]] virtual PackedMatrixPtr pack(QuantizedMatrix q) const = 0;
-  /// The same for unquantized weights, kept in their own type.
+  /// The canonical form that pack() was given, exactly. Error{unsupported} for unquantized weights, and for backends
+  /// that cannot go back.
+  [[nodiscard]] virtual QuantizedMatrix unpack(const PackedMatrix& packed) const;
+  /// pack() for unquantized weights, kept in their own type.
   [[nodiscard]] virtual PackedMatrixPtr pack(FloatMatrix weights) const = 0;
 
   /// y [n, out] = x [n, in] · Wᵀ. Accumulates in fp32: sums of 256 products by fused multiply-add in column order,
