@@ -39,6 +39,20 @@ const QuantizedMatrix& quantized(const std::string& spec, Shape s) {
   return known.emplace(key, quantize(MatrixView<const float>(w.data(), s.rows, s.cols), spec)).first->second;
 }
 
+/// Packed copies of a matrix, of `bytes` in all at least: for one token more than any cache holds. Those of the last
+/// matrix are kept, since packing takes longer than multiplying.
+const std::vector<PackedMatrixPtr>& packed_copies(const Backend& backend, const std::string& spec, Shape s,
+                                                  std::size_t bytes) {
+  static std::vector<PackedMatrixPtr> copies;
+  static std::string of;
+  const std::string key = std::string(backend.name()) + spec + std::to_string(s.rows) + "x" + std::to_string(s.cols);
+  if (key != of) copies.clear();
+  of = key;
+  while (copies.empty() || copies.size() * copies[0]->storage_bytes() < bytes)
+    copies.push_back(backend.pack(quantized(spec, s)));
+  return copies;
+}
+
 /// The time an iteration took, for counters whose rate Google Benchmark would take from the CPU time.
 class Clock {
  public:
@@ -65,11 +79,8 @@ void run_nibble(benchmark::State& state, const std::string& backend_name, const 
                 std::size_t tokens, int threads) {
   Executor& executor = threads == 1 ? serial_executor() : default_executor();
   const Backend& backend = backend_name.empty() ? default_backend() : find_backend(backend_name);
-  std::vector<PackedMatrixPtr> copies{backend.pack(quantized(spec, s))};
+  const auto& copies = packed_copies(backend, spec, s, tokens == 1 ? std::size_t{1} << 30 : 1);
   const double bytes = static_cast<double>(copies[0]->storage_bytes());
-  // More than any cache here: 1 GB of weights in turn.
-  while (tokens == 1 && static_cast<double>(copies.size()) * bytes < 1e9)
-    copies.push_back(backend.pack(quantized(spec, s)));
   const auto x = random(tokens * s.cols, 2);
   std::vector<float> y(tokens * s.rows);
   std::size_t turn = 0;
