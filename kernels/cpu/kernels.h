@@ -49,12 +49,13 @@ struct InterleavedPanel {
 };
 
 /// Tokens of 8-bit activations: codes [token][stride], −127 … 127, zero past the last column up to the panel's depth;
-/// sums [token][sums_stride], the sum of the codes in each group of the panel.
+/// sums [token][groups], the sum of the codes in each group of the panel; scales likewise, or null for all 1.
 struct Int8Tokens {
   const int8_t* codes;
   size_t stride;
   const int32_t* sums;
-  size_t sums_stride;
+  const float* scales;
+  size_t groups;
 };
 
 struct KernelTable {
@@ -83,7 +84,8 @@ struct KernelTable {
   size_t few_tokens;
   /// Columns [first, last), at most kPanelDepth and whole words, as two panels [kPanelDepth][32], one after the other.
   void (*decode_codes)(const InterleavedPanel& panel, size_t first, size_t last, float* panels);
-  /// out[t][64] = Σ over groups of scale·(exact integer sum of (code − zero_point)·x). Groups of at most 65536 columns.
+  /// out[t][64] = Σ over groups of (scale·scale of x)·(exact integer sum of (code − zero_point)·x). Groups of at most
+  /// 65536 columns.
   void (*multiply_int8)(const InterleavedPanel& panel, const Int8Tokens& x, size_t tokens, float* out);
 };
 

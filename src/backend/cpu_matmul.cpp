@@ -1,14 +1,13 @@
 #include "cpu_matmul.h"
 
 #include <algorithm>
-#include <cstring>
+#include <cmath>
 #include <string>
 #include <vector>
 
+#include "cpu_input.h"
 #include "cpu_matrix.h"
-#include "cpu_quantize.h"
 #include "nibble/core/error.h"
-#include "nibble/quantize/llm_int8.h"
 
 namespace nibble {
 
@@ -19,248 +18,208 @@ using kernels::kInterleavedRows;
 using kernels::kPanelDepth;
 using kernels::kPanelWidth;
 
-/// Unquantized weights, interleaved at load: panel p holds rows 32p … 32p+31 as [column][32], in the given type.
-class DenseMatrix final : public CpuMatrix {
- public:
-  DenseMatrix(const Backend& backend, FloatMatrix w) : CpuMatrix(backend, w.rows, w.cols), type_(w.type) {
-    const std::size_t panels = (w.rows + kPanelWidth - 1) / kPanelWidth;
-    data_ = Buffer::allocate(panels * kPanelWidth * w.cols * size_of(type_));
-    for (std::size_t r = 0; r < w.rows; ++r) {
-      if (type_ == DType::f32) interleave<float>(w, r);
-      else interleave<std::uint16_t>(w, r);
-    }
-  }
-  std::size_t storage_bytes() const override { return data_.size(); }
-
-  const float* input_panel(const KernelTable& isa, std::size_t row0, std::size_t k0, std::size_t k1,
-                           float* panel) const override {
-    const std::size_t first = index(row0, k0);
-    if (type_ == DType::f32) return data_.as<float>() + first;
-    load(isa, first, (k1 - k0) * kPanelWidth, panel);
-    return panel;
-  }
-  void output_panel(const KernelTable& isa, std::size_t col0, std::size_t r0, std::size_t r1,
-                    float* panel) const override {
-    const std::size_t width = std::min(kPanelWidth, cols() - col0);
-    std::fill_n(panel, (r1 - r0) * kPanelWidth, 0.0f);
-    float column[kPanelWidth];
-    for (std::size_t row = r0 / kPanelWidth * kPanelWidth; row < r1; row += kPanelWidth)
-      for (std::size_t j = 0; j < width; ++j) {
-        load(isa, index(row, col0 + j), kPanelWidth, column);
-        for (std::size_t r = std::max(row, r0); r < std::min(row + kPanelWidth, r1); ++r)
-          panel[(r - r0) * kPanelWidth + j] = column[r - row];
-      }
-  }
-
- private:
-  std::size_t index(std::size_t row, std::size_t col) const {
-    return (row / kPanelWidth * cols() + col) * kPanelWidth + row % kPanelWidth;
-  }
-  template <class T>
-  void interleave(FloatMatrix w, std::size_t r) {
-    const auto* from = static_cast<const T*>(w.row(r));
-    T* to = data_.writable<T>() + index(r, 0);
-    for (std::size_t c = 0; c < w.cols; ++c) to[c * kPanelWidth] = from[c];
-  }
-  void load(const KernelTable& isa, std::size_t first, std::size_t n, float* out) const {
-    if (type_ == DType::f32) std::memcpy(out, data_.as<float>() + first, n * sizeof(float));
-    else (type_ == DType::f16 ? isa.load_f16 : isa.load_bf16)(data_.as<std::uint16_t>() + first, n, out);
-  }
-
-  DType type_;
-  Buffer data_;
-};
-
-/// Quantized weights in the canonical form: what no faster layout fits, and LLM.int8.
-class QuantizedPanels final : public CpuMatrix {
- public:
-  QuantizedPanels(const Backend& backend, QuantizedMatrix q) : CpuMatrix(backend, q.rows, q.cols), q_(std::move(q)) {}
-  std::size_t storage_bytes() const override { return q_.storage_bytes(); }
-  const QuantizedMatrix& matrix() const { return q_; }
-
-  const float* input_panel(const KernelTable& isa, std::size_t row0, std::size_t k0, std::size_t k1,
-                           float* panel) const override {
-    float rows[kPanelWidth][kPanelDepth];
-    std::uint8_t codes[kPanelDepth];
-    const std::size_t width = std::min(kPanelWidth, q_.rows - row0);
-    for (std::size_t j = 0; j < kPanelWidth; ++j) {
-      if (j < width) cpu_decode_row(isa, q_, row0 + j, k0, k1, codes, rows[j]);
-      else std::fill_n(rows[j], k1 - k0, 0.0f);
-    }
-    for (std::size_t k = 0; k < k1 - k0; ++k)
-      for (std::size_t j = 0; j < kPanelWidth; ++j) panel[k * kPanelWidth + j] = rows[j][k];
-    return panel;
-  }
-  void output_panel(const KernelTable& isa, std::size_t col0, std::size_t r0, std::size_t r1,
-                    float* panel) const override {
-    const std::size_t last = std::min(col0 + kPanelWidth, q_.cols);
-    std::uint8_t codes[kPanelWidth];
-    std::fill_n(panel, (r1 - r0) * kPanelWidth, 0.0f);
-    for (std::size_t r = r0; r < r1; ++r) cpu_decode_row(isa, q_, r, col0, last, codes, panel + (r - r0) * kPanelWidth);
-  }
-  /// input_panel of the codes as signed integers in fp32, for LLM.int8.
-  void code_panel(const KernelTable& isa, std::size_t row0, std::size_t k0, std::size_t k1, float* panel) const {
-    std::fill_n(panel, (k1 - k0) * kPanelWidth, 0.0f);
-    float signed_codes[kPanelDepth];
-    for (std::size_t j = 0; j < std::min(kPanelWidth, q_.rows - row0); ++j) {
-      isa.decode_affine(q_.row_codes(row0 + j) + k0, k1 - k0, 1.0f, LlmInt8::zero_point, signed_codes);
-      for (std::size_t k = 0; k < k1 - k0; ++k) panel[k * kPanelWidth + j] = signed_codes[k];
-    }
-  }
-
- private:
-  QuantizedMatrix q_;
-};
+constexpr std::size_t kFloatBlock = 1024;  // tokens that share a decoded panel; their products fit the second level
+constexpr std::size_t kInt8Block = 64;     // tokens whose products fit the first level
 
 std::string shape(std::size_t rows, std::size_t cols) { return std::to_string(rows) + " × " + std::to_string(cols); }
 
-/// Scratch of one task: two decoded panels and the products of a block. Kept by the thread from call to call.
+/// Error{shape_mismatch} unless y = x·Wᵀ has these shapes.
+void check_shapes(MatrixView<const float> x, std::size_t in, std::size_t out, MatrixView<float> y, const char* what) {
+  if (x.cols == in && y.cols == out && x.rows == y.rows) return;
+  throw Error(ErrorCode::shape_mismatch, std::string(what) + ": x is " + shape(x.rows, x.cols) + ", the weights map " +
+                                             std::to_string(in) + " to " + std::to_string(out) + ", y is " +
+                                             shape(y.rows, y.cols));
+}
+
+/// What one thread keeps from call to call.
 struct Scratch {
-  std::vector<float> panel, product;
-  std::vector<std::int32_t> sum;
+  std::vector<float> panel;       ///< Two decoded panels.
+  std::vector<float> product;     ///< [token][32] of one block of columns.
+  std::vector<float> out, other;  ///< [token][64], whole sums; a second matrix's for SwiGLU.
 };
 Scratch& thread_scratch(std::size_t tokens) {
   thread_local Scratch s;
   s.panel.resize(2 * kPanelDepth * kPanelWidth);
-  if (s.product.size() < tokens * kPanelWidth) s.product.resize(tokens * kPanelWidth);
+  const auto grow = [](std::vector<float>& v, std::size_t n) {
+    if (v.size() < n) v.resize(n);
+  };
+  grow(s.product, tokens * kPanelWidth);
+  grow(s.out, tokens * kInterleavedRows);
+  grow(s.other, tokens * kInterleavedRows);
   return s;
 }
 
-/// Adds a block's products [tokens][32] to columns [col, col + width) of y, or sets them.
-void add_products(const float* product, MatrixView<float> y, std::size_t col, std::size_t width, bool first) {
-  for (std::size_t t = 0; t < y.rows; ++t) {
-    float* to = y.data + t * y.stride + col;
-    const float* from = product + t * kPanelWidth;
-    for (std::size_t j = 0; j < width; ++j) to[j] = first ? from[j] : to[j] + from[j];
+std::size_t panel_count(const CpuMatrix& w) { return (w.rows() + kInterleavedRows - 1) / kInterleavedRows; }
+
+/// One matrix and the activations as it takes them.
+class Product {
+ public:
+  Product(const KernelTable& isa, const CpuMatrix& w, const CpuInput& in)
+      : isa_(isa), w_(w), interleaved_(dynamic_cast<const InterleavedMatrix*>(&w)), in_(in) {}
+
+  std::size_t block() const { return in_.kind == InputKind::fp32 ? kFloatBlock : kInt8Block; }
+
+  /// out[t][64]: tokens [first, first + count) by rows 64p …; past the matrix's last row they mean nothing.
+  void multiply(std::size_t p, std::size_t first, std::size_t count, Scratch& s, float* out) const {
+    if (in_.kind != InputKind::fp32) return multiply_int8(p, first, count, out);
+    const float* x = in_.x.data + first * in_.x.stride;
+    if (interleaved_ != nullptr && in_.x.rows <= isa_.few_tokens)
+      return isa_.multiply_codes(interleaved_->panel(p), x, in_.x.stride, count, out);
+    for (std::size_t k = 0; k < w_.cols(); k += kPanelDepth) {
+      const std::size_t depth = std::min(kPanelDepth, w_.cols() - k);
+      for (std::size_t half = 0; half < kInterleavedRows; half += kPanelWidth) {
+        if (p * kInterleavedRows + half >= w_.rows()) break;
+        const float* panel = w_.input_panel(isa_, p * kInterleavedRows + half, k, k + depth, s.panel.data());
+        isa_.multiply_panel(x + k, in_.x.stride, count, panel, depth, s.product.data());
+        for (std::size_t t = 0; t < count; ++t) {
+          float* to = out + t * kInterleavedRows + half;
+          const float* from = s.product.data() + t * kPanelWidth;
+          for (std::size_t j = 0; j < kPanelWidth; ++j) to[j] = k == 0 ? from[j] : to[j] + from[j];
+        }
+      }
+    }
+  }
+
+ private:
+  void multiply_int8(std::size_t p, std::size_t first, std::size_t count, float* out) const {
+    const InterleavedMatrix& w = *interleaved_;
+    kernels::Int8Tokens tokens{in_.codes.data() + first * w.depth(), w.depth(), in_.sums.data() + first * w.groups(),
+                               nullptr, w.groups()};
+    if (in_.kind == InputKind::int8_group) tokens.scales = in_.group_scale.data() + first * w.groups();
+    isa_.multiply_int8(w.panel(p), tokens, count, out);
+    if (in_.kind != InputKind::int8_group)
+      for (std::size_t t = 0; t < count; ++t)
+        for (std::size_t j = 0; j < kInterleavedRows; ++j) out[t * kInterleavedRows + j] *= in_.token_scale[first + t];
+    for (std::size_t i = 0; i < in_.outlier_columns.size(); ++i) {
+      float column[kInterleavedRows];
+      w.decode_column(p, in_.outlier_columns[i], column);
+      for (std::size_t t = 0; t < count; ++t) {
+        const float x = in_.outliers[(first + t) * in_.outlier_columns.size() + i];
+        for (std::size_t j = 0; j < kInterleavedRows; ++j) out[t * kInterleavedRows + j] += x * column[j];
+      }
+    }
+  }
+
+  const KernelTable& isa_;
+  const CpuMatrix& w_;
+  const InterleavedMatrix* interleaved_;
+  const CpuInput& in_;
+};
+
+const CpuMatrix& as_cpu_matrix(const PackedMatrix& w) {
+  if (const auto* m = dynamic_cast<const CpuMatrix*>(&w)) return *m;
+  throw Error(ErrorCode::invalid_argument,
+              "the matrix was packed by the backend '" + std::string(w.backend().name()) + "'; multiply by it there");
+}
+
+/// The inputs of the calling thread, kept between calls. Those of equal needs share one.
+std::vector<CpuInput>& thread_inputs() {
+  thread_local std::vector<CpuInput> inputs;
+  return inputs;
+}
+
+/// Makes `x` ready for each matrix; fills `index` with whose input each uses.
+template <class MatrixAt>
+void prepare(const KernelTable& isa, MatrixView<const float> x, std::size_t count, MatrixAt at, Activations asked,
+             std::vector<CpuInput>& inputs, std::size_t* index, Executor& executor) {
+  if (inputs.size() < count) inputs.resize(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    const InputKind kind = input_kind(at(i), asked);
+    index[i] = i;
+    for (std::size_t j = 0; j < i && index[i] == i; ++j)
+      if (index[j] == j && inputs[j].kind == kind && share_input(at(i), at(j))) index[i] = j;
+    if (index[i] == i) inputs[i].prepare(isa, at(i), x, kind, executor);
   }
 }
 
-/// The weights of rows row0 … in the outlier columns, [column][32].
-std::vector<float> outlier_weights(const QuantizedMatrix& q, std::size_t row0, std::size_t width,
-                                   const std::vector<std::size_t>& columns) {
-  std::vector<float> out(columns.size() * kPanelWidth, 0.0f);
-  for (std::size_t i = 0; i < columns.size(); ++i)
-    for (std::size_t j = 0; j < width; ++j) out[i * kPanelWidth + j] = q.value(row0 + j, columns[i]);
-  return out;
+void store(const float* from, std::size_t first, std::size_t count, std::size_t row0, const Projection& to) {
+  const std::size_t width = std::min(kInterleavedRows, to.y.cols - row0);
+  for (std::size_t t = 0; t < count; ++t, from += kInterleavedRows) {
+    float* y = to.y.data + (first + t) * to.y.stride + row0;
+    if (to.bias.empty()) std::copy_n(from, width, y);
+    else
+      for (std::size_t j = 0; j < width; ++j) y[j] = from[j] + to.bias[row0 + j];
+  }
 }
 
-/// LLM.int8: exact integer products of quantized activations, plus the outlier columns in fp32.
-void matmul_llm_int8(const KernelTable& isa, MatrixView<const float> x, const QuantizedPanels& w, MatrixView<float> y,
-                     Executor& executor) {
-  const QuantizedMatrix& q = w.matrix();
-  const Int8Activations a = quantize_activations_llm_int8(x, q.spec.threshold);
-  std::vector<float> outliers(x.rows * a.outlier_columns.size());  // gathered, so that they multiply as a panel too
-  for (std::size_t t = 0, i = 0; t < x.rows; ++t)
-    for (std::size_t c : a.outlier_columns) outliers[i++] = x(t, c);
-
-  parallel_for(executor, (q.rows + kPanelWidth - 1) / kPanelWidth, 1, [&](std::size_t begin, std::size_t end) {
-    Scratch& s = thread_scratch(x.rows);
-    for (std::size_t p = begin; p < end; ++p) {
-      const std::size_t row0 = p * kPanelWidth, width = std::min(kPanelWidth, q.rows - row0);
-      s.sum.assign(x.rows * kPanelWidth, 0);
-      for (std::size_t k = 0; k < q.cols; k += kPanelDepth) {
-        const std::size_t depth = std::min(kPanelDepth, q.cols - k);
-        w.code_panel(isa, row0, k, k + depth, s.panel.data());
-        isa.multiply_panel(a.codes.data() + k, q.cols, x.rows, s.panel.data(), depth, s.product.data());
-        for (std::size_t i = 0; i < s.sum.size(); ++i) s.sum[i] += static_cast<std::int32_t>(s.product[i]);
-      }
-      float scale[kPanelWidth] = {};
-      for (std::size_t j = 0; j < width; ++j) scale[j] = q.multiplier(row0 + j);
-      for (std::size_t t = 0; t < x.rows; ++t)
-        for (std::size_t j = 0; j < width; ++j)
-          y(t, row0 + j) =
-              static_cast<float>(s.sum[t * kPanelWidth + j]) * (a.absmax[t] * LlmInt8::inverse_127) * scale[j];
-      const std::vector<float> panel = outlier_weights(q, row0, width, a.outlier_columns);
-      for (std::size_t k = 0; k < a.outlier_columns.size(); k += kPanelDepth) {
-        const std::size_t depth = std::min(kPanelDepth, a.outlier_columns.size() - k);
-        isa.multiply_panel(outliers.data() + k, a.outlier_columns.size(), x.rows, panel.data() + k * kPanelWidth, depth,
-                           s.product.data());
-        add_products(s.product.data(), y, row0, width, false);
-      }
-    }
-  });
-}
-
-/// The activations, copied and padded with zeros where the columns do not fill whole words.
-MatrixView<const float> padded(MatrixView<const float> x, std::size_t depth, std::vector<float>& copy) {
-  if (x.cols == depth) return x;
-  copy.assign(x.rows * depth, 0.0f);
-  for (std::size_t t = 0; t < x.rows; ++t) std::copy_n(x.data + t * x.stride, x.cols, copy.data() + t * depth);
-  return {copy.data(), x.rows, depth};
-}
-
-void matmul_few_tokens(const KernelTable& isa, MatrixView<const float> x, const InterleavedMatrix& w,
-                       MatrixView<float> y, Executor& executor) {
-  thread_local std::vector<float> copy;
-  const MatrixView<const float> input = padded(x, w.depth(), copy);
-  parallel_for(executor, w.panels(), 1, [&](std::size_t begin, std::size_t end) {
-    float product[kernels::kMostFewTokens * kInterleavedRows];
-    for (std::size_t p = begin; p < end; ++p) {
-      isa.multiply_codes(w.panel(p), input.data, input.stride, input.rows, product);
-      const std::size_t row0 = p * kInterleavedRows, width = std::min(kInterleavedRows, w.rows() - row0);
-      for (std::size_t t = 0; t < x.rows; ++t)
-        std::copy_n(product + t * kInterleavedRows, width, y.data + t * y.stride + row0);
-    }
-  });
-}
+constexpr std::size_t kMostProjections = 16;
 
 }  // namespace
 
-void check_matmul_shapes(MatrixView<const float> x, std::size_t in, std::size_t out, MatrixView<float> y,
-                         const char* what) {
-  if (x.cols != in || y.cols != out || x.rows != y.rows)
-    throw Error(ErrorCode::shape_mismatch, std::string(what) + ": x is " + shape(x.rows, x.cols) + " and y is " +
-                                               shape(y.rows, y.cols) + "; x must have " + std::to_string(in) +
-                                               " columns, y " + std::to_string(out) + ", and both as many rows");
+bool cpu_has_int8_matmul(const PackedMatrix& w) {
+  const auto* m = dynamic_cast<const InterleavedMatrix*>(&w);
+  return m != nullptr && m->is_integer();
 }
 
-PackedMatrixPtr cpu_pack(const Backend& backend, QuantizedMatrix q) {
-  if (InterleavedMatrix::fits(q)) return std::make_shared<InterleavedMatrix>(backend, q);
-  return std::make_shared<QuantizedPanels>(backend, std::move(q));
+void cpu_matmul(const KernelTable& isa, MatrixView<const float> x, std::span<const Projection> projections,
+                Activations activations, Executor& executor) {
+  if (projections.size() > kMostProjections) {
+    cpu_matmul(isa, x, projections.first(kMostProjections), activations, executor);
+    return cpu_matmul(isa, x, projections.subspan(kMostProjections), activations, executor);
+  }
+  const auto at = [&](std::size_t i) -> const CpuMatrix& { return as_cpu_matrix(*projections[i].weights); };
+  std::size_t panels = 0, index[kMostProjections];
+  for (std::size_t i = 0; i < projections.size(); ++i) {
+    const Projection& p = projections[i];
+    check_shapes(x, at(i).cols(), at(i).rows(), p.y, "matmul");
+    if (!p.bias.empty() && p.bias.size() != at(i).rows())
+      throw Error(ErrorCode::shape_mismatch, "matmul: the bias has " + std::to_string(p.bias.size()) + " values for " +
+                                                 std::to_string(at(i).rows()) + " outputs");
+    panels += panel_count(at(i));
+  }
+  std::vector<CpuInput>& inputs = thread_inputs();
+  prepare(isa, x, projections.size(), at, activations, inputs, index, executor);
+  parallel_for(executor, panels, 1, [&](std::size_t begin, std::size_t end) {
+    Scratch& s = thread_scratch(std::min(x.rows, kFloatBlock));
+    std::size_t before = 0;
+    for (std::size_t i = 0; i < projections.size(); ++i) {
+      const Product product(isa, at(i), inputs[index[i]]);
+      const std::size_t own = panel_count(at(i));
+      for (std::size_t p = std::max(begin, before); p < std::min(end, before + own); ++p)
+        for (std::size_t t = 0; t < x.rows; t += product.block()) {
+          const std::size_t count = std::min(product.block(), x.rows - t);
+          product.multiply(p - before, t, count, s, s.out.data());
+          store(s.out.data(), t, count, (p - before) * kInterleavedRows, projections[i]);
+        }
+      before += own;
+    }
+  });
 }
 
-PackedMatrixPtr cpu_pack(const Backend& backend, const KernelTable&, FloatMatrix weights) {
-  if (weights.rows == 0 || weights.cols == 0)
-    throw Error(ErrorCode::invalid_argument, "cannot pack a matrix of " + shape(weights.rows, weights.cols));
-  return std::make_shared<DenseMatrix>(backend, weights);
-}
-
-QuantizedMatrix cpu_unpack(const PackedMatrix& packed) {
-  if (const auto* m = dynamic_cast<const InterleavedMatrix*>(&packed)) return m->unpack();
-  if (const auto* m = dynamic_cast<const QuantizedPanels*>(&packed)) return m->matrix();
-  throw Error(ErrorCode::unsupported,
-              "unpack: the matrix of " + shape(packed.rows(), packed.cols()) + " was never quantized");
-}
-
-void cpu_matmul(const KernelTable& isa, MatrixView<const float> x, const PackedMatrix& packed, MatrixView<float> y,
-                Executor& executor) {
-  const auto& w = dynamic_cast<const CpuMatrix&>(packed);
-  check_matmul_shapes(x, w.cols(), w.rows(), y, "matmul");
-  if (const auto* q = dynamic_cast<const QuantizedPanels*>(&w);
-      q != nullptr && q->matrix().spec.scheme == SchemeKind::llm_int8)
-    return matmul_llm_int8(isa, x, *q, y, executor);
-  if (const auto* few = dynamic_cast<const InterleavedMatrix*>(&w); few != nullptr && x.rows <= isa.few_tokens)
-    return matmul_few_tokens(isa, x, *few, y, executor);
-  // Pairs of panels: an interleaved panel decodes into two.
-  parallel_for(executor, (w.rows() + kInterleavedRows - 1) / kInterleavedRows, 1,
-               [&](std::size_t begin, std::size_t end) {
-                 Scratch& s = thread_scratch(x.rows);
-                 for (std::size_t p = begin; p < end; ++p)
-                   for (std::size_t k = 0; k < w.cols(); k += kPanelDepth)
-                     for (std::size_t row0 = p * kInterleavedRows;
-                          row0 < std::min((p + 1) * kInterleavedRows, w.rows()); row0 += kPanelWidth) {
-                       const std::size_t depth = std::min(kPanelDepth, w.cols() - k);
-                       const float* panel = w.input_panel(isa, row0, k, k + depth, s.panel.data());
-                       isa.multiply_panel(x.data + k, x.stride, x.rows, panel, depth, s.product.data());
-                       add_products(s.product.data(), y, row0, std::min(kPanelWidth, w.rows() - row0), k == 0);
-                     }
-               });
+void cpu_matmul_swiglu(const KernelTable& isa, MatrixView<const float> x, const PackedMatrix& gate_weights,
+                       const PackedMatrix& up_weights, MatrixView<float> y, Activations activations,
+                       Executor& executor) {
+  const CpuMatrix* both[] = {&as_cpu_matrix(gate_weights), &as_cpu_matrix(up_weights)};
+  for (const CpuMatrix* w : both) check_shapes(x, w->cols(), w->rows(), y, "matmul_swiglu");
+  std::vector<CpuInput>& inputs = thread_inputs();
+  std::size_t index[2];
+  prepare(
+      isa, x, 2, [&](std::size_t i) -> const CpuMatrix& { return *both[i]; }, activations, inputs, index, executor);
+  parallel_for(executor, panel_count(*both[0]), 1, [&](std::size_t begin, std::size_t end) {
+    Scratch& s = thread_scratch(std::min(x.rows, kFloatBlock));
+    const Product gate(isa, *both[0], inputs[index[0]]), up(isa, *both[1], inputs[index[1]]);
+    const std::size_t block = std::min(gate.block(), up.block());
+    for (std::size_t p = begin; p < end; ++p)
+      for (std::size_t first = 0; first < x.rows; first += block) {
+        const std::size_t count = std::min(block, x.rows - first), row0 = p * kInterleavedRows;
+        gate.multiply(p, first, count, s, s.out.data());
+        up.multiply(p, first, count, s, s.other.data());
+        for (std::size_t t = 0; t < count; ++t)
+          for (std::size_t j = 0; j < std::min(kInterleavedRows, y.cols - row0); ++j) {
+            const float g = s.out[t * kInterleavedRows + j];
+            y(first + t, row0 + j) = g / (1 + std::exp(-g)) * s.other[t * kInterleavedRows + j];
+          }
+      }
+  });
 }
 
 void cpu_matmul_transposed(const KernelTable& isa, MatrixView<const float> x, const PackedMatrix& packed,
                            MatrixView<float> y, Executor& executor) {
-  const auto& w = dynamic_cast<const CpuMatrix&>(packed);
-  check_matmul_shapes(x, w.rows(), w.cols(), y, "matmul_transposed");
+  const CpuMatrix& w = as_cpu_matrix(packed);
+  check_shapes(x, w.rows(), w.cols(), y, "matmul_transposed");
+  const auto* interleaved = dynamic_cast<const InterleavedMatrix*>(&w);
+  const std::span<const std::uint32_t> order =
+      interleaved == nullptr ? std::span<const std::uint32_t>() : interleaved->order();
   parallel_for(executor, (w.cols() + kPanelWidth - 1) / kPanelWidth, 1, [&](std::size_t begin, std::size_t end) {
     Scratch& s = thread_scratch(x.rows);
     for (std::size_t p = begin; p < end; ++p) {
@@ -269,7 +228,12 @@ void cpu_matmul_transposed(const KernelTable& isa, MatrixView<const float> x, co
         const std::size_t depth = std::min(kPanelDepth, w.rows() - r);
         w.output_panel(isa, col0, r, r + depth, s.panel.data());
         isa.multiply_panel(x.data + r, x.stride, x.rows, s.panel.data(), depth, s.product.data());
-        add_products(s.product.data(), y, col0, width, r == 0);
+        for (std::size_t t = 0; t < x.rows; ++t)
+          for (std::size_t j = 0; j < width; ++j) {
+            float& to = y(t, order.empty() ? col0 + j : order[col0 + j]);
+            const float from = s.product[t * kPanelWidth + j];
+            to = r == 0 ? from : to + from;
+          }
       }
     }
   });

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "kernels/cpu/kernels.h"
@@ -25,7 +26,8 @@ class CpuMatrix : public PackedMatrix {
 /// Codes interleaved for kernels::multiply_codes.
 class InterleavedMatrix final : public CpuMatrix {
  public:
-  /// Whether a matrix has this form: groups of whole words within a row, zero points of a byte, no act-order.
+  /// Whether a matrix has this form: groups of whole words within a row, zero points of a byte; with act-order, groups
+  /// of equal size, whose columns are brought together.
   static bool fits(const QuantizedMatrix& q);
   InterleavedMatrix(const Backend& backend, const QuantizedMatrix& q);
 
@@ -40,8 +42,15 @@ class InterleavedMatrix final : public CpuMatrix {
     return (rows() + kernels::kInterleavedRows - 1) / kernels::kInterleavedRows;
   }
   [[nodiscard]] kernels::InterleavedPanel panel(std::size_t index) const;
-  /// Whether codes stand for integers, so that 8-bit activations can meet them.
-  [[nodiscard]] bool is_integer() const { return is_integer_; }
+  /// The values of one packed column for the 64 rows of a panel.
+  void decode_column(std::size_t panel, std::size_t column, float* out) const;
+  /// Whether codes stand for integers, so that 8-bit activations can meet them: 65536·255·127 still fits an int32.
+  [[nodiscard]] bool is_integer() const { return spec_.is_affine() && group_size_ <= 65536; }
+  [[nodiscard]] bool is_llm_int8() const { return spec_.scheme == SchemeKind::llm_int8; }
+  /// LLM.int8's outlier threshold; 0 for all others.
+  [[nodiscard]] float threshold() const { return is_llm_int8() ? spec_.threshold : 0; }
+  /// Act-order: the column of W that packed column k holds. Empty: its own.
+  [[nodiscard]] std::span<const std::uint32_t> order() const { return order_; }
   [[nodiscard]] std::size_t groups() const { return groups_; }
   [[nodiscard]] std::size_t group_size() const { return group_size_; }
   /// Columns, padded to whole words: what activations must be padded to.
@@ -50,17 +59,19 @@ class InterleavedMatrix final : public CpuMatrix {
  private:
   void pack_codes(const QuantizedMatrix& q);
   void pack_groups(const QuantizedMatrix& q);
+  [[nodiscard]] bool keeps_scales() const { return spec_.double_quant || is_llm_int8(); }
   [[nodiscard]] std::size_t words_per_panel() const {
     return depth_ * static_cast<std::size_t>(code_bits_) / 32 * kernels::kInterleavedRows;
   }
 
   QuantSpec spec_;
   std::vector<float> codebook_;
-  Buffer nested_codes_;  ///< Double quantization only: what scales_ was expanded from, for unpack().
+  std::vector<std::int32_t> g_idx_;
+  std::vector<std::uint32_t> order_;
+  Buffer kept_scales_;  ///< Where scales_ holds what was made of them (double quantization, LLM.int8): for unpack().
   NestedScales nested_;
   int code_bits_;  ///< 4 or 8.
   ScaleType scale_type_;
-  bool is_integer_;
   std::int32_t zero_point_;  ///< Of symmetric codes.
   std::size_t depth_, group_size_, groups_;
   Buffer codes_, scales_, zeros_;

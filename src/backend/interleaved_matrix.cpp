@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <numeric>
 
 #include "cpu_matrix.h"
 
@@ -21,12 +22,32 @@ std::size_t columns_per_group(const QuantSpec& spec, std::size_t cols) {
              : cols;
 }
 
+/// Columns sorted by group, those of a group in their order.
+std::vector<std::uint32_t> columns_by_group(const std::vector<std::int32_t>& g_idx) {
+  std::vector<std::uint32_t> order(g_idx.size());
+  std::iota(order.begin(), order.end(), 0u);
+  std::stable_sort(order.begin(), order.end(), [&](std::uint32_t a, std::uint32_t b) { return g_idx[a] < g_idx[b]; });
+  return order;
+}
+
+/// Whether the columns sorted by group fall into runs of group_size, one a group.
+bool has_equal_groups(const QuantizedMatrix& q) {
+  if (q.spec.granularity != Granularity::group) return false;
+  std::vector<std::size_t> count(q.spec.groups_per_row(q.cols));
+  for (const std::int32_t g : q.g_idx) ++count[static_cast<std::size_t>(g)];
+  for (std::size_t g = 0; g < count.size(); ++g)
+    if (count[g] != std::min(q.spec.group_size, q.cols - g * q.spec.group_size)) return false;
+  return true;
+}
+
 }  // namespace
 
 bool InterleavedMatrix::fits(const QuantizedMatrix& q) {
   const QuantSpec& spec = q.spec;
-  if (!q.g_idx.empty() || spec.scheme == SchemeKind::llm_int8 || (spec.is_codebook() && spec.bits != 4)) return false;
-  if (spec.has_zero_points() && !spec.hold_zero) return false;  // raw zero points need an int32
+  if (!q.g_idx.empty() && !has_equal_groups(q)) return false;
+  if (spec.is_codebook() && spec.bits != 4) return false;
+  if (spec.scheme == SchemeKind::llm_int8 && q.cols > 65536) return false;  // sums must fit an int32
+  if (spec.has_zero_points() && !spec.hold_zero) return false;              // raw zero points need an int32
   if (spec.granularity == Granularity::block && q.cols % spec.group_size != 0) return false;
   const std::size_t group = columns_per_group(spec, q.cols);
   return group == q.cols || group % codes_per_word(widened_bits(spec)) == 0;
@@ -36,10 +57,10 @@ InterleavedMatrix::InterleavedMatrix(const Backend& backend, const QuantizedMatr
     : CpuMatrix(backend, q.rows, q.cols),
       spec_(q.spec),
       codebook_(q.codebook),
+      g_idx_(q.g_idx),
       nested_(q.nested),
       code_bits_(widened_bits(q.spec)),
       scale_type_(q.spec.double_quant ? ScaleType::f32 : q.spec.scale_type),
-      is_integer_(q.spec.is_affine()),
       zero_point_(1 << (q.spec.bits - 1)),
       depth_(round_up(q.cols, codes_per_word(code_bits_))) {
   const std::size_t group = columns_per_group(q.spec, q.cols);
@@ -49,7 +70,8 @@ InterleavedMatrix::InterleavedMatrix(const Backend& backend, const QuantizedMatr
     if (q.spec.is_codebook()) values_[c] = q.codebook[c];
     else values_[c] = static_cast<float>(static_cast<int>(c) - (q.spec.has_zero_points() ? 0 : q.zero_point(0)));
   }
-  if (spec_.double_quant) nested_codes_ = q.scales;
+  if (keeps_scales()) kept_scales_ = q.scales;
+  if (!g_idx_.empty()) order_ = columns_by_group(g_idx_);
   pack_codes(q);
   pack_groups(q);
 }
@@ -58,9 +80,10 @@ void InterleavedMatrix::pack_codes(const QuantizedMatrix& q) {
   codes_ = Buffer::allocate(panels() * words_per_panel() * 4);
   auto* words = codes_.writable<std::uint32_t>();
   const std::size_t per_word = codes_per_word(code_bits_);
-  std::vector<std::uint8_t> row(depth_);
+  std::vector<std::uint8_t> row(depth_), in_order(q.cols);
   for (std::size_t r = 0; r < q.rows; ++r) {
-    unpack_codes(q.row_codes(r), q.cols, q.spec.bits, row.data());
+    unpack_codes(q.row_codes(r), q.cols, q.spec.bits, order_.empty() ? row.data() : in_order.data());
+    for (std::size_t k = 0; k < order_.size(); ++k) row[k] = in_order[order_[k]];
     std::uint32_t* to = words + r / kInterleavedRows * words_per_panel() + r % kInterleavedRows;
     for (std::size_t k = 0; k < depth_; k += per_word, to += kInterleavedRows) {
       std::uint32_t word = 0;
@@ -82,24 +105,27 @@ void InterleavedMatrix::pack_groups(const QuantizedMatrix& q) {
   for (std::size_t r = 0; r < q.rows; ++r)
     for (std::size_t g = 0; g < groups_; ++g) {
       const std::size_t to = (r / kInterleavedRows * groups_ + g) * kInterleavedRows + r % kInterleavedRows;
-      const std::size_t from = q.group_of(r, std::min(g * group_size_, q.cols - 1));
-      if (scale_type_ == ScaleType::f32) scales_.writable<float>()[to] = q.scale(from);
+      const std::size_t column = std::min(g * group_size_, q.cols - 1);
+      const std::size_t from = q.group_of(r, order_.empty() ? column : order_[column]);
+      if (scale_type_ == ScaleType::f32) scales_.writable<float>()[to] = q.multiplier(from);
       else scales_.writable<std::uint16_t>()[to] = q.scales.as<std::uint16_t>()[from];
       if (has_zeros) zeros_.writable<std::uint8_t>()[to] = static_cast<std::uint8_t>(q.zero_point(from));
     }
 }
 
 std::size_t InterleavedMatrix::storage_bytes() const {
-  return codes_.size() + scales_.size() + zeros_.size() + nested_codes_.size() + sizeof values_;
+  return codes_.size() + scales_.size() + zeros_.size() + kept_scales_.size() + sizeof values_ +
+         g_idx_.size() * sizeof g_idx_[0] + order_.size() * sizeof order_[0];
 }
 
 QuantizedMatrix InterleavedMatrix::unpack() const {
   QuantizedMatrix q = QuantizedMatrix::allocate(spec_, rows(), cols());
   q.codebook = codebook_;
   q.nested = nested_;
-  if (spec_.double_quant) q.scales = nested_codes_;
+  q.g_idx = g_idx_;
+  if (keeps_scales()) q.scales = kept_scales_;
   const std::size_t per_word = codes_per_word(code_bits_);
-  std::vector<std::uint8_t> row(depth_);
+  std::vector<std::uint8_t> row(depth_), in_order(order_.size());
   for (std::size_t r = 0; r < rows(); ++r) {
     const std::uint32_t* from =
         codes_.as<std::uint32_t>() + r / kInterleavedRows * words_per_panel() + r % kInterleavedRows;
@@ -109,17 +135,36 @@ QuantizedMatrix InterleavedMatrix::unpack() const {
         row[k + b] = code_bits_ == 4 ? byte & 15 : byte;
         if (code_bits_ == 4) row[k + b + 4] = static_cast<std::uint8_t>(byte >> 4);
       }
-    nibble::pack_codes(row.data(), cols(), spec_.bits, q.codes.writable<std::uint8_t>() + r * q.row_bytes());
+    for (std::size_t k = 0; k < order_.size(); ++k) in_order[order_[k]] = row[k];
+    nibble::pack_codes(order_.empty() ? row.data() : in_order.data(), cols(), spec_.bits,
+                       q.codes.writable<std::uint8_t>() + r * q.row_bytes());
     for (std::size_t g = 0; g < groups_; ++g) {
       const std::size_t at = (r / kInterleavedRows * groups_ + g) * kInterleavedRows + r % kInterleavedRows;
-      const std::size_t to = q.group_of(r, std::min(g * group_size_, cols() - 1));
-      if (spec_.double_quant) continue;
+      const std::size_t column = std::min(g * group_size_, cols() - 1);
+      const std::size_t to = q.group_of(r, order_.empty() ? column : order_[column]);
+      if (keeps_scales()) continue;
       if (scale_type_ == ScaleType::f32) q.scales.writable<float>()[to] = scales_.as<float>()[at];
       else q.scales.writable<std::uint16_t>()[to] = scales_.as<std::uint16_t>()[at];
       if (spec_.has_zero_points()) q.zero_points.writable<std::uint8_t>()[to] = zeros_.as<std::uint8_t>()[at];
     }
   }
   return q;
+}
+
+void InterleavedMatrix::decode_column(std::size_t panel, std::size_t column, float* out) const {
+  const std::size_t per_word = codes_per_word(code_bits_), in_word = column % per_word;
+  const std::size_t shift = code_bits_ == 8 ? 8 * in_word : in_word % 4 * 8 + in_word / 4 * 4;
+  const std::uint32_t mask = code_bits_ == 8 ? 255 : 15;
+  const auto* words = codes_.as<std::uint32_t>() + panel * words_per_panel() + column / per_word * kInterleavedRows;
+  const std::size_t at = (panel * groups_ + column / group_size_) * kInterleavedRows;
+  for (std::size_t j = 0; j < kInterleavedRows; ++j) {
+    const std::uint32_t code = (words[j] >> shift) & mask;
+    const float scale = scale_type_ == ScaleType::f32   ? scales_.as<float>()[at + j]
+                        : scale_type_ == ScaleType::f16 ? static_cast<float>(scales_.as<f16>()[at + j])
+                                                        : static_cast<float>(scales_.as<bf16>()[at + j]);
+    const float value = code_bits_ == 4 ? values_[code] : static_cast<float>(code);
+    out[j] = (zeros_.size() == 0 ? value : value - static_cast<float>(zeros_.as<std::uint8_t>()[at + j])) * scale;
+  }
 }
 
 kernels::InterleavedPanel InterleavedMatrix::panel(std::size_t index) const {

@@ -1,3 +1,4 @@
+#include <cmath>
 #include <cstdlib>
 #include <deque>
 #include <mutex>
@@ -43,15 +44,26 @@ class CpuBackend final : public Backend {
   }
   PackedMatrixPtr pack(QuantizedMatrix q) const override { return cpu_pack(*this, std::move(q)); }
   QuantizedMatrix unpack(const PackedMatrix& packed) const override { return cpu_unpack(packed); }
-  PackedMatrixPtr pack(FloatMatrix weights) const override { return cpu_pack(*this, isa_, weights); }
+  PackedMatrixPtr pack(FloatMatrix weights) const override { return cpu_pack(*this, weights); }
   void matmul(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y,
               Executor& executor) const override {
-    cpu_matmul(isa_, x, w, y, executor);
+    cpu_matmul(isa_, x, {{Projection{&w, y}}}, Activations::fp32, executor);
   }
   bool has_int8_matmul(const PackedMatrix& w) const noexcept override { return cpu_has_int8_matmul(w); }
   void matmul_int8(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y,
                    Executor& executor) const override {
-    cpu_matmul_int8(isa_, x, w, y, executor);
+    if (!cpu_has_int8_matmul(w))
+      throw Error(ErrorCode::unsupported,
+                  "8-bit activations need integer weights with groups inside rows; use matmul for the others");
+    cpu_matmul(isa_, x, {{Projection{&w, y}}}, Activations::int8, executor);
+  }
+  void matmul_fused(MatrixView<const float> x, std::span<const Projection> projections, Activations activations,
+                    Executor& executor) const override {
+    cpu_matmul(isa_, x, projections, activations, executor);
+  }
+  void matmul_swiglu(MatrixView<const float> x, const PackedMatrix& gate, const PackedMatrix& up, MatrixView<float> y,
+                     Activations activations, Executor& executor) const override {
+    cpu_matmul_swiglu(isa_, x, gate, up, y, activations, executor);
   }
   void matmul_transposed(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y,
                          Executor& executor) const override {
@@ -94,6 +106,27 @@ Registry& registry() {
 
 void Backend::matmul_int8(MatrixView<const float>, const PackedMatrix&, MatrixView<float>, Executor&) const {
   throw Error(ErrorCode::unsupported, "the backend '" + std::string(name()) + "' has no 8-bit activations");
+}
+
+void Backend::matmul_fused(MatrixView<const float> x, std::span<const Projection> projections, Activations activations,
+                           Executor& executor) const {
+  for (const Projection& p : projections) {
+    if (activations != Activations::fp32 && has_int8_matmul(*p.weights)) matmul_int8(x, *p.weights, p.y, executor);
+    else matmul(x, *p.weights, p.y, executor);
+    if (!p.bias.empty())
+      for (std::size_t t = 0; t < p.y.rows; ++t)
+        for (std::size_t j = 0; j < p.y.cols; ++j) p.y(t, j) += p.bias[j];
+  }
+}
+
+void Backend::matmul_swiglu(MatrixView<const float> x, const PackedMatrix& gate, const PackedMatrix& up,
+                            MatrixView<float> y, Activations activations, Executor& executor) const {
+  std::vector<float> ups(y.rows * y.cols);
+  const MatrixView<float> other(ups.data(), y.rows, y.cols);
+  const Projection both[] = {{&gate, y}, {&up, other}};
+  matmul_fused(x, both, activations, executor);
+  for (std::size_t t = 0; t < y.rows; ++t)
+    for (std::size_t j = 0; j < y.cols; ++j) y(t, j) = y(t, j) / (1 + std::exp(-y(t, j))) * other(t, j);
 }
 
 QuantizedMatrix Backend::unpack(const PackedMatrix&) const {

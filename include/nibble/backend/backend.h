@@ -6,6 +6,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,6 +17,20 @@
 #include "nibble/matrix/quantized_matrix.h"
 
 namespace nibble {
+
+/// How activations meet weights.
+enum class Activations {
+  fp32,  ///< As they are: no loss.
+  int8,  ///< Rounded to 8 bits with one scale a token, where the weights' codes are integers (Backend::matmul_int8).
+  int8_group,  ///< The same with a scale for each token and group of the weights: less loss, a little slower.
+};
+
+/// One of several products with the same input: y [n, out] = x · weightsᵀ + bias.
+struct Projection {
+  const PackedMatrix* weights;
+  MatrixView<float> y;
+  std::span<const float> bias = {};  ///< [out], or empty.
+};
 
 class Backend {
  public:
@@ -47,9 +62,10 @@ class Backend {
   /// pack() for unquantized weights, kept in their own type.
   [[nodiscard]] virtual PackedMatrixPtr pack(FloatMatrix weights) const = 0;
 
-  /// y [n, out] = x [n, in] · Wᵀ. Accumulates in fp32: sums of 256 products by fused multiply-add in column order,
-  /// then those sums in order, so |error| ≤ (256 + in/256)·2⁻²⁴·Σ|x·w| to first order. LLM.int8 weights: x is quantized
-  /// per row and multiplied exactly in integers, its outlier columns in fp32. Error{shape_mismatch} names both shapes.
+  /// y [n, out] = x [n, in] · Wᵀ. Accumulates in fp32: sums of 256 products by fused multiply-add in column order
+  /// (with g_idx: columns sorted by group), then those sums in order, so |error| ≤ (256 + in/256)·2⁻²⁴·Σ|x·w| to first
+  /// order. LLM.int8 weights: x is quantized per row and multiplied exactly in integers, its outlier columns in fp32.
+  /// Error{shape_mismatch} names both shapes.
   virtual void matmul(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y,
                       Executor& executor) const = 0;
 
@@ -62,6 +78,16 @@ class Backend {
   /// shape_mismatch; unsupported where has_int8_matmul is false; non_finite names the place in x.
   virtual void matmul_int8(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y,
                            Executor& executor) const;
+
+  /// Several products with the same input (query, key and value; gate and up), bit for bit those of matmul, or of
+  /// matmul_int8 where has_int8_matmul: one pass over the threads, and x is read and rounded once. With
+  /// int8_group: y = Σ over groups of (scale·scale of x)·S. Errors as matmul's; nothing is written then.
+  virtual void matmul_fused(MatrixView<const float> x, std::span<const Projection> projections, Activations activations,
+                            Executor& executor) const;
+
+  /// y = silu(x·gateᵀ) · (x·upᵀ), silu(g) = g/(1 + e^−g): the gated half of a Llama MLP (Shazeer 2020, GLU variants).
+  virtual void matmul_swiglu(MatrixView<const float> x, const PackedMatrix& gate, const PackedMatrix& up,
+                             MatrixView<float> y, Activations activations, Executor& executor) const;
 
   /// y [n, in] = x [n, out] · W: the gradient of matmul with respect to its input.
   virtual void matmul_transposed(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y,

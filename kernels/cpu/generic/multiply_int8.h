@@ -50,15 +50,17 @@ static inline void begin_group(const InterleavedPanel& p, size_t group, size_t r
 
 /// Adds scale·sum of one group to `out`.
 template <size_t Tokens, size_t Vectors>
-static inline void end_group(const InterleavedPanel& p, size_t group, size_t row, const vec::I (&sum)[Tokens][Vectors],
-                             float* out) {
+static inline void end_group(const InterleavedPanel& p, size_t group, size_t row, const float* x_scales,
+                             size_t x_groups, const vec::I (&sum)[Tokens][Vectors], float* out) {
   GroupParams<Vectors> g = {};
   load_group<false>(p, group, row, g);
   for (size_t t = 0; t < Tokens; ++t)
     for (size_t v = 0; v < Vectors; ++v) {
       const vec::F exact = vec::to_float(sum[t][v]);
+      vec::F scale = g.scale[v];
+      if (x_scales != nullptr) scale = vec::mul(scale, vec::set(x_scales[t * x_groups + group]));
       float* to = out + t * kInterleavedRows + row + v * vec::lanes;
-      vec::store(to, group == 0 ? vec::mul(exact, g.scale[v]) : vec::fma(exact, g.scale[v], vec::load(to)));
+      vec::store(to, group == 0 ? vec::mul(exact, scale) : vec::fma(exact, scale, vec::load(to)));
     }
 }
 
@@ -66,15 +68,16 @@ template <size_t Tokens, int Bits>
 static void multiply_int8_tokens(const InterleavedPanel& p, const Int8Tokens& x, size_t token, float* out) {
   constexpr size_t vectors = vec::int8_sums / Tokens < 4 ? vec::int8_sums / Tokens : 4;
   constexpr size_t per_word = Bits == 4 ? 8 : 4;
+  const float* scales = x.scales == nullptr ? nullptr : x.scales + token * x.groups;
   for (size_t row = 0; row < kInterleavedRows; row += vectors * vec::lanes) {
     size_t group = 0;
     for (size_t k = 0; k < p.depth; k += p.group_size, ++group) {
       const size_t end = k + p.group_size < p.depth ? k + p.group_size : p.depth;
       vec::I sum[Tokens][vectors];
-      begin_group<Tokens, vectors>(p, group, row, x.sums + token * x.sums_stride, x.sums_stride, sum);
+      begin_group<Tokens, vectors>(p, group, row, x.sums + token * x.groups, x.groups, sum);
       dot_words<Tokens, vectors, Bits>(p.codes + k / per_word * kInterleavedRows + row, (end - k) / per_word,
                                        x.codes + token * x.stride + k, x.stride, sum);
-      end_group<Tokens, vectors>(p, group, row, sum, out + token * kInterleavedRows);
+      end_group<Tokens, vectors>(p, group, row, scales, x.groups, sum, out + token * kInterleavedRows);
     }
   }
 }

@@ -1,0 +1,124 @@
+#include "cpu_input.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "nibble/core/error.h"
+#include "nibble/scheme/llm_int8.h"
+
+namespace nibble {
+
+namespace {
+
+using kernels::KernelTable;
+
+const InterleavedMatrix* interleaved(const CpuMatrix& w) { return dynamic_cast<const InterleavedMatrix*>(&w); }
+
+[[noreturn]] void refuse(MatrixView<const float> x, std::size_t row) {
+  const float* values = x.data + row * x.stride;
+  const auto bad = std::find_if_not(values, values + x.cols, [](float v) { return is_finite(v); }) - values;
+  throw Error(ErrorCode::non_finite,
+              "activation row " + std::to_string(row) + ", column " + std::to_string(bad) + " is not finite");
+}
+
+}  // namespace
+
+InputKind input_kind(const CpuMatrix& w, Activations asked) {
+  const InterleavedMatrix* m = interleaved(w);
+  if (m != nullptr && m->is_llm_int8()) return InputKind::llm_int8;
+  if (asked == Activations::fp32 || m == nullptr || !m->is_integer()) return InputKind::fp32;
+  return asked == Activations::int8 ? InputKind::int8 : InputKind::int8_group;
+}
+
+bool share_input(const CpuMatrix& a, const CpuMatrix& b) {
+  const InterleavedMatrix *m = interleaved(a), *n = interleaved(b);
+  if (m == nullptr || n == nullptr) return m == n;
+  return m->depth() == n->depth() && m->group_size() == n->group_size() && m->threshold() == n->threshold() &&
+         std::ranges::equal(m->order(), n->order());
+}
+
+void CpuInput::prepare(const KernelTable& isa, const CpuMatrix& w, MatrixView<const float> from, InputKind how,
+                       Executor& executor) {
+  kind = how;
+  outlier_columns.clear();
+  if (how != InputKind::fp32)  // before anything is moved, so that an error names the caller's place
+    for (std::size_t t = 0; t < from.rows; ++t)
+      if (!isa.range(from.data + t * from.stride, from.cols).finite) refuse(from, t);
+  arrange(w, from);
+  if (how == InputKind::fp32) return;
+  const InterleavedMatrix& m = *interleaved(w);
+  if (how == InputKind::llm_int8 && m.threshold() > 0) take_outliers(isa, m.threshold(), x, m);
+  codes.resize(x.rows * m.depth());
+  sums.resize(x.rows * m.groups());
+  token_scale.resize(x.rows);
+  group_scale.resize(how == InputKind::int8_group ? x.rows * m.groups() : 0);
+  parallel_for(executor, x.rows, 8, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t t = begin; t < end; ++t) round_token(isa, m, t);
+  });
+}
+
+void CpuInput::arrange(const CpuMatrix& w, MatrixView<const float> from) {
+  const InterleavedMatrix* m = interleaved(w);
+  x = from;
+  if (m == nullptr || (m->depth() == from.cols && m->order().empty())) return;
+  copy.resize(from.rows * m->depth());
+  for (std::size_t t = 0; t < from.rows; ++t) {
+    const float* row = from.data + t * from.stride;
+    float* to = copy.data() + t * m->depth();
+    if (m->order().empty()) std::copy_n(row, from.cols, to);
+    else
+      for (std::size_t k = 0; k < from.cols; ++k) to[k] = row[m->order()[k]];
+    std::fill(to + from.cols, to + m->depth(), 0.0f);
+  }
+  x = {copy.data(), from.rows, m->depth()};
+}
+
+/// A column with |x| ≥ threshold in any token goes to `outliers`, and is zero in x (LLM.int8, section 3.2).
+void CpuInput::take_outliers(const KernelTable& isa, float threshold, MatrixView<const float> from,
+                             const InterleavedMatrix& w) {
+  is_outlier.assign(from.cols, 0);
+  for (std::size_t t = 0; t < from.rows; ++t) {
+    const float* row = from.data + t * from.stride;
+    if (const auto range = isa.range(row, from.cols); std::max(-range.min, range.max) < threshold) continue;
+    for (std::size_t k = 0; k < from.cols; ++k) is_outlier[k] |= std::abs(row[k]) >= threshold;
+  }
+  for (std::size_t k = 0; k < from.cols; ++k)
+    if (is_outlier[k] != 0) outlier_columns.push_back(k);
+  if (outlier_columns.empty()) return;
+  outliers.resize(from.rows * outlier_columns.size());
+  for (std::size_t t = 0, i = 0; t < from.rows; ++t)
+    for (const std::size_t k : outlier_columns) outliers[i++] = from(t, k);
+  if (from.data != copy.data()) {
+    copy.resize(from.rows * w.depth());
+    for (std::size_t t = 0; t < from.rows; ++t)
+      std::copy_n(from.data + t * from.stride, from.cols, copy.data() + t * from.cols);
+    x = {copy.data(), from.rows, from.cols};
+  }
+  for (std::size_t t = 0; t < x.rows; ++t)
+    for (const std::size_t k : outlier_columns) copy[t * x.stride + k] = 0;
+}
+
+void CpuInput::round_token(const KernelTable& isa, const InterleavedMatrix& w, std::size_t t) {
+  const float* row = x.data + t * x.stride;
+  auto* to = reinterpret_cast<std::uint8_t*>(codes.data() + t * w.depth());
+  const auto round = [&](std::size_t first, std::size_t last) {
+    const kernels::ValueRange range = isa.range(row + first, last - first);
+    const float absmax = LlmInt8::fit(Range{range.min, range.max}).absmax;
+    isa.encode_int8(row + first, last - first, LlmInt8::multiplier(absmax), to + first);
+    return absmax * LlmInt8::inverse_127;
+  };
+  token_scale[t] = kind == InputKind::int8_group ? 1.0f : round(0, w.depth());
+  for (std::size_t g = 0; g < w.groups(); ++g) {
+    const std::size_t first = g * w.group_size(), last = std::min(first + w.group_size(), w.depth());
+    if (kind == InputKind::int8_group) group_scale[t * w.groups() + g] = round(first, last);
+    std::int32_t sum = 0;
+    for (std::size_t k = first; k < last; ++k) {
+      to[k] ^= 0x80u;  // code − 128 as two's complement
+      sum += codes[t * w.depth() + k];
+    }
+    sums[t * w.groups() + g] = sum;
+  }
+}
+
+}  // namespace nibble

@@ -1,0 +1,47 @@
+// Activations as the kernels of one packed matrix take them: columns in its order and padded to its words, and rounded
+// to 8 bits where it multiplies those.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "cpu_matrix.h"
+#include "nibble/backend/backend.h"
+
+namespace nibble {
+
+/// How a matrix meets its activations.
+enum class InputKind { fp32, int8, int8_group, llm_int8 };
+
+/// What `w` does when `asked`: 8 bits only where its codes are integers; LLM.int8 weights always their own way.
+InputKind input_kind(const CpuMatrix& w, Activations asked);
+
+/// Buffers grow to the largest call and stay, so that a call allocates nothing once warm.
+struct CpuInput {
+  InputKind kind = InputKind::fp32;
+  MatrixView<const float> x;  ///< Columns in packed order, padded; the caller's own where they are so already.
+  std::vector<float> copy;    ///< What x points to where they were not.
+
+  std::vector<std::int8_t> codes;        ///< [token][depth]
+  std::vector<std::int32_t> sums;        ///< [token][group] of codes
+  std::vector<float> token_scale;        ///< absmax/127 of a token
+  std::vector<float> group_scale;        ///< int8_group: [token][group], and token_scale is 1
+  std::vector<std::uint8_t> is_outlier;  ///< LLM.int8: a flag per packed column
+  std::vector<std::size_t> outlier_columns;
+  std::vector<float> outliers;  ///< [token][outlier column], fp32
+
+  /// Error{non_finite} names the first place of x that 8 bits cannot hold.
+  void prepare(const kernels::KernelTable& isa, const CpuMatrix& w, MatrixView<const float> from, InputKind how,
+               Executor& executor);
+
+ private:
+  void arrange(const CpuMatrix& w, MatrixView<const float> from);
+  void take_outliers(const kernels::KernelTable& isa, float threshold, MatrixView<const float> from,
+                     const InterleavedMatrix& w);
+  void round_token(const kernels::KernelTable& isa, const InterleavedMatrix& w, std::size_t t);
+};
+
+/// Whether one CpuInput serves both matrices.
+bool share_input(const CpuMatrix& a, const CpuMatrix& b);
+
+}  // namespace nibble
