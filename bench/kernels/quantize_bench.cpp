@@ -2,9 +2,12 @@
 // of_limit compares the bytes read and written.
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <random>
 
 #include "bench/support/limits.h"
+#include "kernels/cpu/kernels.h"
+#include "nibble/core/cpu_features.h"
 #include "nibble/quantize/quantize.h"
 
 namespace nibble {
@@ -23,11 +26,11 @@ const std::vector<float>& weights() {
   return w;
 }
 
-void count(benchmark::State& state, const QuantizedMatrix& q) {
+void count(benchmark::State& state, const QuantizedMatrix& q, double float_bytes) {
   const auto elements = static_cast<double>(kRows * kCols);
-  const double bytes = 4 * elements + static_cast<double>(q.storage_bytes());
-  const double limit = 2 * bench::streaming_copy();  // bytes read and bytes written
-  const auto rate = benchmark::Counter::kIsIterationInvariantRate;
+  const double bytes = float_bytes + static_cast<double>(q.storage_bytes());
+  const double limit = 2 * bench::streaming_copy();                 // bytes read and bytes written
+  const auto rate = benchmark::Counter::kIsIterationInvariantRate;  // one thread: its CPU time is the time
   state.counters["elements"] = benchmark::Counter(elements, rate);
   state.counters["gbps"] = benchmark::Counter(bytes / 1e9, rate);
   state.counters["of_limit"] = benchmark::Counter(bytes / limit, rate);
@@ -39,22 +42,45 @@ void run_quantize(benchmark::State& state, const char* spec_text) {
   const FloatMatrix w = MatrixView<const float>(weights().data(), kRows, kCols);
   QuantizedMatrix q;
   for (auto _ : state) q = default_backend().quantize(w, spec, "w", serial_executor());
-  count(state, q);
+  count(state, q, 4.0 * static_cast<double>(kRows * kCols));
 }
 
+template <class T>
 void run_dequantize(benchmark::State& state, const char* spec_text) {
   const auto q = quantize(MatrixView<const float>(weights().data(), kRows, kCols), spec_text);
-  std::vector<float> out(kRows * kCols);
-  for (auto _ : state) default_backend().dequantize(q, 0, {out.data(), kRows, kCols}, serial_executor());
-  count(state, q);
+  std::vector<T> out(kRows * kCols);
+  for (auto _ : state)
+    default_backend().dequantize_to(q, 0, MatrixView<T>(out.data(), kRows, kCols), serial_executor());
+  const auto elements = static_cast<double>(kRows * kCols);
+  count(state, q, sizeof(T) * elements);
 }
+
+/// What matmul_int8 does to its input, for one token of `cols` values that lie in a near cache: the range, then codes.
+void run_activations(benchmark::State& state) {
+  const auto cols = static_cast<std::size_t>(state.range(0));
+  const kernels::KernelTable& isa = cpu_features().avx512 ? kernels::avx512_kernels
+                                    : cpu_features().avx2 ? kernels::avx2_kernels
+                                                          : kernels::scalar_kernels;
+  std::vector<std::int8_t> codes(cols);
+  std::int32_t sum = 0;
+  for (auto _ : state) {
+    const kernels::ValueRange range = isa.range(weights().data(), cols);
+    const float absmax = std::max(-range.min, range.max);
+    benchmark::DoNotOptimize(sum += isa.encode_signed(weights().data(), cols, 127 / absmax, codes.data()));
+  }
+  state.counters["elements"] =
+      benchmark::Counter(static_cast<double>(cols), benchmark::Counter::kIsIterationInvariantRate);
+}
+BENCHMARK(run_activations)->Name("quantize/activations-int8")->Arg(4096)->Arg(65536);
 
 const int registered = [] {
   for (const char* spec : {"int8", "int4-g128-sym", "int4-g32-sym", "int4-g32-asym", "int2-g32-asym", "nf4", "nf4-dq",
                            "fp4", "llm-int8", "dynamic8"}) {
     benchmark::RegisterBenchmark((std::string("quantize/") + spec).c_str(), run_quantize, spec)
         ->Unit(benchmark::kMillisecond);
-    benchmark::RegisterBenchmark((std::string("dequantize/") + spec).c_str(), run_dequantize, spec)
+    benchmark::RegisterBenchmark((std::string("dequantize/") + spec).c_str(), run_dequantize<float>, spec)
+        ->Unit(benchmark::kMillisecond);
+    benchmark::RegisterBenchmark((std::string("dequantize/") + spec + "/bf16").c_str(), run_dequantize<bf16>, spec)
         ->Unit(benchmark::kMillisecond);
   }
   return 0;

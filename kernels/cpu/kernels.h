@@ -58,6 +58,15 @@ struct Int8Tokens {
   size_t groups;
 };
 
+/// A row of 4-bit codes: what code c of group g stands for is (values[c] − zeros[g])·scales[g].
+struct NibbleRow {
+  const uint8_t* codes;  ///< Two a byte, the first in the low bits.
+  size_t group_size;     ///< A multiple of 16, or at least the row's length.
+  const float* scales;   ///< One a group.
+  const float* zeros;    ///< One a group, or null for 0.
+  const float* values;   ///< 16.
+};
+
 struct KernelTable {
   /// The range of n ≥ 1 values. The sign of a zero is unspecified.
   ValueRange (*range)(const float* x, size_t n);
@@ -66,12 +75,23 @@ struct KernelTable {
                         uint8_t* codes);
   /// clamp(x·factor, −127, 127) rounded half to even, plus 128.
   void (*encode_int8)(const float* x, size_t n, float factor, uint8_t* codes);
+  /// encode_int8's codes less 128, as signed bytes; returns their sum. n ≤ 2^24.
+  int32_t (*encode_signed)(const float* x, size_t n, float factor, int8_t* codes);
   /// The number of the `size` (16 or 256) ascending thresholds that x·factor exceeds, as a rank.
   void (*encode_ranks)(const float* x, size_t n, float factor, const float* thresholds, size_t size, uint8_t* ranks);
   /// (code − zero_point)·scale.
   void (*decode_affine)(const uint8_t* codes, size_t n, float scale, int32_t zero_point, float* out);
   /// codebook[code]·absmax, 16 or 256 entries.
   void (*decode_codebook)(const uint8_t* codes, size_t n, const float* codebook, size_t size, float absmax, float* out);
+  /// Two codes of 0 … 15 a byte; the upper half of an odd last byte is zero.
+  void (*pack_nibbles)(const uint8_t* codes, size_t n, uint8_t* packed);
+  /// Columns [first, last) of a row; `first` is a multiple of 16.
+  void (*decode_nibbles)(const NibbleRow& row, size_t first, size_t last, float* out);
+  /// Stores fp32 as it is or rounded to 16 bits (half to even). `stream`: past the caches, for results that they could
+  /// not keep.
+  void (*store_f32)(const float* x, size_t n, float* out, bool stream);
+  void (*store_f16)(const float* x, size_t n, uint16_t* out, bool stream);
+  void (*store_bf16)(const float* x, size_t n, uint16_t* out, bool stream);
   void (*load_f16)(const uint16_t* x, size_t n, float* out);
   void (*load_bf16)(const uint16_t* x, size_t n, float* out);
   /// out[t][j] = Σ_k x[t][k]·panel[k][j] for k < depth ≤ kPanelDepth: one fused multiply-add after another in order of

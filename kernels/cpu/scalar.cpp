@@ -76,6 +76,40 @@ inline F load_f16(const uint16_t* p) {
   return bits_to_float(sign | (magnitude << 13)) * 0x1p112f;
 }
 
+inline void store_signed(int8_t* p, I codes) { *p = static_cast<int8_t>(codes); }
+inline float reduce_min(F x) { return x; }
+inline float reduce_max(F x) { return x; }
+inline int32_t reduce_add(I x) { return x; }
+inline bool has_nan(F x) { return x != x; }
+inline I load_nibbles(const uint8_t* codes, size_t first) { return codes[first / 2] >> (first % 2 * 4); }
+inline uint32_t float_to_bits(float x) {
+  uint32_t out;
+  memcpy(&out, &x, sizeof out);
+  return out;
+}
+/// value / 2^shift, half to even. 0 < shift < 32.
+inline uint32_t shift_right_half_even(uint32_t value, uint32_t shift) {
+  return (value + ((1u << (shift - 1)) - 1u) + ((value >> shift) & 1u)) >> shift;
+}
+inline void store_f16(uint16_t* p, F x) {
+  const uint32_t wide = float_to_bits(x), sign = (wide >> 16) & 0x8000u, magnitude = wide & 0x7fffffffu;
+  uint32_t out = 0;
+  if (magnitude > 0x7f800000u) out = 0x7e00u | ((magnitude >> 13) & 0x1ffu);  // NaN
+  else if (magnitude >= 0x477ff000u) out = 0x7c00u;                           // too large
+  else if (magnitude >= 0x38800000u) out = shift_right_half_even(magnitude - 0x38000000u, 13);
+  else if (magnitude >= 0x33000000u)  // subnormal
+    out = shift_right_half_even((magnitude & 0x7fffffu) | 0x800000u, 126 - (magnitude >> 23));
+  *p = static_cast<uint16_t>(sign | out);
+}
+inline void store_bf16(uint16_t* p, F x) {
+  const uint32_t bits = float_to_bits(x);
+  *p = static_cast<uint16_t>(x != x ? (bits >> 16) | 0x40u : shift_right_half_even(bits, 16));
+}
+inline void stream(float* p, F x) { store(p, x); }
+inline void stream_f16(uint16_t* p, F x) { store_f16(p, x); }
+inline void stream_bf16(uint16_t* p, F x) { store_bf16(p, x); }
+inline void fence() {}
+
 }  // namespace vec
 
 #include "kernels/cpu/generic/elementwise.h"

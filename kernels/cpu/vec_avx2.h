@@ -74,6 +74,49 @@ inline F load_bf16(const uint16_t* p) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
 }
 
+inline void store_signed(int8_t* p, I codes) {  // every lane is −128 … 127
+  const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(codes), _mm256_extracti128_si256(codes, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(words, words));
+}
+inline float reduce_min(F x) {
+  __m128 v = _mm_min_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  v = _mm_min_ps(v, _mm_movehl_ps(v, v));
+  return _mm_cvtss_f32(_mm_min_ss(v, _mm_movehdup_ps(v)));
+}
+inline float reduce_max(F x) {
+  __m128 v = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  v = _mm_max_ps(v, _mm_movehl_ps(v, v));
+  return _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)));
+}
+inline int32_t reduce_add(I x) {
+  __m128i v = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+  v = _mm_add_epi32(v, _mm_shuffle_epi32(v, 0x4E));
+  return _mm_cvtsi128_si32(_mm_add_epi32(v, _mm_shuffle_epi32(v, 0xB1)));
+}
+inline bool has_nan(F x) { return _mm256_movemask_ps(_mm256_cmp_ps(x, x, _CMP_UNORD_Q)) != 0; }
+/// Codes [first, first + lanes) in the low four bits of each lane; above them anything.
+inline I load_nibbles(const uint8_t* codes, size_t first) {
+  int32_t bytes;
+  __builtin_memcpy(&bytes, codes + first / 2, sizeof bytes);
+  const I pairs = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(bytes));
+  return _mm256_or_si256(pairs, _mm256_slli_epi64(pairs, 28));  // the high nibble to the upper lane of the pair
+}
+inline void stream(float* p, F x) { _mm256_stream_ps(p, x); }
+inline __m128i to_f16(F x) { return _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT); }
+inline __m128i to_bf16(F x) {
+  const I bits = _mm256_castps_si256(x), upper = _mm256_srli_epi32(bits, 16);
+  const I odd = _mm256_and_si256(upper, set_int(1));
+  const I rounded = _mm256_srli_epi32(add_int(add_int(bits, set_int(0x7fff)), odd), 16);
+  const I nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+  const I out = _mm256_blendv_epi8(rounded, _mm256_or_si256(upper, set_int(0x40)), nan);
+  return _mm_packus_epi32(_mm256_castsi256_si128(out), _mm256_extracti128_si256(out, 1));
+}
+inline void store_f16(uint16_t* p, F x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), to_f16(x)); }
+inline void store_bf16(uint16_t* p, F x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), to_bf16(x)); }
+inline void stream_f16(uint16_t* p, F x) { _mm_stream_si128(reinterpret_cast<__m128i*>(p), to_f16(x)); }
+inline void stream_bf16(uint16_t* p, F x) { _mm_stream_si128(reinterpret_cast<__m128i*>(p), to_bf16(x)); }
+inline void fence() { _mm_sfence(); }
+
 }  // namespace vec
 
 }  // namespace

@@ -73,6 +73,33 @@ inline F load_bf16(const uint16_t* p) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
 
+inline void store_signed(int8_t* p, I codes) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(codes));
+}
+inline float reduce_min(F x) { return _mm512_reduce_min_ps(x); }
+inline float reduce_max(F x) { return _mm512_reduce_max_ps(x); }
+inline int32_t reduce_add(I x) { return _mm512_reduce_add_epi32(x); }
+inline bool has_nan(F x) { return _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q) != 0; }
+/// Codes [first, first + lanes) in the low four bits of each lane; above them anything.
+inline I load_nibbles(const uint8_t* codes, size_t first) {
+  const I pairs = _mm512_cvtepu8_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes + first / 2)));
+  return _mm512_or_si512(pairs, _mm512_slli_epi64(pairs, 28));  // the high nibble to the upper lane of the pair
+}
+inline void stream(float* p, F x) { _mm512_stream_ps(p, x); }
+inline __m256i to_f16(F x) { return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT); }
+inline __m256i to_bf16(F x) {
+  const I bits = _mm512_castps_si512(x), upper = _mm512_srli_epi32(bits, 16);
+  const I odd = _mm512_and_si512(upper, set_int(1));
+  const I rounded = _mm512_srli_epi32(add_int(add_int(bits, set_int(0x7fff)), odd), 16);
+  const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+  return _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(rounded, nan, upper, set_int(0x40)));
+}
+inline void store_f16(uint16_t* p, F x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), to_f16(x)); }
+inline void store_bf16(uint16_t* p, F x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), to_bf16(x)); }
+inline void stream_f16(uint16_t* p, F x) { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), to_f16(x)); }
+inline void stream_bf16(uint16_t* p, F x) { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), to_bf16(x)); }
+inline void fence() { _mm_sfence(); }
+
 }  // namespace vec
 
 }  // namespace

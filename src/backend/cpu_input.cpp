@@ -101,23 +101,21 @@ void CpuInput::take_outliers(const KernelTable& isa, float threshold, MatrixView
 
 void CpuInput::round_token(const KernelTable& isa, const InterleavedMatrix& w, std::size_t t) {
   const float* row = x.data + t * x.stride;
-  auto* to = reinterpret_cast<std::uint8_t*>(codes.data() + t * w.depth());
-  const auto round = [&](std::size_t first, std::size_t last) {
+  std::int8_t* to = codes.data() + t * w.depth();
+  const auto absmax = [&](std::size_t first, std::size_t last) {
     const kernels::ValueRange range = isa.range(row + first, last - first);
-    const float absmax = LlmInt8::fit(Range{range.min, range.max}).absmax;
-    isa.encode_int8(row + first, last - first, LlmInt8::multiplier(absmax), to + first);
-    return absmax * LlmInt8::inverse_127;
+    return LlmInt8::fit(Range{range.min, range.max}).absmax;
   };
-  token_scale[t] = kind == InputKind::int8_group ? 1.0f : round(0, w.depth());
+  const bool by_group = kind == InputKind::int8_group;
+  float most = by_group ? 0.0f : absmax(0, w.depth());
+  token_scale[t] = by_group ? 1.0f : most * LlmInt8::inverse_127;
   for (std::size_t g = 0; g < w.groups(); ++g) {
     const std::size_t first = g * w.group_size(), last = std::min(first + w.group_size(), w.depth());
-    if (kind == InputKind::int8_group) group_scale[t * w.groups() + g] = round(first, last);
-    std::int32_t sum = 0;
-    for (std::size_t k = first; k < last; ++k) {
-      to[k] ^= 0x80u;  // code − 128 as two's complement
-      sum += codes[t * w.depth() + k];
+    if (by_group) {
+      most = absmax(first, last);
+      group_scale[t * w.groups() + g] = most * LlmInt8::inverse_127;
     }
-    sums[t * w.groups() + g] = sum;
+    sums[t * w.groups() + g] = isa.encode_signed(row + first, last - first, LlmInt8::multiplier(most), to + first);
   }
 }
 

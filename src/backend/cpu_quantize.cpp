@@ -71,11 +71,8 @@ class Job {
       parallel_for(executor, weights_.rows, grain, [&](std::size_t begin, std::size_t end) {
         std::vector<float> values(weights_.cols);
         std::vector<std::uint8_t> codes(weights_.cols);
-        for (std::size_t r = begin; r < end; ++r) {
-          const float* x = cpu_load_row(isa_, weights_, r, 0, weights_.cols, values.data());
-          fit_row(r, x);
-          encode_row(r, x, codes.data());
-        }
+        for (std::size_t r = begin; r < end; ++r)
+          fit_and_encode_row(r, cpu_load_row(isa_, weights_, r, 0, weights_.cols, values.data()), codes.data());
       });
     } else {
       fit_across_rows(executor, grain);
@@ -104,11 +101,13 @@ class Job {
     return {r.min == 0 ? 0.0f : r.min, r.max == 0 ? 0.0f : r.max};
   }
 
-  void fit_row(std::size_t row, const float* x) {
+  void fit_and_encode_row(std::size_t row, const float* x, std::uint8_t* codes) {
     for_each_segment(spec_, weights_.cols, nullptr, row, 0, weights_.cols,
                      [&](std::size_t begin, std::size_t end, std::size_t group) {
-                       store_params(group, range(row, begin, x + begin, end - begin), row, begin);
+                       const Range r = range(row, begin, x + begin, end - begin);
+                       encode(x + begin, end - begin, group, store_params(group, r, row, begin), codes + begin);
                      });
+    pack_row(row, codes);
   }
 
   /// Groups that span rows: ranges of each row's pieces, merged in row order.
@@ -141,7 +140,8 @@ class Job {
       store_params(g, merged[g], g * size / weights_.cols, g * size % weights_.cols);
   }
 
-  void store_params(std::size_t group, Range r, std::size_t row, std::size_t col) {
+  /// Returns the scale as it reads back.
+  float store_params(std::size_t group, Range r, std::size_t row, std::size_t col) {
     float scale = 0;
     if (spec_.scheme == SchemeKind::symmetric) {
       scale = fit_symmetric(r, spec_.bits, spec_.symmetric_range, spec_.scale_type).scale;
@@ -164,19 +164,27 @@ class Job {
     else if (spec_.scale_type == ScaleType::f32) q_.scales.writable<float>()[group] = scale;
     else if (spec_.scale_type == ScaleType::f16) q_.scales.writable<f16>()[group] = f16(scale);
     else q_.scales.writable<bf16>()[group] = bf16(scale);
+    return scale;
   }
 
   void encode_row(std::size_t row, const float* x, std::uint8_t* codes) {
     for_each_segment(spec_, weights_.cols, nullptr, row, 0, weights_.cols,
                      [&](std::size_t begin, std::size_t end, std::size_t group) {
-                       encode(x + begin, end - begin, group, codes + begin);
+                       // With double quantization the codes belong to the absmax before it is quantized.
+                       const float scale = spec_.double_quant ? absmax_[group] : q_.scale(group);
+                       encode(x + begin, end - begin, group, scale, codes + begin);
                      });
-    pack_codes(codes, weights_.cols, spec_.bits, q_.codes.writable<std::uint8_t>() + row * q_.row_bytes());
+    pack_row(row, codes);
   }
 
-  void encode(const float* x, std::size_t n, std::size_t group, std::uint8_t* codes) const {
-    // With double quantization the codes belong to the absmax before it is quantized, as in bitsandbytes.
-    const float scale = spec_.double_quant ? absmax_[group] : q_.scale(group);
+  void pack_row(std::size_t row, const std::uint8_t* codes) {
+    std::uint8_t* to = q_.codes.writable<std::uint8_t>() + row * q_.row_bytes();
+    if (spec_.bits == 4) isa_.pack_nibbles(codes, weights_.cols, to);
+    else if (spec_.bits == 8) std::copy_n(codes, weights_.cols, to);
+    else pack_codes(codes, weights_.cols, spec_.bits, to);
+  }
+
+  void encode(const float* x, std::size_t n, std::size_t group, float scale, std::uint8_t* codes) const {
     if (spec_.is_affine()) {
       const std::int32_t low = spec_.scheme == SchemeKind::symmetric ? symmetric_low(spec_.symmetric_range) : 0;
       return isa_.encode_affine(x, n, scale, q_.zero_point(group), low, (1 << spec_.bits) - 1, codes);
@@ -219,8 +227,12 @@ QuantizedMatrix cpu_quantize(const KernelTable& isa, FloatMatrix weights, const 
 }
 
 void cpu_decode_row(const KernelTable& isa, const QuantizedMatrix& q, std::size_t row, std::size_t first,
-                    std::size_t last, std::uint8_t* codes, float* out) {
-  unpack_codes(q.row_codes(row) + packed_bytes(first, q.spec.bits), last - first, q.spec.bits, codes);
+                    std::size_t last, std::uint8_t* scratch, float* out) {
+  const std::uint8_t* codes = q.row_codes(row) + packed_bytes(first, q.spec.bits);
+  if (q.spec.bits != 8) {
+    unpack_codes(codes, last - first, q.spec.bits, scratch);
+    codes = scratch;
+  }
   for_each_segment(q.spec, q.cols, q.g_idx.empty() ? nullptr : q.g_idx.data(), row, first, last,
                    [&](std::size_t begin, std::size_t end, std::size_t group) {
                      const std::uint8_t* from = codes + (begin - first);
@@ -229,6 +241,87 @@ void cpu_decode_row(const KernelTable& isa, const QuantizedMatrix& q, std::size_
                        isa.decode_codebook(from, end - begin, q.codebook.data(), q.codebook.size(), q.scale(group), to);
                      else isa.decode_affine(from, end - begin, q.multiplier(group), q.zero_point(group), to);
                    });
+}
+
+namespace {
+
+/// Rows of one matrix, decoded a block at a time: by the 4-bit kernel where a row's groups are whole vectors.
+class RowDecoder {
+ public:
+  static constexpr std::size_t block = 2048;  // columns whose fp32 values lie in the nearest cache
+
+  RowDecoder(const KernelTable& isa, const QuantizedMatrix& q) : isa_(isa), q_(q) {
+    const bool grouped = q.spec.granularity == Granularity::group || q.spec.granularity == Granularity::block;
+    const std::size_t group = grouped ? q.spec.group_size : q.cols;
+    const bool row_local = q.spec.granularity != Granularity::block || q.cols % group == 0;
+    fast_ = q.spec.bits == 4 && q.g_idx.empty() && row_local && (group % 16 == 0 || group >= q.cols);
+    codes_.resize(std::min(block, q.cols));
+    if (!fast_) return;
+    const std::size_t groups = (q.cols + group - 1) / group;
+    scales_.resize(groups);
+    zeros_.resize(q.spec.has_zero_points() ? groups : 0);
+    row_ = {nullptr, group, scales_.data(), zeros_.empty() ? nullptr : zeros_.data(), values_};
+    for (std::size_t c = 0; c < 16; ++c)
+      values_[c] = q.spec.is_codebook()
+                       ? q.codebook[c]
+                       : static_cast<float>(c) - static_cast<float>(zeros_.empty() ? q.zero_point(0) : 0);
+  }
+
+  void begin(std::size_t row) {
+    current_ = row;
+    if (!fast_) return;
+    row_.codes = q_.row_codes(row);
+    const std::size_t first = q_.group_of(row, 0);
+    if (q_.spec.double_quant || q_.spec.scale_type == ScaleType::f32)
+      for (std::size_t g = 0; g < scales_.size(); ++g) scales_[g] = q_.scale(first + g);
+    else
+      (q_.spec.scale_type == ScaleType::f16 ? isa_.load_f16 : isa_.load_bf16)(q_.scales.as<std::uint16_t>() + first,
+                                                                              scales_.size(), scales_.data());
+    for (std::size_t g = 0; g < zeros_.size(); ++g) zeros_[g] = static_cast<float>(q_.zero_point(first + g));
+  }
+  /// `first` is a multiple of 16.
+  void decode(std::size_t first, std::size_t last, float* out) {
+    if (fast_) isa_.decode_nibbles(row_, first, last, out);
+    else cpu_decode_row(isa_, q_, current_, first, last, codes_.data(), out);
+  }
+
+ private:
+  const KernelTable& isa_;
+  const QuantizedMatrix& q_;
+  bool fast_;
+  std::size_t current_ = 0;
+  std::vector<std::uint8_t> codes_;
+  std::vector<float> scales_, zeros_;
+  float values_[16] = {};
+  kernels::NibbleRow row_ = {};
+};
+
+}  // namespace
+
+void cpu_dequantize(const KernelTable& isa, const QuantizedMatrix& q, std::size_t first_row, MutableFloatMatrix out,
+                    Executor& executor) {
+  // What the caches could keep is left in them; more is written past them, which saves reading it first.
+  constexpr std::size_t kept_by_caches = std::size_t{16} << 20;
+  const bool stream = out.rows * out.cols * size_of(out.type) > kept_by_caches;
+  parallel_for(executor, out.rows, 1 + 65536 / q.cols, [&](std::size_t begin, std::size_t end) {
+    RowDecoder decoder(isa, q);
+    std::vector<float> values(std::min(RowDecoder::block, q.cols));
+    for (std::size_t r = begin; r < end; ++r) {
+      decoder.begin(first_row + r);
+      for (std::size_t c = 0; c < q.cols; c += RowDecoder::block) {
+        const std::size_t n = std::min(RowDecoder::block, q.cols - c);
+        if (out.type == DType::f32 && !stream) {
+          decoder.decode(c, c + n, static_cast<float*>(out.row(r)) + c);
+          continue;
+        }
+        decoder.decode(c, c + n, values.data());
+        if (out.type == DType::f32) isa.store_f32(values.data(), n, static_cast<float*>(out.row(r)) + c, stream);
+        else
+          (out.type == DType::f16 ? isa.store_f16 : isa.store_bf16)(
+              values.data(), n, static_cast<std::uint16_t*>(out.row(r)) + c, stream);
+      }
+    }
+  });
 }
 
 }  // namespace nibble

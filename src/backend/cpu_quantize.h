@@ -14,6 +14,10 @@ namespace nibble {
 QuantizedMatrix cpu_quantize(const kernels::KernelTable& isa, FloatMatrix weights, const QuantSpec& spec,
                              std::string_view name, Executor& executor);
 
+/// Backend::dequantize_to.
+void cpu_dequantize(const kernels::KernelTable& isa, const QuantizedMatrix& q, std::size_t first_row,
+                    MutableFloatMatrix out, Executor& executor);
+
 /// Decodes columns [first, last) of one row to `out`. `first` must be a multiple of 8, where a byte begins whatever
 /// the width. `codes` is scratch for last − first bytes.
 void cpu_decode_row(const kernels::KernelTable& isa, const QuantizedMatrix& q, std::size_t row, std::size_t first,

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <deque>
@@ -13,6 +14,14 @@
 namespace nibble {
 
 namespace {
+
+void check_rows(const QuantizedMatrix& q, std::size_t first_row, std::size_t rows, std::size_t cols) {
+  if (cols == q.cols && first_row <= q.rows && rows <= q.rows - first_row) return;
+  throw Error(ErrorCode::shape_mismatch, "dequantize: rows " + std::to_string(first_row) + " to " +
+                                             std::to_string(first_row + rows) + " of " + std::to_string(cols) +
+                                             " columns were asked of a matrix of " + std::to_string(q.rows) + " × " +
+                                             std::to_string(q.cols));
+}
 
 /// One ISA's kernels behind the interface.
 class CpuBackend final : public Backend {
@@ -31,16 +40,12 @@ class CpuBackend final : public Backend {
   }
   void dequantize(const QuantizedMatrix& q, std::size_t first_row, MatrixView<float> out,
                   Executor& executor) const override {
-    if (out.cols != q.cols || first_row > q.rows || out.rows > q.rows - first_row)
-      throw Error(ErrorCode::shape_mismatch, "dequantize: rows " + std::to_string(first_row) + " to " +
-                                                 std::to_string(first_row + out.rows) + " of " +
-                                                 std::to_string(out.cols) + " columns were asked of a matrix of " +
-                                                 std::to_string(q.rows) + " × " + std::to_string(q.cols));
-    parallel_for(executor, out.rows, 1 + 65536 / q.cols, [&](std::size_t begin, std::size_t end) {
-      std::vector<std::uint8_t> codes(q.cols);
-      for (std::size_t r = begin; r < end; ++r)
-        cpu_decode_row(isa_, q, first_row + r, 0, q.cols, codes.data(), out.data + r * out.stride);
-    });
+    dequantize_to(q, first_row, out, executor);
+  }
+  void dequantize_to(const QuantizedMatrix& q, std::size_t first_row, MutableFloatMatrix out,
+                     Executor& executor) const override {
+    check_rows(q, first_row, out.rows, out.cols);
+    cpu_dequantize(isa_, q, first_row, out, executor);
   }
   PackedMatrixPtr pack(QuantizedMatrix q) const override { return cpu_pack(*this, std::move(q)); }
   QuantizedMatrix unpack(const PackedMatrix& packed) const override { return cpu_unpack(packed); }
@@ -48,6 +53,12 @@ class CpuBackend final : public Backend {
   void matmul(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y,
               Executor& executor) const override {
     cpu_matmul(isa_, x, {{Projection{&w, y}}}, Activations::fp32, executor);
+  }
+  void widen(FloatMatrix x, MatrixView<float> out) const override {
+    for (std::size_t r = 0; r < x.rows; ++r) {
+      const float* from = cpu_load_row(isa_, x, r, 0, x.cols, &out(r, 0));
+      if (from != &out(r, 0)) std::copy_n(from, x.cols, &out(r, 0));
+    }
   }
   bool has_int8_matmul(const PackedMatrix& w) const noexcept override { return cpu_has_int8_matmul(w); }
   void matmul_int8(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y,
@@ -103,6 +114,48 @@ Registry& registry() {
 }
 
 }  // namespace
+
+void Backend::dequantize_to(const QuantizedMatrix& q, std::size_t first_row, MutableFloatMatrix out,
+                            Executor& executor) const {
+  std::vector<float> values(out.cols);
+  for (std::size_t r = 0; r < out.rows; ++r) {
+    dequantize(q, first_row + r, {values.data(), 1, out.cols}, executor);
+    for (std::size_t c = 0; c < out.cols; ++c) {
+      if (out.type == DType::f32) static_cast<float*>(out.row(r))[c] = values[c];
+      else if (out.type == DType::f16) static_cast<f16*>(out.row(r))[c] = f16(values[c]);
+      else static_cast<bf16*>(out.row(r))[c] = bf16(values[c]);
+    }
+  }
+}
+
+void Backend::widen(FloatMatrix x, MatrixView<float> out) const {
+  for (std::size_t r = 0; r < x.rows; ++r)
+    for (std::size_t c = 0; c < x.cols; ++c) {
+      if (x.type == DType::f32) out(r, c) = static_cast<const float*>(x.row(r))[c];
+      else if (x.type == DType::f16) out(r, c) = static_cast<float>(static_cast<const f16*>(x.row(r))[c]);
+      else out(r, c) = static_cast<float>(static_cast<const bf16*>(x.row(r))[c]);
+    }
+}
+
+namespace {
+
+/// x in fp32, in memory that the calling thread keeps.
+MatrixView<const float> widened(const Backend& backend, FloatMatrix x) {
+  thread_local std::vector<float> values;
+  if (values.size() < x.rows * x.cols) values.resize(x.rows * x.cols);
+  backend.widen(x, {values.data(), x.rows, x.cols});
+  return {values.data(), x.rows, x.cols};
+}
+
+}  // namespace
+
+void Backend::matmul(MatrixView<const f16> x, const PackedMatrix& w, MatrixView<float> y, Executor& executor) const {
+  matmul(widened(*this, x), w, y, executor);
+}
+
+void Backend::matmul(MatrixView<const bf16> x, const PackedMatrix& w, MatrixView<float> y, Executor& executor) const {
+  matmul(widened(*this, x), w, y, executor);
+}
 
 void Backend::matmul_int8(MatrixView<const float>, const PackedMatrix&, MatrixView<float>, Executor&) const {
   throw Error(ErrorCode::unsupported, "the backend '" + std::string(name()) + "' has no 8-bit activations");

@@ -83,15 +83,13 @@ void load_embedding(FloatMatrix table, std::span<const std::int32_t> ids, Matrix
 
 }  // namespace
 
-void Model::apply(const Linear& linear, MatrixView<const float> x, MatrixView<float> y) const {
-  if (hook_) hook_(linear.name, x);
-  const Backend& backend = linear.weight->backend();
-  if (int8_activations_ && backend.has_int8_matmul(*linear.weight))
-    backend.matmul_int8(x, *linear.weight, y, *executor_);
-  else backend.matmul(x, *linear.weight, y, *executor_);
-  if (linear.bias.empty()) return;
-  for (std::size_t r = 0; r < y.rows; ++r)
-    for (std::size_t c = 0; c < y.cols; ++c) y(r, c) += linear.bias[c];
+void Model::apply(MatrixView<const float> x, std::initializer_list<Output> outputs) const {
+  std::vector<Projection> projections;
+  for (const Output& out : outputs) {
+    if (hook_) hook_(out.linear.name, x);
+    projections.push_back({out.linear.weight.get(), out.y, out.linear.bias});
+  }
+  outputs.begin()->linear.weight->backend().matmul_fused(x, projections, activations_, *executor_);
 }
 
 void Model::attention(const Layer& layer, std::size_t index, MatrixView<const float> x, std::span<const float> rope,
@@ -102,9 +100,7 @@ void Model::attention(const Layer& layer, std::size_t index, MatrixView<const fl
   // Keys and values go straight to their place in the cache.
   const MatrixView<float> k(cache.keys_[index].data() + start * width, n, width),
       v(cache.values_[index].data() + start * width, n, width);
-  apply(layer.q, x, q);
-  apply(layer.k, x, k);
-  apply(layer.v, x, v);
+  apply(x, {{layer.q, q}, {layer.k, k}, {layer.v, v}});
   for (std::size_t t = 0; t < n; ++t) {
     rotate(&q(t, 0), config_.heads, dim, rope.data() + t * dim);
     rotate(&k(t, 0), config_.kv_heads, dim, rope.data() + t * dim);
@@ -121,16 +117,23 @@ void Model::attention(const Layer& layer, std::size_t index, MatrixView<const fl
              scores.data(), mixed.data() + (t * config_.heads + h) * dim);
     }
   });
-  apply(layer.o, view(mixed, config_.heads * dim), out);
+  apply(view(mixed, config_.heads * dim), {{layer.o, out}});
 }
 
 void Model::mlp(const Layer& layer, MatrixView<const float> x, MatrixView<float> out) const {
-  Rows gates(x.rows * config_.intermediate), ups(gates.size());
-  const auto gate = view(gates, config_.intermediate), up = view(ups, config_.intermediate);
-  apply(layer.gate, x, gate);
-  apply(layer.up, x, up);
-  for (std::size_t i = 0; i < gates.size(); ++i) gates[i] = gates[i] / (1 + std::exp(-gates[i])) * ups[i];
-  apply(layer.down, gate, out);
+  Rows gated(x.rows * config_.intermediate);
+  const auto inner = view(gated, config_.intermediate);
+  if (layer.gate.bias.empty() && layer.up.bias.empty()) {
+    for (const Linear* l : {&layer.gate, &layer.up})
+      if (hook_) hook_(l->name, x);
+    layer.gate.weight->backend().matmul_swiglu(x, *layer.gate.weight, *layer.up.weight, inner, activations_,
+                                               *executor_);
+  } else {
+    Rows ups(gated.size());
+    apply(x, {{layer.gate, inner}, {layer.up, view(ups, config_.intermediate)}});
+    for (std::size_t i = 0; i < gated.size(); ++i) gated[i] = gated[i] / (1 + std::exp(-gated[i])) * ups[i];
+  }
+  apply(inner, {{layer.down, out}});
 }
 
 std::vector<float> Model::forward(std::span<const std::int32_t> ids, KvCache& cache, bool last_only) const {
@@ -173,7 +176,7 @@ std::vector<float> Model::forward(std::span<const std::int32_t> ids, KvCache& ca
   const auto out_norm = y.row_range(0, wanted.rows);
   rms_norm(wanted, norm_, config_.rms_eps, out_norm);
   Rows logits(wanted.rows * config_.vocab);
-  apply(head_, out_norm, view(logits, config_.vocab));
+  apply(out_norm, {{head_, view(logits, config_.vocab)}});
   return logits;
 }
 

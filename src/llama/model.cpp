@@ -154,7 +154,7 @@ Model Model::load(const std::filesystem::path& path, const LoadOptions& options)
   model.inverse_frequency_ = inverse_frequencies(model.config_);
   const Loader loader(path, options);
   model.executor_ = &loader.executor();
-  model.int8_activations_ = options.int8_activations;
+  model.activations_ = options.int8_activations ? Activations::int8 : Activations::fp32;
   loader.ends(model);
   for (std::size_t i = 0; i < model.config_.layers; ++i) {
     report(options.progress, static_cast<double>(i) / static_cast<double>(model.config_.layers),

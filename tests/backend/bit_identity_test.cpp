@@ -133,6 +133,64 @@ TEST_P(BitIdentity, HoldsForHalfPrecisionInputs) {
   }
 }
 
+/// Values of every kind, infinities and NaN among them, through scales that a file could hold.
+TEST_P(BitIdentity, HoldsForHalfPrecisionResults) {
+  const struct {
+    std::size_t rows, cols;
+    const char* spec;
+  } cases[] = {{3, 131, "nf4-b64"},          {2, 4099, "int4-channel-asym-f32"},
+               {5, 96, "int4-g32-asym"},     {7, 100, "int8"},
+               {3, 77, "int4-g7-sym"},       {4, 160, "fp4-b16-dq"},
+               {4, 64, "int4-g16-sym-bf16"}, {2, 50, "int3-g16-asym"}};
+  for (const auto& c : cases) {
+    const auto x = normal(c.rows * c.cols, 13, 3e-5f);
+    auto q = quantize(MatrixView<const float>(x.data(), c.rows, c.cols), c.spec);
+    if (!q.spec.double_quant && q.spec.scale_type == ScaleType::f32) {
+      q.scales.writable<float>()[0] = std::numeric_limits<float>::quiet_NaN();
+      q.scales.writable<float>()[1] = 1e38f;
+    }
+    std::vector<float> plain(x.size());
+    std::vector<f16> half(x.size());
+    std::vector<bf16> brain(x.size());
+    const auto fits = [&](auto& v) { return MutableFloatMatrix(MatrixView(v.data(), c.rows, c.cols)); };
+    GetParam()->dequantize_to(q, 0, fits(plain), default_executor());
+    GetParam()->dequantize_to(q, 0, fits(half), default_executor());
+    GetParam()->dequantize_to(q, 0, fits(brain), default_executor());
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      const float value = q.value(i / c.cols, i % c.cols);
+      ASSERT_EQ(std::bit_cast<std::uint32_t>(plain[i]), std::bit_cast<std::uint32_t>(value)) << c.spec << " at " << i;
+      ASSERT_EQ(half[i].bits, f16(value).bits) << c.spec << " at " << i << ": " << value;
+      ASSERT_EQ(brain[i].bits, bf16(value).bits) << c.spec << " at " << i << ": " << value;
+    }
+  }
+}
+
+/// Results past the size that caches keep are written around them, from any alignment.
+TEST_P(BitIdentity, HoldsForResultsThatAreStreamed) {
+  constexpr std::size_t rows = 1100, cols = 8011;
+  const auto x = normal(cols, 14);
+  QuantizedMatrix q = QuantizedMatrix::allocate(QuantSpec::parse("int4-g32-asym-f32"), rows, cols);
+  auto* codes = q.codes.writable<std::uint8_t>();
+  for (std::size_t i = 0; i < q.codes.size(); ++i) codes[i] = static_cast<std::uint8_t>(i * 37 % 251);
+  for (std::size_t g = 0; g < q.group_count(); ++g) {
+    q.scales.writable<float>()[g] = x[g % cols];
+    q.zero_points.writable<std::uint8_t>()[g] = static_cast<std::uint8_t>(g % 16);
+  }
+  const auto at = [&](std::size_t r, std::size_t c) {
+    const std::size_t g = q.group_of(r, c);
+    return affine_decode(q.code(r, c), {q.scale(g), q.zero_point(g)});
+  };
+  std::vector<float> plain(rows * cols + 1);
+  GetParam()->dequantize(q, 0, {plain.data() + 1, rows, cols}, default_executor());
+  for (std::size_t r = 0; r < rows; r += 7)
+    for (std::size_t c = 0; c < cols; ++c) ASSERT_EQ(plain[1 + r * cols + c], at(r, c)) << r << ", " << c;
+  std::vector<bf16> brain(2 * rows * cols);  // twice the rows by a stride, to pass the size
+  const MatrixView<bf16> out(brain.data(), rows, cols, 2 * cols);
+  GetParam()->dequantize_to(q, 0, out, default_executor());
+  for (std::size_t r = 0; r < rows; r += 7)
+    for (std::size_t c = 0; c < cols; ++c) ASSERT_EQ(out(r, c).bits, bf16(at(r, c)).bits) << r << ", " << c;
+}
+
 /// Every 4001st float; every one with NIBBLE_SWEEP_STEP=1, as the test labelled "soak" has it.
 TEST_P(BitIdentity, SweepsTheFloats) {
   const char* wanted = std::getenv("NIBBLE_SWEEP_STEP");

@@ -53,6 +53,9 @@ class Backend {
   /// out.cols = q.cols.
   virtual void dequantize(const QuantizedMatrix& q, std::size_t first_row, MatrixView<float> out,
                           Executor& executor) const = 0;
+  /// The same into any float type: each value rounded to it once, half to even.
+  virtual void dequantize_to(const QuantizedMatrix& q, std::size_t first_row, MutableFloatMatrix out,
+                             Executor& executor) const;
 
   /// Prepares weights for matmul, once, at load. May keep views of q's buffers.
   [[nodiscard]] virtual PackedMatrixPtr pack(QuantizedMatrix q) const = 0;
@@ -68,6 +71,12 @@ class Backend {
   /// Error{shape_mismatch} names both shapes.
   virtual void matmul(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y,
                       Executor& executor) const = 0;
+
+  /// The same for activations of 16 bits, which are widened, exactly, to scratch that the calling thread keeps.
+  void matmul(MatrixView<const f16> x, const PackedMatrix& w, MatrixView<float> y, Executor& executor) const;
+  void matmul(MatrixView<const bf16> x, const PackedMatrix& w, MatrixView<float> y, Executor& executor) const;
+  /// x as fp32, exactly. `out` has x's shape.
+  virtual void widen(FloatMatrix x, MatrixView<float> out) const;
 
   /// Whether matmul_int8 takes this matrix: integer codes (not NF4 or FP4) whose groups lie within rows.
   [[nodiscard]] virtual bool has_int8_matmul(const PackedMatrix&) const noexcept { return false; }

@@ -54,4 +54,21 @@ struct FloatMatrix {
   }
 };
 
+/// The same to be written: what backends decode into.
+struct MutableFloatMatrix {
+  void* data = nullptr;
+  DType type = DType::f32;  ///< f32, f16 or bf16.
+  std::size_t rows = 0;
+  std::size_t cols = 0;
+  std::size_t stride = 0;  ///< In elements.
+
+  constexpr MutableFloatMatrix() = default;
+  constexpr MutableFloatMatrix(MatrixView<float> m) : data(m.data), rows(m.rows), cols(m.cols), stride(m.stride) {}
+  constexpr MutableFloatMatrix(MatrixView<f16> m)
+      : data(m.data), type(DType::f16), rows(m.rows), cols(m.cols), stride(m.stride) {}
+  constexpr MutableFloatMatrix(MatrixView<bf16> m)
+      : data(m.data), type(DType::bf16), rows(m.rows), cols(m.cols), stride(m.stride) {}
+  [[nodiscard]] void* row(std::size_t r) const { return static_cast<std::byte*>(data) + r * stride * size_of(type); }
+};
+
 }  // namespace nibble

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <initializer_list>
 #include <optional>
 #include <span>
 #include <string>
@@ -79,14 +80,19 @@ class Model {
   };
   class Loader;
 
-  void apply(const Linear& linear, MatrixView<const float> x, MatrixView<float> y) const;
+  struct Output {
+    const Linear& linear;
+    MatrixView<float> y;
+  };
+  /// Layers that share an input, in one call of the backend; each is shown to the hook.
+  void apply(MatrixView<const float> x, std::initializer_list<Output> outputs) const;
   void attention(const Layer& layer, std::size_t index, MatrixView<const float> x, std::span<const float> rope,
                  KvCache& cache, MatrixView<float> out) const;
   void mlp(const Layer& layer, MatrixView<const float> x, MatrixView<float> out) const;
 
   Config config_;
   Executor* executor_ = nullptr;
-  bool int8_activations_ = false;
+  Activations activations_ = Activations::fp32;
   FloatMatrix embedding_;
   Buffer embedding_bytes_;  ///< Keeps embedding_ alive.
   std::vector<Layer> layers_;

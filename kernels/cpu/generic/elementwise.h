@@ -3,9 +3,10 @@
 // A unit defines in its own anonymous namespace: vec::lanes; types vec::F (floats) and vec::I (int32); load, store,
 // set, add, sub, mul, div, fma, min, max, to_int (half to even), to_float, add_int, set_int, load_codes, store_codes,
 // Table16 with table16 (which reads the low four bits of an index), gather, add_where_greater, load_f16, load_bf16;
-// for multiply_codes.h also code_sums, load_words, shift_right, low_byte, and for
-// multiply_int8.h int8_sums, set_bytes, and_int, mul_int, dot4. min(a, b) is a < b ? a : b and max(a, b) is
-// a > b ? a : b, like the x86 instructions: a NaN in `a` gives b.
+// store_signed, reduce_min, reduce_max, reduce_add, has_nan, load_nibbles, store_f16, store_bf16 and their stream_
+// twins, fence; for multiply_codes.h also code_sums, load_words, shift_right, low_byte, and for multiply_int8.h
+// int8_sums, set_bytes, and_int, mul_int, dot4. min(a, b) is a < b ? a : b and max(a, b) is a > b ? a : b, like the x86
+// instructions: a NaN in `a` gives b.
 //
 // Tails go through a padded copy of one vector, so that no kernel has a second, scalar, version of its arithmetic.
 
@@ -37,17 +38,7 @@ static ValueRange range(const float* x, size_t n) {
     for (size_t j = 0; j < vec::lanes; ++j) padded[j] = i + j < n ? x[i + j] : x[i];
     step(padded);
   }
-  float lows[vec::lanes], highs[vec::lanes], bads[vec::lanes];
-  vec::store(lows, low);
-  vec::store(highs, high);
-  vec::store(bads, bad);
-  ValueRange r{lows[0], highs[0], bads[0] == 0};
-  for (size_t j = 1; j < vec::lanes; ++j) {
-    r.min = lows[j] < r.min ? lows[j] : r.min;
-    r.max = highs[j] > r.max ? highs[j] : r.max;
-    r.finite = r.finite && bads[j] == 0;
-  }
-  return r;
+  return {vec::reduce_min(low), vec::reduce_max(high), !vec::has_nan(bad)};
 }
 
 static void encode_affine(const float* x, size_t n, float scale, int32_t zero_point, int32_t low, int32_t high,
@@ -69,6 +60,17 @@ static void encode_int8(const float* x, size_t n, float factor, uint8_t* codes) 
     const vec::F clamped = vec::min(vec::max(vec::mul(vec::load(from), multiplier), floor), ceiling);
     vec::store_codes(to, vec::add_int(vec::to_int(clamped), zero));
   });
+}
+
+static int32_t encode_signed(const float* x, size_t n, float factor, int8_t* codes) {
+  const vec::F multiplier = vec::set(factor), floor = vec::set(-127.0f), ceiling = vec::set(127.0f);
+  vec::I sum = vec::set_int(0);
+  for_each_vector(x, n, codes, [&](const float* from, int8_t* to) {  // a tail's padding is 0 and adds nothing
+    const vec::I code = vec::to_int(vec::min(vec::max(vec::mul(vec::load(from), multiplier), floor), ceiling));
+    sum = vec::add_int(sum, code);
+    vec::store_signed(to, code);
+  });
+  return vec::reduce_add(sum);
 }
 
 static void encode_ranks16(const float* x, size_t n, float factor, const float* thresholds, uint8_t* ranks) {
@@ -128,4 +130,65 @@ static void load_f16(const uint16_t* x, size_t n, float* out) {
 
 static void load_bf16(const uint16_t* x, size_t n, float* out) {
   for_each_vector(x, n, out, [](const uint16_t* from, float* to) { vec::store(to, vec::load_bf16(from)); });
+}
+
+static void pack_nibbles(const uint8_t* codes, size_t n, uint8_t* packed) {
+  for (size_t i = 0; i < n / 2; ++i)  // simple enough for the compiler to vectorise
+    packed[i] = static_cast<uint8_t>(codes[2 * i] | (codes[2 * i + 1] << 4));
+  if (n % 2 != 0) packed[n / 2] = codes[n - 1];
+}
+
+static void decode_nibbles(const NibbleRow& row, size_t first, size_t last, float* out) {
+  const vec::Table16 table = vec::load_table16(row.values);
+  for (size_t k = first; k < last;) {
+    const size_t group = k / row.group_size, group_end = (group + 1) * row.group_size;
+    const size_t end = group_end < last ? group_end : last;
+    const vec::F scale = vec::set(row.scales[group]);
+    const vec::F zero = vec::set(row.zeros == nullptr ? 0.0f : row.zeros[group]);
+    const auto decode = [&](const uint8_t* codes, size_t from, float* to) {
+      vec::store(to, vec::mul(vec::sub(vec::table16(table, vec::load_nibbles(codes, from)), zero), scale));
+    };
+    for (; k + vec::lanes <= end; k += vec::lanes) decode(row.codes, k, out + (k - first));
+    if (k < end) {  // only at the row's end: groups are whole vectors
+      uint8_t codes[vec::lanes] = {};
+      float values[vec::lanes];
+      for (size_t i = 0; i < (end - k + 1) / 2; ++i) codes[i] = row.codes[k / 2 + i];
+      decode(codes, 0, values);
+      for (size_t i = 0; i < end - k; ++i) out[k - first + i] = values[i];
+      k = end;
+    }
+  }
+}
+
+/// Stores vector after vector, past the caches once `out` is aligned for that.
+template <class T, class Store, class Stream>
+static inline void store_vectors(const float* x, size_t n, T* out, bool stream, Store store, Stream past_caches) {
+  size_t i = 0;
+  if (stream) {
+    constexpr size_t alignment = vec::lanes * sizeof(T);
+    const size_t head = (alignment - reinterpret_cast<uintptr_t>(out) % alignment) % alignment / sizeof(T);
+    i = head < n ? head : n;
+    for_each_vector(x, i, out, store);
+    for (; i + vec::lanes <= n; i += vec::lanes) past_caches(x + i, out + i);
+  }
+  for_each_vector(x + i, n - i, out + i, store);
+  if (stream) vec::fence();
+}
+
+static void store_f32(const float* x, size_t n, float* out, bool stream) {
+  store_vectors(
+      x, n, out, stream, [](const float* from, float* to) { vec::store(to, vec::load(from)); },
+      [](const float* from, float* to) { vec::stream(to, vec::load(from)); });
+}
+
+static void store_f16(const float* x, size_t n, uint16_t* out, bool stream) {
+  store_vectors(
+      x, n, out, stream, [](const float* from, uint16_t* to) { vec::store_f16(to, vec::load(from)); },
+      [](const float* from, uint16_t* to) { vec::stream_f16(to, vec::load(from)); });
+}
+
+static void store_bf16(const float* x, size_t n, uint16_t* out, bool stream) {
+  store_vectors(
+      x, n, out, stream, [](const float* from, uint16_t* to) { vec::store_bf16(to, vec::load(from)); },
+      [](const float* from, uint16_t* to) { vec::stream_bf16(to, vec::load(from)); });
 }

@@ -1,6 +1,25 @@
 // The one object a unit exports, built from what generic/*.h defined.
 
 static constexpr KernelTable make_table() {
-  return {range,     encode_affine,  encode_int8,    encode_ranks,    decode_affine, decode_codebook, load_f16,
-          load_bf16, multiply_panel, multiply_codes, vec::few_tokens, decode_codes,  multiply_int8};
+  KernelTable t = {};
+  t.range = range;
+  t.encode_affine = encode_affine;
+  t.encode_int8 = encode_int8;
+  t.encode_signed = encode_signed;
+  t.encode_ranks = encode_ranks;
+  t.decode_affine = decode_affine;
+  t.decode_codebook = decode_codebook;
+  t.pack_nibbles = pack_nibbles;
+  t.decode_nibbles = decode_nibbles;
+  t.store_f32 = store_f32;
+  t.store_f16 = store_f16;
+  t.store_bf16 = store_bf16;
+  t.load_f16 = load_f16;
+  t.load_bf16 = load_bf16;
+  t.multiply_panel = multiply_panel;
+  t.multiply_codes = multiply_codes;
+  t.few_tokens = vec::few_tokens;
+  t.decode_codes = decode_codes;
+  t.multiply_int8 = multiply_int8;
+  return t;
 }
