@@ -12,6 +12,7 @@
 #include <random>
 #include <set>
 
+#include "bench/kernels/peers.h"
 #include "bench/support/limits.h"
 #include "nibble/quantize/quantize.h"
 
@@ -114,7 +115,27 @@ void run_eigen(benchmark::State& state, const std::string& spec, Shape s, std::s
   count(state, s, tokens, 1, static_cast<double>(q.storage_bytes()), clock.seconds());
 }
 
+/// A library's own product on fp32 (OpenBLAS) or 8-bit integers (oneDNN): one thread, weights packed beforehand where
+/// the library can.
+void run_peer(benchmark::State& state, const peers::Peer& peer, Shape s, std::size_t tokens) {
+  const auto multiply = peer.prepare(s.rows, s.cols, tokens, tokens == 1 ? std::size_t{1} << 30 : 1);
+  multiply();  // kernels are made at the first call
+  const Clock clock;
+  for (auto _ : state) {
+    multiply();
+    benchmark::ClobberMemory();
+  }
+  count(state, s, tokens, 1, static_cast<double>(s.rows * s.cols * peer.weight_bytes), clock.seconds(),
+        peer.weight_bytes == 1);
+}
+
 const int registered = [] {
+  for (const peers::Peer& peer : peers::all())
+    for (const std::size_t n : {1, 8, 32, 512})
+      benchmark::RegisterBenchmark(("peer/" + peer.name + "/4096x4096/n" + std::to_string(n) + "/t1").c_str(), run_peer,
+                                   peer, Shape{4096, 4096}, n)
+          ->Unit(benchmark::kMillisecond)
+          ->UseRealTime();
   const Shape shapes[] = {{4096, 4096}, {14336, 4096}, {4096, 14336}};
   for (const Shape s : shapes)
     for (const std::string spec :

@@ -13,6 +13,10 @@ inline I dot4(I sum, I a, I b) {
   const I odd = _mm512_madd_epi16(_mm512_srli_epi16(a, 8), _mm512_srai_epi16(b, 8));
   return add_int(sum, add_int(even, odd));
 }
+/// The same for codes below 16: two products of at most 15·127 fit 16 bits.
+inline I dot4_nibbles(I sum, I a, I b) {
+  return add_int(sum, _mm512_madd_epi16(_mm512_maddubs_epi16(a, b), _mm512_set1_epi16(1)));
+}
 
 }  // namespace vec
 

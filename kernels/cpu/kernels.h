@@ -115,6 +115,10 @@ extern const KernelTable avx2_kernels;        ///< AVX2, FMA, F16C
 extern const KernelTable avxvnni_kernels;     ///< and AVX-VNNI
 extern const KernelTable avx512_kernels;      ///< AVX-512 F, BW, DQ, VL
 extern const KernelTable avx512vnni_kernels;  ///< and AVX-512 VNNI
+extern const KernelTable avx512amx_kernels;   ///< and AMX tiles of 8-bit integers
+#elif defined(__aarch64__)
+extern const KernelTable neon_kernels;     ///< every AArch64
+extern const KernelTable neondot_kernels;  ///< and the dot product of ARMv8.2
 #endif
 
 }  // namespace nibble::kernels

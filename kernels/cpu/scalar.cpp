@@ -58,6 +58,7 @@ inline I dot4(I sum, I a, I b) {
   }
   return sum;
 }
+inline I dot4_nibbles(I sum, I a, I b) { return dot4(sum, a, b); }
 inline I low_byte(I x) { return x & 255; }
 using Table16 = const float*;
 inline Table16 load_table16(const float* p) { return p; }

@@ -100,8 +100,15 @@ struct Registry {
     add("avx512", "AVX-512 F/BW/DQ/VL, 16 lanes", kernels::avx512_kernels, cpu.avx512);
     add("avxvnni", "AVX2 with AVX-VNNI, 8 lanes", kernels::avxvnni_kernels, cpu.avx_vnni);
     add("avx2", "AVX2 with FMA and F16C, 8 lanes", kernels::avx2_kernels, cpu.avx2);
+#elif defined(__aarch64__)
+    add("neondot", "NEON with the dot product, 4 lanes", kernels::neondot_kernels, cpu_features().neon_dot);
+    add("neon", "NEON, 4 lanes", kernels::neon_kernels, true);
 #endif
     add("scalar", "plain C++, the reference", kernels::scalar_kernels, true);
+#if defined(__x86_64__)
+    // Behind the reference, so that only its name chooses it: nobody has run it yet.
+    add("avx512amx", "AVX-512 with VNNI and AMX tiles, not run so far", kernels::avx512amx_kernels, cpu.amx_int8);
+#endif
   }
   void add(std::string_view name, std::string_view description, const kernels::KernelTable& isa, bool available) {
     entries.push_back(std::make_unique<CpuBackend>(name, description, isa, available));

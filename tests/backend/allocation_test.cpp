@@ -12,13 +12,14 @@ namespace {
 std::atomic<int> allocations{0};
 }
 
-void* operator new(std::size_t n) {
+// Not inlined: the compiler would pair malloc with delete, and warn.
+__attribute__((noinline)) void* operator new(std::size_t n) {
   ++allocations;
   if (void* p = std::malloc(n)) return p;
   throw std::bad_alloc();
 }
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete(void* p, std::size_t) noexcept { std::free(p); }
+__attribute__((noinline)) void operator delete(void* p) noexcept { std::free(p); }
+__attribute__((noinline)) void operator delete(void* p, std::size_t) noexcept { std::free(p); }
 
 namespace nibble {
 namespace {

@@ -1,8 +1,9 @@
 // What a machine can do with quantized matrices, and the registry of those who can.
 //
 // Virtual at this coarse level only: one call does a whole matrix. The built-in backends are "scalar" (the reference),
-// "avx2", "avxvnni", "avx512" and "avx512vnni"; all give bit-identical results, whatever the thread count. An engine
-// registers its own beside them, and tests it with the cases in tests/backend.
+// "avx2", "avxvnni", "avx512", "avx512vnni" and "avx512amx", on AArch64 "neon" and "neondot"; all give bit-identical
+// results, whatever the thread count. An engine registers its own beside them, and tests it with the cases in
+// tests/backend.
 #pragma once
 
 #include <memory>
@@ -106,7 +107,7 @@ class Backend {
 /// Makes a backend findable by its name. Error{invalid_argument} if the name is taken. Thread safe.
 void register_backend(std::unique_ptr<Backend> backend);
 
-/// Every registered backend, available or not, fastest first.
+/// Every registered backend, available or not, fastest first; behind "scalar" those that only their name chooses.
 std::vector<const Backend*> backends();
 
 /// Error{not_found} lists the names there are; Error{unsupported} if this machine cannot run it.

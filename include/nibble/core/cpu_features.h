@@ -9,6 +9,8 @@ struct CpuFeatures {
   bool avx_vnni = false;     ///< AVX-VNNI on top of avx2.
   bool avx512 = false;       ///< AVX-512 F, BW, DQ, VL on top of avx2.
   bool avx512_vnni = false;  ///< AVX-512 VNNI on top of avx512.
+  bool amx_int8 = false;     ///< AMX tiles of 8-bit integers on top of avx512_vnni, allowed by the system.
+  bool neon_dot = false;     ///< AArch64: the dot product of ARMv8.2. NEON itself is always there.
 };
 
 /// Read once, at first use.

@@ -1,8 +1,8 @@
 // Products of 8-bit activations with interleaved integer codes: exact int32 sums within a group, one fused multiply-add
 // of each sum with the group's scale, in the order of the groups. Bit-identical on every ISA by construction.
 //
-// dot4 takes unsigned by signed bytes, and codes are unsigned: Σ(code − zero)·x = Σ code·x − zero·Σx, the last sum made
-// once a token, so that sums begin at −zero·Σx.
+// dot4 (dot4_nibbles where codes are below 16) takes unsigned by signed bytes, and codes are unsigned: Σ(code − zero)·x
+// = Σ code·x − zero·Σx, the last sum made once a token, so that sums begin at −zero·Σx.
 
 template <size_t Tokens, size_t Vectors, int Bits>
 static inline void dot_words(const uint32_t* from, size_t words, const int8_t* x, size_t x_stride,
@@ -22,10 +22,12 @@ static inline void dot_words(const uint32_t* from, size_t words, const int8_t* x
     }
     for (size_t t = 0; t < Tokens; ++t) {
       const vec::I first = vec::set_bytes(x + t * x_stride);
-      for (size_t v = 0; v < Vectors; ++v) sum[t][v] = vec::dot4(sum[t][v], low[v], first);
       if constexpr (Bits == 4) {
         const vec::I second = vec::set_bytes(x + t * x_stride + 4);
-        for (size_t v = 0; v < Vectors; ++v) sum[t][v] = vec::dot4(sum[t][v], high[v], second);
+        for (size_t v = 0; v < Vectors; ++v) sum[t][v] = vec::dot4_nibbles(sum[t][v], low[v], first);
+        for (size_t v = 0; v < Vectors; ++v) sum[t][v] = vec::dot4_nibbles(sum[t][v], high[v], second);
+      } else {
+        for (size_t v = 0; v < Vectors; ++v) sum[t][v] = vec::dot4(sum[t][v], low[v], first);
       }
     }
   }
