@@ -101,9 +101,8 @@ std::vector<Peer> all() {
 #endif
 #if defined(NIBBLE_WITH_ONEDNN)
   using Type = dnnl::memory::data_type;
-  using namespace std::placeholders;
-  out.push_back({"onednn/f32xf32", 4, std::bind(onednn<float>, Type::f32, Type::f32, _1, _2, _3, _4)});
-  out.push_back({"onednn/i8xi8", 1, std::bind(onednn<std::int8_t>, Type::s8, Type::s32, _1, _2, _3, _4)});
+  out.push_back({"onednn/f32xf32", 4, std::bind_front(onednn<float>, Type::f32, Type::f32)});
+  out.push_back({"onednn/i8xi8", 1, std::bind_front(onednn<std::int8_t>, Type::s8, Type::s32)});
 #endif
   return out;
 }

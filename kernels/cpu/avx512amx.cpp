@@ -4,21 +4,10 @@
 // A tile is 16 rows of 64 bytes. TDPBSUD multiplies 16 tokens × 64 columns (signed) by 64 columns × 16 output rows
 // (unsigned, four columns of a row together): just the order of 8-bit codes in an interleaved panel, so that those
 // are loaded as they lie, 256 bytes from one word to the next; 4-bit codes are widened to a buffer once for all tokens.
-#include "kernels/cpu/vec_avx512.h"
+#include "kernels/cpu/vec_avx512vnni.h"
 
 namespace nibble::kernels {
 namespace {
-
-namespace vec {
-
-/// As in avx512vnni.cpp.
-inline I dot4(I sum, I a, I b) {
-  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
-  return sum;
-}
-inline I dot4_nibbles(I sum, I a, I b) { return dot4(sum, a, b); }
-
-}  // namespace vec
 
 #include "kernels/cpu/generic/elementwise.h"
 #include "kernels/cpu/generic/multiply_codes.h"

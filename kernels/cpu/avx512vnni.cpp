@@ -1,20 +1,8 @@
 // AVX-512 with VNNI: byte products in one instruction.
-#include "kernels/cpu/vec_avx512.h"
+#include "kernels/cpu/vec_avx512vnni.h"
 
 namespace nibble::kernels {
 namespace {
-
-namespace vec {
-
-/// Spelled as the instruction: from the intrinsic GCC 12 makes a copy of every sum in the loop, and spills a third.
-inline I dot4(I sum, I a, I b) {
-  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
-  return sum;
-}
-/// No cheaper for codes below 16.
-inline I dot4_nibbles(I sum, I a, I b) { return dot4(sum, a, b); }
-
-}  // namespace vec
 
 #include "kernels/cpu/generic/elementwise.h"
 #include "kernels/cpu/generic/multiply_codes.h"

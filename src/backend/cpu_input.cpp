@@ -43,8 +43,10 @@ void CpuInput::prepare(const KernelTable& isa, const CpuMatrix& w, MatrixView<co
   kind = how;
   outlier_columns.clear();
   if (how != InputKind::fp32)  // before anything is moved, so that an error names the caller's place
-    for (std::size_t t = 0; t < from.rows; ++t)
-      if (!isa.range(from.data + t * from.stride, from.cols).finite) refuse(from, t);
+    parallel_for(executor, from.rows, 8, [&](std::size_t begin, std::size_t end) {
+      for (std::size_t t = begin; t < end; ++t)
+        if (!isa.range(from.data + t * from.stride, from.cols).finite) refuse(from, t);
+    });
   arrange(w, from);
   if (how == InputKind::fp32) return;
   const InterleavedMatrix& m = *interleaved(w);

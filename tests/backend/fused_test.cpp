@@ -4,30 +4,26 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <random>
 
 #include "nibble/core/error.h"
 #include "nibble/quantize/quantize.h"
 #include "nibble/scheme/llm_int8.h"
+#include "tests/support/backends.h"
 #include "tests/support/random_data.h"
 
 namespace nibble {
 namespace {
 
+using testing_support::available;
 using testing_support::normal;
-
-std::vector<const Backend*> available() {
-  std::vector<const Backend*> out;
-  for (const Backend* b : backends())
-    if (b->available()) out.push_back(b);
-  return out;
-}
 
 QuantizedMatrix quantized(std::size_t rows, std::size_t cols, const char* spec, unsigned seed) {
   const auto w = normal(rows * cols, seed, 0.1f);
   return quantize(MatrixView<const float>(w.data(), rows, cols), spec);
 }
 
-/// 16 bits as the kernels see them: the columns shuffled into groups of group_size.
+/// What GPTQ's act-order leaves: groups of group_size columns each, scattered over the row.
 QuantizedMatrix act_order(std::size_t rows, std::size_t cols, const char* spec, unsigned seed) {
   QuantizedMatrix q = quantized(rows, cols, spec, seed);
   std::vector<std::int32_t> groups(cols);

@@ -7,19 +7,14 @@
 #include "nibble/quantize/llm_int8.h"
 #include "nibble/quantize/quantize.h"
 #include "nibble/scheme/llm_int8.h"
+#include "tests/support/backends.h"
 #include "tests/support/random_data.h"
 
 namespace nibble {
 namespace {
 
+using testing_support::available;
 using testing_support::normal;
-
-std::vector<const Backend*> available() {
-  std::vector<const Backend*> out;
-  for (const Backend* b : backends())
-    if (b->available()) out.push_back(b);
-  return out;
-}
 
 /// y[t][o] against fp64 within the documented bound; `at(o, i)` is the weight that was multiplied.
 template <class Weight>
