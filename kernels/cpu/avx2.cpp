@@ -13,18 +13,18 @@ inline I dot4(I sum, I a, I b) {
   const I odd = _mm256_madd_epi16(_mm256_srli_epi16(a, 8), _mm256_srai_epi16(b, 8));
   return add_int(sum, add_int(even, odd));
 }
-/// The same for codes below 16: two products of at most 15·127 fit 16 bits.
-inline I dot4_nibbles(I sum, I a, I b) {
-  return add_int(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1)));
-}
+/// Two 16-bit products a lane, exact.
+inline I dot2(I sum, I a, I b) { return add_int(sum, _mm256_madd_epi16(a, b)); }
+/// pairs + the sums of two products each, of unsigned bytes a below 16 by signed bytes b, in 16 bits.
+inline I add_pairs(I pairs, I a, I b) { return _mm256_add_epi16(pairs, _mm256_maddubs_epi16(a, b)); }
+/// sum + the two 16-bit sums of each lane.
+inline I widen_pairs(I sum, I pairs) { return add_int(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))); }
 
 }  // namespace vec
 
-#include "kernels/cpu/generic/elementwise.h"
-#include "kernels/cpu/generic/multiply_codes.h"
-#include "kernels/cpu/generic/multiply_int8.h"
-#include "kernels/cpu/generic/multiply_panel.h"
-#include "kernels/cpu/generic/table.h"
+#include "kernels/cpu/generic/pair_forms.h"
+
+#include "kernels/cpu/generic/all.h"
 
 }  // namespace
 

@@ -3,17 +3,15 @@
 //
 // A tile is 16 rows of 64 bytes. TDPBSUD multiplies 16 tokens × 64 columns (signed) by 64 columns × 16 output rows
 // (unsigned, four columns of a row together): just the order of 8-bit codes in an interleaved panel, so that those
-// are loaded as they lie, 256 bytes from one word to the next; 4-bit codes are widened to a buffer once for all tokens.
+// are loaded as they lie, 256 bytes from one word to the next; narrower codes are widened to a buffer once for all tokens.
 #include "kernels/cpu/vec_avx512vnni.h"
 
 namespace nibble::kernels {
 namespace {
 
-#include "kernels/cpu/generic/elementwise.h"
-#include "kernels/cpu/generic/multiply_codes.h"
-#include "kernels/cpu/generic/multiply_int8.h"
-#include "kernels/cpu/generic/multiply_panel.h"
-#include "kernels/cpu/generic/table.h"
+#include "kernels/cpu/generic/byte_forms.h"
+
+#include "kernels/cpu/generic/all.h"
 
 constexpr size_t kTileTokens = 16, kTileColumns = 64;
 constexpr size_t kBlockTokens = 64;    // tokens whose sums are kept beside the tiles
@@ -26,18 +24,25 @@ struct alignas(64) TileConfig {
   uint8_t rows[16] = {};
 };
 
-/// Words of columns [first, last) of all 64 rows with a code in each byte: the panel's own, or widened to `buffer`.
-static const uint32_t* code_bytes(const InterleavedPanel& p, size_t first, size_t last, uint32_t* buffer) {
-  if (p.code_bits == 8) return p.codes + first / 4 * kInterleavedRows;
-  const vec::I nibbles = vec::set_int(0x0F0F0F0F);
-  const uint32_t* from = p.codes + first / 8 * kInterleavedRows;
-  uint32_t* to = buffer;
-  for (size_t k = first; k < last; k += 8, from += kInterleavedRows, to += 2 * kInterleavedRows)
+/// Columns [first, last) of all 64 rows with a code in each byte.
+template <int Bits>
+static void widen_codes(const InterleavedPanel& p, size_t first, size_t last, uint32_t* to) {
+  using Words = CodeWords<Bits>;
+  for (size_t k = first; k < last; k += Words::columns, to += Words::parts * kInterleavedRows)
     for (size_t row = 0; row < kInterleavedRows; row += vec::lanes) {
-      const vec::I words = vec::load_words(from + row);
-      _mm512_storeu_si512(to + row, vec::and_int(words, nibbles));
-      _mm512_storeu_si512(to + kInterleavedRows + row, vec::and_int(vec::shift_right<4>(words), nibbles));
+      vec::I word[1][Words::words];
+      load_step<Bits>(words_at<Bits>(p, k, row), word);
+      unroll<Words::parts>([&](auto part) __attribute__((always_inline)) {
+        _mm512_storeu_si512(to + decltype(part)::value * kInterleavedRows + row,
+                            code_bytes<Bits, decltype(part)::value>(word[0]));
+      });
     }
+}
+
+/// The panel's own words where they are 8-bit codes, or `buffer`, filled.
+static const uint32_t* byte_words(const InterleavedPanel& p, size_t first, size_t last, uint32_t* buffer) {
+  if (p.code_bits == 8) return words_at<8>(p, first, 0);
+  for_width(p, [&](auto bits) { widen_codes<decltype(bits)::value>(p, first, last, buffer); });
   return buffer;
 }
 
@@ -72,20 +77,20 @@ static void multiply_block(const InterleavedPanel& p, const Int8Tokens& x, size_
   size_t group = 0;
   for (size_t k = 0; k < p.depth; k += p.group_size, ++group) {
     const size_t group_end = k + p.group_size < p.depth ? k + p.group_size : p.depth;
-    vec::I sum[1][4];
+    vec::I sum[1][1][4];
     for (size_t t = 0; t < tokens; ++t) {
       begin_group<1, 4>(p, group, 0, x.sums + (token + t) * x.groups, x.groups, sum);
-      for (size_t v = 0; v < 4; ++v) _mm512_store_si512(sums + t * kInterleavedRows + 16 * v, sum[0][v]);
+      for (size_t v = 0; v < 4; ++v) _mm512_store_si512(sums + t * kInterleavedRows + 16 * v, sum[0][0][v]);
     }
     for (size_t first = k; first < group_end; first += kBlockColumns) {
       const size_t last = first + kBlockColumns < group_end ? first + kBlockColumns : group_end;
-      const uint32_t* words = code_bytes(p, first, last, buffer);
+      const uint32_t* words = byte_words(p, first, last, buffer);
       for (size_t t = 0; t < tokens; t += kTileTokens)
         multiply_tiles(words, x.codes + (token + t) * x.stride + first, x.stride, last - first,
                        sums + t * kInterleavedRows);
     }
     for (size_t t = 0; t < tokens; ++t) {
-      for (size_t v = 0; v < 4; ++v) sum[0][v] = _mm512_load_si512(sums + t * kInterleavedRows + 16 * v);
+      for (size_t v = 0; v < 4; ++v) sum[0][0][v] = _mm512_load_si512(sums + t * kInterleavedRows + 16 * v);
       const float* scales = x.scales == nullptr ? nullptr : x.scales + (token + t) * x.groups;
       end_group<1, 4>(p, group, 0, scales, x.groups, sum, out + t * kInterleavedRows);
     }

@@ -4,11 +4,9 @@
 namespace nibble::kernels {
 namespace {
 
-#include "kernels/cpu/generic/elementwise.h"
-#include "kernels/cpu/generic/multiply_codes.h"
-#include "kernels/cpu/generic/multiply_int8.h"
-#include "kernels/cpu/generic/multiply_panel.h"
-#include "kernels/cpu/generic/table.h"
+#include "kernels/cpu/generic/byte_forms.h"
+
+#include "kernels/cpu/generic/all.h"
 
 }  // namespace
 

@@ -12,11 +12,9 @@ inline I dot4_nibbles(I sum, I a, I b) { return dot4(sum, a, b); }
 
 }  // namespace vec
 
-#include "kernels/cpu/generic/elementwise.h"
-#include "kernels/cpu/generic/multiply_codes.h"
-#include "kernels/cpu/generic/multiply_int8.h"
-#include "kernels/cpu/generic/multiply_panel.h"
-#include "kernels/cpu/generic/table.h"
+#include "kernels/cpu/generic/byte_forms.h"
+
+#include "kernels/cpu/generic/all.h"
 
 }  // namespace
 

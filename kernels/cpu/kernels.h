@@ -27,25 +27,47 @@ constexpr size_t kMostFewTokens = 32;
 constexpr size_t kInterleavedRows = 64;
 
 /// 64 rows of a quantized matrix, their codes side by side, so that a vector's lanes are rows and a row's sum needs no
-/// reduction across lanes. With 4-bit codes (2 and 3 bits are widened to 4; 5 to 7 bits to 8):
+/// reduction across lanes. Codes of 2, 3, 4 and 8 bits; 5 to 7 bits are widened to 8.
 ///
 ///             row 0            row 1                  row 63
-///   word 0  | k 0…7, 32 bits | k 0…7, 32 bits | … | k 0…7 |      a word: k4k0 k5k1 k6k2 k7k3, two codes a byte,
-///   word 1  | k 8…15         | k 8…15         | … |       |      the lower k in the low nibble; 8-bit codes: k0 k1 k2
-///   k3
+///   word 0  | k 0…7, 32 bits | k 0…7, 32 bits | … | k 0…7 |      4 bits: k4k0 k5k1 k6k2 k7k3, two codes a byte, the
+///   word 1  | k 8…15         | k 8…15         | … |       |      lower k in the low nibble
+///
+///   8 bits: a word is k0 k1 k2 k3.   2 bits: byte j of a word is k(12+j) k(8+j) k(4+j) k(j), the last in bits 0 and 1.
+///   3 bits: three words for 32 columns: the two low bits of k 0…15, of k 16…31, as above; bit i of byte j of the third
+///   word is the upper bit of k(4i+j).
 ///
 ///   scales, zeros: [group][64]. Rows past the matrix's last have scale 0; columns past its last are padded with code 0
-///   and meet activations of 0.
+///   and meet activations of 0. Three bytes past the last word can be read.
 struct InterleavedPanel {
   const uint32_t* codes;
   const void* scales;
-  const uint8_t* zeros;  ///< Zero points; null where `values` holds them already. 8-bit codes always have them.
-  const float* values;   ///< 4-bit codes: what each of the 16 stands for, before the scale.
-  size_t depth;          ///< Columns, padded to whole words.
-  size_t group_size;     ///< A multiple of the codes in a word.
-  int32_t code_bits;     ///< 4 or 8.
+  const uint8_t* zeros;  ///< Zero points; null where all are zero_point. 8-bit codes always have them.
+  const float* values;   ///< Below 8 bits: what each four bits that hold a code stand for, before the scale.
+  size_t depth;          ///< Columns, padded to whole steps of words.
+  size_t group_size;     ///< A multiple of the columns in a step.
+  int32_t code_bits;     ///< 2, 3, 4 or 8.
   int32_t scale_type;    ///< 0: f32, 1: f16, 2: bf16.
   int32_t zero_point;    ///< Of integer codes, where `zeros` is null.
+};
+
+/// The chunks that a row's sum is made of: `chunk` columns from the start of each group, the last of a group or row
+/// shorter.
+struct ChunkLayout {
+  size_t depth, group_size, chunk;
+  int32_t code_bits;
+};
+/// The longest chunk of fixed-point activations: what keeps the parts of its sums within 24 bits.
+constexpr size_t fixed_chunk(int32_t code_bits) { return code_bits == 8 ? 128 : 256; }
+
+/// Tokens of activations in 24-bit fixed point (scheme/fixed_point.h), as encode_fixed of the same table wrote them.
+struct FixedTokens {
+  const void* digits;  ///< [token], `stride` bytes from one to the next.
+  size_t stride;
+  const int32_t* sums;  ///< [token][chunk][3]
+  const float* scales;  ///< [token][chunk]: 2^−k; NaN where a value was not finite.
+  size_t chunks;
+  ChunkLayout layout;
 };
 
 /// Tokens of 8-bit activations: codes [token][stride], −127 … 127, zero past the last column up to the panel's depth;
@@ -97,16 +119,27 @@ struct KernelTable {
   /// out[t][j] = Σ_k x[t][k]·panel[k][j] for k < depth ≤ kPanelDepth: one fused multiply-add after another in order of
   /// k, from zero, so the result is the same for every vector width.
   void (*multiply_panel)(const float* x, size_t x_stride, size_t tokens, const float* panel, size_t depth, float* out);
-  /// out[t][64] = Σ_k x[t][k]·W[row][k], decoded on the way: what decode_codes and multiply_panel give, bit for bit, in
-  /// one pass over the codes per few tokens.
+  /// The same into rows `out_stride` apart: out = Σ where `first`, else out + Σ; with `scales` [32], scale·Σ and
+  /// fma(Σ, scale, out).
+  void (*add_panel)(const float* x, size_t x_stride, size_t tokens, const float* panel, size_t depth,
+                    const float* scales, bool first, float* out, size_t out_stride);
+  /// out[t][64] = Σ over chunks (ChunkLayout, of kPanelDepth) of scale·Σ_k x[t][k]·values[code], for 4-bit codes
+  /// without zero points: what decode_codes and add_panel give, bit for bit, in one pass over the codes per few tokens.
   void (*multiply_codes)(const InterleavedPanel& panel, const float* x, size_t x_stride, size_t tokens, float* out);
   /// Up to so many tokens multiply_codes is faster than decoding panels for multiply_panel; measured.
   size_t few_tokens;
-  /// Columns [first, last), at most kPanelDepth and whole words, as two panels [kPanelDepth][32], one after the other.
-  void (*decode_codes)(const InterleavedPanel& panel, size_t first, size_t last, float* panels);
+  /// Columns [first, last), at most kPanelDepth and whole steps, as two panels [kPanelDepth][32], one after the other;
+  /// unless `scaled`, the values alone, for codes below 8 bits without zero points.
+  void (*decode_codes)(const InterleavedPanel& panel, size_t first, size_t last, bool scaled, float* panels);
   /// out[t][64] = Σ over groups of (scale·scale of x)·(exact integer sum of (code − zero_point)·x). Groups of at most
   /// 65536 columns.
   void (*multiply_int8)(const InterleavedPanel& panel, const Int8Tokens& x, size_t tokens, float* out);
+  /// Bytes a column that encode_fixed writes, below 8 bits and for them. How they lie is the table's own affair.
+  size_t fixed_bytes, fixed_bytes_of_8_bits;
+  /// One token to fixed point: x [layout.depth], `layout` with the panel's sizes and fixed_chunk.
+  void (*encode_fixed)(const float* x, const ChunkLayout& layout, void* digits, int32_t* sums, float* scales);
+  /// out[t][64] = Σ over chunks, by fused multiply-add in their order, of RN(Σ (code − zero_point)·q)·(scale·2^−k).
+  void (*multiply_fixed)(const InterleavedPanel& panel, const FixedTokens& x, size_t tokens, float* out);
 };
 
 extern const KernelTable scalar_kernels;

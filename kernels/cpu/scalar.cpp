@@ -15,6 +15,7 @@ constexpr size_t lanes = 1;
 constexpr size_t tile_tokens = 1;
 constexpr size_t few_tokens = 4;
 constexpr size_t int8_sums = 4;
+constexpr size_t fixed_sums = 12;
 constexpr size_t code_sums = 4;
 
 inline F load(const float* p) { return *p; }
@@ -43,8 +44,18 @@ template <int Bits>
 inline I shift_right(I x) {
   return static_cast<I>(static_cast<uint32_t>(x) >> Bits);
 }
+template <int Bits>
+inline I shift_right_signed(I x) {
+  return x >> Bits;
+}
+template <int Bits>
+inline I shift_left(I x) {
+  return static_cast<I>(static_cast<uint32_t>(x) << Bits);
+}
+inline I sub_int(I a, I b) { return a - b; }
+inline I mul_small(I a, int32_t b) { return a * b; }
 /// Four bytes in every lane.
-inline I set_bytes(const int8_t* p) {
+inline I set_bytes(const char* p) {
   int32_t word;
   __builtin_memcpy(&word, p, sizeof word);
   return set_int(word);
@@ -113,11 +124,9 @@ inline void fence() {}
 
 }  // namespace vec
 
-#include "kernels/cpu/generic/elementwise.h"
-#include "kernels/cpu/generic/multiply_codes.h"
-#include "kernels/cpu/generic/multiply_int8.h"
-#include "kernels/cpu/generic/multiply_panel.h"
-#include "kernels/cpu/generic/table.h"
+#include "kernels/cpu/generic/byte_forms.h"
+
+#include "kernels/cpu/generic/all.h"
 
 }  // namespace
 

@@ -17,6 +17,7 @@ constexpr size_t lanes = 8;
 constexpr size_t tile_tokens = 3;  // 12 accumulators + 4 weights of 16 registers, the broadcast from memory
 constexpr size_t few_tokens = 4;
 constexpr size_t int8_sums = 8;
+constexpr size_t fixed_sums = 12;
 constexpr size_t code_sums = 8;  // 8 sums, 2 words, 2 scales, 2 zero points, a weight
 
 inline F load(const float* p) { return _mm256_loadu_ps(p); }
@@ -50,11 +51,22 @@ inline I shift_right(I x) {
   return _mm256_srli_epi32(x, Bits);
 }
 /// Four bytes in every lane.
-inline I set_bytes(const int8_t* p) {
+inline I set_bytes(const char* p) {
   int32_t word;
   __builtin_memcpy(&word, p, sizeof word);
   return set_int(word);
 }
+template <int Bits>
+inline I shift_right_signed(I x) {
+  return _mm256_srai_epi32(x, Bits);
+}
+template <int Bits>
+inline I shift_left(I x) {
+  return _mm256_slli_epi32(x, Bits);
+}
+inline I sub_int(I a, I b) { return _mm256_sub_epi32(a, b); }
+/// a·b for |a| < 2^15, −2^15 ≤ b < 2^15.
+inline I mul_small(I a, int32_t b) { return _mm256_madd_epi16(a, set_int(b & 0xFFFF)); }
 inline I and_int(I a, I b) { return _mm256_and_si256(a, b); }
 inline I mul_int(I a, I b) { return _mm256_mullo_epi32(a, b); }
 inline I low_byte(I x) { return _mm256_and_si256(x, set_int(255)); }
@@ -78,6 +90,7 @@ inline void store_signed(int8_t* p, I codes) {  // every lane is −128 … 127
   const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(codes), _mm256_extracti128_si256(codes, 1));
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(words, words));
 }
+inline void store_int(int32_t* p, I x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
 inline float reduce_min(F x) {
   __m128 v = _mm_min_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
   v = _mm_min_ps(v, _mm_movehl_ps(v, v));

@@ -22,6 +22,7 @@ constexpr size_t lanes = 16;
 constexpr size_t tile_tokens = 12;  // 24 accumulators + 2 weights of 32 registers
 constexpr size_t few_tokens = 32;
 constexpr size_t int8_sums = 16;
+constexpr size_t fixed_sums = 24;
 constexpr size_t code_sums = 16;  // 16 sums, 4 words, 4 scales, 4 zero points and the table
 
 inline F load(const float* p) { return _mm512_loadu_ps(p); }
@@ -53,11 +54,22 @@ inline I shift_right(I x) {
   return _mm512_srli_epi32(x, Bits);
 }
 /// Four bytes in every lane.
-inline I set_bytes(const int8_t* p) {
+inline I set_bytes(const char* p) {
   int32_t word;
   __builtin_memcpy(&word, p, sizeof word);
   return set_int(word);
 }
+template <int Bits>
+inline I shift_right_signed(I x) {
+  return _mm512_srai_epi32(x, Bits);
+}
+template <int Bits>
+inline I shift_left(I x) {
+  return _mm512_slli_epi32(x, Bits);
+}
+inline I sub_int(I a, I b) { return _mm512_sub_epi32(a, b); }
+/// a·b for |a| < 2^15, −2^15 ≤ b < 2^15.
+inline I mul_small(I a, int32_t b) { return _mm512_madd_epi16(a, set_int(b & 0xFFFF)); }
 inline I and_int(I a, I b) { return _mm512_and_si512(a, b); }
 inline I mul_int(I a, I b) { return _mm512_mullo_epi32(a, b); }
 inline I low_byte(I x) { return _mm512_and_si512(x, set_int(255)); }

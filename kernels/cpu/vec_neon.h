@@ -16,6 +16,7 @@ constexpr size_t lanes = 4;
 constexpr size_t tile_tokens = 2;  // 16 accumulators + 8 weights of 32 registers
 constexpr size_t few_tokens = 4;
 constexpr size_t int8_sums = 16;
+constexpr size_t fixed_sums = 24;
 constexpr size_t code_sums = 8;  // 8 sums, 4 words, 4 scales, 4 zero points, and the table takes four
 
 inline F load(const float* p) { return vld1q_f32(p); }
@@ -58,8 +59,19 @@ inline I shift_right(I x) {
   if constexpr (Bits == 0) return x;
   else return vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_s32(x), Bits));
 }
+template <int Bits>
+inline I shift_right_signed(I x) {
+  return vshrq_n_s32(x, Bits);
+}
+template <int Bits>
+inline I shift_left(I x) {
+  return vshlq_n_s32(x, Bits);
+}
+inline I sub_int(I a, I b) { return vsubq_s32(a, b); }
+/// a·b for |a| < 2^15, −2^15 ≤ b < 2^15.
+inline I mul_small(I a, int32_t b) { return mul_int(a, set_int(b)); }
 /// Four bytes in every lane.
-inline I set_bytes(const int8_t* p) {
+inline I set_bytes(const char* p) {
   int32_t word;
   __builtin_memcpy(&word, p, sizeof word);
   return set_int(word);

@@ -27,14 +27,16 @@ const InterleavedMatrix* interleaved(const CpuMatrix& w) { return dynamic_cast<c
 InputKind input_kind(const CpuMatrix& w, Activations asked) {
   const InterleavedMatrix* m = interleaved(w);
   if (m != nullptr && m->is_llm_int8()) return InputKind::llm_int8;
-  if (asked == Activations::fp32 || m == nullptr || !m->is_integer()) return InputKind::fp32;
+  if (m == nullptr || !m->is_affine()) return InputKind::fp32;
+  if (asked == Activations::fp32 || !m->is_integer()) return InputKind::fixed;
   return asked == Activations::int8 ? InputKind::int8 : InputKind::int8_group;
 }
 
 bool share_input(const CpuMatrix& a, const CpuMatrix& b) {
   const InterleavedMatrix *m = interleaved(a), *n = interleaved(b);
   if (m == nullptr || n == nullptr) return m == n;
-  return m->depth() == n->depth() && m->group_size() == n->group_size() && m->threshold() == n->threshold() &&
+  return m->depth() == n->depth() && (m->chunks().code_bits == 8) == (n->chunks().code_bits == 8) &&
+         m->group_size() == n->group_size() && m->threshold() == n->threshold() &&
          std::ranges::equal(m->order(), n->order());
 }
 
@@ -42,7 +44,8 @@ void CpuInput::prepare(const KernelTable& isa, const CpuMatrix& w, MatrixView<co
                        Executor& executor) {
   kind = how;
   outlier_columns.clear();
-  if (how != InputKind::fp32)  // before anything is moved, so that an error names the caller's place
+  if (how != InputKind::fp32 &&
+      how != InputKind::fixed)  // before anything is moved, so that an error names the caller's place
     parallel_for(executor, from.rows, 8, [&](std::size_t begin, std::size_t end) {
       for (std::size_t t = begin; t < end; ++t)
         if (!isa.range(from.data + t * from.stride, from.cols).finite) refuse(from, t);
@@ -50,6 +53,7 @@ void CpuInput::prepare(const KernelTable& isa, const CpuMatrix& w, MatrixView<co
   arrange(w, from);
   if (how == InputKind::fp32) return;
   const InterleavedMatrix& m = *interleaved(w);
+  if (how == InputKind::fixed) return fix(isa, m, executor);
   if (how == InputKind::llm_int8 && m.threshold() > 0) take_outliers(isa, m.threshold(), x, m);
   codes.resize(x.rows * m.depth());
   sums.resize(x.rows * m.groups());
@@ -99,6 +103,22 @@ void CpuInput::take_outliers(const KernelTable& isa, float threshold, MatrixView
   }
   for (std::size_t t = 0; t < x.rows; ++t)
     for (const std::size_t k : outlier_columns) copy[t * x.stride + k] = 0;
+}
+
+void CpuInput::fix(const KernelTable& isa, const InterleavedMatrix& w, Executor& executor) {
+  const kernels::ChunkLayout layout = w.chunks();
+  const auto count = [&](std::size_t columns) { return (columns + layout.chunk - 1) / layout.chunk; };
+  const std::size_t groups = layout.depth / layout.group_size;
+  chunks = groups * count(layout.group_size) + count(layout.depth % layout.group_size);
+  stride = layout.depth * (layout.code_bits == 8 ? isa.fixed_bytes_of_8_bits : isa.fixed_bytes);
+  codes.resize(x.rows * stride);
+  sums.resize(x.rows * chunks * 3);
+  group_scale.resize(x.rows * chunks);
+  parallel_for(executor, x.rows, 8, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t t = begin; t < end; ++t)
+      isa.encode_fixed(x.data + t * x.stride, layout, codes.data() + t * stride, sums.data() + t * chunks * 3,
+                       group_scale.data() + t * chunks);
+  });
 }
 
 void CpuInput::round_token(const KernelTable& isa, const InterleavedMatrix& w, std::size_t t) {

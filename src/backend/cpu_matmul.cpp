@@ -20,6 +20,7 @@ using kernels::kPanelWidth;
 
 constexpr std::size_t kFloatBlock = 1024;  // tokens that share a decoded panel; their products fit the second level
 constexpr std::size_t kInt8Block = 64;     // tokens whose products fit the first level
+constexpr std::size_t kFixedBlock = 32;    // tokens whose digits fit the second level beside the codes
 
 std::string shape(std::size_t rows, std::size_t cols) { return std::to_string(rows) + " × " + std::to_string(cols); }
 
@@ -57,30 +58,38 @@ class Product {
   Product(const KernelTable& isa, const CpuMatrix& w, const CpuInput& in)
       : isa_(isa), w_(w), interleaved_(dynamic_cast<const InterleavedMatrix*>(&w)), in_(in) {}
 
-  std::size_t block() const { return in_.kind == InputKind::fp32 ? kFloatBlock : kInt8Block; }
+  std::size_t block() const {
+    return in_.kind == InputKind::fp32 ? kFloatBlock : in_.kind == InputKind::fixed ? kFixedBlock : kInt8Block;
+  }
 
   /// out[t][64]: tokens [first, first + count) by rows 64p …; past the matrix's last row they mean nothing.
   void multiply(std::size_t p, std::size_t first, std::size_t count, Scratch& s, float* out) const {
+    if (in_.kind == InputKind::fixed)
+      return isa_.multiply_fixed(interleaved_->panel(p), in_.fixed_tokens(interleaved_->chunks(), first), count, out);
     if (in_.kind != InputKind::fp32) return multiply_int8(p, first, count, out);
     const float* x = in_.x.data + first * in_.x.stride;
-    if (interleaved_ != nullptr && in_.x.rows <= isa_.few_tokens)
+    if (w_.scales_after_sums() && in_.x.rows <= isa_.few_tokens)
       return isa_.multiply_codes(interleaved_->panel(p), x, in_.x.stride, count, out);
-    for (std::size_t k = 0; k < w_.cols(); k += kPanelDepth) {
-      const std::size_t depth = std::min(kPanelDepth, w_.cols() - k);
-      for (std::size_t half = 0; half < kInterleavedRows; half += kPanelWidth) {
-        if (p * kInterleavedRows + half >= w_.rows()) break;
-        const float* panel = w_.input_panel(isa_, p * kInterleavedRows + half, k, k + depth, s.panel.data());
-        isa_.multiply_panel(x + k, in_.x.stride, count, panel, depth, s.product.data());
-        for (std::size_t t = 0; t < count; ++t) {
-          float* to = out + t * kInterleavedRows + half;
-          const float* from = s.product.data() + t * kPanelWidth;
-          for (std::size_t j = 0; j < kPanelWidth; ++j) to[j] = k == 0 ? from[j] : to[j] + from[j];
-        }
-      }
-    }
+    multiply_panels(p, x, count, s, out);
   }
 
  private:
+  void multiply_panels(std::size_t p, const float* x, std::size_t count, Scratch& s, float* out) const {
+    const kernels::ChunkLayout chunks = w_.chunks();
+    float scales[kPanelWidth];
+    for (std::size_t group = 0; group < chunks.depth; group += chunks.group_size) {
+      const std::size_t group_end = std::min(group + chunks.group_size, chunks.depth);
+      for (std::size_t k = group; k < group_end; k += chunks.chunk)
+        for (std::size_t half = 0; half < kInterleavedRows; half += kPanelWidth) {
+          const std::size_t row = p * kInterleavedRows + half, depth = std::min(chunks.chunk, group_end - k);
+          if (row >= w_.rows()) break;
+          const float* panel = w_.input_panel(isa_, row, k, k + depth, s.panel.data());
+          if (w_.scales_after_sums()) w_.input_scales(isa_, row, k, scales);
+          isa_.add_panel(x + k, in_.x.stride, count, panel, depth, w_.scales_after_sums() ? scales : nullptr, k == 0,
+                         out + half, kInterleavedRows);
+        }
+    }
+  }
   void multiply_int8(std::size_t p, std::size_t first, std::size_t count, float* out) const {
     const InterleavedMatrix& w = *interleaved_;
     kernels::Int8Tokens tokens{in_.codes.data() + first * w.depth(), w.depth(), in_.sums.data() + first * w.groups(),

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "code_layout.h"
 #include "cpu_matrix.h"
 
 namespace nibble {
@@ -12,14 +13,21 @@ using kernels::kPanelDepth;
 using kernels::kPanelWidth;
 
 constexpr std::size_t round_up(std::size_t n, std::size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
-std::size_t codes_per_word(int code_bits) { return 32 / static_cast<std::size_t>(code_bits); }
-int widened_bits(const QuantSpec& spec) { return spec.bits <= 4 ? 4 : 8; }
 
 /// Columns of a group, as kernels see it: rows have their own scales whatever the granularity.
 std::size_t columns_per_group(const QuantSpec& spec, std::size_t cols) {
   return spec.granularity == Granularity::group || spec.granularity == Granularity::block
              ? std::min(spec.group_size, cols)
              : cols;
+}
+
+/// The width that codes are held in: their own where the kernels have it and groups are whole steps, else the next
+/// wider one.
+int held_bits(const QuantSpec& spec, std::size_t cols) {
+  if (spec.bits > 4) return 8;
+  const std::size_t group = columns_per_group(spec, cols);
+  const auto whole_steps = [&](int bits) { return group == cols || group % CodeLayout(bits).step_columns() == 0; };
+  return spec.bits < 4 && whole_steps(spec.bits) ? spec.bits : 4;
 }
 
 /// Columns sorted by group, those of a group in their order.
@@ -50,7 +58,7 @@ bool InterleavedMatrix::fits(const QuantizedMatrix& q) {
   if (spec.has_zero_points() && !spec.hold_zero) return false;              // raw zero points need an int32
   if (spec.granularity == Granularity::block && q.cols % spec.group_size != 0) return false;
   const std::size_t group = columns_per_group(spec, q.cols);
-  return group == q.cols || group % codes_per_word(widened_bits(spec)) == 0;
+  return group == q.cols || group % CodeLayout(held_bits(spec, q.cols)).step_columns() == 0;
 }
 
 InterleavedMatrix::InterleavedMatrix(const Backend& backend, const QuantizedMatrix& q)
@@ -59,16 +67,17 @@ InterleavedMatrix::InterleavedMatrix(const Backend& backend, const QuantizedMatr
       codebook_(q.codebook),
       g_idx_(q.g_idx),
       nested_(q.nested),
-      code_bits_(widened_bits(q.spec)),
+      code_bits_(held_bits(q.spec, q.cols)),
       scale_type_(q.spec.double_quant ? ScaleType::f32 : q.spec.scale_type),
       zero_point_(1 << (q.spec.bits - 1)),
-      depth_(round_up(q.cols, codes_per_word(code_bits_))) {
+      depth_(round_up(q.cols, CodeLayout(code_bits_).step_columns())) {
   const std::size_t group = columns_per_group(q.spec, q.cols);
   groups_ = (q.cols + group - 1) / group;
-  group_size_ = round_up(group, codes_per_word(code_bits_));
-  for (std::size_t c = 0; c < 16 && code_bits_ == 4; ++c) {
-    if (q.spec.is_codebook()) values_[c] = q.codebook[c];
-    else values_[c] = static_cast<float>(static_cast<int>(c) - (q.spec.has_zero_points() ? 0 : q.zero_point(0)));
+  group_size_ = round_up(group, CodeLayout(code_bits_).step_columns());
+  for (std::size_t i = 0; i < 16 && code_bits_ < 8; ++i) {
+    const std::size_t code = code_bits_ == 2 ? i % 4 : i;  // the kernels leave the next code's bits above a 2-bit code
+    if (q.spec.is_codebook()) values_[i] = q.codebook[code];
+    else values_[i] = static_cast<float>(static_cast<int>(code) - (q.spec.has_zero_points() ? 0 : q.zero_point(0)));
   }
   if (keeps_scales()) kept_scales_ = q.scales;
   if (!g_idx_.empty()) order_ = columns_by_group(g_idx_);
@@ -77,23 +86,13 @@ InterleavedMatrix::InterleavedMatrix(const Backend& backend, const QuantizedMatr
 }
 
 void InterleavedMatrix::pack_codes(const QuantizedMatrix& q) {
-  codes_ = Buffer::allocate(panels() * words_per_panel() * 4);
-  auto* words = codes_.writable<std::uint32_t>();
-  const std::size_t per_word = codes_per_word(code_bits_);
-  std::vector<std::uint8_t> row(depth_), in_order(q.cols);
+  codes_ = Buffer::allocate(panels() * words_per_panel() * 4 + 3);  // kernels load at any byte of the last word
+  const CodeLayout layout(code_bits_);
+  std::vector<std::uint8_t> row(q.cols);
   for (std::size_t r = 0; r < q.rows; ++r) {
-    unpack_codes(q.row_codes(r), q.cols, q.spec.bits, order_.empty() ? row.data() : in_order.data());
-    for (std::size_t k = 0; k < order_.size(); ++k) row[k] = in_order[order_[k]];
-    std::uint32_t* to = words + r / kInterleavedRows * words_per_panel() + r % kInterleavedRows;
-    for (std::size_t k = 0; k < depth_; k += per_word, to += kInterleavedRows) {
-      std::uint32_t word = 0;
-      for (std::size_t b = 0; b < 4; ++b) {
-        const std::uint32_t byte =
-            code_bits_ == 4 ? row[k + b] | (static_cast<std::uint32_t>(row[k + b + 4]) << 4) : row[k + b];
-        word |= byte << (8 * b);
-      }
-      *to = word;
-    }
+    unpack_codes(q.row_codes(r), q.cols, q.spec.bits, row.data());
+    std::uint32_t* to = codes_.writable<std::uint32_t>() + row_words(r);
+    for (std::size_t k = 0; k < q.cols; ++k) layout.put(to, k, row[order_.empty() ? k : order_[k]]);
   }
 }
 
@@ -124,20 +123,12 @@ QuantizedMatrix InterleavedMatrix::unpack() const {
   q.nested = nested_;
   q.g_idx = g_idx_;
   if (keeps_scales()) q.scales = kept_scales_;
-  const std::size_t per_word = codes_per_word(code_bits_);
-  std::vector<std::uint8_t> row(depth_), in_order(order_.size());
+  const CodeLayout layout(code_bits_);
+  std::vector<std::uint8_t> row(cols());
   for (std::size_t r = 0; r < rows(); ++r) {
-    const std::uint32_t* from =
-        codes_.as<std::uint32_t>() + r / kInterleavedRows * words_per_panel() + r % kInterleavedRows;
-    for (std::size_t k = 0; k < depth_; k += per_word, from += kInterleavedRows)
-      for (std::size_t b = 0; b < 4; ++b) {
-        const auto byte = static_cast<std::uint8_t>(*from >> (8 * b));
-        row[k + b] = code_bits_ == 4 ? byte & 15 : byte;
-        if (code_bits_ == 4) row[k + b + 4] = static_cast<std::uint8_t>(byte >> 4);
-      }
-    for (std::size_t k = 0; k < order_.size(); ++k) in_order[order_[k]] = row[k];
-    nibble::pack_codes(order_.empty() ? row.data() : in_order.data(), cols(), spec_.bits,
-                       q.codes.writable<std::uint8_t>() + r * q.row_bytes());
+    const std::uint32_t* from = codes_.as<std::uint32_t>() + row_words(r);
+    for (std::size_t k = 0; k < cols(); ++k) row[order_.empty() ? k : order_[k]] = layout.get(from, k);
+    nibble::pack_codes(row.data(), cols(), spec_.bits, q.codes.writable<std::uint8_t>() + r * q.row_bytes());
     for (std::size_t g = 0; g < groups_; ++g) {
       const std::size_t at = (r / kInterleavedRows * groups_ + g) * kInterleavedRows + r % kInterleavedRows;
       const std::size_t column = std::min(g * group_size_, cols() - 1);
@@ -152,17 +143,15 @@ QuantizedMatrix InterleavedMatrix::unpack() const {
 }
 
 void InterleavedMatrix::decode_column(std::size_t panel, std::size_t column, float* out) const {
-  const std::size_t per_word = codes_per_word(code_bits_), in_word = column % per_word;
-  const std::size_t shift = code_bits_ == 8 ? 8 * in_word : in_word % 4 * 8 + in_word / 4 * 4;
-  const std::uint32_t mask = code_bits_ == 8 ? 255 : 15;
-  const auto* words = codes_.as<std::uint32_t>() + panel * words_per_panel() + column / per_word * kInterleavedRows;
+  const CodeLayout layout(code_bits_);
+  const auto* words = codes_.as<std::uint32_t>() + panel * words_per_panel();
   const std::size_t at = (panel * groups_ + column / group_size_) * kInterleavedRows;
   for (std::size_t j = 0; j < kInterleavedRows; ++j) {
-    const std::uint32_t code = (words[j] >> shift) & mask;
+    const std::uint8_t code = layout.get(words + j, column);
     const float scale = scale_type_ == ScaleType::f32   ? scales_.as<float>()[at + j]
                         : scale_type_ == ScaleType::f16 ? static_cast<float>(scales_.as<f16>()[at + j])
                                                         : static_cast<float>(scales_.as<bf16>()[at + j]);
-    const float value = code_bits_ == 4 ? values_[code] : static_cast<float>(code);
+    const float value = code_bits_ == 8 ? static_cast<float>(code) : values_[code];
     out[j] = (zeros_.size() == 0 ? value : value - static_cast<float>(zeros_.as<std::uint8_t>()[at + j])) * scale;
   }
 }
@@ -182,12 +171,22 @@ kernels::InterleavedPanel InterleavedMatrix::panel(std::size_t index) const {
   return p;
 }
 
+void InterleavedMatrix::input_scales(const kernels::KernelTable& isa, std::size_t row0, std::size_t k0,
+                                     float* scales) const {
+  const std::size_t at =
+      (row0 / kInterleavedRows * groups_ + k0 / group_size_) * kInterleavedRows + row0 % kInterleavedRows;
+  if (scale_type_ == ScaleType::f32) std::copy_n(scales_.as<float>() + at, kPanelWidth, scales);
+  else
+    (scale_type_ == ScaleType::f16 ? isa.load_f16 : isa.load_bf16)(scales_.as<std::uint16_t>() + at, kPanelWidth,
+                                                                   scales);
+}
+
 const float* InterleavedMatrix::input_panel(const kernels::KernelTable& isa, std::size_t row0, std::size_t k0,
                                             std::size_t k1, float* panel) const {
   // Both halves are decoded; the caller's panel has room for both and walks them in order.
   const std::size_t half = row0 % kInterleavedRows / kPanelWidth;
-  if (half == 0)
-    isa.decode_codes(this->panel(row0 / kInterleavedRows), k0, round_up(k1, codes_per_word(code_bits_)), panel);
+  const std::size_t last = round_up(k1, CodeLayout(code_bits_).step_columns());
+  if (half == 0) isa.decode_codes(this->panel(row0 / kInterleavedRows), k0, last, !scales_after_sums(), panel);
   return panel + half * kPanelDepth * kPanelWidth;
 }
 
@@ -195,10 +194,10 @@ void InterleavedMatrix::output_panel(const kernels::KernelTable& isa, std::size_
                                      float* panel) const {
   float both[2 * kPanelDepth * kPanelWidth];
   const std::size_t width = std::min(kPanelWidth, cols() - col0);
+  const std::size_t last = round_up(col0 + width, CodeLayout(code_bits_).step_columns());
   std::fill_n(panel, (r1 - r0) * kPanelWidth, 0.0f);
   for (std::size_t first = r0 / kInterleavedRows * kInterleavedRows; first < r1; first += kInterleavedRows) {
-    isa.decode_codes(this->panel(first / kInterleavedRows), col0, round_up(col0 + width, codes_per_word(code_bits_)),
-                     both);
+    isa.decode_codes(this->panel(first / kInterleavedRows), col0, last, true, both);
     for (std::size_t r = std::max(first, r0); r < std::min(first + kInterleavedRows, r1); ++r) {
       const std::size_t local = r - first;
       const float* from = both + local / kPanelWidth * kPanelDepth * kPanelWidth + local % kPanelWidth;

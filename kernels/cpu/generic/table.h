@@ -17,9 +17,14 @@ static constexpr KernelTable make_table() {
   t.load_f16 = load_f16;
   t.load_bf16 = load_bf16;
   t.multiply_panel = multiply_panel;
+  t.add_panel = add_panel;
   t.multiply_codes = multiply_codes;
   t.few_tokens = vec::few_tokens;
   t.decode_codes = decode_codes;
   t.multiply_int8 = multiply_int8;
+  t.fixed_bytes = FixedForm<4>::bytes_per_column;
+  t.fixed_bytes_of_8_bits = FixedForm<8>::bytes_per_column;
+  t.encode_fixed = encode_fixed;
+  t.multiply_fixed = multiply_fixed;
   return t;
 }
