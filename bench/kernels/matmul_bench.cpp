@@ -2,8 +2,9 @@
 // same process, what one would do without it: Eigen's sgemm, and dequantizing first.
 //
 // of_limit: for few tokens the bytes of weights read against the streaming read of this process; for many the
-// operations against its FMA peak. The label says which. One token rotates over copies of the matrix that no cache
-// holds.
+// operations against its FMA or VNNI peak. The label says which; each limit is measured just before its case. One token
+// rotates over copies of the matrix that no cache holds, or (cache/…) reads one that a cache does. avx2/… and scalar/…
+// are those backends, the former against the FMA peak of 256 bits.
 #include <benchmark/benchmark.h>
 
 #include <Eigen/Dense>
@@ -63,38 +64,62 @@ class Clock {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-void count(benchmark::State& state, Shape s, std::size_t tokens, int threads, double weight_bytes, double seconds,
-           bool integer = false) {
+/// What a case is compared with, measured just before it.
+struct Limits {
+  const char* memory_name;
+  double memory, arithmetic;
+  const char* arithmetic_name;
+};
+
+Limits limits(int threads, bool integer, bool wide, std::size_t resident_bytes = 0) {
+  return {resident_bytes == 0 ? "limit: streaming read" : "limit: read in cache",
+          resident_bytes == 0 ? bench::streaming_read(threads) : bench::resident_read(resident_bytes),
+          integer ? bench::vnni_peak(threads) : bench::fma_peak(threads, wide),
+          integer ? "limit: VNNI peak" : "limit: FMA peak"};
+}
+
+void count(benchmark::State& state, Shape s, std::size_t tokens, double weight_bytes, double seconds,
+           const Limits& limit) {
   const double per_call = seconds / static_cast<double>(state.iterations());
   const double operations = 2.0 * static_cast<double>(s.rows * s.cols * tokens);
   state.counters["gflops"] = operations / per_call / 1e9;
   state.counters["gbps"] = weight_bytes / per_call / 1e9;
-  const double memory = weight_bytes / per_call / bench::streaming_read(threads);
-  const double arithmetic = operations / per_call / (integer ? bench::vnni_peak(threads) : bench::fma_peak(threads));
+  const double memory = weight_bytes / per_call / limit.memory;
+  const double arithmetic = limit.arithmetic > 0 ? operations / per_call / limit.arithmetic : 0;
   // The limit that binds is the one that is nearer.
   state.counters["of_limit"] = std::max(memory, arithmetic);
-  state.SetLabel(memory > arithmetic ? "limit: streaming read" : integer ? "limit: VNNI peak" : "limit: FMA peak");
+  state.SetLabel(memory > arithmetic ? limit.memory_name : limit.arithmetic_name);
 }
 
-void run_nibble(benchmark::State& state, const std::string& backend_name, const std::string& spec, bool int8, Shape s,
-                std::size_t tokens, int threads) {
-  Executor& executor = threads == 1 ? serial_executor() : default_executor();
-  const Backend& backend = backend_name.empty() ? default_backend() : find_backend(backend_name);
-  const auto& copies = packed_copies(backend, spec, s, tokens == 1 ? std::size_t{1} << 30 : 1);
-  const double bytes = static_cast<double>(copies[0]->storage_bytes());
-  const auto x = random(tokens * s.cols, 2);
-  std::vector<float> y(tokens * s.rows);
+/// One case of the library's: how weights and activations meet, on what.
+struct Case {
+  std::string backend, spec;  ///< No backend: the default.
+  bool int8;
+  Shape shape;
+  std::size_t tokens;
+  int threads;
+  bool in_cache = false;  ///< One copy of the weights, read again and again.
+};
+
+void run_nibble(benchmark::State& state, const Case& c) {
+  Executor& executor = c.threads == 1 ? serial_executor() : default_executor();
+  const Backend& backend = c.backend.empty() ? default_backend() : find_backend(c.backend);
+  const auto& copies = packed_copies(backend, c.spec, c.shape, c.tokens == 1 && !c.in_cache ? std::size_t{1} << 30 : 1);
+  const std::size_t turns = c.in_cache ? 1 : copies.size(), bytes = copies[0]->storage_bytes();
+  const auto x = random(c.tokens * c.shape.cols, 2);
+  std::vector<float> y(c.tokens * c.shape.rows);
+  const Limits limit = limits(c.threads, c.int8, backend.name().starts_with("avx512"), c.in_cache ? bytes : 0);
   std::size_t turn = 0;
   const Clock clock;
   for (auto _ : state) {
-    const PackedMatrix& w = *copies[turn++ % copies.size()];
-    const MatrixView<const float> in(x.data(), tokens, s.cols);
-    const MatrixView<float> out(y.data(), tokens, s.rows);
-    if (int8) backend.matmul_int8(in, w, out, executor);
+    const PackedMatrix& w = *copies[turn++ % turns];
+    const MatrixView<const float> in(x.data(), c.tokens, c.shape.cols);
+    const MatrixView<float> out(y.data(), c.tokens, c.shape.rows);
+    if (c.int8) backend.matmul_int8(in, w, out, executor);
     else backend.matmul(in, w, out, executor);
     benchmark::ClobberMemory();
   }
-  count(state, s, tokens, threads, bytes, clock.seconds(), int8);
+  count(state, c.shape, c.tokens, static_cast<double>(bytes), clock.seconds(), limit);
 }
 
 using RowMajor = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
@@ -106,13 +131,14 @@ void run_eigen(benchmark::State& state, const std::string& spec, Shape s, std::s
   const auto values = random(tokens * s.cols, 2);
   const Eigen::Map<const RowMajor> x(values.data(), static_cast<Eigen::Index>(tokens),
                                      static_cast<Eigen::Index>(s.cols));
+  const Limits limit = limits(1, false, true);
   const Clock clock;
   for (auto _ : state) {
     default_backend().dequantize(q, 0, {w.data(), s.rows, s.cols}, serial_executor());
     y.noalias() = x * w.transpose();
     benchmark::ClobberMemory();
   }
-  count(state, s, tokens, 1, static_cast<double>(q.storage_bytes()), clock.seconds());
+  count(state, s, tokens, static_cast<double>(q.storage_bytes()), clock.seconds(), limit);
 }
 
 /// A library's own product on fp32 (OpenBLAS) or 8-bit integers (oneDNN): one thread, weights packed beforehand where
@@ -120,13 +146,64 @@ void run_eigen(benchmark::State& state, const std::string& spec, Shape s, std::s
 void run_peer(benchmark::State& state, const peers::Peer& peer, Shape s, std::size_t tokens) {
   const auto multiply = peer.prepare(s.rows, s.cols, tokens, tokens == 1 ? std::size_t{1} << 30 : 1);
   multiply();  // kernels are made at the first call
+  const Limits limit = limits(1, peer.weight_bytes == 1, true);
   const Clock clock;
   for (auto _ : state) {
     multiply();
     benchmark::ClobberMemory();
   }
-  count(state, s, tokens, 1, static_cast<double>(s.rows * s.cols * peer.weight_bytes), clock.seconds(),
-        peer.weight_bytes == 1);
+  count(state, s, tokens, static_cast<double>(s.rows * s.cols * peer.weight_bytes), clock.seconds(), limit);
+}
+
+bool find_available(std::string_view name) {
+  for (const Backend* b : backends())
+    if (b->name() == name) return b->available();
+  return false;
+}
+
+void add(const std::string& name, const Case& c) {
+  benchmark::RegisterBenchmark(name.c_str(), run_nibble, c)->Unit(benchmark::kMillisecond)->UseRealTime();
+}
+
+std::string name_of(const std::string& operation, const Case& c) {
+  return operation + "/" + c.spec + (c.int8 ? "/i8/" : "/f32/") + std::to_string(c.shape.rows) + "x" +
+         std::to_string(c.shape.cols) + "/n" + std::to_string(c.tokens) + "/t" + std::to_string(c.threads);
+}
+
+/// matmul/…: every spec, shape and count of tokens.
+void add_matmul() {
+  const Shape shapes[] = {{4096, 4096}, {14336, 4096}, {4096, 14336}};
+  for (const Shape s : shapes)
+    for (const std::string spec : {"int4-g32-sym", "int4-g128-sym", "int4-channel-sym", "int4-g32-asym", "nf4", "int8",
+                                   "int8-g128-asym", "int3-g128-sym", "int2-g32-asym"})
+      for (const bool int8 : {false, true}) {
+        if (int8 && (spec == "nf4" || bench::vnni_peak(1) == 0)) continue;
+        for (const std::size_t n : {1, 2, 4, 8, 16, 32, 128, 512})
+          for (const int threads : std::set<int>{1, default_executor().concurrency()}) {
+            const Case c{"", spec, int8, s, n, threads};
+            add(name_of("matmul", c), c);
+          }
+      }
+}
+
+/// cache/…: one token by weights that lie in the third level (4096×4096) or the second (1024×1024).
+/// scalar/… and avx2/…: other backends by name.
+void add_variants() {
+  for (const bool int8 : {false, true}) {
+    if (int8 && bench::vnni_peak(1) == 0) continue;
+    for (const Shape s : {Shape{4096, 4096}, Shape{1024, 1024}}) {
+      const Case c{"", "int4-g32-sym", int8, s, 1, 1, true};
+      add(name_of("cache", c), c);
+    }
+    const Case scalar{"scalar", "int4-g128-sym", int8, {4096, 4096}, 1, 1};
+    add(name_of("scalar", scalar), scalar);
+  }
+  if (!find_available("avx2")) return;
+  for (const std::string spec : {"int4-g32-sym", "int4-g128-sym", "nf4", "int8"})
+    for (const std::size_t n : {1, 8, 512}) {
+      const Case c{"avx2", spec, false, {4096, 4096}, n, 1};
+      add(name_of("avx2", c), c);
+    }
 }
 
 const int registered = [] {
@@ -136,27 +213,8 @@ const int registered = [] {
                                    peer, Shape{4096, 4096}, n)
           ->Unit(benchmark::kMillisecond)
           ->UseRealTime();
-  const Shape shapes[] = {{4096, 4096}, {14336, 4096}, {4096, 14336}};
-  for (const Shape s : shapes)
-    for (const std::string spec :
-         {"int4-g32-sym", "int4-g128-sym", "int4-channel-sym", "int4-g32-asym", "nf4", "int8", "int8-g128-asym"})
-      for (const bool int8 : {false, true}) {
-        if (int8 && (spec == "nf4" || bench::vnni_peak(1) == 0)) continue;
-        for (const std::size_t n : {1, 2, 4, 8, 16, 32, 128, 512})
-          for (const int threads : std::set<int>{1, default_executor().concurrency()}) {
-            const std::string name = "matmul/" + spec + (int8 ? "/i8/" : "/f32/") + std::to_string(s.rows) + "x" +
-                                     std::to_string(s.cols) + "/n" + std::to_string(n) + "/t" + std::to_string(threads);
-            benchmark::RegisterBenchmark(name.c_str(), run_nibble, "", spec, int8, s, n, threads)
-                ->Unit(benchmark::kMillisecond)
-                ->UseRealTime();
-          }
-      }
-  for (const bool int8 : {false, true})
-    benchmark::RegisterBenchmark(
-        int8 ? "scalar/int4-g128-sym/i8/4096x4096/n1/t1" : "scalar/int4-g128-sym/f32/4096x4096/n1/t1", run_nibble,
-        "scalar", "int4-g128-sym", int8, Shape{4096, 4096}, 1, 1)
-        ->Unit(benchmark::kMillisecond)
-        ->UseRealTime();
+  add_matmul();
+  add_variants();
   benchmark::AddCustomContext("streaming_read_t1", std::to_string(bench::streaming_read(1)));
   benchmark::AddCustomContext("fma_peak_t1", std::to_string(bench::fma_peak(1)));
   benchmark::AddCustomContext("vnni_peak_t1", std::to_string(bench::vnni_peak(1)));

@@ -13,7 +13,6 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
-#include <map>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -58,6 +57,10 @@ __attribute__((target("avx2"))) std::int64_t read_256(const std::byte* p, std::s
   a = _mm256_add_epi64(a, b);
   return _mm256_extract_epi64(a, 0) + _mm256_extract_epi64(a, 1) + _mm256_extract_epi64(a, 2) +
          _mm256_extract_epi64(a, 3);
+}
+
+void read_bytes(const std::byte* p, std::size_t n) {
+  sink = __builtin_cpu_supports("avx512f") ? read_512(p, n) : read_256(p, n);
 }
 
 // Twelve named accumulators: in an array the compiler may spill them, and then the "peak" is that of the stack.
@@ -123,63 +126,48 @@ Bytes allocate(std::size_t n) {
   return p;
 }
 
-/// Each limit is measured once a process.
-double once(std::map<int, double>& known, int threads, const std::function<double()>& measure) {
-  const auto it = known.find(threads);
-  return it != known.end() ? it->second : known.emplace(threads, measure()).first->second;
+}  // namespace
+
+double streaming_read(int threads) {
+  const std::size_t size = std::size_t{512} << 20, part = size / static_cast<std::size_t>(threads) / 256 * 256;
+  static const Bytes bytes = allocate(size);
+  return static_cast<double>(part) * threads /
+         best_seconds(threads, 3, [&](int t) { read_bytes(bytes.get() + part * static_cast<std::size_t>(t), part); });
+}
+
+double resident_read(std::size_t bytes) {
+  const std::size_t size = bytes / 256 * 256, rounds = 1 + (std::size_t{64} << 20) / size;
+  const Bytes buffer = allocate(size);
+  return static_cast<double>(size * rounds) / best_seconds(1, 5, [&](int) {
+           for (std::size_t r = 0; r < rounds; ++r) read_bytes(buffer.get(), size);
+         });
+}
+
+double streaming_copy() {
+  const std::size_t size = std::size_t{256} << 20;
+  static const Bytes from = allocate(size), to = allocate(size);
+  return static_cast<double>(size) / best_seconds(1, 3, [&](int) { std::memcpy(to.get(), from.get(), size); });
+}
+
+namespace {
+
+/// Operations per second of `work(rounds)`, which returns how many it did.
+double peak(int threads, double (*work)(std::size_t)) {
+  constexpr std::size_t rounds = 2'000'000;
+  double operations = 0;
+  const double seconds = best_seconds(threads, 5, [&](int t) {
+    const double done = work(rounds);
+    if (t == 0) operations = done;
+  });
+  return operations * threads / seconds;
 }
 
 }  // namespace
 
-double streaming_read(int threads) {
-  static std::map<int, double> known;
-  return once(known, threads, [&] {
-    const std::size_t size = std::size_t{512} << 20, part = size / static_cast<std::size_t>(threads) / 256 * 256;
-    const Bytes bytes = allocate(size);
-    const bool wide = __builtin_cpu_supports("avx512f");
-    const double seconds = best_seconds(threads, 7, [&](int t) {
-      const std::byte* p = bytes.get() + part * static_cast<std::size_t>(t);
-      sink = wide ? read_512(p, part) : read_256(p, part);
-    });
-    return static_cast<double>(part) * threads / seconds;
-  });
+double fma_peak(int threads, bool wide) {
+  return peak(threads, wide && __builtin_cpu_supports("avx512f") ? fma_512 : fma_256);
 }
 
-double streaming_copy() {
-  static std::map<int, double> known;
-  return once(known, 1, [] {
-    const std::size_t size = std::size_t{256} << 20;
-    const Bytes from = allocate(size), to = allocate(size);
-    return static_cast<double>(size) / best_seconds(1, 5, [&](int) { std::memcpy(to.get(), from.get(), size); });
-  });
-}
-
-double fma_peak(int threads) {
-  static std::map<int, double> known;
-  return once(known, threads, [&] {
-    const bool wide = __builtin_cpu_supports("avx512f");
-    constexpr std::size_t rounds = 4'000'000;
-    double operations = 0;
-    const double seconds = best_seconds(threads, 5, [&](int t) {
-      const double done = wide ? fma_512(rounds) : fma_256(rounds);
-      if (t == 0) operations = done;
-    });
-    return operations * threads / seconds;
-  });
-}
-
-double vnni_peak(int threads) {
-  if (!__builtin_cpu_supports("avx512vnni")) return 0;
-  static std::map<int, double> known;
-  return once(known, threads, [&] {
-    constexpr std::size_t rounds = 4'000'000;
-    double operations = 0;
-    const double seconds = best_seconds(threads, 5, [&](int t) {
-      const double done = vnni_512(rounds);
-      if (t == 0) operations = done;
-    });
-    return operations * threads / seconds;
-  });
-}
+double vnni_peak(int threads) { return __builtin_cpu_supports("avx512vnni") ? peak(threads, vnni_512) : 0; }
 
 }  // namespace nibble::bench

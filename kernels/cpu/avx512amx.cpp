@@ -3,7 +3,8 @@
 //
 // A tile is 16 rows of 64 bytes. TDPBSUD multiplies 16 tokens × 64 columns (signed) by 64 columns × 16 output rows
 // (unsigned, four columns of a row together): just the order of 8-bit codes in an interleaved panel, so that those
-// are loaded as they lie, 256 bytes from one word to the next; narrower codes are widened to a buffer once for all tokens.
+// are loaded as they lie, 256 bytes from one word to the next; narrower codes are widened to a buffer once for all
+// tokens.
 #include "kernels/cpu/vec_avx512vnni.h"
 
 namespace nibble::kernels {

@@ -17,6 +17,7 @@ constexpr size_t tile_tokens = 2;  // 16 accumulators + 8 weights of 32 register
 constexpr size_t few_tokens = 4;
 constexpr size_t int8_sums = 16;
 constexpr size_t fixed_sums = 24;
+constexpr size_t fixed_tokens = 4;
 constexpr size_t code_sums = 8;  // 8 sums, 4 words, 4 scales, 4 zero points, and the table takes four
 
 inline F load(const float* p) { return vld1q_f32(p); }

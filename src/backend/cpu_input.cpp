@@ -67,17 +67,22 @@ void CpuInput::prepare(const KernelTable& isa, const CpuMatrix& w, MatrixView<co
 void CpuInput::arrange(const CpuMatrix& w, MatrixView<const float> from) {
   const InterleavedMatrix* m = interleaved(w);
   x = from;
-  if (m == nullptr || (m->depth() == from.cols && m->order().empty())) return;
-  copy.resize(from.rows * m->depth());
+  const std::size_t depth = m == nullptr ? from.cols : m->depth();
+  const bool in_order = m == nullptr || m->order().empty();
+  // Rows whole pages apart share a few sets of the first level; a tile of tokens would drive itself out.
+  const bool collides = kind == InputKind::fp32 && from.rows > 8 && from.stride % 1024 == 0;
+  if (depth == from.cols && in_order && !collides) return;
+  const std::size_t stride = depth + (collides ? 16 : 0);
+  copy.resize(from.rows * stride);
   for (std::size_t t = 0; t < from.rows; ++t) {
     const float* row = from.data + t * from.stride;
-    float* to = copy.data() + t * m->depth();
-    if (m->order().empty()) std::copy_n(row, from.cols, to);
+    float* to = copy.data() + t * stride;
+    if (in_order) std::copy_n(row, from.cols, to);
     else
       for (std::size_t k = 0; k < from.cols; ++k) to[k] = row[m->order()[k]];
-    std::fill(to + from.cols, to + m->depth(), 0.0f);
+    std::fill(to + from.cols, to + depth, 0.0f);
   }
-  x = {copy.data(), from.rows, m->depth()};
+  x = {copy.data(), from.rows, depth, stride};
 }
 
 /// A column with |x| ≥ threshold in any token goes to `outliers`, and is zero in x (LLM.int8, section 3.2).

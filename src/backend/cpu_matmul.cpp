@@ -18,9 +18,9 @@ using kernels::kInterleavedRows;
 using kernels::kPanelDepth;
 using kernels::kPanelWidth;
 
-constexpr std::size_t kFloatBlock = 1024;  // tokens that share a decoded panel; their products fit the second level
-constexpr std::size_t kInt8Block = 64;     // tokens whose products fit the first level
-constexpr std::size_t kFixedBlock = 32;    // tokens whose digits fit the second level beside the codes
+constexpr std::size_t kFloatBlock = 256;  // tokens that share a decoded panel; their products fit the second level
+constexpr std::size_t kInt8Block = 64;    // tokens whose products fit the first level
+constexpr std::size_t kFixedBlock = 32;   // tokens whose digits fit the second level beside the codes
 
 std::string shape(std::size_t rows, std::size_t cols) { return std::to_string(rows) + " × " + std::to_string(cols); }
 

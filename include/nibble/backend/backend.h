@@ -21,7 +21,7 @@ namespace nibble {
 
 /// How activations meet weights.
 enum class Activations {
-  fp32,  ///< As they are: no loss.
+  fp32,  ///< Without loss, as Backend::matmul defines it.
   int8,  ///< Rounded to 8 bits with one scale a token, where the weights' codes are integers (Backend::matmul_int8).
   int8_group,  ///< The same with a scale for each token and group of the weights: less loss, a little slower.
 };
@@ -66,9 +66,20 @@ class Backend {
   /// pack() for unquantized weights, kept in their own type.
   [[nodiscard]] virtual PackedMatrixPtr pack(FloatMatrix weights) const = 0;
 
-  /// y [n, out] = x [n, in] · Wᵀ. Accumulates in fp32: sums of 256 products by fused multiply-add in column order
-  /// (with g_idx: columns sorted by group), then those sums in order, so |error| ≤ (256 + in/256)·2⁻²⁴·Σ|x·w| to first
-  /// order. LLM.int8 weights: x is quantized per row and multiplied exactly in integers, its outlier columns in fp32.
+  /// y [n, out] = x [n, in] · Wᵀ, without loss of activations: bit-identical on every built-in backend, for any batch
+  /// and number of threads. How a row is summed depends on what its codes are (`chunk`s begin at each group; with
+  /// g_idx, columns are first sorted by group; ε = 2⁻²⁴):
+  ///
+  /// - integer codes: x in 24-bit fixed point per chunk of 256 columns (128 for 5 to 8 bits; scheme/fixed_point.h),
+  ///   the chunk's integer sum S exact, y = Σ RN(S)·(scale·2^−k) by fused multiply-add:
+  ///   |error| ≤ Σ_chunks (absmax/0x7F7F7F·Σ|w| + (chunks + 1)·ε·|chunk's sum|). A chunk with NaN or infinity makes
+  ///   its token's results NaN;
+  /// - 4-bit codebooks: y = Σ scale·(Σ x·codebook[code]), chunks of 256, fused multiply-adds in order, in fp32:
+  ///   |error| ≤ (257 + chunks)·ε·Σ|x·w|;
+  /// - LLM.int8: x is quantized per row and multiplied exactly in integers, its outlier columns in fp32;
+  /// - all else (unquantized weights, groups or blocks that fit no whole words, raw zero points): sums of 256 products
+  ///   by fused multiply-add in column order, then those sums in order: |error| ≤ (256 + in/256)·ε·Σ|x·w|.
+  ///
   /// Error{shape_mismatch} names both shapes.
   virtual void matmul(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y,
                       Executor& executor) const = 0;

@@ -7,7 +7,7 @@
 //
 // and the only error made by q is half a unit: |x − q·2^−k| ≤ 2^−k/2 ≤ absmax/0x7F7F7F, the last bit of the largest
 // value's own significand. Values of 16 bits (bf16, fp16) not 2^14 (2^11) times smaller than the largest of their chunk
-// are held exactly. A sum of fp32 products loses more: one rounding for each.
+// are held exactly. Sums of fp32 products lose about as much, by a rounding for each of them.
 #pragma once
 
 #include <bit>

@@ -68,14 +68,13 @@ static inline void for_width(const InterleavedPanel& p, Kernel kernel) {
   }
 }
 
-/// Calls pass(Index<tokens>, first token) for as many tokens at once as there are, up to four.
-template <class Pass>
+/// Calls pass(Index<tokens>, first token) for as many tokens at once as there are, up to `Most`.
+template <size_t Most, class Pass>
 static inline void for_tokens(size_t tokens, Pass pass) {
   size_t t = 0;
-  for (; tokens - t >= 4; t += 4) pass(Index<4>(), t);
-  if (tokens - t >= 2) {
-    pass(Index<2>(), t);
-    t += 2;
-  }
-  if (t < tokens) pass(Index<1>(), t);
+  if constexpr (Most >= 4)
+    for (; tokens - t >= 4; t += 4) pass(Index<4>(), t);
+  if constexpr (Most >= 2)
+    for (; tokens - t >= 2; t += 2) pass(Index<2>(), t);
+  for (; t < tokens; ++t) pass(Index<1>(), t);
 }

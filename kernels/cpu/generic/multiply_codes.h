@@ -52,7 +52,7 @@ static void multiply_codes_tokens(const InterleavedPanel& p, const float* x, siz
 }
 
 static void multiply_codes(const InterleavedPanel& p, const float* x, size_t x_stride, size_t tokens, float* out) {
-  for_tokens(tokens, [&](auto count, size_t t) {
+  for_tokens<4>(tokens, [&](auto count, size_t t) {
     multiply_codes_tokens<decltype(count)::value>(p, x + t * x_stride, x_stride, out + t * kInterleavedRows);
   });
 }

@@ -104,7 +104,7 @@ static void multiply_fixed_tokens(const InterleavedPanel& p, const FixedTokens& 
 
 static void multiply_fixed(const InterleavedPanel& p, const FixedTokens& x, size_t tokens, float* out) {
   for_width(p, [&](auto bits) {
-    for_tokens(tokens, [&](auto count, size_t t) {
+    for_tokens<vec::fixed_tokens>(tokens, [&](auto count, size_t t) {
       multiply_fixed_tokens<decltype(bits)::value, decltype(count)::value>(p, x, t, out);
     });
   });

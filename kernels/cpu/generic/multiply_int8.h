@@ -49,7 +49,7 @@ static void multiply_int8_tokens(const InterleavedPanel& p, const Int8Tokens& x,
 
 static void multiply_int8(const InterleavedPanel& p, const Int8Tokens& x, size_t tokens, float* out) {
   for_width(p, [&](auto bits) {
-    for_tokens(tokens, [&](auto count, size_t t) {
+    for_tokens<4>(tokens, [&](auto count, size_t t) {
       multiply_int8_tokens<IntegerForm<decltype(bits)::value, 1>, decltype(count)::value>(p, x, t, out);
     });
   });
