@@ -55,7 +55,7 @@ void run_dequantize(benchmark::State& state, const char* spec_text) {
   count(state, q, sizeof(T) * elements);
 }
 
-/// What matmul_int8 does to its input, for one token of `cols` values that lie in a near cache: the range, then codes.
+/// What matmul_int8 does to its input, for one token of `cols` values that lie in a near cache: the absmax, then codes.
 void run_activations(benchmark::State& state) {
   const auto cols = static_cast<std::size_t>(state.range(0));
   const kernels::KernelTable& isa = cpu_features().avx512 ? kernels::avx512_kernels
@@ -64,9 +64,8 @@ void run_activations(benchmark::State& state) {
   std::vector<std::int8_t> codes(cols);
   std::int32_t sum = 0;
   for (auto _ : state) {
-    const kernels::ValueRange range = isa.range(weights().data(), cols);
-    const float absmax = std::max(-range.min, range.max);
-    benchmark::DoNotOptimize(sum += isa.encode_signed(weights().data(), cols, 127 / absmax, codes.data()));
+    const float most = isa.absmax(weights().data(), cols);
+    benchmark::DoNotOptimize(sum += isa.encode_signed(weights().data(), cols, 127 / most, codes.data()));
   }
   state.counters["elements"] =
       benchmark::Counter(static_cast<double>(cols), benchmark::Counter::kIsIterationInvariantRate);

@@ -92,12 +92,14 @@ struct NibbleRow {
 struct KernelTable {
   /// The range of n ≥ 1 values. The sign of a zero is unspecified.
   ValueRange (*range)(const float* x, size_t n);
+  /// The largest magnitude of n values; NaN or infinity if any is.
+  float (*absmax)(const float* x, size_t n);
   /// clamp(x/scale, low − zero_point, high − zero_point) rounded half to even, plus zero_point; one code per byte.
   void (*encode_affine)(const float* x, size_t n, float scale, int32_t zero_point, int32_t low, int32_t high,
                         uint8_t* codes);
   /// clamp(x·factor, −127, 127) rounded half to even, plus 128.
   void (*encode_int8)(const float* x, size_t n, float factor, uint8_t* codes);
-  /// encode_int8's codes less 128, as signed bytes; returns their sum. n ≤ 2^24.
+  /// encode_int8's codes less 128, as signed bytes; returns their sum. n ≤ 2^24, and no |x|·factor rounds above 127.
   int32_t (*encode_signed)(const float* x, size_t n, float factor, int8_t* codes);
   /// The number of the `size` (16 or 256) ascending thresholds that x·factor exceeds, as a rank.
   void (*encode_ranks)(const float* x, size_t n, float factor, const float* thresholds, size_t size, uint8_t* ranks);
@@ -107,8 +109,12 @@ struct KernelTable {
   void (*decode_codebook)(const uint8_t* codes, size_t n, const float* codebook, size_t size, float absmax, float* out);
   /// Two codes of 0 … 15 a byte; the upper half of an odd last byte is zero.
   void (*pack_nibbles)(const uint8_t* codes, size_t n, uint8_t* packed);
-  /// Columns [first, last) of a row; `first` is a multiple of 16.
-  void (*decode_nibbles)(const NibbleRow& row, size_t first, size_t last, float* out);
+  /// Columns [first, last) of a row; `first` is a multiple of 16. `stream`: past the caches, for results that they
+  /// could not keep, if `out` is aligned to whole vectors.
+  void (*decode_nibbles)(const NibbleRow& row, size_t first, size_t last, float* out, bool stream);
+  /// The same rounded to 16 bits, half to even.
+  void (*decode_nibbles_f16)(const NibbleRow& row, size_t first, size_t last, uint16_t* out, bool stream);
+  void (*decode_nibbles_bf16)(const NibbleRow& row, size_t first, size_t last, uint16_t* out, bool stream);
   /// Stores fp32 as it is or rounded to 16 bits (half to even). `stream`: past the caches, for results that they could
   /// not keep.
   void (*store_f32)(const float* x, size_t n, float* out, bool stream);

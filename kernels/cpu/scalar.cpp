@@ -121,6 +121,23 @@ inline void store_bf16(uint16_t* p, F x) {
 inline void stream(float* p, F x) { store(p, x); }
 inline void stream_f16(uint16_t* p, F x) { store_f16(p, x); }
 inline void stream_bf16(uint16_t* p, F x) { store_bf16(p, x); }
+inline I magnitude_bits(F x) { return static_cast<I>(float_to_bits(x) & 0x7FFFFFFFu); }
+inline I max_int(I a, I b) { return a > b ? a : b; }
+inline int32_t reduce_max_int(I x) { return x; }
+constexpr size_t half_lanes = 2;
+struct Half16 {
+  uint16_t values[16];
+};
+inline Half16 load_half16(const uint16_t* p) {
+  Half16 out;
+  memcpy(out.values, p, sizeof out.values);
+  return out;
+}
+inline void store_halves(const Half16& table, const uint8_t* codes, uint16_t* out) {
+  out[0] = table.values[*codes & 15];
+  out[1] = table.values[*codes >> 4];
+}
+inline void stream_halves(const Half16& table, const uint8_t* codes, uint16_t* out) { store_halves(table, codes, out); }
 inline void fence() {}
 
 }  // namespace vec

@@ -129,6 +129,50 @@ inline void store_f16(uint16_t* p, F x) { _mm_storeu_si128(reinterpret_cast<__m1
 inline void store_bf16(uint16_t* p, F x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), to_bf16(x)); }
 inline void stream_f16(uint16_t* p, F x) { _mm_stream_si128(reinterpret_cast<__m128i*>(p), to_f16(x)); }
 inline void stream_bf16(uint16_t* p, F x) { _mm_stream_si128(reinterpret_cast<__m128i*>(p), to_bf16(x)); }
+inline I magnitude_bits(F x) { return _mm256_and_si256(_mm256_castps_si256(x), set_int(0x7FFFFFFF)); }
+inline I max_int(I a, I b) { return _mm256_max_epi32(a, b); }
+inline int32_t reduce_max_int(I x) {
+  __m128i v = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+  v = _mm_max_epi32(v, _mm_shuffle_epi32(v, 0x4E));
+  return _mm_cvtsi128_si32(_mm_max_epi32(v, _mm_shuffle_epi32(v, 0xB1)));
+}
+constexpr size_t half_lanes = 32;
+struct Half16 {
+  __m256i low, high;  ///< Bytes of the sixteen values, in both halves.
+};
+inline Half16 load_half16(const uint16_t* p) {
+  const I values = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  const I low = _mm256_packus_epi16(_mm256_and_si256(values, _mm256_set1_epi16(0xFF)), _mm256_setzero_si256());
+  const I high = _mm256_packus_epi16(_mm256_srli_epi16(values, 8), _mm256_setzero_si256());
+  const auto both = [](I x) {  // eight bytes in each half: together, and that twice
+    const I together = _mm256_permute4x64_epi64(x, 0x08);
+    return _mm256_permute2x128_si256(together, together, 0x00);
+  };
+  return {both(low), both(high)};
+}
+/// The values of codes 0 … 15 and 16 … 31.
+inline void look_up_halves(Half16 table, const uint8_t* codes, I* out) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)), mask = _mm_set1_epi8(15);
+  const __m128i even = _mm_and_si128(bytes, mask), odd = _mm_and_si128(_mm_srli_epi16(bytes, 4), mask);
+  // Halves of eight codes crossed, so that unpacking within halves puts them right again.
+  const I index =
+      _mm256_permute4x64_epi64(_mm256_set_m128i(_mm_unpackhi_epi8(even, odd), _mm_unpacklo_epi8(even, odd)), 0xD8);
+  const I low = _mm256_shuffle_epi8(table.low, index), high = _mm256_shuffle_epi8(table.high, index);
+  out[0] = _mm256_unpacklo_epi8(low, high);
+  out[1] = _mm256_unpackhi_epi8(low, high);
+}
+inline void store_halves(Half16 table, const uint8_t* codes, uint16_t* to) {
+  I out[2];
+  look_up_halves(table, codes, out);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), out[0]);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 16), out[1]);
+}
+inline void stream_halves(Half16 table, const uint8_t* codes, uint16_t* to) {
+  I out[2];
+  look_up_halves(table, codes, out);
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(to), out[0]);
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(to + 16), out[1]);
+}
 inline void fence() { _mm_sfence(); }
 
 }  // namespace vec

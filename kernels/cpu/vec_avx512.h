@@ -111,6 +111,24 @@ inline void store_f16(uint16_t* p, F x) { _mm256_storeu_si256(reinterpret_cast<_
 inline void store_bf16(uint16_t* p, F x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), to_bf16(x)); }
 inline void stream_f16(uint16_t* p, F x) { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), to_f16(x)); }
 inline void stream_bf16(uint16_t* p, F x) { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), to_bf16(x)); }
+inline I magnitude_bits(F x) { return _mm512_and_si512(_mm512_castps_si512(x), set_int(0x7FFFFFFF)); }
+inline I max_int(I a, I b) { return _mm512_max_epi32(a, b); }
+inline int32_t reduce_max_int(I x) { return _mm512_reduce_max_epi32(x); }
+constexpr size_t half_lanes = 32;
+using Half16 = __m512i;  // twice: a look-up reads five bits of an index
+inline Half16 load_half16(const uint16_t* p) {
+  return _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+inline __m512i look_up_halves(Half16 table, const uint8_t* codes) {
+  const I pairs = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
+  return _mm512_permutexvar_epi16(_mm512_or_si512(pairs, _mm512_slli_epi32(pairs, 12)), table);
+}
+inline void store_halves(Half16 table, const uint8_t* codes, uint16_t* out) {
+  _mm512_storeu_si512(out, look_up_halves(table, codes));
+}
+inline void stream_halves(Half16 table, const uint8_t* codes, uint16_t* out) {
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(out), look_up_halves(table, codes));
+}
 inline void fence() { _mm_sfence(); }
 
 }  // namespace vec

@@ -114,6 +114,21 @@ inline void store_bf16(uint16_t* p, F x) {
 inline void stream(float* p, F x) { store(p, x); }
 inline void stream_f16(uint16_t* p, F x) { store_f16(p, x); }
 inline void stream_bf16(uint16_t* p, F x) { store_bf16(p, x); }
+inline I magnitude_bits(F x) { return and_int(vreinterpretq_s32_f32(x), set_int(0x7FFFFFFF)); }
+inline I max_int(I a, I b) { return vmaxq_s32(a, b); }
+inline int32_t reduce_max_int(I x) { return vmaxvq_s32(x); }
+constexpr size_t half_lanes = 32;
+using Half16 = uint8x16x2_t;  // low bytes of the sixteen values, high bytes
+inline Half16 load_half16(const uint16_t* p) { return vld2q_u8(reinterpret_cast<const uint8_t*>(p)); }
+inline void store_halves(Half16 table, const uint8_t* codes, uint16_t* out) {
+  const uint8x16_t bytes = vld1q_u8(codes), even = vandq_u8(bytes, vdupq_n_u8(15)), odd = vshrq_n_u8(bytes, 4);
+  const uint8x16_t index[2] = {vzip1q_u8(even, odd), vzip2q_u8(even, odd)};
+  for (int half = 0; half < 2; ++half) {
+    const uint8x16x2_t values = {{vqtbl1q_u8(table.val[0], index[half]), vqtbl1q_u8(table.val[1], index[half])}};
+    vst2q_u8(reinterpret_cast<uint8_t*>(out + 16 * half), values);
+  }
+}
+inline void stream_halves(Half16 table, const uint8_t* codes, uint16_t* out) { store_halves(table, codes, out); }
 inline void fence() {}
 
 }  // namespace vec

@@ -48,7 +48,7 @@ void CpuInput::prepare(const KernelTable& isa, const CpuMatrix& w, MatrixView<co
       how != InputKind::fixed)  // before anything is moved, so that an error names the caller's place
     parallel_for(executor, from.rows, 8, [&](std::size_t begin, std::size_t end) {
       for (std::size_t t = begin; t < end; ++t)
-        if (!isa.range(from.data + t * from.stride, from.cols).finite) refuse(from, t);
+        if (!is_finite(isa.absmax(from.data + t * from.stride, from.cols))) refuse(from, t);
     });
   arrange(w, from);
   if (how == InputKind::fp32) return;
@@ -91,7 +91,7 @@ void CpuInput::take_outliers(const KernelTable& isa, float threshold, MatrixView
   is_outlier.assign(from.cols, 0);
   for (std::size_t t = 0; t < from.rows; ++t) {
     const float* row = from.data + t * from.stride;
-    if (const auto range = isa.range(row, from.cols); std::max(-range.min, range.max) < threshold) continue;
+    if (isa.absmax(row, from.cols) < threshold) continue;
     for (std::size_t k = 0; k < from.cols; ++k) is_outlier[k] |= std::abs(row[k]) >= threshold;
   }
   for (std::size_t k = 0; k < from.cols; ++k)
@@ -130,8 +130,8 @@ void CpuInput::round_token(const KernelTable& isa, const InterleavedMatrix& w, s
   const float* row = x.data + t * x.stride;
   std::int8_t* to = codes.data() + t * w.depth();
   const auto absmax = [&](std::size_t first, std::size_t last) {
-    const kernels::ValueRange range = isa.range(row + first, last - first);
-    return LlmInt8::fit(Range{range.min, range.max}).absmax;
+    const float most = isa.absmax(row + first, last - first);
+    return LlmInt8::fit(Range{-most, most}).absmax;
   };
   const bool by_group = kind == InputKind::int8_group;
   float most = by_group ? 0.0f : absmax(0, w.depth());

@@ -255,8 +255,11 @@ class RowDecoder {
     const std::size_t group = grouped ? q.spec.group_size : q.cols;
     const bool row_local = q.spec.granularity != Granularity::block || q.cols % group == 0;
     fast_ = q.spec.bits == 4 && q.g_idx.empty() && row_local && (group % 16 == 0 || group >= q.cols);
-    codes_.resize(std::min(block, q.cols));
-    if (!fast_) return;
+    if (!fast_) {
+      codes_.resize(std::min(block, q.cols));
+      values_of_row_.resize(codes_.size());
+      return;
+    }
     const std::size_t groups = (q.cols + group - 1) / group;
     scales_.resize(groups);
     zeros_.resize(q.spec.has_zero_points() ? groups : 0);
@@ -280,17 +283,32 @@ class RowDecoder {
     for (std::size_t g = 0; g < zeros_.size(); ++g) zeros_[g] = static_cast<float>(q_.zero_point(first + g));
   }
   /// `first` is a multiple of 16.
-  void decode(std::size_t first, std::size_t last, float* out) {
-    if (fast_) isa_.decode_nibbles(row_, first, last, out);
-    else cpu_decode_row(isa_, q_, current_, first, last, codes_.data(), out);
+  void decode(std::size_t first, std::size_t last, void* out, DType type, bool stream) {
+    if (!fast_) {
+      cpu_decode_row(isa_, q_, current_, first, last, codes_.data(), values_of_row_.data());
+      store(last - first, out, type, stream);
+    } else if (type == DType::f32) {
+      isa_.decode_nibbles(row_, first, last, static_cast<float*>(out), stream);
+    } else {
+      (type == DType::f16 ? isa_.decode_nibbles_f16 : isa_.decode_nibbles_bf16)(
+          row_, first, last, static_cast<std::uint16_t*>(out), stream);
+    }
   }
 
  private:
+  void store(std::size_t n, void* out, DType type, bool stream) const {
+    const float* values = values_of_row_.data();
+    if (type == DType::f32) isa_.store_f32(values, n, static_cast<float*>(out), stream);
+    else if (type == DType::f16) isa_.store_f16(values, n, static_cast<std::uint16_t*>(out), stream);
+    else isa_.store_bf16(values, n, static_cast<std::uint16_t*>(out), stream);
+  }
+
   const KernelTable& isa_;
   const QuantizedMatrix& q_;
   bool fast_;
   std::size_t current_ = 0;
   std::vector<std::uint8_t> codes_;
+  std::vector<float> values_of_row_;  ///< Unless fast_.
   std::vector<float> scales_, zeros_;
   float values_[16] = {};
   kernels::NibbleRow row_ = {};
@@ -305,20 +323,11 @@ void cpu_dequantize(const KernelTable& isa, const QuantizedMatrix& q, std::size_
   const bool stream = out.rows * out.cols * size_of(out.type) > kept_by_caches;
   parallel_for(executor, out.rows, 1 + 65536 / q.cols, [&](std::size_t begin, std::size_t end) {
     RowDecoder decoder(isa, q);
-    std::vector<float> values(std::min(RowDecoder::block, q.cols));
     for (std::size_t r = begin; r < end; ++r) {
       decoder.begin(first_row + r);
       for (std::size_t c = 0; c < q.cols; c += RowDecoder::block) {
-        const std::size_t n = std::min(RowDecoder::block, q.cols - c);
-        if (out.type == DType::f32 && !stream) {
-          decoder.decode(c, c + n, static_cast<float*>(out.row(r)) + c);
-          continue;
-        }
-        decoder.decode(c, c + n, values.data());
-        if (out.type == DType::f32) isa.store_f32(values.data(), n, static_cast<float*>(out.row(r)) + c, stream);
-        else
-          (out.type == DType::f16 ? isa.store_f16 : isa.store_bf16)(
-              values.data(), n, static_cast<std::uint16_t*>(out.row(r)) + c, stream);
+        decoder.decode(c, std::min(c + RowDecoder::block, q.cols),
+                       static_cast<std::byte*>(out.row(r)) + c * size_of(out.type), out.type, stream);
       }
     }
   });

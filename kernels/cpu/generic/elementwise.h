@@ -4,9 +4,10 @@
 // set, add, sub, mul, div, fma, min, max, to_int (half to even), to_float, add_int, set_int, load_codes, store_codes,
 // Table16 with table16 (which reads the low four bits of an index), gather, add_where_greater, load_f16, load_bf16;
 // store_signed, reduce_min, reduce_max, reduce_add, has_nan, load_nibbles, store_f16, store_bf16 and their stream_
-// twins, fence; for multiply_codes.h also code_sums, load_words, shift_right, low_byte, and for multiply_int8.h
-// int8_sums, set_bytes, and_int, mul_int, dot4. min(a, b) is a < b ? a : b and max(a, b) is a > b ? a : b, like the x86
-// instructions: a NaN in `a` gives b.
+// twins, fence; Half16 (sixteen values of 16 bits) with load_half16, and half_lanes codes, two a byte, looked up by
+// store_halves and stream_halves; for multiply_codes.h also code_sums, load_words, shift_right, low_byte, and for
+// multiply_int8.h int8_sums, set_bytes, and_int, mul_int, dot4. min(a, b) is a < b ? a : b and max(a, b) is a > b ? a :
+// b, like the x86 instructions: a NaN in `a` gives b.
 //
 // Tails go through a padded copy of one vector, so that no kernel has a second, scalar, version of its arithmetic.
 
@@ -62,11 +63,34 @@ static void encode_int8(const float* x, size_t n, float factor, uint8_t* codes) 
   });
 }
 
+static float absmax(const float* x, size_t n) {
+  // As integers, magnitudes are ordered like the numbers they are, and what is not finite lies above.
+  vec::I most = vec::set_int(0), other = most;
+  const auto step = [](vec::I so_far, const float* p) {
+    return vec::max_int(so_far, vec::magnitude_bits(vec::load(p)));
+  };
+  size_t i = 0;
+  for (; i + 2 * vec::lanes <= n; i += 2 * vec::lanes) {
+    most = step(most, x + i);
+    other = step(other, x + i + vec::lanes);
+  }
+  for (; i + vec::lanes <= n; i += vec::lanes) most = step(most, x + i);
+  if (i < n) {
+    float padded[vec::lanes] = {};
+    for (size_t j = i; j < n; ++j) padded[j - i] = x[j];
+    other = step(other, padded);
+  }
+  const int32_t bits = vec::reduce_max_int(vec::max_int(most, other));
+  float out;
+  __builtin_memcpy(&out, &bits, sizeof out);
+  return out;
+}
+
 static int32_t encode_signed(const float* x, size_t n, float factor, int8_t* codes) {
-  const vec::F multiplier = vec::set(factor), floor = vec::set(-127.0f), ceiling = vec::set(127.0f);
+  const vec::F multiplier = vec::set(factor);
   vec::I sum = vec::set_int(0);
   for_each_vector(x, n, codes, [&](const float* from, int8_t* to) {  // a tail's padding is 0 and adds nothing
-    const vec::I code = vec::to_int(vec::min(vec::max(vec::mul(vec::load(from), multiplier), floor), ceiling));
+    const vec::I code = vec::to_int(vec::mul(vec::load(from), multiplier));
     sum = vec::add_int(sum, code);
     vec::store_signed(to, code);
   });
@@ -138,26 +162,82 @@ static void pack_nibbles(const uint8_t* codes, size_t n, uint8_t* packed) {
   if (n % 2 != 0) packed[n / 2] = codes[n - 1];
 }
 
-static void decode_nibbles(const NibbleRow& row, size_t first, size_t last, float* out) {
+template <class Store>
+static inline void decode_nibbles_by(const NibbleRow& row, size_t first, size_t last, float* out, Store store) {
   const vec::Table16 table = vec::load_table16(row.values);
   for (size_t k = first; k < last;) {
     const size_t group = k / row.group_size, group_end = (group + 1) * row.group_size;
     const size_t end = group_end < last ? group_end : last;
     const vec::F scale = vec::set(row.scales[group]);
     const vec::F zero = vec::set(row.zeros == nullptr ? 0.0f : row.zeros[group]);
-    const auto decode = [&](const uint8_t* codes, size_t from, float* to) {
-      vec::store(to, vec::mul(vec::sub(vec::table16(table, vec::load_nibbles(codes, from)), zero), scale));
+    const auto decode = [&](const uint8_t* codes, size_t from) {
+      return vec::mul(vec::sub(vec::table16(table, vec::load_nibbles(codes, from)), zero), scale);
     };
-    for (; k + vec::lanes <= end; k += vec::lanes) decode(row.codes, k, out + (k - first));
+    for (; k + vec::lanes <= end; k += vec::lanes) store(out + (k - first), decode(row.codes, k));
     if (k < end) {  // only at the row's end: groups are whole vectors
       uint8_t codes[vec::lanes] = {};
       float values[vec::lanes];
       for (size_t i = 0; i < (end - k + 1) / 2; ++i) codes[i] = row.codes[k / 2 + i];
-      decode(codes, 0, values);
+      vec::store(values, decode(codes, 0));
       for (size_t i = 0; i < end - k; ++i) out[k - first + i] = values[i];
       k = end;
     }
   }
+}
+
+static inline bool is_aligned(const void* p, size_t bytes) { return reinterpret_cast<uintptr_t>(p) % bytes == 0; }
+
+static void decode_nibbles(const NibbleRow& row, size_t first, size_t last, float* out, bool stream) {
+  if (stream && is_aligned(out, vec::lanes * sizeof(float))) {
+    decode_nibbles_by(row, first, last, out, [](float* to, vec::F x) { vec::stream(to, x); });
+    vec::fence();
+  } else {
+    decode_nibbles_by(row, first, last, out, [](float* to, vec::F x) { vec::store(to, x); });
+  }
+}
+
+/// What the 16 codes of a group decode to, in 16 bits: then a code is one look-up.
+template <class Store>
+static inline vec::Half16 half_table(const NibbleRow& row, size_t group, Store store) {
+  const vec::F scale = vec::set(row.scales[group]);
+  const vec::F zero = vec::set(row.zeros == nullptr ? 0.0f : row.zeros[group]);
+  uint16_t out[16];
+  for (size_t i = 0; i < 16; i += vec::lanes)
+    store(out + i, vec::mul(vec::sub(vec::load(row.values + i), zero), scale));
+  return vec::load_half16(out);
+}
+
+template <class Store>
+static inline void decode_halves(const NibbleRow& row, size_t first, size_t last, uint16_t* out, bool stream,
+                                 Store store) {
+  const bool past_caches = stream && is_aligned(out, vec::half_lanes * sizeof(uint16_t));
+  for (size_t k = first; k < last;) {
+    const size_t group = k / row.group_size, group_end = (group + 1) * row.group_size;
+    const size_t end = group_end < last ? group_end : last;
+    const vec::Half16 table = half_table(row, group, store);
+    if (past_caches)
+      for (; k + vec::half_lanes <= end; k += vec::half_lanes)
+        vec::stream_halves(table, row.codes + k / 2, out + (k - first));
+    for (; k + vec::half_lanes <= end; k += vec::half_lanes)
+      vec::store_halves(table, row.codes + k / 2, out + (k - first));
+    if (k < end) {
+      uint8_t codes[vec::half_lanes / 2] = {};
+      uint16_t values[vec::half_lanes];
+      for (size_t i = 0; i < (end - k + 1) / 2; ++i) codes[i] = row.codes[k / 2 + i];
+      vec::store_halves(table, codes, values);
+      for (size_t i = 0; i < end - k; ++i) out[k - first + i] = values[i];
+      k = end;
+    }
+  }
+  if (past_caches) vec::fence();
+}
+
+static void decode_nibbles_f16(const NibbleRow& row, size_t first, size_t last, uint16_t* out, bool stream) {
+  decode_halves(row, first, last, out, stream, [](uint16_t* to, vec::F x) { vec::store_f16(to, x); });
+}
+
+static void decode_nibbles_bf16(const NibbleRow& row, size_t first, size_t last, uint16_t* out, bool stream) {
+  decode_halves(row, first, last, out, stream, [](uint16_t* to, vec::F x) { vec::store_bf16(to, x); });
 }
 
 /// Stores vector after vector, past the caches once `out` is aligned for that.

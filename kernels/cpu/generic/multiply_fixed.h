@@ -4,10 +4,10 @@
 // ISA gives the same bits.
 
 /// FixedPoint24::factor of the scheme, which units cannot include.
-static inline float fixed_factor(float absmax) {
+static inline float fixed_factor(float most) {
   uint32_t bits;
-  __builtin_memcpy(&bits, &absmax, sizeof bits);
-  int32_t k = 149 - static_cast<int32_t>(bits >> 23 & 255u);
+  __builtin_memcpy(&bits, &most, sizeof bits);
+  int32_t k = 149 - static_cast<int32_t>(bits >> 23);
   if (k > 126) k = 126;
   const auto power = [](int32_t exponent) {
     const uint32_t to = static_cast<uint32_t>(exponent + 127) << 23;
@@ -15,22 +15,22 @@ static inline float fixed_factor(float absmax) {
     __builtin_memcpy(&out, &to, sizeof out);
     return out;
   };
-  return absmax * power(k) > static_cast<float>(0x7F7F7F) ? power(k - 1) : power(k);
+  return most * power(k) > static_cast<float>(0x7F7F7F) ? power(k - 1) : power(k);
 }
 
 /// A chunk's columns: the power of two, the digits and their sums.
 template <class Form>
 static inline void encode_chunk(const float* x, size_t n, char* digits, int32_t* sums, float* scale) {
-  const ValueRange r = range(x, n);
-  const float absmax = -r.min > r.max ? -r.min : r.max;
-  const float factor = r.finite ? fixed_factor(absmax) : 0.0f;
-  *scale = r.finite ? 1.0f / factor : __builtin_nanf("");  // so that every result is NaN
+  const float most = absmax(x, n);
+  const bool finite = most - most == 0.0f;
+  const float factor = finite ? fixed_factor(most) : 0.0f;
+  *scale = finite ? 1.0f / factor : __builtin_nanf("");  // so that every result is NaN
   vec::I total[Form::digits];
   for (vec::I& t : total) t = vec::set_int(0);
   const vec::F multiplier = vec::set(factor);
   const auto encode = [&](const float* from, size_t column, char* to) {
     vec::I q = vec::to_int(vec::mul(vec::load(from), multiplier));
-    if (!r.finite) q = vec::set_int(0);
+    if (!finite) q = vec::set_int(0);
     Form::split(q, column, to, total);
   };
   size_t k = 0;

@@ -3,6 +3,7 @@
 static constexpr KernelTable make_table() {
   KernelTable t = {};
   t.range = range;
+  t.absmax = absmax;
   t.encode_affine = encode_affine;
   t.encode_int8 = encode_int8;
   t.encode_signed = encode_signed;
@@ -11,6 +12,8 @@ static constexpr KernelTable make_table() {
   t.decode_codebook = decode_codebook;
   t.pack_nibbles = pack_nibbles;
   t.decode_nibbles = decode_nibbles;
+  t.decode_nibbles_f16 = decode_nibbles_f16;
+  t.decode_nibbles_bf16 = decode_nibbles_bf16;
   t.store_f32 = store_f32;
   t.store_f16 = store_f16;
   t.store_bf16 = store_bf16;
