@@ -95,7 +95,13 @@ class Job {
     return spec_.granularity != Granularity::tensor;
   }
 
+  /// Only asymmetric schemes look at more than the largest magnitude.
   Range range(std::size_t row, std::size_t col, const float* x, std::size_t n) const {
+    if (spec_.scheme != SchemeKind::asymmetric) {
+      const float most = isa_.absmax(x, n);
+      if (!is_finite(most)) refuse_non_finite(name_, row, col, x, n);
+      return {-most, most};
+    }
     const kernels::ValueRange r = isa_.range(x, n);
     if (!r.finite) refuse_non_finite(name_, row, col, x, n);
     return {r.min == 0 ? 0.0f : r.min, r.max == 0 ? 0.0f : r.max};
