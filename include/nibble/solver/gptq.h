@@ -65,7 +65,7 @@ struct Options {
 
   std::string name = "matrix";   ///< Named in errors and in the report.
   Executor* executor = nullptr;  ///< Null: default_executor().
-  Progress progress;
+  Progress progress = {};
 };
 
 /// What happened to the layer.
