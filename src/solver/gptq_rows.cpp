@@ -17,7 +17,7 @@ namespace nibble::gptq {
 namespace {
 
 /// Panels of one task.
-constexpr std::size_t kPanels = 4;
+constexpr std::size_t kPanels = 8;
 /// Columns solved one by one before the rest of the step hears of them through the micro-kernel.
 constexpr std::size_t kNarrow = 16;
 
