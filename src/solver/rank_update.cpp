@@ -17,7 +17,7 @@ constexpr std::size_t kTokens = 4 * kDepth;
 /// Apart, rows of packed channels must not be a power of two, or they share a cache set.
 constexpr std::size_t kStride = kTokens + 16;
 /// A task's tile: this many rows of the result by so many panels of columns.
-constexpr std::size_t kTileRows = 96, kTilePanels = 16;
+constexpr std::size_t kTileRows = 192, kTilePanels = 16;
 
 /// Row t in fp32: in place, or widened into `scratch`.
 const float* load(const kernels::KernelTable& isa, FloatMatrix x, std::size_t t, float* scratch) {
@@ -105,17 +105,17 @@ void add_product(const Packed& left, const Packed& right, const Start& row_start
   parallel_for(executor, tiles.size(), 1, [&](std::size_t begin, std::size_t end) {
     alignas(64) double sum[kTileRows * kLanes];
     for (std::size_t i = begin; i < end; ++i) {
-      const std::size_t row = tiles[i].row, rows = std::min(kTileRows, left.channels - row);
+      const std::size_t last_row = std::min(tiles[i].row + kTileRows, left.channels);
       const std::size_t last_panel = std::min(tiles[i].panel + kTilePanels, right.panels);
       for (std::size_t panel = tiles[i].panel; panel < last_panel; ++panel) {
-        if (panel * kLanes >= row_length(row + rows - 1)) break;
-        tile(multiply, left, right, row, rows, panel, sum);
-        for (std::size_t r = 0; r < rows; ++r) {
-          const std::size_t length = row_length(row + r);
-          if (length <= panel * kLanes) continue;
-          const std::size_t width = std::min(kLanes, length - panel * kLanes);
-          double* to = row_start(row + r) + panel * kLanes;
-          for (std::size_t c = 0; c < width; ++c) to[c] += sum[r * kLanes + c];
+        std::size_t row = tiles[i].row;
+        while (row < last_row && row_length(row) <= panel * kLanes) ++row;  // those end before this panel
+        if (row == last_row) break;
+        tile(multiply, left, right, row, last_row - row, panel, sum);
+        for (std::size_t r = row; r < last_row; ++r) {
+          const std::size_t width = std::min(kLanes, row_length(r) - panel * kLanes);
+          double* to = row_start(r) + panel * kLanes;
+          for (std::size_t c = 0; c < width; ++c) to[c] += sum[(r - row) * kLanes + c];
         }
       }
     }
