@@ -104,13 +104,13 @@ class StepBuilder {
     s.inverse.assign(w * w, T(0));
     for (std::size_t i = 0; i < w; ++i)
       for (std::size_t j = i; j < w; ++j) s.inverse[j * w + i] = inverse(index(i), index(j));
-    s.coupling.resize(w * begin);
+    s.coupling.resize(s.chunk(begin + kDepth - 1));
   }
 
   /// coupling of positions [first, first + kDepth): U_GGᵀ · R_{k,G}ᵀ, kLanes of k at a time.
   void couple(StepFactor<T>& s, std::size_t first) const {
     const std::size_t w = s.width(), begin = s.step.begin, depth = std::min(kDepth, begin - first);
-    T* out = s.coupling.data() + w * first;
+    T* out = s.coupling.data() + s.chunk(first);
     std::vector<T> panel(w * kLanes), product(w * kLanes);
     for (std::size_t k = 0; k < depth; k += kLanes) {
       const std::size_t lanes = std::min(kLanes, depth - k);
@@ -121,7 +121,7 @@ class StepBuilder {
         multiply_(s.inverse.data() + m, w, w, panel.data() + m * kLanes, std::min(kDepth, w - m), product.data());
         for (std::size_t j = 0; j < w; ++j)
           for (std::size_t lane = 0; lane < lanes; ++lane) {
-            T& to = out[j * depth + k + lane];
+            T& to = out[j * kRow + k + lane];
             to = m == 0 ? product[j * kLanes + lane] : to + product[j * kLanes + lane];
           }
       }
@@ -161,11 +161,10 @@ void add_drift(const FactorInput& in, const SquareMatrix<T>& l, Factor<T>& steps
       lower.transpose().template triangularView<Eigen::Upper>().solveInPlace(p);
       for (auto& s : steps)
         for (std::size_t i = i0; i < std::min(i0 + rows, s.step.window); ++i) {
-          const std::size_t w = s.width(), chunk = i / kDepth * kDepth;
-          const std::size_t depth = i < s.step.begin ? std::min(kDepth, s.step.begin - chunk) : 0;
+          const std::size_t w = s.width();
           for (std::size_t j = 0; j < w; ++j) {
             const T value = p(index(n - 1 - s.step.begin - j), index(i - i0));
-            if (i < s.step.begin) s.drift[w * chunk + j * depth + i - chunk] = value;
+            if (i < s.step.begin) s.drift[s.chunk(i) + j * kRow + i % kDepth] = value;
             else s.drift_inside[j * w + i - s.step.begin] = value;
           }
         }

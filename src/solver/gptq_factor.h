@@ -13,6 +13,9 @@ namespace nibble::gptq {
 using solver::kDepth;
 using solver::kLanes;
 
+/// From one row of a coupling to the next: not a power of two, so that rows do not share a cache set.
+inline constexpr std::size_t kRow = kDepth + 16;
+
 /// One step's share of the factor R (H = R·Rᵀ, upper triangular, in the order of solving). Left operands of the
 /// micro-kernel, so their rows are columns of the weights: w = window − begin of them.
 template <class T>
@@ -20,12 +23,15 @@ struct StepFactor {
   Step step;
   /// (R_GG)⁻¹ of the window, transposed: U_ij at [j − begin][i − begin], w × w.
   std::vector<T> inverse;
-  /// R_{<begin,G}·(R_GG)⁻¹, transposed: for each kDepth of positions before `begin` (the last fewer) a [w][depth].
+  /// R_{<begin,G}·(R_GG)⁻¹, transposed: for each kDepth of positions before `begin` a [w][kRow], of which the last
+  /// one's rows are filled only so far.
   std::vector<T> coupling;
   /// GPTAQ's P in the same two shapes, or empty.
   std::vector<T> drift_inside, drift;
 
   [[nodiscard]] std::size_t width() const { return step.window - step.begin; }
+  /// Where in `coupling` the positions from `first`, a multiple of kDepth, begin.
+  [[nodiscard]] std::size_t chunk(std::size_t first) const { return first / kDepth * width() * kRow; }
 };
 
 template <class T>

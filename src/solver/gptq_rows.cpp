@@ -156,10 +156,10 @@ class RowChunk {
       const std::size_t depth = std::min(kDepth, begin - k);
       for (std::size_t p = 0; p < panels; ++p) {
         Panel& panel = panels_[p];
-        multiply_(s.coupling.data() + w * k, depth, w, panel.target.data() + k * kLanes, depth, product_.data());
+        multiply_(s.coupling.data() + s.chunk(k), kRow, w, panel.target.data() + k * kLanes, depth, product_.data());
         for (std::size_t i = 0; i < w * kLanes; ++i) panel.window[i] += product_[i];
         if (!drifts_) continue;
-        multiply_(s.drift.data() + w * k, depth, w, panel.current.data() + k * kLanes, depth, product_.data());
+        multiply_(s.drift.data() + s.chunk(k), kRow, w, panel.current.data() + k * kLanes, depth, product_.data());
         for (std::size_t i = 0; i < w * kLanes; ++i) panel.window[i] += product_[i];
         for (std::size_t i = 0; i < own * kLanes; ++i) panel.target[begin * kLanes + i] += product_[i];
       }
