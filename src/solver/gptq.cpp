@@ -92,11 +92,11 @@ class Factoring {
       else single = rounded(*f);
       return true;
     };
-    if (!options_.double_precision) {
-      if (try_single(single)) return true;
-      note("fp32 failed at damp " + text_of(report_.damp) + ": factored in fp64");
+    if (!options_.double_precision && try_single(single)) return true;
+    if (in_double(false)) {
+      if (!options_.double_precision) note("fp32 failed at damp " + text_of(report_.damp) + ": factored in fp64");
+      return true;
     }
-    if (in_double(false)) return true;
     for (int step = 1;; ++step) {
       const double damp = options_.damp + step * options_.damp_increment;
       if (damp > 1) break;
