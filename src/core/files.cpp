@@ -11,7 +11,7 @@
 #include <sstream>
 #include <system_error>
 
-namespace nibble::format {
+namespace nibble::files {
 
 namespace {
 
@@ -115,4 +115,4 @@ void write_file(const std::filesystem::path& path, std::string_view text) {
   commit_file(file, temporary, path);
 }
 
-}  // namespace nibble::format
+}  // namespace nibble::files

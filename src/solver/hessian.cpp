@@ -1,0 +1,116 @@
+#include "nibble/solver/hessian.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "nibble/core/error.h"
+#include "nibble/scheme/rounding.h"
+#include "rank_update.h"
+
+namespace nibble {
+
+namespace {
+
+/// 256 squares of this still sum to a finite float.
+constexpr float kMostActivation = 0x1p59f;
+
+float element(FloatMatrix x, std::size_t r, std::size_t c) {
+  switch (x.type) {
+    case DType::f16: return static_cast<float>(static_cast<const f16*>(x.row(r))[c]);
+    case DType::bf16: return static_cast<float>(static_cast<const bf16*>(x.row(r))[c]);
+    default: return static_cast<const float*>(x.row(r))[c];
+  }
+}
+
+std::string shape(std::size_t rows, std::size_t cols) { return std::to_string(rows) + " × " + std::to_string(cols); }
+
+}  // namespace
+
+Hessian::Hessian(std::size_t channels, std::string name, bool asymmetric)
+    : name_(std::move(name)), channels_(channels) {
+  if (channels == 0) throw Error(ErrorCode::invalid_argument, "the Hessian of '" + name_ + "' has no channels");
+  sums_.resize(channels * (channels + 1) / 2);
+  if (asymmetric) cross_.resize(channels * channels);
+}
+
+Hessian Hessian::from_sum(MatrixView<const double> sum, std::uint64_t tokens, std::string name) {
+  if (sum.rows != sum.cols)
+    throw Error(ErrorCode::shape_mismatch,
+                "the Hessian of '" + name + "' is " + shape(sum.rows, sum.cols) + "; it must be square");
+  Hessian out(sum.rows, std::move(name));
+  out.tokens_ = tokens;
+  for (std::size_t i = 0, at = 0; i < sum.rows; ++i)
+    for (std::size_t j = 0; j <= i; ++j, ++at) {
+      const double value = sum(i, j);
+      const auto refuse = [&](ErrorCode code, const char* why) {
+        throw Error(code, "the Hessian of '" + out.name_ + "': element (" + std::to_string(i) + ", " +
+                              std::to_string(j) + ") is " + std::to_string(value) + why);
+      };
+      if (!std::isfinite(value)) refuse(ErrorCode::non_finite, "");
+      if (i == j && value < 0) refuse(ErrorCode::invalid_argument, "; a sum of squares is not negative");
+      out.sums_[at] = value;
+    }
+  return out;
+}
+
+/// Refuses what could not be summed, naming the first such value in row-major order.
+void Hessian::check(FloatMatrix x, const char* which) const {
+  const std::string what = std::string(which) + " '" + name_ + "'";
+  if (x.type != DType::f32 && x.type != DType::f16 && x.type != DType::bf16)
+    throw Error(ErrorCode::unsupported,
+                what + " are " + std::string(name_of(x.type)) + "; only F32, F16 and BF16 can be summed");
+  if (x.cols != channels_ || x.stride < x.cols)
+    throw Error(ErrorCode::shape_mismatch, what + " are " + shape(x.rows, x.cols) + " with rows " +
+                                               std::to_string(x.stride) + " apart; the Hessian has " +
+                                               std::to_string(channels_) + " channels");
+  for (std::size_t t = 0; t < x.rows; ++t) {
+    if (solver::row_magnitude(x, t) < kMostActivation) continue;
+    for (std::size_t c = 0; c < x.cols; ++c) {
+      const float value = element(x, t, c);
+      if (is_finite(value) && std::abs(value) < kMostActivation) continue;
+      throw Error(ErrorCode::non_finite, what + ": token " + std::to_string(t) + ", channel " + std::to_string(c) +
+                                             " is " + std::to_string(value) +
+                                             (is_finite(value) ? ", too large to be squared" : ""));
+    }
+  }
+}
+
+void Hessian::add(FloatMatrix x, Executor& executor) {
+  check(x, "activations");
+  if (asymmetric())
+    throw Error(ErrorCode::invalid_argument,
+                "the Hessian of '" + name_ + "' is asymmetric: add() needs the full-precision activations too");
+  solver::add_products(x, {}, sums_.data(), nullptr, executor);
+  tokens_ += x.rows;
+}
+
+void Hessian::add(FloatMatrix x, FloatMatrix full, Executor& executor) {
+  check(x, "activations");
+  check(full, "full-precision activations");
+  if (!asymmetric()) throw Error(ErrorCode::invalid_argument, "the Hessian of '" + name_ + "' was not made asymmetric");
+  if (x.rows != full.rows)
+    throw Error(ErrorCode::shape_mismatch, "activations '" + name_ + "': " + std::to_string(x.rows) + " tokens, but " +
+                                               std::to_string(full.rows) + " in full precision");
+  solver::add_products(x, full, sums_.data(), cross_.data(), executor);
+  tokens_ += x.rows;
+}
+
+void Hessian::merge(const Hessian& other) {
+  if (channels_ != other.channels_ || asymmetric() != other.asymmetric())
+    throw Error(ErrorCode::shape_mismatch, "the Hessians of '" + name_ + "' (" + std::to_string(channels_) +
+                                               " channels" + (asymmetric() ? ", asymmetric" : "") + ") and '" +
+                                               other.name_ + "' (" + std::to_string(other.channels_) +
+                                               (other.asymmetric() ? ", asymmetric" : "") + ") cannot be merged");
+  for (std::size_t i = 0; i < sums_.size(); ++i) sums_[i] += other.sums_[i];
+  for (std::size_t i = 0; i < cross_.size(); ++i) cross_[i] += other.cross_[i];
+  tokens_ += other.tokens_;
+}
+
+std::vector<std::size_t> Hessian::dead_channels() const {
+  std::vector<std::size_t> out;
+  for (std::size_t c = 0; c < channels_; ++c)
+    if (row(c)[c] == 0) out.push_back(c);
+  return out;
+}
+
+}  // namespace nibble

@@ -1,0 +1,60 @@
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+#include "nibble/core/error.h"
+#include "nibble/quantize/quantize.h"
+#include "nibble/solver/gptq.h"
+#include "panel.h"
+
+namespace nibble::gptq {
+
+namespace {
+
+using solver::kDepth;
+using solver::kLanes;
+
+/// H in fp32, both triangles.
+solver::SquareMatrix<float> full(const Hessian& h, double scale, Executor& executor) {
+  solver::SquareMatrix<float> out(h.channels());
+  parallel_for(executor, out.n, 64, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t i = begin; i < end; ++i)
+      for (std::size_t j = 0; j <= i; ++j) out.row(j)[i] = out.row(i)[j] = static_cast<float>(scale * h.row(i)[j]);
+  });
+  return out;
+}
+
+}  // namespace
+
+double layer_loss(FloatMatrix weights, const QuantizedMatrix& q, const Hessian& hessian, Executor& executor) {
+  if (weights.rows != q.rows || weights.cols != q.cols || q.cols != hessian.channels())
+    throw Error(ErrorCode::shape_mismatch, "layer_loss: weights of " + std::to_string(weights.rows) + " × " +
+                                               std::to_string(weights.cols) + ", quantized " + std::to_string(q.rows) +
+                                               " × " + std::to_string(q.cols) + ", a Hessian of " +
+                                               std::to_string(hessian.channels()) + " channels");
+  const std::size_t n = q.cols;
+  const auto h = full(hessian, hessian.tokens() == 0 ? 1.0 : 2.0 / static_cast<double>(hessian.tokens()), executor);
+  const auto multiply = solver::multiply_panel<float>();
+  const std::size_t panels = (q.rows + kLanes - 1) / kLanes;
+  std::vector<double> losses(panels);
+  parallel_for(executor, panels, 1, [&](std::size_t begin, std::size_t end) {
+    std::vector<float> decoded(kLanes * n), original(kLanes * n), panel(n * kLanes), product(n * kLanes);
+    for (std::size_t p = begin; p < end; ++p) {
+      const std::size_t first = p * kLanes, rows = std::min(kLanes, q.rows - first);
+      const FloatMatrix part{weights.row(first), weights.type, rows, n, weights.stride};
+      default_backend().widen(part, {original.data(), rows, n});
+      default_backend().dequantize(q, first, {decoded.data(), rows, n}, serial_executor());
+      std::fill(panel.begin(), panel.end(), 0.0f);
+      for (std::size_t r = 0; r < rows; ++r)
+        for (std::size_t c = 0; c < n; ++c) panel[c * kLanes + r] = original[r * n + c] - decoded[r * n + c];
+      for (std::size_t k = 0; k < n; k += kDepth) {
+        multiply(h.row(0) + k, h.stride, n, panel.data() + k * kLanes, std::min(kDepth, n - k), product.data());
+        for (std::size_t i = 0; i < n * kLanes; ++i)
+          losses[p] += static_cast<double>(product[i]) * static_cast<double>(panel[i]) / 2;
+      }
+    }
+  });
+  return std::accumulate(losses.begin(), losses.end(), 0.0);
+}
+
+}  // namespace nibble::gptq

@@ -1,0 +1,35 @@
+#include "panel.h"
+
+#include <algorithm>
+
+#include "backend/cpu_kernels.h"
+
+namespace nibble::solver {
+
+namespace {
+
+void multiply_panel_double(const double* x, std::size_t x_stride, std::size_t tokens, const double* panel,
+                           std::size_t depth, double* out) {
+  constexpr std::size_t part = 8;  // sums that fit the registers of every machine
+  for (std::size_t t = 0; t < tokens; ++t)
+    for (std::size_t first = 0; first < kLanes; first += part) {
+      double sum[part] = {};
+      for (std::size_t k = 0; k < depth; ++k)
+        for (std::size_t j = 0; j < part; ++j) sum[j] += x[t * x_stride + k] * panel[k * kLanes + first + j];
+      std::copy_n(sum, part, out + t * kLanes + first);
+    }
+}
+
+}  // namespace
+
+template <>
+MultiplyPanel<float> multiply_panel<float>() {
+  return default_kernels().multiply_panel;
+}
+
+template <>
+MultiplyPanel<double> multiply_panel<double>() {
+  return multiply_panel_double;
+}
+
+}  // namespace nibble::solver

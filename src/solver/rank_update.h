@@ -1,0 +1,18 @@
+// The rank-k update of calibration: sums of x·xᵀ over the tokens of a batch.
+#pragma once
+
+#include <cstddef>
+
+#include "nibble/core/matrix_view.h"
+#include "nibble/core/parallel.h"
+
+namespace nibble::solver {
+
+/// The largest |x| of row t; infinity if any value is not finite.
+float row_magnitude(FloatMatrix x, std::size_t t);
+
+/// Adds Σ_t x[t][i]·x[t][j] to `lower`, row i of which (j ≤ i) starts at i·(i+1)/2; and, unless `cross` is null,
+/// Σ_t (full − x)[t][i]·x[t][j] to cross[i·cols + j]. Sums of 256 products are fp32, the rest fp64.
+void add_products(FloatMatrix x, FloatMatrix full, double* lower, double* cross, Executor& executor);
+
+}  // namespace nibble::solver
