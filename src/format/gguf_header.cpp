@@ -210,7 +210,7 @@ void read_version(Cursor& in, GgufHeader& header) {
   if (in.number<std::uint32_t>("the magic") != 0x46554747) in.refuse("it does not begin with \"GGUF\"");
   header.version = in.number<std::uint32_t>("the version");
   if (header.version == 2 || header.version == 3) return;
-  const bool swapped = (header.version & 0xffff) == 0;
+  const bool swapped = header.version != 0 && (header.version & 0xffff) == 0;
   in.refuse("its version is " + std::to_string(header.version) +
                 (swapped ? ", as in a file for big-endian machines; little-endian ones are read"
                          : "; versions 2 and 3 are read"),
