@@ -1,7 +1,5 @@
 // GGUF blocks as weights: those with an exact canonical form become it, the others are decoded panel by panel.
 #include <algorithm>
-#include <bit>
-#include <cstring>
 
 #include "cpu_matmul.h"
 #include "cpu_matrix.h"
@@ -43,26 +41,11 @@ class BlockPanels final : public CpuMatrix {
   BlockMatrix m_;
 };
 
-/// A float matrix in a file may lie at any byte; elements must not.
-FloatMatrix aligned(const BlockMatrix& m, Buffer& copy) {
-  const DType type = m.type == BlockType::f16 ? DType::f16 : m.type == BlockType::bf16 ? DType::bf16 : DType::f32;
-  const std::byte* data = m.blocks.data();
-  if (std::bit_cast<std::uintptr_t>(data) % size_of(type) != 0) {
-    copy = Buffer::allocate(m.blocks.size());
-    std::memcpy(copy.writable<std::byte>(), data, m.blocks.size());
-    data = copy.data();
-  }
-  return {data, type, m.rows, m.cols, m.cols};
-}
-
 }  // namespace
 
 PackedMatrixPtr cpu_pack(const Backend& backend, BlockMatrix m) {
   m.validate("weights");
-  if (is_float(m.type)) {
-    Buffer copy;
-    return cpu_pack(backend, aligned(m, copy));
-  }
+  if (is_float(m.type)) return cpu_pack(backend, m.aligned().as_floats());
   if (exact_spec(m.type)) return cpu_pack(backend, to_quantized(m));
   return std::make_shared<BlockPanels>(backend, std::move(m));
 }

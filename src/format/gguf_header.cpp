@@ -246,6 +246,7 @@ GgufHeader parse_gguf_header(std::span<const std::byte> bytes, const std::string
   for (std::size_t i = 0; i < tensors; ++i) header.tensors.push_back(read_tensor(in, i));
   header.data_start = format::round_up(in.at(), header.alignment);
   // A file without tensors may end with its metadata.
+  if (tensors > 0 && header.data_start > bytes.size()) in.refuse("the padding before the data is missing");
   check_cover(in, header, bytes.size() - std::min(bytes.size(), header.data_start));
   return header;
 }

@@ -168,6 +168,23 @@ void BlockMatrix::decode_row(std::size_t r, std::size_t first, std::size_t last,
   }
 }
 
+FloatMatrix BlockMatrix::as_floats() const {
+  const DType element = type == BlockType::f16 ? DType::f16 : type == BlockType::bf16 ? DType::bf16 : DType::f32;
+  if (!is_float(type) || reinterpret_cast<std::uintptr_t>(blocks.data()) % size_of(element) != 0)
+    throw Error(ErrorCode::unsupported, std::string(name_of(type)) + " blocks " +
+                                            (is_float(type) ? "at an odd address" : "") +
+                                            " are no float matrix in place");
+  return {blocks.data(), element, rows, cols, cols};
+}
+
+BlockMatrix BlockMatrix::aligned() const {
+  if (reinterpret_cast<std::uintptr_t>(blocks.data()) % alignof(float) == 0) return *this;
+  BlockMatrix out = *this;
+  out.blocks = Buffer::allocate(blocks.size());
+  std::memcpy(out.blocks.writable<std::byte>(), blocks.data(), blocks.size());
+  return out;
+}
+
 std::optional<QuantSpec> exact_spec(BlockType type) {
   switch (type) {
     case BlockType::q4_0: return QuantSpec::parse("int4-g32-sym");

@@ -196,6 +196,7 @@ TEST(Gguf, HostileHeadersAreRefused) {
       {Bytes().start(2, 0).tensor("a", 4, 2, 0, 0).tensor("b", 4, 2, 0, 40).data(96), "'b' begins at 40"},
       {Bytes().start(2, 0).tensor("a", 4, 2, 0, 0).tensor("b", 4, 2, 0, 64).data(96), "'b' begins at 64"},
       {Bytes().start(2, 0).tensor("a", 4, 2, 0, 0).tensor("a", 4, 2, 0, 32).data(64), "two tensors are named 'a'"},
+      {Bytes().start(1, 0).tensor("a", 0, 2, 0, 0), "the padding before the data is missing"},
       {Bytes().start(1, 0).tensor("a\n\x1b[31m", 4, 2, 0, 32).data(64), "'a??[31m'"},
   };
   for (const auto& c : cases) {

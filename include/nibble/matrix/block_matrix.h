@@ -45,6 +45,12 @@ struct BlockMatrix {
   void decode_row(std::size_t r, std::size_t first, std::size_t last, float* out) const;
   void decode_row(std::size_t r, float* out) const { decode_row(r, 0, cols, out); }
 
+  /// The same elements as a FloatMatrix, for F32, F16 and BF16; they must be aligned. Valid while the buffer is.
+  /// Error{unsupported} otherwise.
+  [[nodiscard]] FloatMatrix as_floats() const;
+  /// This, or a copy whose buffer is aligned: files may put floats at any byte.
+  [[nodiscard]] BlockMatrix aligned() const;
+
   [[nodiscard]] std::size_t storage_bytes() const { return blocks.size(); }
   [[nodiscard]] double bits_per_weight() const {
     return 8.0 * static_cast<double>(block_bytes(type)) / static_cast<double>(block_size(type));
