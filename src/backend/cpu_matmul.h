@@ -12,6 +12,7 @@ namespace nibble {
 
 PackedMatrixPtr cpu_pack(const Backend& backend, QuantizedMatrix q);
 PackedMatrixPtr cpu_pack(const Backend& backend, FloatMatrix weights);
+PackedMatrixPtr cpu_pack(const Backend& backend, BlockMatrix blocks);
 QuantizedMatrix cpu_unpack(const PackedMatrix& packed);
 
 /// Backend::matmul_fused.

@@ -50,6 +50,7 @@ class CpuBackend final : public Backend {
   PackedMatrixPtr pack(QuantizedMatrix q) const override { return cpu_pack(*this, std::move(q)); }
   QuantizedMatrix unpack(const PackedMatrix& packed) const override { return cpu_unpack(packed); }
   PackedMatrixPtr pack(FloatMatrix weights) const override { return cpu_pack(*this, weights); }
+  PackedMatrixPtr pack(BlockMatrix blocks) const override { return cpu_pack(*this, std::move(blocks)); }
   void matmul(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y,
               Executor& executor) const override {
     cpu_matmul(isa_, x, {{Projection{&w, y}}}, Activations::fp32, executor);
@@ -187,6 +188,10 @@ void Backend::matmul_swiglu(MatrixView<const float> x, const PackedMatrix& gate,
   matmul_fused(x, both, activations, executor);
   for (std::size_t t = 0; t < y.rows; ++t)
     for (std::size_t j = 0; j < y.cols; ++j) y(t, j) = y(t, j) / (1 + std::exp(-y(t, j))) * other(t, j);
+}
+
+PackedMatrixPtr Backend::pack(BlockMatrix) const {
+  throw Error(ErrorCode::unsupported, "the backend '" + std::string(name()) + "' does not take GGUF blocks");
 }
 
 QuantizedMatrix Backend::unpack(const PackedMatrix&) const {

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdint>
 #include <fstream>
 #include <sstream>
 #include <system_error>
@@ -53,6 +54,16 @@ std::shared_ptr<const std::span<const std::byte>> map_file(const std::filesystem
             ::munmap(const_cast<std::byte*>(map->data()), map->size());
             delete map;
           }};
+}
+
+void release_pages(std::span<const std::byte> bytes) {
+  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  const auto address = reinterpret_cast<std::uintptr_t>(bytes.data());
+  const std::uintptr_t begin = (address + page - 1) / page * page, end = (address + bytes.size()) / page * page;
+  // Only advice: a failure costs memory, not correctness.
+  if (end > begin)
+    ::madvise(const_cast<std::byte*>(bytes.data()) + (begin - address), static_cast<std::size_t>(end - begin),
+              MADV_DONTNEED);
 }
 
 std::string read_text(const std::filesystem::path& path) {

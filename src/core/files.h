@@ -18,6 +18,10 @@ namespace nibble::files {
 /// The file's bytes, mapped until the last copy of the pointer goes.
 std::shared_ptr<const std::span<const std::byte>> map_file(const std::filesystem::path& path);
 
+/// Tells the system that the pages wholly inside `bytes`, which lie in a map, can leave memory; they come back when
+/// read.
+void release_pages(std::span<const std::byte> bytes);
+
 /// Text of a small file; Error{corrupt_file} beyond 64 MiB.
 std::string read_text(const std::filesystem::path& path);
 

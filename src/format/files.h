@@ -8,6 +8,7 @@ namespace nibble::format {
 using files::commit_file;
 using files::map_file;
 using files::read_text;
+using files::release_pages;
 using files::temporary_beside;
 using files::throw_system_error;
 using files::write_at;

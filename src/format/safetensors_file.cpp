@@ -1,12 +1,8 @@
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <unistd.h>
-
-#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "files.h"
 #include "nibble/format/safetensors.h"
+#include "pending_file.h"
 
 namespace nibble {
 
@@ -18,11 +14,7 @@ Buffer SafetensorsFile::data(const TensorInfo& tensor) const {
 }
 
 void SafetensorsFile::release(const TensorInfo& tensor) const {
-  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
-  const std::size_t begin = (header_.data_start + tensor.offset + page - 1) / page * page;
-  const std::size_t end = (header_.data_start + tensor.offset + tensor.bytes) / page * page;
-  // Only advice: a failure costs memory, not correctness.
-  if (end > begin) ::madvise(const_cast<std::byte*>(map_->data()) + begin, end - begin, MADV_DONTNEED);
+  format::release_pages(map_->subspan(header_.data_start + tensor.offset, tensor.bytes));
 }
 
 namespace {
@@ -51,28 +43,16 @@ std::string header_text(std::vector<TensorInfo>& tensors, const std::map<std::st
 
 SafetensorsWriter::SafetensorsWriter(std::filesystem::path path, std::vector<TensorInfo> tensors,
                                      const std::map<std::string, std::string>& metadata)
-    : path_(std::move(path)), temporary_(format::temporary_beside(path_)) {
+    : file_(std::make_unique<format::PendingFile>(std::move(path))) {
   const std::string text = header_text(tensors, metadata);
   data_start_ = 8 + text.size();
   for (const TensorInfo& t : tensors) pending_.emplace(t.name, t);
-  file_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (file_ < 0) format::throw_system_error("create", temporary_);
   const std::uint64_t length = text.size();
-  try {
-    format::write_at(file_, std::as_bytes(std::span(&length, 1)), 0, temporary_);
-    format::write_at(file_, std::as_bytes(std::span(text)), 8, temporary_);
-  } catch (...) {
-    ::close(file_);
-    ::unlink(temporary_.c_str());
-    throw;
-  }
+  file_->write(std::as_bytes(std::span(&length, 1)), 0);
+  file_->write(std::as_bytes(std::span(text)), 8);
 }
 
-SafetensorsWriter::~SafetensorsWriter() {
-  if (file_ < 0) return;
-  ::close(file_);
-  ::unlink(temporary_.c_str());
-}
+SafetensorsWriter::~SafetensorsWriter() = default;
 
 void SafetensorsWriter::write(const std::string& name, std::span<const std::byte> bytes) {
   const auto it = pending_.find(name);
@@ -82,21 +62,14 @@ void SafetensorsWriter::write(const std::string& name, std::span<const std::byte
     throw Error(ErrorCode::shape_mismatch, "tensor '" + name + "' was declared with " +
                                                std::to_string(it->second.bytes) + " bytes and given " +
                                                std::to_string(bytes.size()));
-  format::write_at(file_, bytes, data_start_ + it->second.offset, temporary_);
+  file_->write(bytes, data_start_ + it->second.offset);
   pending_.erase(it);
 }
 
 void SafetensorsWriter::finish() {
   if (!pending_.empty())
     throw Error(ErrorCode::invalid_argument, "tensor '" + pending_.begin()->first + "' was declared but never written");
-  const int file = file_;
-  file_ = -1;
-  try {
-    format::commit_file(file, temporary_, path_);
-  } catch (...) {
-    ::unlink(temporary_.c_str());
-    throw;
-  }
+  file_->commit();
 }
 
 }  // namespace nibble

@@ -1,8 +1,11 @@
 #include "nibble/llama/config.h"
 
+#include <cmath>
 #include <nlohmann/json.hpp>
+#include <numbers>
 
 #include "format/files.h"
+#include "llama/gguf/weights.h"
 #include "nibble/core/error.h"
 
 namespace nibble::llama {
@@ -132,7 +135,30 @@ Config Config::parse(std::string_view json, const std::string& name) {
   return c;
 }
 
+std::vector<double> Config::inverse_frequencies() const {
+  std::vector<double> out(head_dim / 2);
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    double f = std::pow(rope_theta, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim));
+    if (rope_scaling && rope_scaling->kind == RopeScaling::Kind::factors) {
+      f /= static_cast<double>(rope_scaling->factors[i]);
+    } else if (rope_scaling) {
+      const RopeScaling& s = *rope_scaling;
+      // Llama 3: long wavelengths are stretched, short ones kept, those between blended.
+      const double turns = s.original_context * f / (2 * std::numbers::pi);
+      double kept = 0;
+      if (s.kind == RopeScaling::Kind::llama3)
+        kept = turns > s.high_freq_factor  ? 1
+               : turns < s.low_freq_factor ? 0
+                                           : (turns - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor);
+      f = (1 - kept) * f / s.factor + kept * f;
+    }
+    out[i] = f;
+  }
+  return out;
+}
+
 Config Config::load(const std::filesystem::path& model) {
+  if (is_gguf(model)) return GgufWeights(model).config();
   const auto path = model / "config.json";
   return parse(format::read_text(path), path.string());
 }

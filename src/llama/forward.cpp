@@ -70,17 +70,6 @@ void attend(const float* query, const float* keys, const float* values, std::siz
   }
 }
 
-void load_embedding(FloatMatrix table, std::span<const std::int32_t> ids, MatrixView<float> out) {
-  for (std::size_t t = 0; t < ids.size(); ++t) {
-    const void* row = table.row(static_cast<std::size_t>(ids[t]));
-    for (std::size_t c = 0; c < out.cols; ++c) {
-      if (table.type == DType::f32) out(t, c) = static_cast<const float*>(row)[c];
-      else if (table.type == DType::f16) out(t, c) = static_cast<float>(static_cast<const f16*>(row)[c]);
-      else out(t, c) = static_cast<float>(static_cast<const bf16*>(row)[c]);
-    }
-  }
-}
-
 }  // namespace
 
 void Model::apply(MatrixView<const float> x, std::initializer_list<Output> outputs) const {
@@ -161,7 +150,7 @@ std::vector<float> Model::forward(std::span<const std::int32_t> ids, KvCache& ca
 
   Rows stream(n * config_.hidden), normed(stream.size()), delta(stream.size());
   const auto x = view(stream, config_.hidden), y = view(normed, config_.hidden), d = view(delta, config_.hidden);
-  load_embedding(embedding_, ids, x);
+  for (std::size_t t = 0; t < n; ++t) embedding_.decode_row(static_cast<std::size_t>(ids[t]), &x(t, 0));
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     const Layer& layer = layers_[i];
     rms_norm(x, layer.input_norm, config_.rms_eps, y);

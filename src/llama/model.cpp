@@ -1,8 +1,6 @@
 #include "nibble/llama/model.h"
 
-#include <cmath>
-#include <numbers>
-
+#include "llama/gguf/weights.h"
 #include "nibble/quantize/quantize.h"
 
 namespace nibble::llama {
@@ -12,26 +10,6 @@ namespace {
 constexpr std::string_view kLinearSuffixes[] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
                                                 "self_attn.o_proj", "mlp.gate_proj",    "mlp.up_proj",
                                                 "mlp.down_proj"};
-
-std::vector<double> inverse_frequencies(const Config& c) {
-  std::vector<double> out(c.head_dim / 2);
-  for (std::size_t i = 0; i < out.size(); ++i) {
-    double f = std::pow(c.rope_theta, -2.0 * static_cast<double>(i) / static_cast<double>(c.head_dim));
-    if (c.rope_scaling) {
-      const RopeScaling& s = *c.rope_scaling;
-      // Llama 3: long wavelengths are stretched, short ones kept, those between blended.
-      const double turns = s.original_context * f / (2 * std::numbers::pi);
-      double kept = 0;
-      if (s.kind == RopeScaling::Kind::llama3)
-        kept = turns > s.high_freq_factor  ? 1
-               : turns < s.low_freq_factor ? 0
-                                           : (turns - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor);
-      f = (1 - kept) * f / s.factor + kept * f;
-    }
-    out[i] = f;
-  }
-  return out;
-}
 
 }  // namespace
 
@@ -62,13 +40,15 @@ class Model::Loader {
   Loader(const std::filesystem::path& path, const LoadOptions& options)
       : options_(options),
         backend_(options.backend ? *options.backend : default_backend()),
-        executor_(options.executor ? *options.executor : default_executor()),
-        checkpoint_(Checkpoint::open(path)) {}
+        executor_(options.executor ? *options.executor : default_executor()) {
+    if (is_gguf(path)) gguf_.emplace(path);
+    else checkpoint_ = Checkpoint::open(path);
+  }
 
   Executor& executor() const { return executor_; }
 
   std::vector<float> vector(const std::string& name, std::size_t size) const {
-    auto out = checkpoint_.read_f32(name);
+    auto out = gguf_ ? gguf_->read_f32(name) : checkpoint_.read_f32(name);
     if (out.size() != size)
       throw Error(ErrorCode::shape_mismatch, "tensor '" + name + "' has " + std::to_string(out.size()) +
                                                  " values; the configuration needs " + std::to_string(size));
@@ -78,7 +58,16 @@ class Model::Loader {
   Linear linear(const std::string& name, std::size_t out, std::size_t in, Model& model) const {
     Linear l{name, nullptr, {}};
     const auto count = static_cast<double>(out) * static_cast<double>(in);
-    if (auto q = decode_quantized(checkpoint_, name)) {
+    if (gguf_) {
+      const BlockMatrix m = gguf_->matrix(name + ".weight");
+      check_shape(name, m.rows, m.cols, out, in);
+      const bool quantizes = options_.quantize && is_float(m.type);
+      model.linear_bits_ += (quantizes ? options_.quantize->bits_per_weight(out, in) : m.bits_per_weight()) * count;
+      if (quantizes)
+        l.weight = backend_.pack(backend_.quantize(m.as_floats(), *options_.quantize, name + ".weight", executor_));
+      else l.weight = pack(m);
+      gguf_->release(name + ".weight");
+    } else if (auto q = decode_quantized(checkpoint_, name)) {
       check_shape(name, q->rows, q->cols, out, in);
       model.linear_bits_ += q->spec.bits_per_weight(out, in) * count;
       l.weight = backend_.pack(*std::move(q));
@@ -95,7 +84,7 @@ class Model::Loader {
       checkpoint_.release(name + ".weight");
     }
     model.linear_weights_ += count;
-    if (checkpoint_.contains(name + ".bias")) l.bias = vector(name + ".bias", out);
+    if (contains(name + ".bias")) l.bias = vector(name + ".bias", out);
     return l;
   }
 
@@ -121,19 +110,32 @@ class Model::Loader {
   void ends(Model& model) const {
     const Config& c = model.config_;
     const std::string embedding = "model.embed_tokens.weight";
-    model.embedding_ = checkpoint_.matrix(embedding);
-    model.embedding_bytes_ = checkpoint_.data(embedding);
+    model.embedding_ = matrix(embedding);
     check_shape("model.embed_tokens", model.embedding_.rows, model.embedding_.cols, c.vocab, c.hidden);
     model.norm_ = vector("model.norm.weight", c.hidden);
-    const bool tied = c.tied_embeddings || !checkpoint_.contains("lm_head.weight");
+    const bool tied = c.tied_embeddings || !contains("lm_head.weight");
     if (tied && !c.tied_embeddings)
       throw Error(ErrorCode::corrupt_file, "there is no tensor 'lm_head.weight', and the embeddings are not tied");
-    const FloatMatrix head = tied ? model.embedding_ : checkpoint_.matrix("lm_head.weight");
+    const BlockMatrix head = tied ? model.embedding_ : matrix("lm_head.weight");
     check_shape("lm_head", head.rows, head.cols, c.vocab, c.hidden);
-    model.head_ = {"lm_head", backend_.pack(head), {}};
+    model.head_ = {"lm_head", pack(head), {}};
   }
 
  private:
+  bool contains(const std::string& name) const { return gguf_ ? gguf_->contains(name) : checkpoint_.contains(name); }
+  /// A matrix that no format of layers is looked for in.
+  BlockMatrix matrix(const std::string& name) const {
+    if (gguf_) return gguf_->matrix(name);
+    const FloatMatrix m = checkpoint_.matrix(name);
+    const BlockType type = m.type == DType::f16    ? BlockType::f16
+                           : m.type == DType::bf16 ? BlockType::bf16
+                                                   : BlockType::f32;
+    return {type, m.rows, m.cols, checkpoint_.data(name)};
+  }
+  /// Floats go to the backend as such: not every backend need know blocks.
+  PackedMatrixPtr pack(const BlockMatrix& m) const {
+    return is_float(m.type) ? backend_.pack(m.as_floats()) : backend_.pack(m);
+  }
   static void check_shape(const std::string& name, std::size_t rows, std::size_t cols, std::size_t out,
                           std::size_t in) {
     if (rows == out && cols == in) return;
@@ -145,13 +147,14 @@ class Model::Loader {
   const LoadOptions& options_;
   const Backend& backend_;
   Executor& executor_;
+  std::optional<GgufWeights> gguf_;  ///< Where there is one it holds the weights, else checkpoint_ does.
   Checkpoint checkpoint_;
 };
 
 Model Model::load(const std::filesystem::path& path, const LoadOptions& options) {
   Model model;
   model.config_ = Config::load(path);
-  model.inverse_frequency_ = inverse_frequencies(model.config_);
+  model.inverse_frequency_ = model.config_.inverse_frequencies();
   const Loader loader(path, options);
   model.executor_ = &loader.executor();
   model.activations_ = options.int8_activations ? Activations::int8 : Activations::fp32;
@@ -166,7 +169,7 @@ Model Model::load(const std::filesystem::path& path, const LoadOptions& options)
 }
 
 std::size_t Model::weight_bytes() const {
-  std::size_t bytes = embedding_bytes_.size() + head_.weight->storage_bytes() + norm_.size() * sizeof(float);
+  std::size_t bytes = embedding_.storage_bytes() + head_.weight->storage_bytes() + norm_.size() * sizeof(float);
   for (const Layer& l : layers_) {
     bytes += (l.input_norm.size() + l.post_norm.size()) * sizeof(float);
     for (const Linear* m : {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down})

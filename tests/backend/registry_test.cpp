@@ -28,6 +28,7 @@ class CountingBackend final : public Backend {
     ++calls;
     reference().dequantize(q, first, out, e);
   }
+  using Backend::pack;  // GGUF blocks are refused, as by default
   PackedMatrixPtr pack(QuantizedMatrix q) const override { return reference().pack(std::move(q)); }
   PackedMatrixPtr pack(FloatMatrix w) const override { return reference().pack(w); }
   void matmul(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y, Executor& e) const override {

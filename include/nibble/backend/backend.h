@@ -14,6 +14,7 @@
 
 #include "nibble/core/matrix_view.h"
 #include "nibble/core/parallel.h"
+#include "nibble/matrix/block_matrix.h"
 #include "nibble/matrix/packed_matrix.h"
 #include "nibble/matrix/quantized_matrix.h"
 
@@ -65,6 +66,9 @@ class Backend {
   [[nodiscard]] virtual QuantizedMatrix unpack(const PackedMatrix& packed) const;
   /// pack() for unquantized weights, kept in their own type.
   [[nodiscard]] virtual PackedMatrixPtr pack(FloatMatrix weights) const = 0;
+  /// pack() for GGUF's blocks. The built-in backends take those of an exact_spec to the kernels of that spec, and
+  /// decode the others panel by panel, on the fly. Error{unsupported} from a backend that does not know blocks.
+  [[nodiscard]] virtual PackedMatrixPtr pack(BlockMatrix blocks) const;
 
   /// y [n, out] = x [n, in] · Wᵀ, without loss of activations: bit-identical on every built-in backend, for any batch
   /// and number of threads. How a row is summed depends on what its codes are (`chunk`s begin at each group; with

@@ -21,6 +21,10 @@
 
 namespace nibble {
 
+namespace format {
+class PendingFile;
+}
+
 /// One tensor of a file. A scalar has an empty shape.
 struct TensorInfo {
   std::string name;
@@ -74,10 +78,9 @@ class SafetensorsWriter {
   void finish();
 
  private:
-  std::filesystem::path path_, temporary_;
+  std::unique_ptr<format::PendingFile> file_;
   std::map<std::string, TensorInfo> pending_;
   std::size_t data_start_ = 0;
-  int file_ = -1;
 };
 
 }  // namespace nibble

@@ -13,10 +13,11 @@ namespace nibble::llama {
 
 /// Rotary-embedding scaling of long-context models.
 struct RopeScaling {
-  enum class Kind { linear, llama3 } kind = Kind::linear;
+  enum class Kind { linear, llama3, factors } kind = Kind::linear;
   double factor = 1;
   double low_freq_factor = 1, high_freq_factor = 4;  ///< llama3 only
   double original_context = 8192;                    ///< llama3 only: original_max_position_embeddings
+  std::vector<float> factors;  ///< factors only: what each of the head_dim/2 frequencies is divided by (GGUF).
 };
 
 /// Llama 2 and 3, Mistral, Qwen2 and SmolLM2 differ only in these values.
@@ -35,8 +36,10 @@ struct Config {
   /// Checks every field it needs; Error{corrupt_file | unsupported} names the field and its value. `name` is for
   /// messages.
   static Config parse(std::string_view json, const std::string& name);
-  /// Reads <model>/config.json.
+  /// Reads <model>/config.json, or the metadata of a .gguf file.
   static Config load(const std::filesystem::path& model);
+  /// The head_dim/2 rotary frequencies in radians a token, scaling applied.
+  [[nodiscard]] std::vector<double> inverse_frequencies() const;
 };
 
 }  // namespace nibble::llama

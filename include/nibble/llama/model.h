@@ -54,8 +54,8 @@ struct LoadOptions {
 /// Immutable after loading: several threads may call forward() with caches of their own.
 class Model {
  public:
-  /// `path`: a model directory with config.json and weights, dense (F32, F16, BF16) or quantized. Errors name the
-  /// tensor.
+  /// `path`: a model directory with config.json and weights, dense (F32, F16, BF16) or quantized; or a .gguf file of
+  /// the architecture llama or qwen2. Errors name the tensor.
   static Model load(const std::filesystem::path& path, const LoadOptions& options = {});
 
   [[nodiscard]] const Config& config() const { return config_; }
@@ -93,8 +93,7 @@ class Model {
   Config config_;
   Executor* executor_ = nullptr;
   Activations activations_ = Activations::fp32;
-  FloatMatrix embedding_;
-  Buffer embedding_bytes_;  ///< Keeps embedding_ alive.
+  BlockMatrix embedding_;
   std::vector<Layer> layers_;
   std::vector<float> norm_;
   Linear head_;

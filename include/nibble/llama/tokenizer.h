@@ -26,12 +26,13 @@ class Tokenizer {
   [[nodiscard]] virtual std::string decode(std::span<const std::int32_t> ids) const = 0;
 };
 
-/// The tokenizer of a model directory, the first of:
+/// The tokenizer of a model directory or .gguf file. Of a directory the first of:
 ///   tokenizer_config.json with the class "ByteTokenizer"   ids are the text's bytes (the embedded model)
 ///   tokenizer.json with a byte-level BPE                   GPT-2, Llama 3, Qwen2, SmolLM2
 ///   tokenizer.model                                        SentencePiece: Llama 2, Mistral
-/// Error{not_found} if there is none, Error{unsupported} naming the part of a tokenizer.json that this library does not
-/// know, Error{corrupt_file} for a file that breaks its rules.
+/// Of a file, by its metadata: "gpt2" (byte-level BPE with one of the pre-tokenizers gpt-2, llama-bpe, qwen2, smollm)
+/// and "llama" (SentencePiece). Error{not_found} if there is none, Error{unsupported} naming the part of a
+/// tokenizer.json that this library does not know, Error{corrupt_file} for a file that breaks its rules.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& model);
 
 /// Text as it grows token by token: gives out whole characters only.

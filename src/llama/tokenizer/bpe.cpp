@@ -45,6 +45,12 @@ constexpr std::uint64_t pair_key(std::int32_t left, std::int32_t right) {
 
 }  // namespace
 
+std::string written_byte(unsigned char byte) {
+  const char32_t c = kByteAlphabet[byte];  // below U+0800
+  if (c < 0x80) return {static_cast<char>(c)};
+  return {static_cast<char>(0xC0 | c >> 6), static_cast<char>(0x80 | (c & 0x3F))};
+}
+
 BytePairEncoding::BytePairEncoding(const Json& model) {
   if (const Json& type = member(model, "type"); !type.is_null() && type != "BPE")
     throw_unsupported("model", text(model, "type"));

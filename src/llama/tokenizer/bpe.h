@@ -12,6 +12,9 @@
 
 namespace nibble::llama {
 
+/// How tokenizer.json and GGUF write a byte: as a visible character, UTF-8.
+std::string written_byte(unsigned char byte);
+
 class BytePairEncoding {
  public:
   /// `model`: the member "model" of tokenizer.json, of type BPE.

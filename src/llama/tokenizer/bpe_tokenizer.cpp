@@ -125,6 +125,10 @@ std::unique_ptr<Tokenizer> load_bpe_tokenizer(const std::filesystem::path& file)
   } catch (const Json::exception& e) {
     throw Error(ErrorCode::corrupt_file, "'" + file.string() + "' is not JSON: " + e.what());
   }
+  return make_bpe_tokenizer(description);
+}
+
+std::unique_ptr<Tokenizer> make_bpe_tokenizer(const Json& description) {
   return std::make_unique<BpeTokenizer>(description);
 }
 

@@ -1,3 +1,4 @@
+#include "format/files.h"
 #include "llama/tokenizer/load.h"
 #include "llama/tokenizer/unicode.h"
 #include "nibble/core/error.h"
@@ -12,10 +13,9 @@ namespace {
 
 class SentencePieceTokenizer final : public Tokenizer {
  public:
-  SentencePieceTokenizer(const std::filesystem::path& file, bool add_bos) : add_bos_(add_bos) {
-    if (const auto status = processor_.Load(file.string()); !status.ok())
-      throw Error(std::filesystem::exists(file) ? ErrorCode::corrupt_file : ErrorCode::not_found,
-                  "cannot read the SentencePiece model '" + file.string() + "': " + status.ToString());
+  SentencePieceTokenizer(const std::string& model, const std::string& name, bool add_bos) : add_bos_(add_bos) {
+    if (const auto status = processor_.LoadFromSerializedProto(model); !status.ok())
+      throw Error(ErrorCode::corrupt_file, "cannot read the SentencePiece model '" + name + "': " + status.ToString());
   }
 
   [[nodiscard]] std::vector<std::int32_t> encode(std::string_view text, bool special) const override {
@@ -45,7 +45,12 @@ class SentencePieceTokenizer final : public Tokenizer {
 }  // namespace
 
 std::unique_ptr<Tokenizer> load_sentencepiece_tokenizer(const std::filesystem::path& file, bool add_bos) {
-  return std::make_unique<SentencePieceTokenizer>(file, add_bos);
+  return make_sentencepiece_tokenizer(format::read_text(file), file.string(), add_bos);
+}
+
+std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(const std::string& model, const std::string& name,
+                                                        bool add_bos) {
+  return std::make_unique<SentencePieceTokenizer>(model, name, add_bos);
 }
 
 }  // namespace nibble::llama
@@ -54,8 +59,13 @@ std::unique_ptr<Tokenizer> load_sentencepiece_tokenizer(const std::filesystem::p
 
 namespace nibble::llama {
 
-std::unique_ptr<Tokenizer> load_sentencepiece_tokenizer(const std::filesystem::path& file, bool /*add_bos*/) {
-  throw Error(ErrorCode::unsupported, "'" + file.string() +
+std::unique_ptr<Tokenizer> load_sentencepiece_tokenizer(const std::filesystem::path& file, bool add_bos) {
+  return make_sentencepiece_tokenizer({}, file.string(), add_bos);
+}
+
+std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(const std::string& /*model*/, const std::string& name,
+                                                        bool /*add_bos*/) {
+  throw Error(ErrorCode::unsupported, "'" + name +
                                           "' needs SentencePiece, which this build lacks: install libsentencepiece-dev "
                                           "and build again");
 }

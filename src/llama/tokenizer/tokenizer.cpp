@@ -1,6 +1,7 @@
 #include "nibble/llama/tokenizer.h"
 
 #include "format/files.h"
+#include "llama/gguf/weights.h"
 #include "llama/tokenizer/json.h"
 #include "llama/tokenizer/load.h"
 #include "llama/tokenizer/unicode.h"
@@ -37,9 +38,12 @@ Json read_config(const std::filesystem::path& file) {
 
 }  // namespace
 
+std::unique_ptr<Tokenizer> make_byte_tokenizer() { return std::make_unique<ByteTokenizer>(); }
+
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& model) {
+  if (is_gguf(model)) return load_gguf_tokenizer(model);
   const Json config = read_config(model / "tokenizer_config.json");
-  if (config.value("tokenizer_class", Json()) == "ByteTokenizer") return std::make_unique<ByteTokenizer>();
+  if (config.value("tokenizer_class", Json()) == "ByteTokenizer") return make_byte_tokenizer();
   const auto bpe = model / "tokenizer.json", sentencepiece = model / "tokenizer.model";
   const bool has_sentencepiece = std::filesystem::exists(sentencepiece);
   if (std::filesystem::exists(bpe)) {

@@ -1,0 +1,128 @@
+// GGUF, the file of ggml and llama.cpp: a memory-mapped reader and a crash-safe streaming writer.
+//
+//   "GGUF", version u32 (2 or 3), tensor count u64, metadata count u64
+//   metadata   each: key (u64 length, bytes), type u32, value; an array is its element type u32, count u64, elements
+//   tensors    each: name, dimension count u32, dimensions u64 (the innermost first), type u32, offset u64
+//   padding to a multiple of general.alignment (a u32 of the metadata, 32 if it is not there)
+//   data       offsets count from here and are multiples of the alignment; nothing but padding lies between tensors
+//
+// Source: the GGUF specification in ggml's documentation. A header is untrusted: whatever it says is checked before it
+// is used, and a refusal is Error{corrupt_file} that names the key or tensor, the place in the file and the value.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "nibble/core/buffer.h"
+#include "nibble/matrix/block_matrix.h"
+#include "nibble/scheme/gguf_blocks.h"
+
+namespace nibble {
+
+namespace format {
+class PendingFile;
+}
+
+/// Types of metadata, numbered as in the file; each is the index of its alternative in GgufValue and GgufArray.
+enum class GgufType : std::uint32_t { u8, i8, u16, i16, u32, i32, f32, boolean, string, array, u64, i64, f64 };
+
+/// Elements of one type. Arrays of arrays may nest four deep.
+struct GgufArray {
+  std::variant<std::vector<std::uint8_t>, std::vector<std::int8_t>, std::vector<std::uint16_t>,
+               std::vector<std::int16_t>, std::vector<std::uint32_t>, std::vector<std::int32_t>, std::vector<float>,
+               std::vector<bool>, std::vector<std::string>, std::vector<GgufArray>, std::vector<std::uint64_t>,
+               std::vector<std::int64_t>, std::vector<double>>
+      elements;
+  [[nodiscard]] std::size_t size() const {
+    return std::visit([](const auto& v) { return v.size(); }, elements);
+  }
+  [[nodiscard]] GgufType type() const { return static_cast<GgufType>(elements.index()); }
+  friend bool operator==(const GgufArray&, const GgufArray&) = default;
+};
+
+using GgufValue = std::variant<std::uint8_t, std::int8_t, std::uint16_t, std::int16_t, std::uint32_t, std::int32_t,
+                               float, bool, std::string, GgufArray, std::uint64_t, std::int64_t, double>;
+using GgufMetadata = std::map<std::string, GgufValue, std::less<>>;
+
+struct GgufTensor {
+  std::string name;
+  BlockType type = BlockType::f32;
+  std::vector<std::size_t> shape;  ///< The outermost dimension first, as everywhere in this library; at most 4.
+  std::size_t offset = 0;          ///< Bytes from the start of the data.
+  std::size_t bytes = 0;
+};
+
+struct GgufHeader {
+  std::uint32_t version = 3;
+  std::size_t alignment = 32;
+  GgufMetadata metadata;
+  std::vector<GgufTensor> tensors;  ///< In the order of their data.
+  std::size_t data_start = 0;       ///< File offset of the data.
+};
+
+/// Parses and checks the header at the start of `file`, whose size must be that of the whole file. `name` is for
+/// messages. Beside corrupt_file: Error{unsupported} for version 1, for a big-endian file, and for a tensor of a type
+/// that ggml has but this library does not read. Limits: 128 MiB of header, keys of 65535 bytes, names of 64.
+GgufHeader parse_gguf_header(std::span<const std::byte> file, const std::string& name);
+
+/// A file mapped for reading. Safe to share between threads.
+class GgufFile {
+ public:
+  /// Error{not_found | io} with the system's reason, and those of parse_gguf_header.
+  explicit GgufFile(const std::filesystem::path& path);
+
+  [[nodiscard]] const std::vector<GgufTensor>& tensors() const { return header_.tensors; }
+  [[nodiscard]] const GgufMetadata& metadata() const { return header_.metadata; }
+  [[nodiscard]] std::uint32_t version() const { return header_.version; }
+
+  [[nodiscard]] bool contains(std::string_view tensor) const { return where_.contains(tensor); }
+  /// Error{not_found} names the tensor.
+  [[nodiscard]] const GgufTensor& info(std::string_view tensor) const;
+  /// A view into the map, which lives as long as the view does.
+  [[nodiscard]] Buffer data(const GgufTensor& tensor) const;
+  /// A tensor of two dimensions [rows, cols], in place. Error{shape_mismatch} for any other.
+  [[nodiscard]] BlockMatrix matrix(std::string_view tensor) const;
+  /// Any tensor, decoded.
+  [[nodiscard]] std::vector<float> read_f32(std::string_view tensor) const;
+  /// Tells the system that the pages of this tensor can leave memory; they come back when read again.
+  void release(const GgufTensor& tensor) const;
+
+ private:
+  std::shared_ptr<const std::span<const std::byte>> map_;
+  GgufHeader header_;
+  std::map<std::string, std::size_t, std::less<>> where_;
+};
+
+/// Writes a file, version 3, whose tensors are known beforehand but whose data arrives piece by piece, in any order.
+/// Nothing has the final name until finish() has synced the data and renamed; an abandoned writer removes its temporary
+/// file.
+class GgufWriter {
+ public:
+  /// `tensors` need name, type and shape. general.alignment in the metadata sets the alignment. Error{invalid_argument}
+  /// for a name that is empty, used twice or longer than 63 bytes (ggml's limit), more than 4 dimensions, a row that is
+  /// no whole number of blocks, an alignment that is no u32 power of two, arrays nested too deeply; Error{io}.
+  GgufWriter(std::filesystem::path path, const GgufMetadata& metadata, std::vector<GgufTensor> tensors);
+  ~GgufWriter();
+  GgufWriter(const GgufWriter&) = delete;
+  GgufWriter& operator=(const GgufWriter&) = delete;
+
+  /// All the bytes of one tensor, once. Error{not_found}, Error{shape_mismatch} if the size is another, Error{io}.
+  void write(const std::string& name, std::span<const std::byte> bytes);
+  /// Error{invalid_argument} names a tensor never written.
+  void finish();
+
+ private:
+  std::unique_ptr<format::PendingFile> file_;
+  std::map<std::string, GgufTensor> pending_;
+  std::size_t data_start_ = 0;
+};
+
+}  // namespace nibble

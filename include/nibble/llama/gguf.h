@@ -1,0 +1,42 @@
+// A model directory to one GGUF file that llama.cpp runs: weights, configuration and tokenizer.
+//
+//   nibble::llama::export_gguf("path/to/model", "model.gguf", {.type = nibble::BlockType::q4_k});
+//
+// Reading needs no call of its own: Model::load, Config::load and load_tokenizer take a .gguf file.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "nibble/backend/backend.h"
+#include "nibble/core/progress.h"
+#include "nibble/scheme/gguf_blocks.h"
+
+namespace nibble::llama {
+
+struct ExportGgufOptions {
+  /// Of the blocks' linear layers: any that can_encode(). Norms and biases are F32; the embedding and the head have
+  /// this type too if it is a float, else Q8_0. Where a row is no whole number of blocks the tensor takes, as in
+  /// llama.cpp, Q5_0 for Q4_K, Q8_0 for Q6_K, and F16 for the types of 32.
+  BlockType type = BlockType::f16;
+  const Backend* backend = nullptr;  ///< Null: default_backend(). Decodes layers that are quantized.
+  Executor* executor = nullptr;      ///< Null: default_executor().
+  Progress progress;
+};
+
+struct ExportGgufReport {
+  std::size_t file_bytes = 0;
+  double bits_per_weight = 0;      ///< Over the blocks' linear layers, scales included.
+  std::vector<std::string> notes;  ///< What is not as asked for: other types, a second quantization, dropped settings.
+};
+
+/// Reads the model `from` and writes `to`, crash-safe, holding about one tensor at a time. Layers that are quantized
+/// already keep their codes and scales where `type` is their exact form (exact_block_type), else they are decoded and
+/// encoded again, and the notes say so. Errors: unsupported (a type that cannot be written, a tokenizer without a name
+/// in llama.cpp), those of Checkpoint, BlockMatrix::encode and GgufWriter.
+ExportGgufReport export_gguf(const std::filesystem::path& from, const std::filesystem::path& to,
+                             const ExportGgufOptions& options = {});
+
+}  // namespace nibble::llama

@@ -1,0 +1,58 @@
+#include <fmt/format.h>
+
+#include <filesystem>
+#include <memory>
+
+#include "commands.h"
+#include "nibble/core/error.h"
+#include "nibble/llama/gguf.h"
+#include "progress_bar.h"
+
+namespace nibble::cli {
+
+namespace {
+
+struct Options {
+  std::string model, output, type = "f16";
+  bool force = false, quiet = false;
+};
+
+void run(const Options& o) {
+  llama::ExportGgufOptions options;
+  const auto type = parse_block_type(o.type);
+  if (!type || !can_encode(*type)) {
+    std::string known;
+    for (const BlockType t : kBlockTypes)
+      if (can_encode(t)) known += (known.empty() ? "" : ", ") + std::string(name_of(t));
+    throw Error(ErrorCode::invalid_argument, "'" + o.type + "' is no type to write; there are " + known);
+  }
+  if (std::filesystem::exists(o.output) && !o.force)
+    throw Error(ErrorCode::invalid_argument, "'" + o.output + "' exists already; --force replaces it");
+  options.type = *type;
+  ProgressBar bar("exporting", o.quiet);
+  options.progress = bar.callback();
+  const auto report = llama::export_gguf(o.model, o.output, options);
+  for (const std::string& note : report.notes) fmt::print(stderr, "nibble: note: {}\n", note);
+  if (!o.quiet)
+    fmt::print("{}: {}, linear layers as {} at {:.3f} bits per weight\n", o.output, megabytes(report.file_bytes),
+               name_of(*type), report.bits_per_weight);
+}
+
+}  // namespace
+
+void add_export_gguf_command(CLI::App& app) {
+  auto o = std::make_shared<Options>();
+  CLI::App* c = app.add_subcommand("export-gguf", "Write a model as a GGUF file for llama.cpp");
+  c->add_option("model", o->model, "Model directory, dense or quantized")->required();
+  c->add_option("output", o->output, "The .gguf file to write")->required();
+  c->add_option("--type", o->type,
+                "Of the blocks' linear layers: f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k or q6_k. Norms and "
+                "biases are F32; the embedding and the head are Q8_0, or the type itself if it is a float. Rows that "
+                "are no whole blocks: Q5_0 for q4_k, Q8_0 for q6_k, F16 for the others, and a note says so")
+      ->capture_default_str();
+  c->add_flag("--force", o->force, "Replace the file if it exists");
+  c->add_flag("--quiet", o->quiet, "Print nothing but notes on success");
+  c->callback([o] { run(*o); });
+}
+
+}  // namespace nibble::cli

@@ -1,0 +1,39 @@
+// tokenizer.model without SentencePiece: the few fields of its protobuf that GGUF carries, read and written.
+//
+//   ModelProto       1: pieces (repeated)   2: trainer   3: normalizer
+//   SentencePiece    1: piece   2: score (float)   3: type
+//   TrainerSpec      3: model type (1 unigram, 2 BPE)   35: byte fallback   40–43: ids of unk, bos, eos, pad
+//   NormalizerSpec   1: name   2: character map   3: add dummy prefix   4: remove extra whitespace   5: escape
+//   whitespace
+// Source: sentencepiece_model.proto of SentencePiece.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace nibble::llama {
+
+/// Types of pieces, numbered alike in SentencePiece and in GGUF's tokenizer.ggml.token_type.
+enum class TokenType : std::int32_t { normal = 1, unknown = 2, control = 3, user_defined = 4, unused = 5, byte = 6 };
+
+struct SentencePieceModel {
+  struct Piece {
+    std::string text;
+    float score = 0;
+    TokenType type = TokenType::normal;
+  };
+  std::vector<Piece> pieces;
+  bool is_bpe = false;
+  std::int32_t unk = 0, bos = 1, eos = 2, pad = -1;
+  std::string character_map;
+  bool add_dummy_prefix = true, remove_extra_whitespace = true, escape_whitespace = true;
+
+  /// Error{corrupt_file} with the place where the bytes are no such message.
+  static SentencePieceModel parse(std::string_view bytes, const std::string& name);
+  /// Bytes that SentencePiece loads.
+  [[nodiscard]] std::string serialize() const;
+};
+
+}  // namespace nibble::llama

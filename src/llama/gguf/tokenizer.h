@@ -1,0 +1,20 @@
+// Tokenizers as GGUF's metadata (tokenizer.ggml.*) hold them.
+//
+// Byte-level BPE is the model "gpt2": tokens in the byte alphabet of tokenizer.json, merges as "left right", and the
+// name of the pre-tokenizer. SentencePiece's BPE is "llama": pieces, scores, types. A model over plain bytes (the
+// embedded one) is a "gpt2" vocabulary of the 256 bytes in order and no merges: llama.cpp cuts text into words, finds
+// nothing to merge, and gives each byte its token, which is the byte's value.
+#pragma once
+
+#include <filesystem>
+
+#include "nibble/format/gguf.h"
+#include "nibble/llama/config.h"
+
+namespace nibble::llama {
+
+/// The keys for the tokenizer of a model directory, its tokens padded with unused ones to config.vocab.
+/// Error{not_found} if it has none; Error{unsupported} for a tokenizer that llama.cpp has no name for.
+GgufMetadata tokenizer_metadata(const std::filesystem::path& model, const Config& config);
+
+}  // namespace nibble::llama

@@ -1,0 +1,152 @@
+#include "llama/gguf/weights.h"
+
+#include <array>
+#include <cstring>
+#include <fstream>
+
+#include "llama/gguf/metadata.h"
+#include "nibble/core/error.h"
+
+namespace nibble::llama {
+
+namespace {
+
+struct Pair {
+  std::string_view ours, theirs;
+};
+constexpr std::array kEnds{Pair{"model.embed_tokens", "token_embd"}, Pair{"model.norm", "output_norm"},
+                           Pair{"lm_head", "output"}};
+constexpr std::array kOfBlock{Pair{"input_layernorm", "attn_norm"},    Pair{"self_attn.q_proj", "attn_q"},
+                              Pair{"self_attn.k_proj", "attn_k"},      Pair{"self_attn.v_proj", "attn_v"},
+                              Pair{"self_attn.o_proj", "attn_output"}, Pair{"post_attention_layernorm", "ffn_norm"},
+                              Pair{"mlp.gate_proj", "ffn_gate"},       Pair{"mlp.up_proj", "ffn_up"},
+                              Pair{"mlp.down_proj", "ffn_down"}};
+
+template <std::size_t N>
+std::string_view translated(const std::array<Pair, N>& table, std::string_view name) {
+  for (const Pair& p : table)
+    if (p.ours == name) return p.theirs;
+  return {};
+}
+
+void read_rope(const GgufFile& file, const GgufFields& f, const std::string& arch, Config& c) {
+  c.rope_theta = f.positive(arch + ".rope.freq_base", 10000.0);
+  if (const std::size_t turned = f.size(arch + ".rope.dimension_count", c.head_dim); turned != c.head_dim)
+    f.refuse(arch + ".rope.dimension_count",
+             "is " + std::to_string(turned) + "; this engine rotates all " + std::to_string(c.head_dim) +
+                 " values of a head",
+             ErrorCode::unsupported);
+  const std::string kind = f.text(arch + ".rope.scaling.type", "none");
+  RopeScaling s;
+  if (file.contains("rope_freqs.weight")) {
+    s.kind = RopeScaling::Kind::factors;
+    s.factors = file.read_f32("rope_freqs.weight");
+    bool good = s.factors.size() == c.head_dim / 2;
+    for (const float factor : s.factors) good = good && factor > 0;
+    if (!good)
+      throw Error(ErrorCode::corrupt_file, "tensor 'rope_freqs.weight' must hold " + std::to_string(c.head_dim / 2) +
+                                               " positive factors, half a head's");
+    c.rope_scaling = s;
+  } else if (kind == "linear") {
+    s.factor = f.positive(arch + ".rope.scaling.factor");
+    c.rope_scaling = s;
+  } else if (kind != "none") {
+    f.refuse(arch + ".rope.scaling.type", "is '" + kind + "'; none and linear are known", ErrorCode::unsupported);
+  }
+}
+
+std::optional<std::int32_t> read_token(const GgufFields& f, const std::string& key) {
+  const auto id = f.number(key);
+  if (!id) return std::nullopt;
+  if (*id > 0x7fffffff) f.refuse(key, "is " + std::to_string(*id) + ", which is no token");
+  return static_cast<std::int32_t>(*id);
+}
+
+Config read_config(const GgufFile& file, const std::string& name) {
+  const GgufFields f(file.metadata(), name);
+  Config c;
+  const std::string arch = f.text("general.architecture", "");
+  if (arch != "llama" && arch != "qwen2")
+    f.refuse("general.architecture", "is '" + arch + "'; this engine knows llama and qwen2", ErrorCode::unsupported);
+  if (f.number(arch + ".expert_count").value_or(0) > 0)
+    f.refuse(arch + ".expert_count", "says that this is a mixture of experts", ErrorCode::unsupported);
+  c.model_type = arch;
+  c.layers = f.size(arch + ".block_count");
+  c.hidden = f.size(arch + ".embedding_length");
+  c.intermediate = f.size(arch + ".feed_forward_length");
+  c.heads = f.size(arch + ".attention.head_count");
+  c.kv_heads = f.size(arch + ".attention.head_count_kv", c.heads);
+  if (c.heads % c.kv_heads != 0) f.refuse(arch + ".attention.head_count_kv", "must divide the number of heads");
+  const std::string key_length = arch + ".attention.key_length";
+  if (f.find(key_length) == nullptr && c.hidden % c.heads != 0)
+    f.refuse(arch + ".attention.head_count", "must divide embedding_length");
+  c.head_dim = f.size(key_length, c.hidden / c.heads);
+  if (c.head_dim % 2 != 0) f.refuse(key_length, "must be even: rotary embeddings turn pairs");
+  if (f.size(arch + ".attention.value_length", c.head_dim) != c.head_dim)
+    f.refuse(arch + ".attention.value_length", "is not the key's", ErrorCode::unsupported);
+  c.context = f.size(arch + ".context_length");
+  c.rms_eps = f.positive(arch + ".attention.layer_norm_rms_epsilon");
+  if (const auto window = f.number(arch + ".attention.sliding_window"); window.value_or(0) > 0)
+    c.sliding_window = f.size(arch + ".attention.sliding_window");
+  const GgufTensor& embedding = file.info("token_embd.weight");
+  c.vocab = embedding.shape.empty() ? 0 : embedding.shape.front();
+  c.tied_embeddings = !file.contains("output.weight");
+  read_rope(file, f, arch, c);
+  c.bos = read_token(f, "tokenizer.ggml.bos_token_id");
+  if (const auto eos = read_token(f, "tokenizer.ggml.eos_token_id")) c.eos = {*eos};
+  return c;
+}
+
+}  // namespace
+
+bool is_gguf(const std::filesystem::path& path) {
+  if (!std::filesystem::is_regular_file(path)) return path.extension() == ".gguf";
+  char magic[4] = {};
+  std::ifstream(path, std::ios::binary).read(magic, 4);
+  return path.extension() == ".gguf" || std::string_view(magic, 4) == "GGUF";
+}
+
+std::string gguf_name(std::string_view name) {
+  const std::size_t dot = name.rfind('.');
+  if (dot == std::string_view::npos) return {};
+  const std::string_view kind = name.substr(dot);
+  name = name.substr(0, dot);
+  if (const auto theirs = translated(kEnds, name); !theirs.empty()) return std::string(theirs) + std::string(kind);
+  constexpr std::string_view prefix = "model.layers.";
+  if (!name.starts_with(prefix)) return {};
+  name.remove_prefix(prefix.size());
+  const std::size_t end = name.find('.');
+  if (end == std::string_view::npos) return {};
+  const auto theirs = translated(kOfBlock, name.substr(end + 1));
+  if (theirs.empty()) return {};
+  return "blk." + std::string(name.substr(0, end)) + "." + std::string(theirs) + std::string(kind);
+}
+
+bool is_interleaved(std::string_view name) {
+  return name.find(".self_attn.q_proj.") != std::string_view::npos ||
+         name.find(".self_attn.k_proj.") != std::string_view::npos;
+}
+
+GgufWeights::GgufWeights(const std::filesystem::path& path)
+    : file_(path), config_(read_config(file_, path.string())), interleaves_(config_.model_type == "llama") {}
+
+std::vector<float> GgufWeights::read_f32(const std::string& name) const {
+  std::vector<float> theirs = file_.read_f32(gguf_name(name));
+  if (!reorders(name) || theirs.size() % config_.head_dim != 0) return theirs;
+  std::vector<float> ours(theirs.size());
+  for (std::size_t r = 0; r < ours.size(); ++r) ours[interleaved_row(r, config_.head_dim)] = theirs[r];
+  return ours;
+}
+
+BlockMatrix GgufWeights::matrix(const std::string& name) const {
+  BlockMatrix theirs = file_.matrix(gguf_name(name));
+  if (!reorders(name) || theirs.rows % config_.head_dim != 0)  // of the wrong shape: whoever asked looks at that
+    return is_float(theirs.type) ? theirs.aligned() : theirs;
+  BlockMatrix ours = BlockMatrix::allocate(theirs.type, theirs.rows, theirs.cols);
+  for (std::size_t r = 0; r < ours.rows; ++r)
+    std::memcpy(ours.blocks.writable<std::byte>() + interleaved_row(r, config_.head_dim) * ours.row_bytes(),
+                theirs.row(r), ours.row_bytes());
+  return ours;
+}
+
+}  // namespace nibble::llama
