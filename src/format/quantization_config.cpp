@@ -25,13 +25,13 @@ std::string printed(const Json& value) { return value.dump(-1, ' ', false, Json:
 
 /// Refuses an object of so many keys that a list of them, which keeps their order, is slow.
 Json parse_object(std::string_view json, const std::string& name) {
-  constexpr std::size_t most = 65536;
+  constexpr std::size_t most = 16384;
   std::vector<std::size_t> keys(1);
   const auto count = [&](int depth, Json::parse_event_t event, Json&) {
     keys.resize(static_cast<std::size_t>(depth) + 2);
     if (event == Json::parse_event_t::object_start) keys[static_cast<std::size_t>(depth) + 1] = 0;
     if (event == Json::parse_event_t::key && ++keys[static_cast<std::size_t>(depth)] > most)
-      throw Error(ErrorCode::corrupt_file, "'" + name + "' has an object of more than 65536 keys");
+      throw Error(ErrorCode::corrupt_file, "'" + name + "' has an object of more than 16384 keys");
     return true;
   };
   Json document = Json::parse(json, count, false);

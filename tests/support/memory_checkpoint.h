@@ -83,13 +83,19 @@ inline QuantizedMatrix random_quantized(const QuantSpec& spec, std::size_t rows,
       set_code(codes + r * q.row_bytes(), c, spec.bits, static_cast<std::uint8_t>(next(1u << spec.bits)));
   for (std::size_t g = 0; g < q.group_count(); ++g) {
     const float scale = static_cast<float>(next(255) + 1) / 4096;  // exact in F16 and BF16
-    if (spec.scale_type == ScaleType::f32) q.scales.writable<float>()[g] = scale;
+    if (spec.double_quant) q.scales.writable<std::uint8_t>()[g] = static_cast<std::uint8_t>(next(256));
+    else if (spec.scale_type == ScaleType::f32) q.scales.writable<float>()[g] = scale;
     else if (spec.scale_type == ScaleType::f16) q.scales.writable<f16>()[g] = f16(scale);
     else q.scales.writable<bf16>()[g] = bf16(scale);
     if (spec.has_zero_points() && spec.hold_zero)
       q.zero_points.writable<std::uint8_t>()[g] = static_cast<std::uint8_t>(next(1u << spec.bits));
     else if (spec.has_zero_points())
       q.zero_points.writable<std::int32_t>()[g] = static_cast<std::int32_t>(next(4000)) - 2000;
+  }
+  if (spec.double_quant) {
+    q.nested.offset = 0.375f;
+    q.nested.absmax.assign((q.group_count() + NestedScales::block_size - 1) / NestedScales::block_size, 0.25f);
+    for (int i = 0; i < 256; ++i) q.nested.map.push_back(static_cast<float>(i - 128) / 128);
   }
   return q;
 }
