@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <memory>
+#include <set>
 
 #include "commands.h"
 #include "nibble/format/checkpoint.h"
@@ -35,28 +36,24 @@ void run(const std::string& model, const std::string& reference) {
   const Checkpoint checkpoint = Checkpoint::open(model);
   std::unique_ptr<Checkpoint> exact;
   if (!reference.empty()) exact = std::make_unique<Checkpoint>(Checkpoint::open(reference));
-  Table table(exact ? std::vector<std::string>{"tensor", "shape", "type", "bits/weight", "relative error"}
-                    : std::vector<std::string>{"tensor", "shape", "type", "bits/weight"});
+  Table table(exact ? std::vector<std::string>{"tensor", "shape", "type", "bits/weight", "layout", "relative error"}
+                    : std::vector<std::string>{"tensor", "shape", "type", "bits/weight", "layout"});
   std::size_t bytes = 0;
+  std::set<std::string> shown;
   for (const TensorInfo& t : checkpoint.tensors()) {
     bytes += t.bytes;
-    // Only the tensor that names its layer gets a row; scales and states belong to it.
-    std::string layer = t.name;
-    for (const char* suffix : {".nibble.codes", ""})
-      if (const std::string end = std::string(".weight") + suffix; layer.ends_with(end))
-        layer.resize(layer.size() - end.size());
-    std::vector<std::string> row{layer, shape_text(t.shape), std::string(name_of(t.type)),
-                                 fmt::format("{}", 8 * size_of(t.type))};
-    const auto q = layer != t.name ? decode_quantized(checkpoint, layer) : std::nullopt;
+    const auto layer = layer_of_tensor(t.name);
+    const auto layout = layer ? layout_of(checkpoint, *layer) : std::nullopt;
+    if (layout && !shown.insert(*layer).second) continue;  // codes, scales, states: one row for all of a layer
+    std::vector<std::string> row{t.name, shape_text(t.shape), std::string(name_of(t.type)),
+                                 fmt::format("{}", 8 * size_of(t.type)), ""};
+    const auto q = layout ? decode_quantized(checkpoint, *layer) : std::nullopt;
     if (q)
-      row = {layer, shape_text({q->rows, q->cols}), q->spec.to_string(),
-             fmt::format("{:.3f}", q->spec.bits_per_weight(q->rows, q->cols))};
-    const bool part =
-        t.name.find(".weight.") != std::string::npos || t.name.ends_with(".SCB") || t.name.ends_with(".weight_format");
-    if (part && !q) continue;
+      row = {*layer, shape_text({q->rows, q->cols}), q->spec.to_string() + (q->g_idx.empty() ? "" : ", act-order"),
+             fmt::format("{:.3f}", q->spec.bits_per_weight(q->rows, q->cols)), std::string(name_of(*layout))};
     if (exact)
-      row.push_back(q && exact->contains(layer + ".weight")
-                        ? fmt::format("{:.5f}", relative_error(*q, exact->read_f32(layer + ".weight")))
+      row.push_back(q && exact->contains(*layer + ".weight")
+                        ? fmt::format("{:.5f}", relative_error(*q, exact->read_f32(*layer + ".weight")))
                         : "");
     table.row(std::move(row));
   }

@@ -21,6 +21,7 @@ int main(int argc, char** argv) {
   install_interrupt_handler();
   add_compare_command(app);
   add_quantize_command(app);
+  add_convert_command(app);
   add_export_gguf_command(app);
   add_eval_command(app);
   add_generate_command(app);

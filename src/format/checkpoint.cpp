@@ -38,6 +38,24 @@ std::map<std::string, std::string> read_index(const std::filesystem::path& path)
   return out;
 }
 
+/// The file or index that a directory means: the usual names, else the only one of another name.
+std::filesystem::path file_of_directory(const std::filesystem::path& path) {
+  for (const char* usual : {"model.safetensors", "model.safetensors.index.json"})
+    if (std::filesystem::exists(path / usual)) return path / usual;
+  for (const std::string_view end : {".safetensors.index.json", ".safetensors"}) {
+    std::vector<std::filesystem::path> found;
+    for (const auto& entry : std::filesystem::directory_iterator(path))
+      if (entry.path().filename().string().ends_with(end)) found.push_back(entry.path());
+    if (found.size() == 1) return found.front();
+    if (found.size() > 1)
+      throw Error(ErrorCode::not_found, "'" + path.string() + "' holds " + std::to_string(found.size()) + " files *" +
+                                            std::string(end) + ", and no model" + std::string(end) +
+                                            " to say which is meant");
+  }
+  throw Error(ErrorCode::not_found,
+              "'" + path.string() + "' holds neither model.safetensors nor model.safetensors.index.json");
+}
+
 }  // namespace
 
 void Checkpoint::add(SafetensorsFile file, const std::string& shown) {
@@ -52,22 +70,17 @@ void Checkpoint::add(SafetensorsFile file, const std::string& shown) {
 
 Checkpoint Checkpoint::open(const std::filesystem::path& path) {
   Checkpoint out;
-  if (!std::filesystem::is_directory(path)) {
-    out.add(SafetensorsFile(path), path.string());
+  const bool is_directory = std::filesystem::is_directory(path);
+  out.config_ = QuantizationConfig::find(is_directory ? path : path.parent_path());
+  const auto file = is_directory ? file_of_directory(path) : path;
+  if (file.extension() != ".json") {
+    out.add(SafetensorsFile(file), file.string());
     return out;
   }
-  const auto single = path / "model.safetensors", index = path / "model.safetensors.index.json";
-  if (std::filesystem::exists(single)) {
-    out.add(SafetensorsFile(single), single.string());
-    return out;
-  }
-  if (!std::filesystem::exists(index))
-    throw Error(ErrorCode::not_found,
-                "'" + path.string() + "' holds neither model.safetensors nor model.safetensors.index.json");
-  const auto weight_map = read_index(index);
+  const auto weight_map = read_index(file);
   std::set<std::string> shards;
   for (const auto& [tensor, shard] : weight_map) shards.insert(shard);
-  for (const auto& shard : shards) out.add(SafetensorsFile(path / shard), shard);
+  for (const auto& shard : shards) out.add(SafetensorsFile(file.parent_path() / shard), shard);
   for (const auto& [tensor, shard] : weight_map)
     if (!out.contains(tensor))
       throw Error(ErrorCode::corrupt_file, "tensor '" + tensor + "' is in the index but not in '" + shard + "'");

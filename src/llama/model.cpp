@@ -106,13 +106,17 @@ class Model::Loader {
     return l;
   }
 
-  /// Embedding, final norm and head stay floating point.
+  /// Embedding and final norm stay floating point; the head too, but in a few GPTQ models.
   void ends(Model& model) const {
     const Config& c = model.config_;
     const std::string embedding = "model.embed_tokens.weight";
     model.embedding_ = matrix(embedding);
     check_shape("model.embed_tokens", model.embedding_.rows, model.embedding_.cols, c.vocab, c.hidden);
     model.norm_ = vector("model.norm.weight", c.hidden);
+    if (!gguf_ && layout_of(checkpoint_, "lm_head")) {
+      model.head_ = linear("lm_head", c.vocab, c.hidden, model);
+      return;
+    }
     const bool tied = c.tied_embeddings || !contains("lm_head.weight");
     if (tied && !c.tied_embeddings)
       throw Error(ErrorCode::corrupt_file, "there is no tensor 'lm_head.weight', and the embeddings are not tied");

@@ -1,10 +1,7 @@
 #include "nibble/llama/quantize_model.h"
 
-#include <unistd.h>
-
-#include <nlohmann/json.hpp>
-
 #include "format/files.h"
+#include "model_directory.h"
 #include "nibble/format/checkpoint.h"
 #include "nibble/llama/model.h"
 
@@ -14,53 +11,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kSideFiles[] = {
-    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json",
-    "vocab.json",     "merges.txt",      "added_tokens.json"};
-
-/// The output under a temporary name, removed unless committed.
-class PendingDirectory {
- public:
-  explicit PendingDirectory(fs::path final_path) : final_(std::move(final_path)) {
-    if (final_.filename().empty()) final_ = final_.parent_path();  // "out/" means "out"
-    if (fs::exists(final_))
-      throw Error(ErrorCode::invalid_argument,
-                  "'" + final_.string() + "' exists already; remove it or choose another name");
-    temporary_ = format::temporary_beside(final_);
-    std::error_code error;
-    fs::remove_all(temporary_, error);
-    if (!fs::create_directories(temporary_, error))
-      throw Error(ErrorCode::io, "cannot create the directory '" + temporary_.string() + "': " + error.message());
-  }
-  ~PendingDirectory() {
-    std::error_code ignored;
-    if (!committed_) fs::remove_all(temporary_, ignored);
-  }
-  PendingDirectory(const PendingDirectory&) = delete;
-  PendingDirectory& operator=(const PendingDirectory&) = delete;
-  const fs::path& path() const { return temporary_; }
-  void commit() {
-    if (::rename(temporary_.c_str(), final_.c_str()) != 0) format::throw_system_error("rename to", final_);
-    committed_ = true;
-  }
-
- private:
-  fs::path final_, temporary_;
-  bool committed_ = false;
-};
-
-std::string torch_name(DType type) {
-  return type == DType::f16 ? "float16" : type == DType::bf16 ? "bfloat16" : "float32";
-}
-
 /// config.json with the new quantization, or with the new type of the weights.
 std::string new_config(const fs::path& from, const QuantizeModelOptions& options) {
-  auto config = nlohmann::ordered_json::parse(format::read_text(from / "config.json"));
-  config.erase("quantization_config");
-  if (options.spec)
-    config["quantization_config"] = nlohmann::ordered_json::parse(quantization_config(*options.spec, {"lm_head"}));
-  else config[config.contains("dtype") ? "dtype" : "torch_dtype"] = torch_name(*options.convert_to);
-  return config.dump(2) + "\n";
+  return options.spec ? config_with_quantization(from, quantization_config(*options.spec, {"lm_head"}))
+                      : config_with_dtype(from, *options.convert_to);
 }
 
 Buffer convert(const std::vector<float>& values, DType to) {
@@ -109,10 +63,8 @@ class Job {
 
   /// The layer whose quantized weight this tensor is or belongs to; empty for an ordinary tensor.
   std::string quantized_layer(const TensorInfo& t) const {
-    std::string layer = t.name;
-    if (const std::size_t end = layer.rfind(".weight"); end != std::string::npos) layer.resize(end);
-    if (layer.ends_with(".SCB")) layer.resize(layer.size() - 4);
-    return decode_quantized(in_, layer) ? layer : std::string();
+    const auto layer = layer_of_tensor(t.name);
+    return layer && layout_of(in_, *layer) ? *layer : std::string();
   }
 
   /// Converting a quantized model decodes it: its layers become ordinary weights again.
@@ -189,8 +141,7 @@ QuantizeModelReport quantize_model(const fs::path& from, const fs::path& to, con
   PendingDirectory out(to);
   const QuantizeModelReport result = job.write(out.path() / "model.safetensors");
   format::write_file(out.path() / "config.json", new_config(from, options));
-  for (const char* file : kSideFiles)
-    if (fs::exists(from / file)) format::write_file(out.path() / file, format::read_text(from / file));
+  copy_side_files(from, out.path());
   out.commit();
   return result;
 }

@@ -126,7 +126,7 @@ TEST(QuantizedTensors, RefusesOurOwnLayersThatLie) {
     refuse("int4-g32-asym", "'<spec> <rows>x<columns>' is needed", described(bad));
   refuse("int4-g32-asym", "impossible shape", described("int4-g32-asym 0x65"));
   refuse("int4-g32-asym", "impossible shape", described("int4-g32-asym 999999999999x65"));
-  refuse("int4-g32-asym", "which has another layout", described("nf4-b64 7x65"));
+  refuse("int4-g32-asym", "'L.weight.nibble.scales': has type F16; F32 is needed", described("nf4-b64 7x65"));
   refuse("int4-g32-asym", "has 231 bytes; ", described("int4-g32-asym 7x640"));
   refuse("int4-g32-asym", "has no metadata", [](Memory& f) { f.metadata.clear(); });
   refuse("int4-g32-asym", "'L.weight.nibble.scales': scale 2 is not finite", [](Memory& f) {

@@ -1,4 +1,5 @@
-// A model's tensors by name: one .safetensors file, or a Hugging Face directory with one file or a sharded index.
+// A model's tensors by name: one .safetensors file, or a Hugging Face directory with one file or a sharded index. And
+// what the configuration beside them says about their quantization, so that decode_quantized reads any layout.
 #pragma once
 
 #include <filesystem>
@@ -7,6 +8,7 @@
 #include <vector>
 
 #include "nibble/core/matrix_view.h"
+#include "nibble/format/quantization_config.h"
 #include "nibble/format/quantized_tensors.h"
 #include "nibble/format/safetensors.h"
 
@@ -15,8 +17,10 @@ namespace nibble {
 /// Tensors are mapped, not read: opening a large model is quick and takes no memory. Safe to share between threads.
 class Checkpoint final : public TensorSource {
  public:
-  /// `path` is a .safetensors file or a directory that holds model.safetensors or model.safetensors.index.json.
-  /// Error{not_found} says what was looked for; Error{corrupt_file} for an index that does not match its shards.
+  /// `path` is a .safetensors file or a directory that holds model.safetensors or model.safetensors.index.json, or else
+  /// one other .safetensors or .safetensors.index.json file (AutoGPTQ's gptq_model-4bit-128g.safetensors, say).
+  /// Error{not_found} says what was looked for; Error{corrupt_file} for an index that does not match its shards, and
+  /// those of QuantizationConfig::find for the directory of the tensors.
   static Checkpoint open(const std::filesystem::path& path);
 
   /// Every tensor, in file order.
@@ -34,6 +38,7 @@ class Checkpoint final : public TensorSource {
 
   [[nodiscard]] std::optional<NamedTensor> find(const std::string& name) const override;
   [[nodiscard]] std::optional<std::string> find_metadata(const std::string& key) const override;
+  [[nodiscard]] const QuantizationConfig* quantization() const override { return config_ ? &*config_ : nullptr; }
 
  private:
   struct Place {
@@ -44,6 +49,7 @@ class Checkpoint final : public TensorSource {
   std::vector<SafetensorsFile> files_;
   std::vector<TensorInfo> all_;
   std::map<std::string, Place> where_;
+  std::optional<QuantizationConfig> config_;
 };
 
 }  // namespace nibble

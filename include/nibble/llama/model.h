@@ -65,7 +65,7 @@ class Model {
   void set_linear_hook(LinearHook hook) { hook_ = std::move(hook); }
   /// Bytes of all weights as held.
   [[nodiscard]] std::size_t weight_bytes() const;
-  /// Stored bits per weight of the blocks' linear layers, scales included.
+  /// Stored bits per weight of the blocks' linear layers and of a quantized head, scales included.
   [[nodiscard]] double bits_per_weight() const { return linear_bits_ / linear_weights_; }
 
  private:

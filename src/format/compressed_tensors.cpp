@@ -1,0 +1,194 @@
+#include "nibble/format/compressed_tensors.h"
+
+#include "config_writer.h"
+#include "layer_format.h"
+#include "layer_tensors.h"
+#include "nibble/core/error.h"
+#include "nibble/format/quantization_config.h"
+
+namespace nibble::format {
+
+namespace {
+
+using namespace compressed_tensors_layout;
+
+/// weight_shape, in either type.
+std::vector<std::size_t> read_shape(const TensorSource& source, const std::string& layer) {
+  const std::string name = layer + ".weight_shape";
+  const auto found = source.find(name);
+  const DType type = found && found->type == DType::i32 ? DType::i32 : DType::i64;
+  const NamedTensor t = need(source, name, type, {2});
+  std::vector<std::size_t> out;
+  for (std::size_t i = 0; i < 2; ++i) {
+    const std::int64_t size = type == DType::i32 ? t.bytes.as<std::int32_t>()[i] : t.bytes.as<std::int64_t>()[i];
+    if (size <= 0) refuse(name, "holds the size " + std::to_string(size));
+    out.push_back(static_cast<std::size_t>(size));
+  }
+  check_shape(name, out[0], out[1]);
+  return out;
+}
+
+/// Codes of one row or column of words: a stream, or whole codes in each word.
+void unpack(const std::uint32_t* words, std::size_t count, int bits, bool stream, std::uint8_t* codes) {
+  if (stream) return unpack_codes(reinterpret_cast<const std::uint8_t*>(words), count, bits, codes);
+  const std::size_t in_word = 32 / static_cast<std::size_t>(bits);
+  for (std::size_t i = 0; i < count; ++i)
+    codes[i] = static_cast<std::uint8_t>(words[i / in_word] >> (i % in_word * static_cast<std::size_t>(bits)) &
+                                         ((1u << bits) - 1u));
+}
+
+std::size_t width(std::size_t count, int bits, bool stream) {
+  return stream ? words(count, bits) : aligned_words(count, bits);
+}
+
+std::vector<std::size_t> scale_shape(const QuantSpec& spec, std::size_t rows, std::size_t cols) {
+  if (spec.granularity == Granularity::tensor) return {1};
+  return {rows, spec.groups_per_row(cols)};
+}
+
+class CompressedTensorsFormat final : public LayerFormat {
+ public:
+  bool holds(const TensorSource& source, const std::string& layer) const override {
+    return source.find(layer + ".weight_packed").has_value();
+  }
+
+  QuantizedMatrix decode(const TensorSource& source, const std::string& layer) const override {
+    const LayerQuantization& as = layer_quantization(source, layer);
+    const std::string packed_name = layer + ".weight_packed";
+    if (source.quantization()->method() != "compressed-tensors" || source.quantization()->format() != "pack-quantized")
+      throw Error(ErrorCode::unsupported, "tensor '" + packed_name +
+                                              "' is compressed-tensors', but the configuration "
+                                              "says '" +
+                                              source.quantization()->method() + "' with the format '" +
+                                              source.quantization()->format() + "'; pack-quantized is read");
+    const auto shape = read_shape(source, layer);
+    const std::size_t rows = shape[0], cols = shape[1];
+    const NamedTensor packed = need(source, packed_name, DType::i32);
+    const bool stream = packed.shape != std::vector<std::size_t>{rows, aligned_words(cols, as.bits)} ||
+                        words(cols, as.bits) == aligned_words(cols, as.bits);
+    need_shape(packed, {rows, width(cols, as.bits, stream)});
+    QuantSpec spec = affine_spec(as, as.symmetric, DType::f16);
+    const std::string scale_name = layer + ".weight_scale";
+    const NamedTensor scales = need_scales(source, scale_name, scale_shape(spec, rows, cols));
+    spec.scale_type = scale_type_of(scales.type);
+
+    QuantizedMatrix q = QuantizedMatrix::allocate(spec, rows, cols);
+    read_codes(packed, stream, q);
+    q.scales = scales.bytes;
+    if (!as.symmetric) read_zero_points(source, layer + ".weight_zero_point", stream, q);
+    q.g_idx = spec.granularity == Granularity::group ? read_g_idx(source, layer + ".weight_g_idx", spec, cols)
+                                                     : std::vector<std::int32_t>();
+    q.validate(packed_name);
+    return q;
+  }
+
+  std::string obstacle(const LayerDescription& d) const override {
+    if (std::string why = integer_obstacle(d, true); !why.empty()) return why;
+    if (d.spec.granularity == Granularity::group && d.cols % d.spec.group_size != 0)
+      return "its " + std::to_string(d.cols) + " columns are no multiple of the group size " +
+             std::to_string(d.spec.group_size) + ", as compressed-tensors' readers ask";
+    return {};
+  }
+
+  QuantSpec nearest(const LayerDescription& d) const override {
+    QuantSpec spec =
+        d.spec.is_affine() && d.spec.granularity == Granularity::tensor ? d.spec : nearest_integer_spec(d.spec);
+    spec.hold_zero = true;
+    if (spec.granularity == Granularity::group && d.cols % spec.group_size != 0) {
+      spec.granularity = Granularity::channel;
+      spec.group_size = 0;
+    }
+    return spec;
+  }
+
+  std::vector<NamedTensor> declare(const std::string& layer, const LayerDescription& d) const override {
+    const int bits = d.spec.bits;
+    const std::string w = layer + ".weight_";
+    std::vector<NamedTensor> out{{w + "packed", DType::i32, {d.rows, words(d.cols, bits)}, {}},
+                                 {w + "scale", dtype_of(d.spec.scale_type), scale_shape(d.spec, d.rows, d.cols), {}},
+                                 {w + "shape", DType::i64, {2}, {}}};
+    if (d.spec.has_zero_points()) {
+      if (d.spec.granularity == Granularity::tensor) out.push_back({w + "zero_point", DType::i8, {1}, {}});
+      else out.push_back({w + "zero_point", DType::i32, {words(d.rows, bits), d.spec.groups_per_row(d.cols)}, {}});
+    }
+    if (d.act_order) out.push_back({w + "g_idx", DType::i32, {d.cols}, {}});
+    return out;
+  }
+
+  void fill(const QuantizedMatrix& q, DType, std::vector<NamedTensor>& t) const override {
+    t[0].bytes = Buffer::allocate(q.rows * t[0].shape[1] * 4);
+    for (std::size_t r = 0; r < q.rows; ++r)
+      std::memcpy(t[0].bytes.writable<std::byte>() + r * t[0].shape[1] * 4, q.row_codes(r), q.row_bytes());
+    t[1].bytes = q.scales;
+    const std::int64_t shape[2] = {static_cast<std::int64_t>(q.rows), static_cast<std::int64_t>(q.cols)};
+    t[2].bytes = copy_bytes(shape, sizeof shape);
+    if (q.spec.has_zero_points()) t[3].bytes = zero_points(q, t[3].shape);
+    if (!q.g_idx.empty()) t.back().bytes = write_g_idx(q);
+  }
+
+  std::string config(const std::vector<QuantizedLayer>& layers,
+                     const std::vector<std::string>& skipped) const override {
+    return compressed_tensors_config(layers, skipped);
+  }
+
+ private:
+  static void read_codes(const NamedTensor& packed, bool stream, QuantizedMatrix& q) {
+    const std::size_t words_in_row = packed.shape[1];
+    auto* codes = q.codes.writable<std::uint8_t>();
+    std::vector<std::uint8_t> row(q.cols);
+    for (std::size_t r = 0; r < q.rows; ++r) {
+      unpack(packed.bytes.as<std::uint32_t>() + r * words_in_row, q.cols, q.spec.bits, stream, row.data());
+      pack_codes(row.data(), q.cols, q.spec.bits, codes + r * q.row_bytes());  // the bits beyond the row become zero
+    }
+  }
+
+  static void read_zero_points(const TensorSource& source, const std::string& name, bool stream, QuantizedMatrix& q) {
+    auto* zeros = q.zero_points.writable<std::uint8_t>();
+    const int bits = q.spec.bits, middle = 1 << (bits - 1);
+    if (q.spec.granularity == Granularity::tensor) {
+      const NamedTensor t = need(source, name, DType::i8, {1});
+      const int zero = t.bytes.as<std::int8_t>()[0] + middle;
+      if (zero < 0 || zero >= 2 * middle)
+        refuse(name, "is " + std::to_string(zero - middle) + ", which " + std::to_string(bits) + " bits do not hold");
+      zeros[0] = static_cast<std::uint8_t>(zero);
+      return;
+    }
+    const std::size_t groups = q.spec.groups_per_row(q.cols), height = width(q.rows, bits, stream);
+    const NamedTensor t = need(source, name, DType::i32, {height, groups});
+    std::vector<std::uint32_t> column(height);
+    std::vector<std::uint8_t> of_group(q.rows);
+    for (std::size_t g = 0; g < groups; ++g) {
+      for (std::size_t i = 0; i < height; ++i) column[i] = t.bytes.as<std::uint32_t>()[i * groups + g];
+      unpack(column.data(), q.rows, bits, stream, of_group.data());
+      for (std::size_t r = 0; r < q.rows; ++r) zeros[r * groups + g] = of_group[r];
+    }
+  }
+
+  static Buffer zero_points(const QuantizedMatrix& q, const std::vector<std::size_t>& shape) {
+    const int bits = q.spec.bits;
+    if (q.spec.granularity == Granularity::tensor) {
+      const auto zero = static_cast<std::int8_t>(q.zero_point(0) - (1 << (bits - 1)));
+      return copy_bytes(&zero, 1);
+    }
+    const std::size_t groups = shape[1], height = shape[0];
+    Buffer out = Buffer::allocate(height * groups * 4);
+    std::vector<std::uint8_t> of_group(q.rows);
+    std::vector<std::uint32_t> column(height);
+    for (std::size_t g = 0; g < groups; ++g) {
+      for (std::size_t r = 0; r < q.rows; ++r) of_group[r] = static_cast<std::uint8_t>(q.zero_point(r * groups + g));
+      column.assign(height, 0);
+      pack_codes(of_group.data(), q.rows, bits, reinterpret_cast<std::uint8_t*>(column.data()));
+      for (std::size_t i = 0; i < height; ++i) out.writable<std::uint32_t>()[i * groups + g] = column[i];
+    }
+    return out;
+  }
+};
+
+}  // namespace
+
+const LayerFormat& compressed_tensors_format() {
+  static const CompressedTensorsFormat format;
+  return format;
+}
+
+}  // namespace nibble::format

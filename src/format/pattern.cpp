@@ -1,0 +1,246 @@
+#include "pattern.h"
+
+#include <string>
+
+#include "nibble/core/error.h"
+
+namespace nibble::format {
+
+namespace {
+
+constexpr std::size_t kMostSteps = 20000;
+constexpr int kMostDepth = 50;
+constexpr int kMostRepeats = 1000;
+
+using Letters = std::bitset<256>;
+
+Letters range(unsigned char first, unsigned char last) {
+  Letters out;
+  for (unsigned c = first; c <= last; ++c) out.set(c);
+  return out;
+}
+
+}  // namespace
+
+/// Recursive descent; each piece of the pattern appends its steps.
+class PatternCompiler {
+ public:
+  PatternCompiler(std::string_view text, std::vector<Pattern::Step>& steps) : text_(text), steps_(steps) {
+    alternatives(0);
+    if (at_ < text_.size()) refuse("')' without '('");
+    add({Pattern::Kind::accept, {}, 0, 0});
+  }
+
+ private:
+  using Kind = Pattern::Kind;
+
+  [[noreturn]] void refuse(const std::string& why) const {
+    throw Error(ErrorCode::unsupported, "the pattern '" + std::string(text_.substr(0, 200)) + "': " + why);
+  }
+  [[nodiscard]] bool more() const { return at_ < text_.size(); }
+  [[nodiscard]] char peek() const { return text_[at_]; }
+  char take() {
+    if (!more()) refuse("it ends too early");
+    return text_[at_++];
+  }
+  bool skip(char c) {
+    if (!more() || peek() != c) return false;
+    ++at_;
+    return true;
+  }
+  void add(Pattern::Step step) {
+    if (steps_.size() >= kMostSteps) refuse("it is too long");
+    steps_.push_back(step);
+  }
+  /// Makes room for one step at `where`: what lies behind moves, and its jumps with it.
+  void insert(std::size_t where, Pattern::Step step) {
+    add({});
+    for (std::size_t i = steps_.size() - 1; i > where; --i) steps_[i] = steps_[i - 1];
+    for (std::size_t i = where + 1; i < steps_.size(); ++i) shift(steps_[i], 1);
+    steps_[where] = step;
+  }
+  static void shift(Pattern::Step& step, std::size_t by) {
+    if (step.kind != Kind::fork && step.kind != Kind::jump) return;
+    step.next += by;
+    step.other += by;
+  }
+
+  void alternatives(int depth) {
+    if (depth > kMostDepth) refuse("its groups are nested too deeply");
+    std::vector<std::size_t> jumps;
+    for (;;) {
+      const std::size_t start = steps_.size();
+      sequence(depth);
+      if (!skip('|')) break;
+      insert(start, {Kind::fork, {}, start + 1, steps_.size() + 2});
+      jumps.push_back(steps_.size());
+      add({Kind::jump, {}, 0, 0});
+    }
+    for (const std::size_t jump : jumps) steps_[jump].next = steps_.size();
+  }
+
+  void sequence(int depth) {
+    while (more() && peek() != '|' && peek() != ')') {
+      const std::size_t start = steps_.size();
+      piece(depth);
+      repeats(start);
+    }
+  }
+
+  void piece(int depth) {
+    switch (const char c = take()) {
+      case '(':
+        if (skip('?') && !skip(':')) refuse("only (?: ) of the groups with '?' is known");
+        alternatives(depth + 1);
+        if (!skip(')')) refuse("'(' without ')'");
+        return;
+      case '^': return add({Kind::start, {}, 0, 0});
+      case '$': return add({Kind::end, {}, 0, 0});
+      case '.': return letters(~Letters().set('\n'));
+      case '[': return letters(character_class());
+      case '\\': return letters(escape());
+      case '*':
+      case '+':
+      case '?':
+      case '{': refuse("there is nothing to repeat before '" + std::string(1, c) + "'");
+      default: return letters(Letters().set(static_cast<unsigned char>(c)));
+    }
+  }
+
+  void letters(const Letters& which) { add({Kind::letter, which, 0, 0}); }
+
+  Letters escape() {
+    const char c = take();
+    const Letters digits = range('0', '9'), space = Letters(range('\t', '\r')).set(' ');
+    const Letters word = (digits | range('a', 'z') | range('A', 'Z')).set('_');
+    switch (c) {
+      case 'd': return digits;
+      case 'D': return ~digits;
+      case 'w': return word;
+      case 'W': return ~word;
+      case 's': return space;
+      case 'S': return ~space;
+      default: break;
+    }
+    if (word.test(static_cast<unsigned char>(c))) refuse("the escape \\" + std::string(1, c) + " is not known");
+    return Letters().set(static_cast<unsigned char>(c));
+  }
+
+  Letters character_class() {
+    const bool negated = skip('^');
+    Letters out;
+    for (bool first = true; first || !more() || peek() != ']'; first = false) {
+      const char c = take();
+      if (c == '\\') {
+        out |= escape();
+      } else if (more() && peek() == '-' && at_ + 1 < text_.size() && text_[at_ + 1] != ']') {
+        ++at_;
+        const char last = take();
+        if (last == '\\' || static_cast<unsigned char>(last) < static_cast<unsigned char>(c))
+          refuse("a range in [ ] is not in order");
+        out |= range(static_cast<unsigned char>(c), static_cast<unsigned char>(last));
+      } else {
+        out.set(static_cast<unsigned char>(c));
+      }
+    }
+    ++at_;
+    return negated ? ~out : out;
+  }
+
+  int number() {
+    int value = 0;
+    const std::size_t start = at_;
+    while (more() && peek() >= '0' && peek() <= '9') {
+      value = value * 10 + (take() - '0');
+      if (value > kMostRepeats) refuse("more than 1000 repetitions");
+    }
+    if (at_ == start) refuse("'{' needs a number");
+    return value;
+  }
+
+  /// Repeats the piece that began at step `start` as what follows it in the pattern says.
+  void repeats(std::size_t start) {
+    while (more()) {
+      int least = 0, most = -1;  // −1: any number
+      if (skip('*')) {
+      } else if (skip('+')) {
+        least = 1;
+      } else if (skip('?')) {
+        most = 1;
+      } else if (skip('{')) {
+        least = most = number();
+        if (skip(',')) most = more() && peek() == '}' ? -1 : number();
+        if (!skip('}') || (most >= 0 && most < least)) refuse("'{' needs {m}, {m,} or {m,n}");
+      } else {
+        return;
+      }
+      repeat(start, least, most);
+      (void)skip('?');
+    }
+  }
+
+  void repeat(std::size_t start, int least, int most) {
+    const std::vector<Pattern::Step> piece(steps_.begin() + static_cast<std::ptrdiff_t>(start), steps_.end());
+    const auto again = [&] {
+      const std::size_t by = steps_.size() - start;
+      for (Pattern::Step step : piece) {
+        shift(step, by);
+        add(step);
+      }
+    };
+    steps_.resize(start);
+    for (int i = 0; i < least; ++i) again();
+    if (most < 0) {
+      const std::size_t fork = steps_.size();
+      add({Kind::fork, {}, fork + 1, fork + piece.size() + 2});
+      again();
+      add({Kind::jump, {}, fork, 0});
+    }
+    const std::size_t optional = most < 0 ? 0 : static_cast<std::size_t>(most - least);
+    const std::size_t end = steps_.size() + optional * (piece.size() + 1);
+    for (std::size_t i = 0; i < optional; ++i) {
+      add({Kind::fork, {}, steps_.size() + 1, end});
+      again();
+    }
+  }
+
+  std::string_view text_;
+  std::vector<Pattern::Step>& steps_;
+  std::size_t at_ = 0;
+};
+
+Pattern::Pattern(std::string_view text) { PatternCompiler(text, steps_); }
+
+bool Pattern::matches_start(std::string_view text) const {
+  std::vector<std::size_t> now{0}, later, stack;
+  std::vector<std::size_t> seen(steps_.size(), 0);  // the position + 1 at which a step was last entered
+  for (std::size_t at = 0; at <= text.size() && !now.empty(); ++at) {
+    later.clear();
+    stack.assign(now.rbegin(), now.rend());
+    while (!stack.empty()) {
+      const std::size_t s = stack.back();
+      stack.pop_back();
+      if (seen[s] == at + 1) continue;
+      seen[s] = at + 1;
+      const Step& step = steps_[s];
+      switch (step.kind) {
+        case Kind::accept: return true;
+        case Kind::fork: stack.push_back(step.other); [[fallthrough]];
+        case Kind::jump: stack.push_back(step.next); break;
+        case Kind::start:
+          if (at == 0) stack.push_back(s + 1);
+          break;
+        case Kind::end:
+          if (at == text.size()) stack.push_back(s + 1);
+          break;
+        case Kind::letter:
+          if (at < text.size() && step.letters.test(static_cast<unsigned char>(text[at]))) later.push_back(s + 1);
+          break;
+      }
+    }
+    now.swap(later);
+  }
+  return false;
+}
+
+}  // namespace nibble::format

@@ -1,0 +1,240 @@
+#include "nibble/format/quantization_config.h"
+
+#include <algorithm>
+#include <cctype>
+#include <nlohmann/json.hpp>
+
+#include "files.h"
+#include "nibble/core/error.h"
+#include "pattern.h"
+
+namespace nibble {
+
+namespace {
+
+using Json = nlohmann::ordered_json;  // rules are tried in the order of the file
+
+std::string lower(std::string text) {
+  std::transform(text.begin(), text.end(), text.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return text;
+}
+
+/// As JSON text, whatever bytes are in it. Not for nested values, which may be as deep as a file is long.
+std::string printed(const Json& value) { return value.dump(-1, ' ', false, Json::error_handler_t::replace); }
+
+/// Refuses an object of so many keys that a list of them, which keeps their order, is slow.
+Json parse_object(std::string_view json, const std::string& name) {
+  constexpr std::size_t most = 16384;
+  std::vector<std::size_t> keys(1);
+  const auto count = [&](int depth, Json::parse_event_t event, Json&) {
+    keys.resize(static_cast<std::size_t>(depth) + 2);
+    if (event == Json::parse_event_t::object_start) keys[static_cast<std::size_t>(depth) + 1] = 0;
+    if (event == Json::parse_event_t::key && ++keys[static_cast<std::size_t>(depth)] > most)
+      throw Error(ErrorCode::corrupt_file, "'" + name + "' has an object of more than 16384 keys");
+    return true;
+  };
+  Json document = Json::parse(json, count, false);
+  if (!document.is_object()) throw Error(ErrorCode::corrupt_file, "'" + name + "' is not a JSON object");
+  return document;
+}
+
+/// One JSON object; every error names the file, the place in it and the value.
+class Fields {
+ public:
+  Fields(const Json& object, std::string place) : object_(object), place_(std::move(place)) {
+    if (!object.is_object()) throw Error(ErrorCode::corrupt_file, place_ + " is not an object");
+  }
+
+  /// The first of the names that is there and not null.
+  [[nodiscard]] const Json* find(std::initializer_list<const char*> names) const {
+    for (const char* name : names)
+      if (const auto it = object_.find(name); it != object_.end() && !it->is_null()) return &*it;
+    return nullptr;
+  }
+  [[nodiscard]] std::string text(std::initializer_list<const char*> names, const std::string& fallback) const {
+    const Json* v = find(names);
+    if (v == nullptr) return fallback;
+    if (!v->is_string()) refuse(*names.begin(), *v, "text is needed");
+    return v->get<std::string>();
+  }
+  [[nodiscard]] bool flag(std::initializer_list<const char*> names, bool fallback) const {
+    const Json* v = find(names);
+    if (v == nullptr) return fallback;
+    if (!v->is_boolean()) refuse(*names.begin(), *v, "true or false is needed");
+    return v->get<bool>();
+  }
+  [[nodiscard]] int bits(std::initializer_list<const char*> names, std::optional<int> fallback = std::nullopt) const {
+    const Json* v = find(names);
+    if (v == nullptr && fallback) return *fallback;
+    if (v == nullptr) throw Error(ErrorCode::corrupt_file, place_ + ": \"" + *names.begin() + "\" is missing");
+    if (!v->is_number_integer() || v->get<std::int64_t>() < 2 || v->get<std::int64_t>() > 8)
+      refuse(*names.begin(), *v, "2 to 8 are known");
+    return v->get<int>();
+  }
+  /// −1 means that a row is one group.
+  void group_size(std::initializer_list<const char*> names, LayerQuantization& as) const {
+    const Json* v = find(names);
+    if (v == nullptr) return;
+    const std::int64_t size = v->is_number_integer() ? v->get<std::int64_t>() : 0;
+    constexpr std::int64_t most = 1 << 28;
+    if (size < -1 || size == 0 || size > most) refuse(*names.begin(), *v, "a positive number or −1 is needed");
+    as.granularity = size == -1 ? Granularity::channel : Granularity::group;
+    as.group_size = size == -1 ? 0 : static_cast<std::size_t>(size);
+  }
+  [[noreturn]] void refuse(const char* name, const Json& value, const std::string& why) const {
+    const std::string shown = value.is_structured() ? std::string("an ") + value.type_name() : printed(value);
+    throw Error(ErrorCode::corrupt_file, place_ + ": \"" + name + "\" is " + shown.substr(0, 60) + "; " + why);
+  }
+  [[nodiscard]] const Json& object() const { return object_; }
+  [[nodiscard]] const std::string& place() const { return place_; }
+
+ private:
+  const Json& object_;
+  std::string place_;
+};
+
+}  // namespace
+
+class QuantizationConfigParser {
+ public:
+  explicit QuantizationConfigParser(const Fields& f) {
+    const bool awq_names = f.find({"w_bit", "q_group_size"}) != nullptr;  // quant_config.json says no method
+    out_.method_ = lower(f.text({"quant_method", "method"}, awq_names ? "awq" : f.find({"bits"}) ? "gptq" : ""));
+    if (out_.method_ == "gptq") gptq(f);
+    else if (out_.method_ == "awq") awq(f);
+    else if (out_.method_ == "compressed-tensors") compressed_tensors(f);
+  }
+  QuantizationConfig take() { return std::move(out_); }
+
+ private:
+  [[noreturn]] static void unsupported(const Fields& f, const std::string& why) {
+    throw Error(ErrorCode::unsupported, f.place() + ": " + why);
+  }
+
+  void gptq(const Fields& f) {
+    out_.format_ =
+        lower(f.text({"checkpoint_format", "format"}, f.flag({"is_marlin_format"}, false) ? "marlin" : "gptq"));
+    if (out_.format_ != "gptq" && out_.format_ != "gptq_v2")
+      unsupported(f, "checkpoint_format '" + out_.format_ + "' is not read; gptq and gptq_v2 are");
+    if (const auto dtype = f.text({"pack_dtype"}, "int32"); dtype != "int32")
+      unsupported(f, "pack_dtype '" + dtype + "' is not read; int32 is");
+    out_.base_.bits = f.bits({"bits"});
+    f.group_size({"group_size"}, out_.base_);
+    out_.base_.symmetric = f.flag({"sym"}, true);
+    out_.base_.act_order = f.flag({"desc_act"}, false);
+    if (const Json* meta = f.find({"meta"}); meta != nullptr && meta->is_object())
+      out_.zeros_by_word_ = names_gptqmodel(meta->value("quantizer", Json()));
+    if (const Json* rules = f.find({"dynamic"})) gptq_rules(Fields(*rules, f.place() + ": \"dynamic\""));
+  }
+
+  /// meta.quantizer: "gptqmodel:1.4.0", or a list of such.
+  static bool names_gptqmodel(const Json& quantizer) {
+    for (const Json& q : quantizer.is_array() ? quantizer : Json::array({quantizer}))
+      if (q.is_string() && lower(q.get<std::string>()).starts_with("gptqmodel")) return true;
+    return false;
+  }
+
+  /// A rule that excludes layers says nothing of those that are quantized all the same, so it is passed over.
+  void gptq_rules(const Fields& rules) {
+    for (const auto& [pattern, overrides] : rules.object().items()) {
+      if (pattern.starts_with("-:")) continue;
+      const Fields f(overrides, rules.place() + "[\"" + pattern.substr(0, 100) + "\"]");
+      QuantizationConfig::Rule rule{pattern.substr(pattern.starts_with("+:") ? 2 : 0), true, out_.base_};
+      rule.as.bits = f.bits({"bits"}, rule.as.bits);
+      f.group_size({"group_size"}, rule.as);
+      rule.as.symmetric = f.flag({"sym"}, rule.as.symmetric);
+      rule.as.act_order = f.flag({"desc_act"}, rule.as.act_order);
+      add(std::move(rule));
+    }
+  }
+
+  void awq(const Fields& f) {
+    out_.format_ = lower(f.text({"version", "checkpoint_format", "format"}, "gemm"));
+    if (out_.format_ == "gemvfast" || out_.format_ == "llm-awq") out_.format_ = "gemv_fast";
+    if (out_.format_ != "gemm" && out_.format_ != "gemv" && out_.format_ != "gemv_fast")
+      unsupported(f, "the AWQ version '" + out_.format_ + "' is not read; gemm, gemv and gemv_fast are");
+    out_.base_.bits = f.bits({"bits", "w_bit"}, 4);
+    f.group_size({"group_size", "q_group_size"}, out_.base_);
+    out_.base_.symmetric = !f.flag({"zero_point"}, true);
+  }
+
+  void compressed_tensors(const Fields& f) {
+    out_.format_ = lower(f.text({"format"}, "pack-quantized"));
+    const Json* groups = f.find({"config_groups"});
+    if (groups == nullptr) return;
+    bool has_base = false;
+    std::vector<QuantizationConfig::Rule> by_regex;
+    for (const auto& [name, group] : Fields(*groups, f.place() + ": \"config_groups\"").object().items()) {
+      const Fields g(group, f.place() + ": \"" + name.substr(0, 100) + "\"");
+      const Json* weights = g.find({"weights"});
+      if (weights == nullptr) continue;
+      const auto as = weights_of(Fields(*weights, g.place() + ": \"weights\""));
+      if (!as) continue;
+      if (!has_base) out_.base_ = *as;  // where nothing else matches
+      const Json* targets = g.find({"targets"});
+      for (const Json& target : targets == nullptr || !targets->is_array() ? Json::array() : *targets) {
+        if (!target.is_string()) g.refuse("targets", target, "a name is needed");
+        const auto text = target.get<std::string>();
+        if (text.starts_with("re:")) by_regex.push_back({text.substr(3), true, *as});
+        else if (text.find('.') != std::string::npos || text == "lm_head") add({text, false, *as});
+        else if (!has_base) out_.base_ = *as, has_base = true;  // a class of modules, Linear say
+      }
+    }
+    for (auto& rule : by_regex) add(std::move(rule));  // names come before patterns
+  }
+
+  /// Nothing for a group that is not of integers: its layers are stored in another way.
+  static std::optional<LayerQuantization> weights_of(const Fields& w) {
+    if (w.text({"type"}, "int") != "int") return std::nullopt;
+    LayerQuantization as;
+    as.bits = w.bits({"num_bits"});
+    as.symmetric = w.flag({"symmetric"}, true);
+    w.group_size({"group_size"}, as);
+    const bool grouped = w.find({"group_size"}) != nullptr && as.granularity == Granularity::group;
+    const std::string strategy = w.text({"strategy"}, grouped ? "group" : "tensor");
+    if (strategy == "group" && !grouped)
+      throw Error(ErrorCode::corrupt_file, w.place() + ": the strategy is group, and \"group_size\" is missing or −1");
+    if (strategy == "tensor") as.granularity = Granularity::tensor;
+    else if (strategy == "channel") as.granularity = Granularity::channel;
+    else if (strategy != "group")
+      unsupported(w, "the strategy '" + strategy + "' is not read; tensor, channel and group are");
+    if (strategy != "group") as.group_size = 0;
+    const Json* order = w.find({"actorder"});
+    as.act_order = order != nullptr && (*order == "group" || *order == "dynamic" || *order == true);
+    return as;
+  }
+
+  void add(QuantizationConfig::Rule rule) {
+    if (rule.is_regex) (void)format::Pattern(rule.pattern);  // refuses what it does not know, before any layer is read
+    out_.rules_.push_back(std::move(rule));
+  }
+
+  QuantizationConfig out_;
+};
+
+std::optional<QuantizationConfig> QuantizationConfig::parse(std::string_view json, const std::string& name) {
+  const Json document = parse_object(json, name);
+  const Json* object = &document;
+  for (const char* key : {"quantization_config", "compression_config"})
+    if (const auto it = document.find(key); it != document.end() && !it->is_null()) object = &*it;
+  const std::string place = "'" + name + "'" + (object == &document ? "" : ": \"quantization_config\"");
+  QuantizationConfig out = QuantizationConfigParser(Fields(*object, place)).take();
+  if (object == &document && out.method_.empty()) return std::nullopt;
+  return out;
+}
+
+std::optional<QuantizationConfig> QuantizationConfig::find(const std::filesystem::path& model) {
+  for (const char* file : {"quantize_config.json", "quant_config.json", "config.json"})
+    if (const auto path = model / file; std::filesystem::exists(path))
+      if (auto config = parse(format::read_text(path), path.string())) return config;
+  return std::nullopt;
+}
+
+const LayerQuantization& QuantizationConfig::of_layer(const std::string& layer) const {
+  for (const Rule& rule : rules_)
+    if (rule.is_regex ? format::Pattern(rule.pattern).matches_start(layer) : rule.pattern == layer) return rule.as;
+  return base_;
+}
+
+}  // namespace nibble

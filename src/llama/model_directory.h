@@ -1,0 +1,38 @@
+// What commands that write a whole model share: a directory that appears complete or not at all, and the files beside
+// the weights.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "nibble/core/dtype.h"
+
+namespace nibble::llama {
+
+/// An output directory under a temporary name, removed unless committed.
+class PendingDirectory {
+ public:
+  /// Error{invalid_argument} if `final_path` exists, Error{io}.
+  explicit PendingDirectory(std::filesystem::path final_path);
+  ~PendingDirectory();
+  PendingDirectory(const PendingDirectory&) = delete;
+  PendingDirectory& operator=(const PendingDirectory&) = delete;
+  /// Where to write.
+  [[nodiscard]] const std::filesystem::path& path() const { return temporary_; }
+  /// Gives the directory its name.
+  void commit();
+
+ private:
+  std::filesystem::path final_, temporary_;
+  bool committed_ = false;
+};
+
+/// Copies the tokenizer's and the generation's files that there are.
+void copy_side_files(const std::filesystem::path& from, const std::filesystem::path& to);
+
+/// from/config.json with another quantization_config (JSON text), or with none and another type of the weights.
+std::string config_with_quantization(const std::filesystem::path& from, const std::string& quantization);
+std::string config_with_dtype(const std::filesystem::path& from, DType type);
+
+}  // namespace nibble::llama

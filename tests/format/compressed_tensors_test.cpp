@@ -1,0 +1,169 @@
+// compressed-tensors' pack-quantized layout: bytes worked out by hand, everything there and back, and files that lie.
+#include "nibble/format/compressed_tensors.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/support/expect_error.h"
+#include "tests/support/memory_checkpoint.h"
+
+namespace nibble {
+namespace {
+
+using namespace testing_support;
+using Words = std::vector<std::uint32_t>;
+
+constexpr auto kLayout = CheckpointLayout::compressed_tensors;
+
+QuantSpec spec_of(const std::string& text) {
+  QuantSpec spec = QuantSpec::parse(text);
+  spec.symmetric_range = SymmetricRange::full;
+  return spec;
+}
+
+void expect_same(const QuantizedMatrix& a, const QuantizedMatrix& b, const std::string& what) {
+  EXPECT_EQ(a.spec, b.spec) << what << ": " << a.spec.to_string() << " and " << b.spec.to_string();
+  EXPECT_EQ(a.rows, b.rows) << what;
+  EXPECT_EQ(a.cols, b.cols) << what;
+  EXPECT_TRUE(same_bytes(a.codes, b.codes)) << what;
+  EXPECT_TRUE(same_bytes(a.scales, b.scales)) << what;
+  EXPECT_TRUE(same_bytes(a.zero_points, b.zero_points)) << what;
+  EXPECT_EQ(a.g_idx, b.g_idx) << what;
+}
+
+TEST(CompressedTensors, ComesBackAsItWas) {
+  for (int bits = 2; bits <= 8; ++bits)
+    for (const char* group : {"g1", "g32", "g35", "channel", "tensor"})
+      for (const char* sign : {"sym", "asym"})
+        for (const char* type : {"f16", "bf16", "f32"})
+          for (const auto& [rows, cols] : {std::pair<std::size_t, std::size_t>{1, 1}, {7, 35}, {33, 96}, {16, 320}}) {
+            const std::string text = "int" + std::to_string(bits) + "-" + group + "-" + sign + "-" + type;
+            const auto q = random_quantized(spec_of(text), rows, cols, static_cast<unsigned>(bits));
+            if (q.spec.granularity == Granularity::group && cols % q.spec.group_size != 0) continue;
+            const MemoryCheckpoint file(kLayout, q);
+            EXPECT_EQ(layout_of(file, "L"), kLayout);
+            for (const auto& d : declare_quantized(kLayout, "L", LayerDescription::of(q)))
+              EXPECT_EQ(file.tensors.at(d.name).shape, d.shape) << text << ": " << d.name;
+            expect_same(*decode_quantized(file, "L"), q, text);
+          }
+}
+
+TEST(CompressedTensors, KeepsActOrder) {
+  auto q = random_quantized(spec_of("int4-g32-asym"), 16, 128, 9);
+  q.g_idx = scattered_g_idx(128, 32);
+  expect_same(*decode_quantized(MemoryCheckpoint(kLayout, q), "L"), q, "act-order");
+}
+
+QuantizedMatrix counting(int bits, std::size_t rows, std::size_t cols) {
+  auto q = QuantizedMatrix::allocate(spec_of("int" + std::to_string(bits) + "-channel-asym"), rows, cols);
+  for (std::size_t r = 0; r < rows; ++r) {
+    for (std::size_t c = 0; c < cols; ++c)
+      set_code(q.codes.writable<std::uint8_t>() + r * q.row_bytes(), c, bits,
+               static_cast<std::uint8_t>((r + c) % (1u << bits)));
+    q.scales.writable<float>()[r] = 1;
+    q.zero_points.writable<std::uint8_t>()[r] = static_cast<std::uint8_t>(r % (1u << bits));
+  }
+  return q;
+}
+
+Words words_of(const NamedTensor& t) {
+  const auto* w = t.bytes.as<std::uint32_t>();
+  return {w, w + t.bytes.size() / 4};
+}
+
+TEST(CompressedTensors, PacksCodesAlongRowsAndZeroPointsDownThem) {
+  const MemoryCheckpoint file(kLayout, counting(4, 10, 9));
+  const Words w = words_of(file.tensors.at("L.weight_packed"));
+  ASSERT_EQ(file.tensors.at("L.weight_packed").shape, (std::vector<std::size_t>{10, 2}));
+  EXPECT_EQ((Words{w.begin(), w.begin() + 4}), (Words{0x76543210u, 0x8u, 0x87654321u, 0x9u}));
+  ASSERT_EQ(file.tensors.at("L.weight_zero_point").shape, (std::vector<std::size_t>{2, 1}));
+  EXPECT_EQ(words_of(file.tensors.at("L.weight_zero_point")), (Words{0x76543210u, 0x98u}));
+  EXPECT_EQ(file.tensors.at("L.weight_scale").shape, (std::vector<std::size_t>{10, 1}));
+  EXPECT_EQ(words_of(file.tensors.at("L.weight_shape")), (Words{10, 0, 9, 0}));
+}
+
+// 3 bits: the stream of today's releases lets code 10 straddle words; older ones put ten codes into each.
+TEST(CompressedTensors, ReadsBothWaysToPackThreeBits) {
+  const auto q = counting(3, 40, 40);
+  MemoryCheckpoint file(kLayout, q);
+  ASSERT_EQ(file.tensors.at("L.weight_packed").shape, (std::vector<std::size_t>{40, 4}));
+  ASSERT_EQ(file.tensors.at("L.weight_zero_point").shape, (std::vector<std::size_t>{4, 1}));
+  // 40 codes take 4 words either way; 64 take 6 or 7.
+  const auto wide = counting(3, 64, 64);
+  Words packed(64 * 7, 0), zeros(7, 0);
+  for (std::size_t r = 0; r < 64; ++r) {
+    for (std::size_t c = 0; c < 64; ++c)
+      packed[r * 7 + c / 10] |= static_cast<std::uint32_t>(wide.code(r, c)) << (c % 10 * 3);
+    zeros[r / 10] |= static_cast<std::uint32_t>(wide.zero_point(r)) << (r % 10 * 3);
+  }
+  MemoryCheckpoint old(kLayout, wide);
+  EXPECT_EQ(old.tensors.at("L.weight_packed").shape, (std::vector<std::size_t>{64, 6}));
+  old.put("L.weight_packed", DType::i32, {64, 7}, packed);
+  old.put("L.weight_zero_point", DType::i32, {7, 1}, zeros);
+  expect_same(*decode_quantized(old, "L"), wide, "ten codes in a word");
+  expect_same(*decode_quantized(file, "L"), q, "a stream");
+}
+
+TEST(CompressedTensors, TakesTheShapeAsI32Too) {
+  const auto q = random_quantized(spec_of("int4-g32-sym"), 8, 64, 1);
+  MemoryCheckpoint file(kLayout, q);
+  file.put("L.weight_shape", DType::i32, {2}, std::vector<std::int32_t>{8, 64});
+  expect_same(*decode_quantized(file, "L"), q, "I32");
+}
+
+TEST(CompressedTensors, FourBitGroupsGoToGptqAndBackWithoutLoss) {
+  auto q = random_quantized(spec_of("int4-g32-asym"), 32, 64, 6);
+  ASSERT_EQ(loss_in(CheckpointLayout::gptq_v2, q), "");
+  const auto through = *decode_quantized(MemoryCheckpoint(CheckpointLayout::gptq_v2, q), "L");
+  expect_same(*decode_quantized(MemoryCheckpoint(kLayout, through), "L"), q, "there and back");
+}
+
+template <class Damage>
+void refuse(const std::string& says, const Damage& damage, const char* spec = "int4-g32-asym",
+            ErrorCode code = ErrorCode::corrupt_file) {
+  MemoryCheckpoint file(kLayout, random_quantized(spec_of(spec), 16, 64, 3));
+  damage(file);
+  expect_error(code, says, [&] { (void)decode_quantized(file, "L"); });
+}
+
+TEST(CompressedTensors, RefusesFilesThatLie) {
+  const auto shape = [](const char* name, std::vector<std::size_t> s) {
+    return [=](MemoryCheckpoint& f) { f.tensors.at(name).shape = s; };
+  };
+  const auto sizes = [](std::int64_t rows, std::int64_t cols) {
+    return [=](MemoryCheckpoint& f) {
+      f.put("L.weight_shape", DType::i64, {2}, std::vector<std::int64_t>{rows, cols});
+    };
+  };
+  for (const char* name : {"L.weight_scale", "L.weight_shape", "L.weight_zero_point"})
+    refuse(std::string("'") + name + "': is missing", [&](MemoryCheckpoint& f) { f.tensors.erase(name); });
+  refuse("'L.weight_packed': has type U8; I32",
+         [](MemoryCheckpoint& f) { f.tensors.at("L.weight_packed").type = DType::u8; });
+  refuse("'L.weight_shape': has type F32; I64",
+         [](MemoryCheckpoint& f) { f.tensors.at("L.weight_shape").type = DType::f32; });
+  refuse("'L.weight_shape': has shape [3]; [2] is needed", shape("L.weight_shape", {3}));
+  refuse("'L.weight_shape': holds the size -16", sizes(-16, 64));
+  refuse("'L.weight_shape': holds the size 0", sizes(16, 0));
+  refuse("'L.weight_shape': has an impossible shape", sizes(std::int64_t{1} << 40, std::int64_t{1} << 40));
+  refuse("'L.weight_packed': has shape [16, 8]; [17, 8] is needed", sizes(17, 64));
+  refuse("'L.weight_packed': has shape [16, 8]; [16, 16] is needed", sizes(16, 128));
+  refuse("'L.weight_scale': has shape [2, 16]", shape("L.weight_scale", {2, 16}));
+  refuse("'L.weight_zero_point': has shape [2]", shape("L.weight_zero_point", {2}));
+  refuse("'L.weight_scale': value 1 is not finite",
+         [](MemoryCheckpoint& f) { f.edit<std::uint16_t>("L.weight_scale")[1] = 0x7E00; });
+  refuse("'L.weight_g_idx': the group of column 0 is 2",
+         [](MemoryCheckpoint& f) { f.put("L.weight_g_idx", DType::i32, {64}, std::vector<std::int32_t>(64, 2)); });
+  refuse(
+      "'L.weight_zero_point': is 9, which 4 bits do not hold",
+      [](MemoryCheckpoint& f) { f.edit<std::int8_t>("L.weight_zero_point")[0] = 9; }, "int4-tensor-asym");
+  refuse(
+      "says how", [](MemoryCheckpoint& f) { f.config.reset(); }, "int4-g32-asym", ErrorCode::not_found);
+  refuse(
+      "pack-quantized is read",
+      [](MemoryCheckpoint& f) {
+        f.configure(R"({"quant_method": "compressed-tensors", "format": "marlin-24", "config_groups": {}})");
+      },
+      "int4-g32-asym", ErrorCode::unsupported);
+}
+
+}  // namespace
+}  // namespace nibble

@@ -1,0 +1,157 @@
+// Configurations of the real tools, of older tools, and of nobody.
+#include "nibble/format/quantization_config.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "nibble/format/quantized_tensors.h"
+#include "tests/support/expect_error.h"
+#include "tests/support/temporary_folder.h"
+
+namespace nibble {
+namespace {
+
+using namespace testing_support;
+
+QuantizationConfig parse(const std::string& json) { return *QuantizationConfig::parse(json, "config.json"); }
+
+LayerQuantization layer(int bits, std::size_t group, bool symmetric, bool act_order = false) {
+  return {bits, group == 0 ? Granularity::channel : Granularity::group, group, symmetric, act_order};
+}
+
+TEST(QuantizationConfig, ReadsAutoGptq) {
+  const auto c = parse(R"({"bits": 4, "group_size": 128, "damp_percent": 0.01, "desc_act": true, "static_groups": false,
+                           "sym": false, "true_sequential": true, "model_name_or_path": null, "model_file_base_name": "model"})");
+  EXPECT_EQ(c.method(), "gptq");
+  EXPECT_EQ(c.format(), "gptq");
+  EXPECT_FALSE(c.zeros_by_word());
+  EXPECT_EQ(c.of_layer("any"), layer(4, 128, false, true));
+  // Missing sym means true; group −1 a row.
+  EXPECT_EQ(parse(R"({"quant_method": "gptq", "bits": 3, "group_size": -1})").of_layer("any"), layer(3, 0, true));
+}
+
+TEST(QuantizationConfig, ReadsGptqModelWithItsRules) {
+  const auto c =
+      parse(R"({"quantization_config": {"bits": 4, "group_size": 32, "sym": true, "method": "gptq", "format": "gptq_v2",
+    "pack_dtype": "int32", "lm_head": false, "meta": {"quantizer": ["gptqmodel:2.0.0"], "uri": "x"},
+    "dynamic": {"-:.*gate.*": {}, "+:.*\\.1[0-9]\\..*down.*": {"bits": 8, "group_size": -1},
+                ".*down.*": {"sym": false, "desc_act": true}, ".*up.*": {"bits": 3}}}})");
+  EXPECT_EQ(c.format(), "gptq_v2");
+  EXPECT_TRUE(c.zeros_by_word());
+  EXPECT_EQ(c.of_layer("model.layers.12.mlp.down_proj"), layer(8, 0, true));
+  EXPECT_EQ(c.of_layer("model.layers.2.mlp.down_proj"), layer(4, 32, false, true));
+  EXPECT_EQ(c.of_layer("model.layers.2.mlp.up_proj"), layer(3, 32, true));
+  EXPECT_EQ(c.of_layer("model.layers.2.mlp.gate_proj"), layer(4, 32, true));  // quantized all the same, so as the rest
+}
+
+TEST(QuantizationConfig, ReadsAwqOldAndNew) {
+  const auto old = parse(R"({"zero_point": true, "q_group_size": 64, "w_bit": 4, "version": "GEMV"})");
+  EXPECT_EQ(old.method(), "awq");
+  EXPECT_EQ(old.format(), "gemv");
+  EXPECT_EQ(old.of_layer("x"), layer(4, 64, false));
+  const auto c = parse(R"({"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": false, "version": "gemm",
+                           "modules_to_not_convert": null})");
+  EXPECT_EQ(c.of_layer("x"), layer(4, 128, true));
+}
+
+TEST(QuantizationConfig, ReadsCompressedTensorsGroups) {
+  const auto c = parse(
+      R"({"quantization_config": {"quant_method": "compressed-tensors", "format": "pack-quantized", "ignore": ["lm_head"],
+    "config_groups": {
+      "group_0": {"targets": ["re:.*mlp.*"], "weights": {"num_bits": 8, "type": "int", "symmetric": true, "strategy": "channel"}},
+      "group_1": {"targets": ["Linear"], "weights": {"num_bits": 4, "type": "int", "symmetric": false, "strategy": "group",
+                  "group_size": 64, "actorder": "group", "dynamic": false}},
+      "group_2": {"targets": ["model.layers.0.mlp.up_proj"], "weights": {"num_bits": 3, "strategy": "tensor", "group_size": null}},
+      "group_3": {"targets": ["re:.*attn.*"], "weights": {"num_bits": 8, "type": "float"}}}}})");
+  EXPECT_EQ(c.of_layer("model.layers.1.mlp.up_proj"), layer(8, 0, true));
+  EXPECT_EQ(c.of_layer("model.layers.0.mlp.up_proj"), (LayerQuantization{3, Granularity::tensor, 0, true, false}));
+  EXPECT_EQ(c.of_layer("model.layers.0.self_attn.q_proj"), layer(4, 64, false, true));
+}
+
+TEST(QuantizationConfig, LeavesOthersToThemselves) {
+  EXPECT_FALSE(QuantizationConfig::parse(R"({"model_type": "llama", "hidden_size": 64})", "config.json"));
+  EXPECT_EQ(parse(R"({"quantization_config": {"quant_method": "bitsandbytes", "bits": "many"}})").method(),
+            "bitsandbytes");
+  EXPECT_EQ(parse(R"({"quantization_config": {"quant_method": "hqq"}})").method(), "hqq");
+}
+
+TEST(QuantizationConfig, IsLookedForInThreeFiles) {
+  const TemporaryFolder folder;
+  const auto write = [&](const char* file, const char* text) { std::ofstream(folder / file) << text; };
+  EXPECT_FALSE(QuantizationConfig::find(folder.path()));
+  write("config.json", R"({"quantization_config": {"quant_method": "gptq", "bits": 2}})");
+  EXPECT_EQ(QuantizationConfig::find(folder.path())->of_layer("x").bits, 2);
+  write("quant_config.json", R"({"w_bit": 3})");
+  EXPECT_EQ(QuantizationConfig::find(folder.path())->of_layer("x").bits, 3);
+  write("quantize_config.json", R"({"bits": 8})");
+  EXPECT_EQ(QuantizationConfig::find(folder.path())->of_layer("x").bits, 8);
+}
+
+TEST(QuantizationConfig, NamesWhatIsWrong) {
+  const auto refuse = [](const std::string& json, const std::string& says, ErrorCode code = ErrorCode::corrupt_file) {
+    expect_error(code, says, [&] { (void)QuantizationConfig::parse(json, "q.json"); });
+  };
+  const auto gptq = [](const std::string& fields) { return R"({"quant_method": "gptq", )" + fields + "}"; };
+  refuse("", "'q.json' is not a JSON object");
+  refuse("[[[[", "'q.json' is not a JSON object");
+  refuse(std::string(100000, '['), "is not a JSON object");
+  refuse(R"({"quantization_config": 4})", "\"quantization_config\" is not an object");
+  refuse(R"({"quant_method": "gptq"})", "'q.json': \"bits\" is missing");
+  for (const char* bits : {"0", "1", "9", "-4", "4.5", "\"4\"", "1e30", "99999999999999999999"})
+    refuse(gptq(std::string("\"bits\": ") + bits), "\"bits\" is ");
+  refuse(gptq("\"bits\": [" + std::string(50000, '[') + std::string(50000, ']') + "]"), "\"bits\" is an array");
+  for (const char* size : {"0", "-2", "1.5", "\"128\"", "9999999999"})
+    refuse(gptq(std::string("\"bits\": 4, \"group_size\": ") + size), "\"group_size\" is ");
+  refuse(gptq(R"("bits": 4, "sym": 1)"), "\"sym\" is 1; true or false is needed");
+  refuse(gptq(R"("bits": 4, "checkpoint_format": 2)"), "text is needed");
+  refuse(gptq(R"("bits": 4, "checkpoint_format": "marlin")"), "'marlin' is not read", ErrorCode::unsupported);
+  refuse(gptq(R"("bits": 4, "is_marlin_format": true)"), "'marlin' is not read", ErrorCode::unsupported);
+  refuse(gptq(R"("bits": 4, "pack_dtype": "int16")"), "pack_dtype 'int16'", ErrorCode::unsupported);
+  refuse(gptq(R"("bits": 4, "dynamic": [])"), "\"dynamic\" is not an object");
+  refuse(gptq(R"("bits": 4, "dynamic": {"a.*": {"bits": 1}})"), "\"dynamic\"[\"a.*\"]: \"bits\" is 1");
+  refuse(gptq(R"x("bits": 4, "dynamic": {"(?=a)": {"bits": 8}})x"), "'(?=a)'", ErrorCode::unsupported);
+  refuse(R"({"quant_method": "awq", "version": "ipex"})", "'ipex' is not read", ErrorCode::unsupported);
+  const auto groups = [](const std::string& weights) {
+    return R"({"quant_method": "compressed-tensors", "config_groups": {"g": {"targets": ["Linear"], "weights": )" +
+           weights + "}}}";
+  };
+  refuse(groups(R"({"num_bits": 4, "strategy": "group"})"), "the strategy is group");
+  refuse(groups(R"({"num_bits": 4, "strategy": "block"})"), "'block' is not read", ErrorCode::unsupported);
+  refuse(groups("7"), "\"weights\" is not an object");
+  std::string many = "{";
+  for (int i = 0; i < 17000; ++i) many += "\"k" + std::to_string(i) + "\": 0,";
+  refuse(many + "\"bits\": 4}", "more than 16384 keys");
+}
+
+/// What we write for layers that differ, we read for each layer as it is.
+TEST(QuantizationConfig, SaysWhatEachLayerIs) {
+  std::vector<QuantizedLayer> layers;
+  const auto add = [&](const char* name, const char* spec, bool act_order = false) {
+    layers.push_back({name, {QuantSpec::parse(spec), 64, 256, act_order}});
+  };
+  add("model.layers.0.mlp.up_proj", "int8-channel-sym-f16");
+  for (const char* name : {"model.layers.0.mlp.down_proj", "model.layers.1.mlp.down_proj"}) add(name, "int4-g64-asym");
+  add("model.layers.1.mlp.up_proj", "int3-g32-sym", true);
+  for (const auto layout : {CheckpointLayout::gptq, CheckpointLayout::gptq_v2, CheckpointLayout::compressed_tensors}) {
+    const auto c = parse(quantization_config(layout, layers, {"lm_head", "model.layers.1.mlp.gate_proj"}));
+    for (const QuantizedLayer& l : layers) {
+      const QuantSpec& s = l.description.spec;
+      EXPECT_EQ(c.of_layer(l.name),
+                layer(s.bits, s.group_size, s.scheme == SchemeKind::symmetric, l.description.act_order))
+          << l.name;
+    }
+    EXPECT_EQ(c.of_layer("model.layers.9.mlp.up_proj").bits, 4);  // what most are
+    EXPECT_EQ(c.of_layer("model.layers.0.mlp.up_projection").bits, 4);
+  }
+  expect_error(ErrorCode::unsupported, "are quantized differently", [&] {
+    auto two = std::vector<QuantizedLayer>(layers.begin() + 1, layers.begin() + 3);
+    two[1].description.spec = QuantSpec::parse("int4-g64-sym");
+    (void)quantization_config(CheckpointLayout::awq_gemm, two, {});
+  });
+  expect_error(ErrorCode::invalid_argument, "without quantized layers",
+               [] { (void)quantization_config(CheckpointLayout::gptq, {}, {}); });
+}
+
+}  // namespace
+}  // namespace nibble
