@@ -1,6 +1,7 @@
-// Matmul of the CPU backends. Few tokens: weights are decoded in registers. Many: a block at a time into a panel that
-// all tokens share. Or activations in 8 bits, with integer sums. All of them make 64 output columns at a time, so that
-// products which share their input are one list of tasks.
+// Matmul of the CPU backends. Integer codes meet activations in fixed point, or in 8 bits, with integer sums. Codebooks
+// are decoded in registers for few tokens, and for many a chunk at a time into a panel that all tokens share, as dense
+// weights are. All of them make 64 output columns at a time, so that products which share their input are one list of
+// tasks.
 #pragma once
 
 #include <span>

@@ -25,6 +25,15 @@ class SerialExecutor final : public Executor {
   }
 };
 
+/// Tells the core that this thread waits in a loop.
+inline void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
 /// Eigen's work-stealing pool plus the calling thread; tasks are handed out one by one from a counter.
 class PoolExecutor final : public Executor {
  public:
@@ -39,12 +48,16 @@ class PoolExecutor final : public Executor {
     const auto helpers =
         static_cast<unsigned>(std::min<std::size_t>(static_cast<std::size_t>(threads_), count)) - (count > 0);
     Eigen::Barrier done(helpers);
+    std::atomic<unsigned> busy{helpers};
     for (unsigned i = 0; i < helpers; ++i)
       pool_.Schedule([&] {
         work();
+        busy.fetch_sub(1, std::memory_order_release);
         done.Notify();
       });
     work();
+    // The others end a moment after this thread: far sooner than it could be put to sleep and woken.
+    for (int i = 0; i < 4000 && busy.load(std::memory_order_acquire) != 0; ++i) pause();
     done.Wait();
   }
 
@@ -88,8 +101,8 @@ Executor& default_executor() {
 void parallel_for(Executor& executor, std::size_t count, std::size_t grain,
                   FunctionRef<void(std::size_t, std::size_t)> body) {
   if (count == 0) return;
-  // A few ranges per thread, so that a slow thread does not hold up the rest.
-  const auto most = static_cast<std::size_t>(std::max(1, executor.concurrency())) * 4;
+  // Several ranges per thread, so that a slow thread does not hold up the rest.
+  const auto most = static_cast<std::size_t>(std::max(1, executor.concurrency())) * 8;
   const std::size_t tasks = std::min(most, std::max<std::size_t>(1, count / std::max<std::size_t>(1, grain)));
   if (tasks == 1 || executor.concurrency() == 1) return body(0, count);
   std::mutex mutex;
