@@ -28,8 +28,8 @@ void check(FloatMatrix weights, const Hessian& hessian, const Options& o) {
   need(o.group_size >= 1 || o.group_size == -1,
        "group_size is " + std::to_string(o.group_size) + "; it must be positive, or -1 for one scale a row");
   need(o.damp >= 0 && o.damp <= 1, "damp is " + text_of(o.damp) + "; it must be 0 to 1");
-  need(o.damp_increment > 0 && o.damp_increment <= 1,
-       "damp_increment is " + text_of(o.damp_increment) + "; it must be above 0 and at most 1");
+  need(o.damp_increment >= 0.001 && o.damp_increment <= 1,
+       "damp_increment is " + text_of(o.damp_increment) + "; it must be 0.001 to 1");
   need(o.asymmetric_share >= 0 && o.asymmetric_share <= 1,
        "asymmetric_share is " + text_of(o.asymmetric_share) + "; it must be 0 to 1");
   need(o.asymmetric_share == 0 || hessian.asymmetric(),

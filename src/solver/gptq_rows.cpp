@@ -94,7 +94,6 @@ class RowChunk {
   };
 
   void load(Panel& p) {
-    const kernels::KernelTable& isa = default_kernels();
     const std::size_t stride = n_ + 16;
     rows_.resize(kLanes * stride);
     for (std::size_t r = 0; r < p.rows; ++r) {
@@ -103,9 +102,9 @@ class RowChunk {
       const void* from = in_.weights.row(row);
       if (in_.weights.type == DType::f32) std::copy_n(static_cast<const float*>(from), n_, to);
       else
-        (in_.weights.type == DType::f16 ? isa.load_f16 : isa.load_bf16)(static_cast<const std::uint16_t*>(from), n_,
-                                                                        to);
-      if (!isa.range(to, n_).finite) refuse(row, to);
+        (in_.weights.type == DType::f16 ? isa_.load_f16 : isa_.load_bf16)(static_cast<const std::uint16_t*>(from), n_,
+                                                                          to);
+      if (!isa_.range(to, n_).finite) refuse(row, to);
     }
     for (std::size_t r = p.rows; r < kLanes; ++r) std::fill_n(rows_.data() + r * stride, n_, 0.0f);
     for (std::size_t i = 0; i < n_; ++i) {
@@ -248,7 +247,7 @@ class RowChunk {
       const std::size_t row = p.first_row + r;
       std::uint8_t* to = out_.codes.writable<std::uint8_t>() + row * out_.row_bytes();
       const std::uint8_t* codes = row_codes_.data() + r * (n_ + 16);
-      if (bits == 4) default_kernels().pack_nibbles(codes, n_, to);
+      if (bits == 4) isa_.pack_nibbles(codes, n_, to);
       else pack_codes(codes, n_, bits, to);
       for (std::size_t g = 0; g < in_.plan.groups; ++g) {
         const std::size_t at = row * in_.plan.groups + g;
@@ -268,6 +267,7 @@ class RowChunk {
   QuantizedMatrix& out_;
   std::size_t n_;
   bool drifts_ = false;
+  const kernels::KernelTable& isa_ = default_kernels();
   solver::MultiplyPanel<T> multiply_ = solver::multiply_panel<T>();
   Panel panels_[kPanels];
   std::vector<T> product_, errors_;

@@ -54,7 +54,7 @@ Hessian Hessian::from_sum(MatrixView<const double> sum, std::uint64_t tokens, st
 }
 
 /// Refuses what could not be summed, naming the first such value in row-major order.
-void Hessian::check(FloatMatrix x, const char* which) const {
+void Hessian::check(FloatMatrix x, const char* which, Executor& executor) const {
   const std::string what = std::string(which) + " '" + name_ + "'";
   if (x.type != DType::f32 && x.type != DType::f16 && x.type != DType::bf16)
     throw Error(ErrorCode::unsupported,
@@ -63,20 +63,18 @@ void Hessian::check(FloatMatrix x, const char* which) const {
     throw Error(ErrorCode::shape_mismatch, what + " are " + shape(x.rows, x.cols) + " with rows " +
                                                std::to_string(x.stride) + " apart; the Hessian has " +
                                                std::to_string(channels_) + " channels");
-  for (std::size_t t = 0; t < x.rows; ++t) {
-    if (solver::row_magnitude(x, t) < kMostActivation) continue;
-    for (std::size_t c = 0; c < x.cols; ++c) {
-      const float value = element(x, t, c);
-      if (is_finite(value) && std::abs(value) < kMostActivation) continue;
-      throw Error(ErrorCode::non_finite, what + ": token " + std::to_string(t) + ", channel " + std::to_string(c) +
-                                             " is " + std::to_string(value) +
-                                             (is_finite(value) ? ", too large to be squared" : ""));
-    }
+  const std::size_t t = solver::first_beyond(x, kMostActivation, executor);
+  for (std::size_t c = 0; t < x.rows && c < x.cols; ++c) {
+    const float value = element(x, t, c);
+    if (is_finite(value) && std::abs(value) < kMostActivation) continue;
+    throw Error(ErrorCode::non_finite, what + ": token " + std::to_string(t) + ", channel " + std::to_string(c) +
+                                           " is " + std::to_string(value) +
+                                           (is_finite(value) ? ", too large to be squared" : ""));
   }
 }
 
 void Hessian::add(FloatMatrix x, Executor& executor) {
-  check(x, "activations");
+  check(x, "activations", executor);
   if (asymmetric())
     throw Error(ErrorCode::invalid_argument,
                 "the Hessian of '" + name_ + "' is asymmetric: add() needs the full-precision activations too");
@@ -85,8 +83,8 @@ void Hessian::add(FloatMatrix x, Executor& executor) {
 }
 
 void Hessian::add(FloatMatrix x, FloatMatrix full, Executor& executor) {
-  check(x, "activations");
-  check(full, "full-precision activations");
+  check(x, "activations", executor);
+  check(full, "full-precision activations", executor);
   if (!asymmetric()) throw Error(ErrorCode::invalid_argument, "the Hessian of '" + name_ + "' was not made asymmetric");
   if (x.rows != full.rows)
     throw Error(ErrorCode::shape_mismatch, "activations '" + name_ + "': " + std::to_string(x.rows) + " tokens, but " +

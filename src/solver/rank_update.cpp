@@ -1,7 +1,7 @@
 #include "rank_update.h"
 
 #include <algorithm>
-#include <limits>
+#include <atomic>
 #include <vector>
 
 #include "backend/cpu_kernels.h"
@@ -124,22 +124,21 @@ void add_product(const Packed& left, const Packed& right, const Start& row_start
 
 }  // namespace
 
-float row_magnitude(FloatMatrix x, std::size_t t) {
+std::size_t first_beyond(FloatMatrix x, float limit, Executor& executor) {
   const kernels::KernelTable& isa = default_kernels();
-  constexpr std::size_t block = 1024;
-  float scratch[block], most = 0;
-  for (std::size_t c = 0; c < x.cols; c += block) {
-    const std::size_t n = std::min(block, x.cols - c);
-    const float* values = scratch;
-    if (x.type == DType::f32) values = static_cast<const float*>(x.row(t)) + c;
-    else
-      (x.type == DType::f16 ? isa.load_f16 : isa.load_bf16)(static_cast<const std::uint16_t*>(x.row(t)) + c, n,
-                                                            scratch);
-    const kernels::ValueRange r = isa.range(values, n);
-    if (!r.finite) return std::numeric_limits<float>::infinity();
-    most = std::max({most, r.max, -r.min});
-  }
-  return most;
+  std::atomic<std::size_t> first{x.rows};
+  parallel_for(executor, x.rows, 16, [&](std::size_t begin, std::size_t end) {
+    std::vector<float> scratch(x.cols);
+    for (std::size_t t = begin; t < end; ++t) {
+      const kernels::ValueRange r = isa.range(load(isa, x, t, scratch.data()), x.cols);
+      if (r.finite && r.max < limit && -r.min < limit) continue;
+      std::size_t other = first.load();
+      while (t < other && !first.compare_exchange_weak(other, t)) {
+      }
+      return;
+    }
+  });
+  return first.load();
 }
 
 void add_products(FloatMatrix x, FloatMatrix full, double* lower, double* cross, Executor& executor) {

@@ -8,8 +8,8 @@
 
 namespace nibble::solver {
 
-/// The largest |x| of row t; infinity if any value is not finite.
-float row_magnitude(FloatMatrix x, std::size_t t);
+/// The first row that holds a NaN or a value of magnitude `limit` or more; x.rows if none does.
+std::size_t first_beyond(FloatMatrix x, float limit, Executor& executor);
 
 /// Adds Σ_t x[t][i]·x[t][j] to `lower`, row i of which (j ≤ i) starts at i·(i+1)/2; and, unless `cross` is null,
 /// Σ_t (full − x)[t][i]·x[t][j] to cross[i·cols + j]. Sums of 256 products are fp32, the rest fp64.

@@ -7,33 +7,18 @@
 #include <fstream>
 #include <limits>
 
+#include "tests/solver/layers.h"
 #include "tests/support/expect_error.h"
-#include "tests/support/random_data.h"
 #include "tests/support/temporary_folder.h"
 
 namespace nibble {
 namespace {
 
+using testing_support::BackwardsExecutor;
 using testing_support::expect_error;
 using testing_support::normal;
 using testing_support::TemporaryFolder;
-
-/// Tasks on the calling thread, last first: what any other order of threads could do.
-class BackwardsExecutor final : public Executor {
- public:
-  explicit BackwardsExecutor(int claimed) : claimed_(claimed) {}
-  int concurrency() const noexcept override { return claimed_; }
-  void run(std::size_t count, FunctionRef<void(std::size_t)> task) override {
-    while (count-- > 0) task(count);
-  }
-
- private:
-  int claimed_;
-};
-
-MatrixView<const float> view(const std::vector<float>& x, std::size_t cols) {
-  return {x.data(), x.size() / cols, cols};
-}
+using testing_support::view;
 
 /// |error| of a sum of 256 products by fused multiply-adds is at most 256·2⁻²⁴ of the sum of magnitudes; the rest is
 /// fp64.

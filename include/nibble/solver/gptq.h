@@ -44,7 +44,7 @@ struct Options {
   bool grid_search = false;
 
   double damp = 0.01;            ///< percdamp: λ is this share of the mean of H's diagonal. In [0, 1].
-  double damp_increment = 0.01;  ///< What is added to damp for as long as the factorisation fails; above 0.
+  double damp_increment = 0.01;  ///< What is added to damp for as long as the factorisation fails; 0.001 … 1.
 
   /// GPTAQ (Li et al. 2025): the share, 0.25 in their work, of the difference between the layer's inputs in full
   /// precision and its actual ones that the solution makes up for. Above 0 it needs an asymmetric() Hessian.
@@ -72,7 +72,7 @@ struct Options {
 struct Report {
   std::string name;
   /// ½Σe² = ½·tr(ΔW·(H + λI)·ΔWᵀ): but for λ's share, the squared error of the outputs, summed over them, of a mean
-  /// token. After a fallback: layer_loss().
+  /// token. After a fallback: layer_loss(). With asymmetric_share: against the weights that it made the target.
   double loss = 0;
   double error = 0;  ///< loss / rows: the mean squared error of one output.
   double damp = 0;   ///< The one that served.

@@ -66,7 +66,7 @@ class Hessian {
   static Hessian load(const std::filesystem::path& path);
 
  private:
-  void check(FloatMatrix x, const char* which) const;
+  void check(FloatMatrix x, const char* which, Executor& executor) const;
 
   std::string name_;
   std::size_t channels_ = 0;
