@@ -1,8 +1,9 @@
 // Any configuration, and tensors of any shape, type and content under every name a layout knows: a layer is decoded, or
 // nibble::Error is thrown, nothing else. What is decoded must be whole, and go into a layout that says it holds it.
 //
-// Input: the configuration up to the first zero byte; then tensors of (name index, type, dimensions, sizes …), each
-// with as many bytes of what follows as its shape asks for, at most 4 KiB; then their contents.
+// Input: a byte that chooses one of the configurations below or none of them; in the latter case the configuration up
+// to the first zero byte; then tensors of (name index, type, dimensions, sizes …), each with as many bytes of what
+// follows as its shape asks for, at most 4 KiB; then their contents.
 #include <algorithm>
 #include <array>
 #include <cstddef>
@@ -38,13 +39,35 @@ constexpr std::array kNames{".qweight",
                             ".weight.nibble.zero_points",
                             ".weight.nibble.g_idx"};
 
+constexpr std::array kConfigs{
+    R"({"quant_method": "gptq", "bits": 4, "group_size": 8})",
+    R"({"quant_method": "gptq", "bits": 3, "group_size": 32, "sym": false, "checkpoint_format": "gptq_v2"})",
+    R"({"quant_method": "gptq", "bits": 2, "group_size": -1, "sym": false, "meta": {"quantizer": "gptqmodel:1"}})",
+    R"({"quant_method": "gptq", "bits": 8, "group_size": 4, "desc_act": true})",
+    R"({"quant_method": "awq", "bits": 4, "group_size": 8, "version": "gemm"})",
+    R"({"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemv", "zero_point": false})",
+    R"({"quant_method": "awq", "bits": 4, "group_size": 64, "version": "gemv_fast"})",
+    R"({"quant_method": "compressed-tensors", "config_groups": {"g": {"targets": ["Linear"], "weights":
+        {"num_bits": 4, "symmetric": false, "strategy": "group", "group_size": 8, "actorder": "group"}}}})",
+    R"({"quant_method": "compressed-tensors", "config_groups": {"g": {"targets": ["Linear"], "weights":
+        {"num_bits": 3, "symmetric": false, "strategy": "tensor"}}}})"};
+
+/// The metadata of our own layout, by the same byte.
+constexpr std::array kDescriptions{"int4-g8-asym 3x9", "int3-g16-sym 2x32", "nf4-b64-dq 4x16", "int5-g4-asymraw 3x7"};
+
 class Source final : public nibble::TensorSource {
  public:
   Source(const std::uint8_t* data, std::size_t size) {
-    const auto* zero = static_cast<const std::uint8_t*>(std::memchr(data, 0, size));
-    const std::size_t text = zero == nullptr ? size : static_cast<std::size_t>(zero - data);
-    config_ = nibble::QuantizationConfig::parse({reinterpret_cast<const char*>(data), text}, "fuzz");
-    description_.assign(reinterpret_cast<const char*>(data), std::min<std::size_t>(text, 40));
+    const std::size_t choice = size == 0 ? kConfigs.size() : data[0] % (kConfigs.size() + 1);
+    const auto* zero = size == 0 ? nullptr : static_cast<const std::uint8_t*>(std::memchr(data, 0, size));
+    std::size_t text = 0;
+    if (choice < kConfigs.size()) {
+      config_ = nibble::QuantizationConfig::parse(kConfigs[choice], "fuzz");
+    } else if (size > 0) {
+      text = zero == nullptr ? size : std::max<std::size_t>(1, static_cast<std::size_t>(zero - data));
+      config_ = nibble::QuantizationConfig::parse({reinterpret_cast<const char*>(data) + 1, text - 1}, "fuzz");
+    }
+    description_ = size == 0 ? "" : kDescriptions[data[0] / 16 % kDescriptions.size()];
     for (std::size_t at = text + 1; at + 3 <= size;) {
       nibble::NamedTensor t;
       t.name = std::string("L") + kNames[data[at] % kNames.size()];
