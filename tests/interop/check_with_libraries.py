@@ -1,6 +1,6 @@
 """The real libraries decode what we write: equal to our own values, for every layer of the embedded model.
 
-  NIBBLE_LIBRARY_SOURCES=… python check_with_libraries.py build/release/bin/nibble       # see libraries.py
+  NIBBLE_LIBRARY_SOURCES=… python check_with_libraries.py build/release/bin/nibble [auto_gptq awq …]     # see libraries.py
 
 Not part of the tests: the packages are large. AutoAWQ decodes GEMV only in its CUDA kernels; that layout is checked
 against the bytes of its packer (tests/format/library_fixtures_test.cpp).
@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 import libraries
 
-tool = sys.argv[1]
+tool, chosen = sys.argv[1], sys.argv[2:]
 model = pathlib.Path(__file__).resolve().parents[2] / "examples/data/austen-5m"
 
 
@@ -79,7 +79,8 @@ def bitsandbytes(config):
 
     def decode(tensors, name, rows, cols):
         parts = {k: v for k, v in tensors.items() if k.startswith(name + ".weight.")}
-        return bnb.dequantize_4bit(tensors[name + ".weight"], bnb.QuantState.from_dict(parts, torch.device("cpu"))).float()
+        state = bnb.QuantState.from_dict(parts, torch.device("cpu"))
+        return bnb.dequantize_4bit(tensors[name + ".weight"], state)
 
     return decode
 
@@ -95,6 +96,8 @@ with tempfile.TemporaryDirectory() as folder:
     folder = pathlib.Path(folder)
     for i, (method, layout, library) in enumerate(CASES):
         quantized, converted, decoded = (folder / f"{i}-{n}" for n in ["quantized", "converted", "decoded"])
+        if chosen and library.__name__ not in chosen:
+            continue
         nibble("quantize", model, "-o", quantized, "--method", method)
         nibble("convert", quantized, converted, "--to", layout)
         nibble("quantize", converted, "-o", decoded, "--method", "fp32")
