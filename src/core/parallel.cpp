@@ -49,12 +49,12 @@ class PoolExecutor final : public Executor {
         static_cast<unsigned>(std::min<std::size_t>(static_cast<std::size_t>(threads_), count)) - (count > 0);
     Eigen::Barrier done(helpers);
     std::atomic<unsigned> busy{helpers};
-    for (unsigned i = 0; i < helpers; ++i)
-      pool_.Schedule([&] {
-        work();
-        busy.fetch_sub(1, std::memory_order_release);
-        done.Notify();
-      });
+    const auto help = [&] {
+      work();
+      busy.fetch_sub(1, std::memory_order_release);
+      done.Notify();
+    };
+    for (unsigned i = 0; i < helpers; ++i) pool_.Schedule([&help] { help(); });  // one reference: nothing to allocate
     work();
     // The others end a moment after this thread: far sooner than it could be put to sleep and woken.
     for (int i = 0; i < 4000 && busy.load(std::memory_order_acquire) != 0; ++i) pause();

@@ -28,7 +28,7 @@ constexpr std::array<std::uint32_t, 8> transpose_nibbles(const std::array<std::u
 static_assert(transpose_nibbles({0x76543210u, 0, 0, 0, 0, 0, 0, 0})[3] == 3);
 static_assert(transpose_nibbles(transpose_nibbles({1, 2, 3, 4, 5, 6, 7, 0x89ABCDEFu}))[7] == 0x89ABCDEFu);
 
-/// GEMM's words [cols, rows/8] to canonical rows, or back. `get` and `put` take a word's place in either.
+/// GEMM's words [cols, rows/8] to canonical rows, eight columns of eight rows at a time; the last may be fewer columns.
 void gemm_to_rows(const std::uint32_t* words, QuantizedMatrix& q) {
   const std::size_t width = q.rows / 8;
   auto* codes = q.codes.writable<std::uint8_t>();

@@ -39,7 +39,7 @@ class LayerFormat {
 /// The implementation of a layout.
 const LayerFormat& format_of(CheckpointLayout layout);
 
-/// The nine implementations, each in the file of its name.
+/// The implementations, each in the file of its name (the first in nibble_layout.cpp).
 const LayerFormat& nibble_format();
 const LayerFormat& bitsandbytes_format();
 const LayerFormat& gptq_format(bool v2);

@@ -43,7 +43,8 @@ const std::string kModel = NIBBLE_EXAMPLE_DATA "/austen-5m";
 TEST(Tool, EveryCommandExplainsItself) {
   const auto all = run("--help");
   EXPECT_EQ(all.status, 0);
-  for (const std::string command : {"compare", "quantize", "eval", "generate", "inspect", "memory", "recommend"}) {
+  for (const std::string command :
+       {"compare", "quantize", "convert", "eval", "generate", "inspect", "memory", "recommend"}) {
     EXPECT_TRUE(has(all.text, command)) << command;
     const auto help = run(command + " --help");
     EXPECT_EQ(help.status, 0) << command;
@@ -160,6 +161,26 @@ TEST(Quantize, TheMethodCanBeSaidInParts) {
   EXPECT_EQ(unknown.status, 1);
   EXPECT_TRUE(has(unknown.text, "known methods")) << unknown.text;
   EXPECT_FALSE(fs::exists(folder / "z"));
+}
+
+TEST(Convert, SaysWhatIsLostAndAsksFirst) {
+  const TemporaryFolder folder;
+  const auto at = [&](const char* name) { return (folder / name).string(); };
+  ASSERT_EQ(run("quantize " + kModel + " -o " + at("q") + " --method int4-g64-asym --quiet").status, 0);
+  const auto exact = run("convert " + at("q") + " " + at("awq") + " --to awq");
+  EXPECT_EQ(exact.status, 0) << exact.text;
+  EXPECT_TRUE(has(exact.text, "42 quantized layers in the layout awq, without loss")) << exact.text;
+  EXPECT_TRUE(has(run("inspect " + at("awq")).text, "int4-g64-asym")) << run("inspect " + at("awq")).text;
+  const auto refused = run("convert " + at("awq") + " " + at("bnb") + " --to bitsandbytes");
+  EXPECT_EQ(refused.status, 1);
+  EXPECT_TRUE(has(refused.text, "layer 'model.layers.0.mlp.down_proj'")) << refused.text;
+  EXPECT_TRUE(has(refused.text, "--allow-loss")) << refused.text;
+  EXPECT_FALSE(fs::exists(folder / "bnb"));
+  const auto lossy = run("convert " + at("awq") + " " + at("bnb") + " --to bitsandbytes --allow-loss --quiet");
+  EXPECT_EQ(lossy.status, 0) << lossy.text;
+  EXPECT_TRUE(has(lossy.text, "42 of 42 layers are not the same any more")) << lossy.text;
+  EXPECT_TRUE(
+      has(run("convert " + at("awq") + " " + at("x") + " --to ggml").text, "there is no layout 'ggml'; there are"));
 }
 
 TEST(Inspect, ShowsTensorsAndTheirErrorAgainstAReference) {
