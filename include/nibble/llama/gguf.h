@@ -23,7 +23,7 @@ struct ExportGgufOptions {
   BlockType type = BlockType::f16;
   const Backend* backend = nullptr;  ///< Null: default_backend(). Decodes layers that are quantized.
   Executor* executor = nullptr;      ///< Null: default_executor().
-  Progress progress;
+  Progress progress = {};
 };
 
 struct ExportGgufReport {
