@@ -214,6 +214,7 @@ TEST(GgufModel, RefusesMetadataThatCannotBe) {
   broken("llama.rope.freq_base", GgufValue(-1.0f), "a positive number");
   broken("llama.rope.dimension_count", u32(8), "rotates all 16", unsupported);
   broken("llama.expert_count", u32(8), "mixture of experts", unsupported);
+  broken("split.count", GgufValue(std::uint16_t{2}), "one of 2 files", unsupported);
   broken("tokenizer.ggml.model", text("bert"), "is 'bert'", unsupported);
   broken("tokenizer.ggml.pre", text("tekken"), "is 'tekken'", unsupported);
   broken("tokenizer.ggml.tokens", std::nullopt, "'tokenizer.ggml.tokens' is missing");
