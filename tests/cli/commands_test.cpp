@@ -44,7 +44,7 @@ TEST(Tool, EveryCommandExplainsItself) {
   const auto all = run("--help");
   EXPECT_EQ(all.status, 0);
   for (const std::string command :
-       {"compare", "quantize", "convert", "eval", "generate", "inspect", "memory", "recommend"}) {
+       {"compare", "quantize", "convert", "export-gguf", "eval", "generate", "inspect", "memory", "recommend"}) {
     EXPECT_TRUE(has(all.text, command)) << command;
     const auto help = run(command + " --help");
     EXPECT_EQ(help.status, 0) << command;
@@ -181,6 +181,23 @@ TEST(Convert, SaysWhatIsLostAndAsksFirst) {
   EXPECT_TRUE(has(lossy.text, "42 of 42 layers are not the same any more")) << lossy.text;
   EXPECT_TRUE(
       has(run("convert " + at("awq") + " " + at("x") + " --to ggml").text, "there is no layout 'ggml'; there are"));
+}
+
+TEST(ExportGguf, WritesAFileThatEvalReads) {
+  const TemporaryFolder folder;
+  const auto file = (folder / "model.gguf").string();
+  const auto outcome = run("export-gguf " + kModel + " " + file + " --type Q8_0");
+  ASSERT_EQ(outcome.status, 0) << outcome.text;
+  EXPECT_TRUE(has(outcome.text, "Q8_0 at 8.500 bits per weight")) << outcome.text;
+  const auto evaluated = run("eval " + file + " --tokens 512 --json " + (folder / "e.json").string());
+  ASSERT_EQ(evaluated.status, 0) << evaluated.text;
+  EXPECT_EQ(read_json(folder / "e.json")["bits_per_weight"].get<double>(), 8.5);
+  const auto again = run("export-gguf " + kModel + " " + file);
+  EXPECT_EQ(again.status, 1);
+  EXPECT_TRUE(has(again.text, "--force replaces it")) << again.text;
+  const auto unknown = run("export-gguf " + kModel + " " + file + " --force --type q5_k");
+  EXPECT_EQ(unknown.status, 1);
+  EXPECT_TRUE(has(unknown.text, "'q5_k' is no type to write; there are F32, F16")) << unknown.text;
 }
 
 TEST(Inspect, ShowsTensorsAndTheirErrorAgainstAReference) {

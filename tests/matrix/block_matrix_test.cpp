@@ -122,7 +122,7 @@ TEST_P(EveryBlockType, EveryBackendMultipliesByIt) {
   }
 }
 
-TEST_P(EveryBlockType, EncodingDecodedValuesLosesNothingMore) {
+TEST_P(EveryBlockType, TheErrorOfEncodingIsThatOfItsBits) {
   const BlockType type = GetParam();
   const auto x = testing_support::normal(4 * 512, 6, 0.05f);
   const FloatMatrix w = MatrixView<const float>(x.data(), 4, 512);

@@ -3,6 +3,11 @@
 //   nibble::llama::export_gguf("path/to/model", "model.gguf", {.type = nibble::BlockType::q4_k});
 //
 // Reading needs no call of its own: Model::load, Config::load and load_tokenizer take a .gguf file.
+//
+// The tokenizer goes along as llama.cpp's "gpt2" (byte-level BPE) or "llama" (SentencePiece). A model over plain bytes
+// is written as a "gpt2" vocabulary of the 256 bytes in order with no merges: whatever words the pre-tokenizer cuts,
+// each byte becomes its own token. Such a model has no token that begins or ends a text; llama.cpp then takes number
+// 11, the vertical tab, for both, and is told not to add it.
 #pragma once
 
 #include <cstddef>
@@ -23,7 +28,7 @@ struct ExportGgufOptions {
   BlockType type = BlockType::f16;
   const Backend* backend = nullptr;  ///< Null: default_backend(). Decodes layers that are quantized.
   Executor* executor = nullptr;      ///< Null: default_executor().
-  Progress progress;
+  Progress progress = {};
 };
 
 struct ExportGgufReport {

@@ -73,8 +73,8 @@ struct Q4_0 {
   f16 d;
   std::uint8_t codes[16];
   NIBBLE_HD constexpr void decode(float* out) const {
-    for (std::size_t j = 0; j < size; ++j)
-      out[j] = static_cast<float>(split_nibble(codes, j) - 8) * static_cast<float>(d);
+    const auto scale = static_cast<float>(d);
+    for (std::size_t j = 0; j < size; ++j) out[j] = static_cast<float>(split_nibble(codes, j) - 8) * scale;
   }
 };
 
@@ -83,8 +83,8 @@ struct Q4_1 {
   f16 d, m;
   std::uint8_t codes[16];
   NIBBLE_HD constexpr void decode(float* out) const {
-    for (std::size_t j = 0; j < size; ++j)
-      out[j] = static_cast<float>(split_nibble(codes, j)) * static_cast<float>(d) + static_cast<float>(m);
+    const auto scale = static_cast<float>(d), min = static_cast<float>(m);
+    for (std::size_t j = 0; j < size; ++j) out[j] = static_cast<float>(split_nibble(codes, j)) * scale + min;
   }
 };
 
@@ -97,7 +97,8 @@ struct Q5_0 {
     return static_cast<std::uint8_t>(split_nibble(codes, j) | ((high[j / 8] >> (j % 8)) & 1) << 4);
   }
   NIBBLE_HD constexpr void decode(float* out) const {
-    for (std::size_t j = 0; j < size; ++j) out[j] = static_cast<float>(code(j) - 16) * static_cast<float>(d);
+    const auto scale = static_cast<float>(d);
+    for (std::size_t j = 0; j < size; ++j) out[j] = static_cast<float>(code(j) - 16) * scale;
   }
 };
 
@@ -110,8 +111,8 @@ struct Q5_1 {
     return static_cast<std::uint8_t>(split_nibble(codes, j) | ((high[j / 8] >> (j % 8)) & 1) << 4);
   }
   NIBBLE_HD constexpr void decode(float* out) const {
-    for (std::size_t j = 0; j < size; ++j)
-      out[j] = static_cast<float>(code(j)) * static_cast<float>(d) + static_cast<float>(m);
+    const auto scale = static_cast<float>(d), min = static_cast<float>(m);
+    for (std::size_t j = 0; j < size; ++j) out[j] = static_cast<float>(code(j)) * scale + min;
   }
 };
 
@@ -120,7 +121,8 @@ struct Q8_0 {
   f16 d;
   std::int8_t codes[32];
   NIBBLE_HD constexpr void decode(float* out) const {
-    for (std::size_t j = 0; j < size; ++j) out[j] = static_cast<float>(codes[j]) * static_cast<float>(d);
+    const auto scale = static_cast<float>(d);
+    for (std::size_t j = 0; j < size; ++j) out[j] = static_cast<float>(codes[j]) * scale;
   }
 };
 
@@ -133,9 +135,9 @@ struct IQ4_NL {
     return {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
   }
   NIBBLE_HD constexpr void decode(float* out) const {
+    const auto scale = static_cast<float>(d);
     constexpr auto values = table();
-    for (std::size_t j = 0; j < size; ++j)
-      out[j] = static_cast<float>(values[split_nibble(codes, j)]) * static_cast<float>(d);
+    for (std::size_t j = 0; j < size; ++j) out[j] = static_cast<float>(values[split_nibble(codes, j)]) * scale;
   }
 };
 
@@ -224,7 +226,10 @@ struct Q6_K {
   /// What multiplies (code − 32) in group g: exact in fp32.
   NIBBLE_HD constexpr float step(std::size_t g) const { return static_cast<float>(d) * static_cast<float>(scales[g]); }
   NIBBLE_HD constexpr void decode(float* out) const {
-    for (std::size_t i = 0; i < size; ++i) out[i] = step(i / group) * static_cast<float>(code(i) - 32);
+    for (std::size_t g = 0; g < size / group; ++g) {
+      const float scale = step(g);
+      for (std::size_t i = g * group; i < (g + 1) * group; ++i) out[i] = scale * static_cast<float>(code(i) - 32);
+    }
   }
 };
 

@@ -70,6 +70,9 @@ Config read_config(const GgufFile& file, const std::string& name) {
     f.refuse("general.architecture", "is '" + arch + "'; this engine knows llama and qwen2", ErrorCode::unsupported);
   if (f.number(arch + ".expert_count").value_or(0) > 0)
     f.refuse(arch + ".expert_count", "says that this is a mixture of experts", ErrorCode::unsupported);
+  if (const auto parts = f.number("split.count").value_or(1); parts > 1)
+    f.refuse("split.count", "says that this is one of " + std::to_string(parts) + " files; merge them first",
+             ErrorCode::unsupported);
   c.model_type = arch;
   c.layers = f.size(arch + ".block_count");
   c.hidden = f.size(arch + ".embedding_length");
