@@ -40,6 +40,8 @@ double best_seconds(int threads, int passes, const std::function<void(int)>& wor
 __attribute__((target("avx512f"))) std::int64_t read_512(const std::byte* p, std::size_t n) {
   __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
   for (std::size_t i = 0; i < n; i += 256) {
+    // Ahead into the second level, past the end at last: faster than what the hardware does by itself.
+    for (std::size_t line = 0; line < 256; line += 64) _mm_prefetch(p + i + 4096 + line, _MM_HINT_T1);
     a = _mm512_add_epi64(a, _mm512_load_si512(p + i));
     b = _mm512_add_epi64(b, _mm512_load_si512(p + i + 64));
     c = _mm512_add_epi64(c, _mm512_load_si512(p + i + 128));
@@ -51,6 +53,7 @@ __attribute__((target("avx512f"))) std::int64_t read_512(const std::byte* p, std
 __attribute__((target("avx2"))) std::int64_t read_256(const std::byte* p, std::size_t n) {
   __m256i a = _mm256_setzero_si256(), b = a;
   for (std::size_t i = 0; i < n; i += 64) {
+    _mm_prefetch(p + i + 4096, _MM_HINT_T1);
     a = _mm256_add_epi64(a, _mm256_load_si256(reinterpret_cast<const __m256i*>(p + i)));
     b = _mm256_add_epi64(b, _mm256_load_si256(reinterpret_cast<const __m256i*>(p + i + 32)));
   }
