@@ -10,7 +10,8 @@ std::string_view stored_name(std::string_view name) {
 }
 
 Method parse_method(std::string_view name) {
-  Method method{.name = std::string(name)};
+  Method method;
+  method.name = name;
   if (name == "fp32") return method;
   if (name == "fp16" || name == "bf16") {
     method.dense = name == "fp16" ? DType::f16 : DType::bf16;

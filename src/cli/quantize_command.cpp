@@ -131,7 +131,15 @@ void run_calibrated(const Options& o, const llama::CalibratedMethod& method) {
   options.progress = bar.callback();
   const auto ids = read_tokens(
       o.model, o.calibration.empty() ? example_data() / "calibration.txt" : std::filesystem::path(o.calibration));
-  const auto report = llama::quantize_calibrated(o.model, o.output, ids, options);
+  const auto report = [&] {
+    try {
+      return llama::quantize_calibrated(o.model, o.output, ids, options);
+    } catch (const Error& e) {
+      if (e.code() != ErrorCode::cancelled) throw;
+      throw Error(e.code(), fmt::format("{}; what is finished is kept beside {}, and --resume goes on with it",
+                                        e.what(), o.output));
+    }
+  }();
   warn(report, o);
   if (!o.report.empty() && !report.complete_before) save_report(report, o);
   if (o.quiet) return;
