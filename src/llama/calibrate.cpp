@@ -30,10 +30,10 @@ class Run {
   /// Leaves a finished file for every block, and one for the head if it is wanted. Returns how many there were.
   std::size_t run(std::span<const std::int32_t> ids) {
     const std::size_t blocks = plan_.config().layers, found = folder_.finished(blocks);
-    const bool head = options_.lm_head && !fs::exists(folder_.head_file());
+    const bool head = plan_.method_of("lm_head") && !fs::exists(folder_.head_file());
     if (found == blocks && !head) return found;
-    const auto starts = sample_starts(ids.size(), options_.samples, options_.sample_tokens);
-    const std::size_t length = std::min(ids.size(), options_.sample_tokens);
+    const auto starts = sample_starts(ids.size(), options_.samples, plan_.sample_tokens());
+    const std::size_t length = std::min(ids.size(), plan_.sample_tokens());
     CalibrationStore states(starts.size(), length, plan_.config().hidden, options_.cache_bytes, folder_.path());
     embed(ids, starts, states);
     const auto rope = rope_angles(plan_.config().inverse_frequencies(), 0, length);
@@ -137,8 +137,8 @@ CalibrateReport quantize_calibrated(const fs::path& from, const fs::path& to, st
   CalibrateReport out;
   out.layout = plan.layout();
   out.blocks = plan.config().layers;
-  out.samples = sample_starts(ids.size(), options.samples, options.sample_tokens).size();
-  out.tokens = out.samples * std::min(ids.size(), options.sample_tokens);
+  out.samples = sample_starts(ids.size(), options.samples, plan.sample_tokens()).size();
+  out.tokens = out.samples * std::min(ids.size(), plan.sample_tokens());
   if (fs::exists(to)) {
     if (!options.resume || !made_by(to, manifest))
       throw Error(ErrorCode::invalid_argument,

@@ -152,6 +152,10 @@ std::optional<CalibratedMethod> CalibrationPlan::method_of(const std::string& la
   return it == methods_.end() ? std::nullopt : std::optional(it->second);
 }
 
+std::size_t CalibrationPlan::sample_tokens() const {
+  return config_.context == 0 ? options_.sample_tokens : std::min(options_.sample_tokens, config_.context);
+}
+
 void CalibrationPlan::check_ids(std::span<const std::int32_t> ids) const {
   if (ids.size() < 2)
     throw Error(ErrorCode::invalid_argument, "a calibration text of " + std::to_string(ids.size()) +
@@ -177,7 +181,7 @@ std::map<std::string, std::string> CalibrationPlan::manifest(std::span<const std
           {"lm_head", options_.lm_head ? "yes" : "no"},
           {"format", std::string(name_of(layout_))},
           {"samples", std::to_string(options_.samples)},
-          {"sample tokens", std::to_string(options_.sample_tokens)},
+          {"sample tokens", std::to_string(sample_tokens())},
           {"damp", number(options_.damp)},
           {"true sequential", options_.true_sequential ? "yes" : "no"}};
 }

@@ -28,6 +28,9 @@ class CalibrationPlan {
   /// Linear layers, the head too, that stay in floating point.
   [[nodiscard]] const std::vector<std::string>& skipped() const { return skipped_; }
 
+  /// Tokens of a sequence: no more than the model's context.
+  [[nodiscard]] std::size_t sample_tokens() const;
+
   void check_ids(std::span<const std::int32_t> ids) const;
   /// All that the output's bytes depend on.
   [[nodiscard]] std::map<std::string, std::string> manifest(std::span<const std::int32_t> ids) const;

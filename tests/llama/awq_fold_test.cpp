@@ -15,15 +15,16 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::vector<float> random_scales(std::size_t n, std::mt19937& random) {
+/// Between 1/4 and 4; `exact`: powers of two.
+std::vector<float> random_scales(std::size_t n, std::mt19937& random, bool exact) {
   std::uniform_real_distribution<float> exponent(-2, 2);
   std::vector<float> out(n);
-  for (float& s : out) s = std::exp2(exponent(random));
+  for (float& s : out) s = std::exp2(exact ? std::round(exponent(random)) : exponent(random));
   return out;
 }
 
-/// The model at `from` with every block folded by scales between 1/4 and 4, all tensors F32.
-void write_folded(const fs::path& from, const fs::path& to) {
+/// The model at `from` with every block folded by random scales, all tensors F32.
+void write_folded(const fs::path& from, const fs::path& to, bool exact) {
   const Config c = Config::load(from);
   const Checkpoint in = Checkpoint::open(from);
   std::map<std::string, std::vector<float>> values;
@@ -58,18 +59,37 @@ void write_folded(const fs::path& from, const fs::path& to) {
   writer.finish();
 }
 
-class AwqFold : public testing::TestWithParam<const char*> {};
+class AwqFold : public testing::TestWithParam<const char*> {
+ protected:
+  /// Logits of the model itself, and folded.
+  std::pair<std::vector<float>, std::vector<float>> logits(bool exact) {
+    const testing_support::TemporaryFolder folder;
+    write_folded(GetParam(), folder / "folded", exact);
+    return {logits_of(GetParam()), logits_of(folder / "folded")};
+  }
 
+ private:
+  static std::vector<float> logits_of(const fs::path& path) {
+    const Model model = Model::load(path);
+    std::vector<std::int32_t> ids;
+    for (std::size_t t = 0; t < 64; ++t) ids.push_back(static_cast<std::int32_t>(t * 37 % model.config().vocab));
+    KvCache cache(model.config(), ids.size());
+    return model.forward(ids, cache);
+  }
+};
+
+// Powers of two scale without rounding: every product of the forward pass is the same, bit for bit.
+TEST_P(AwqFold, ByPowersOfTwoNothingChanges) {
+  const auto [before, after] = logits(true);
+  EXPECT_EQ(before, after);
+}
+
+// Other scales round each weight once more, to 2⁻²⁴ of it, and what a logit's terms lose is of their size, not its own.
 TEST_P(AwqFold, TheFoldedModelComputesTheSame) {
-  const testing_support::TemporaryFolder folder;
-  const fs::path from = GetParam();
-  write_folded(from, folder / "folded");
-  const Model before = Model::load(from), after = Model::load(folder / "folded");
-  std::vector<std::int32_t> ids;
-  for (std::size_t t = 0; t < 64; ++t) ids.push_back(static_cast<std::int32_t>(t * 37 % before.config().vocab));
-  KvCache a(before.config(), ids.size()), b(after.config(), ids.size());
-  const auto x = before.forward(ids, a), y = after.forward(ids, b);
-  for (std::size_t i = 0; i < x.size(); ++i) ASSERT_NEAR(x[i], y[i], 1e-5f * std::max(1.0f, std::abs(x[i]))) << i;
+  const auto [before, after] = logits(false);
+  float most = 0;
+  for (const float x : before) most = std::max(most, std::abs(x));
+  for (std::size_t i = 0; i < before.size(); ++i) ASSERT_NEAR(before[i], after[i], 1e-5f * most) << i;
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, AwqFold,
@@ -78,14 +98,14 @@ INSTANTIATE_TEST_SUITE_P(Models, AwqFold,
                                          NIBBLE_TEST_DATA "/llama/golden/mistral", NIBBLE_EXAMPLE_DATA "/austen-5m"));
 
 // A norm is stored in 16 bits: the scales become what it then divides by, so that nothing of the rounding is left.
-TEST(AwqFold, RoundingTheNormIsMadeUpFor) {
+TEST(AwqFoldedNorm, RoundingItIsMadeUpFor) {
   const Checkpoint in = Checkpoint::open(NIBBLE_EXAMPLE_DATA "/austen-5m");
   DenseBlock block = DenseBlock::load(in, 0);
   ASSERT_EQ(block.norm_type, DType::bf16);
   const DenseBlock original = block;
   std::mt19937 random(3);
   BlockScales s;
-  s.attention = random_scales(block.input_norm.size(), random);
+  s.attention = random_scales(block.input_norm.size(), random, false);
   const auto asked = s.attention;
   fold(block, s);
   EXPECT_NE(s.attention, asked);

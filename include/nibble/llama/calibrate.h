@@ -83,7 +83,7 @@ struct CalibrateOptions {
   std::optional<CheckpointLayout> layout;
 
   std::size_t samples = 128;        ///< Sequences, evenly spaced over the text; as many as it has, if fewer.
-  std::size_t sample_tokens = 512;  ///< Tokens of a sequence.
+  std::size_t sample_tokens = 512;  ///< Tokens of a sequence, or of the model's context if that is less.
   double damp = 0.01;               ///< gptq::Options::damp
   bool true_sequential = true;      ///< GPTQ: as described above; else a block's layers all see the block as it was.
   /// Hidden states of all sequences that may be held in memory; more go to a file beside the finished blocks.
