@@ -166,4 +166,12 @@ void BlockPass::add_mlp(const Block& block, MatrixView<float> x, Scratch& scratc
   add(x, d);
 }
 
+void BlockPass::add_linear(const Linear& l, MatrixView<const float> input, MatrixView<float> x,
+                           Scratch& scratch) const {
+  scratch.delta.resize(x.rows * x.cols);
+  const auto d = view(scratch.delta, x.cols);
+  linear(l, input, d);
+  add(x, d);
+}
+
 }  // namespace nibble::llama

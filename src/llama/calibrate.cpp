@@ -60,8 +60,8 @@ class Run {
 
   void embed(std::span<const std::int32_t> ids, const std::vector<std::size_t>& starts, CalibrationStore& states) {
     const BlockMatrix embedding = loader_.embedding();
-    std::vector<float> values(states.tokens() * states.hidden());
-    const MatrixView<float> x(values.data(), states.tokens(), states.hidden());
+    std::vector<float> values(states.tokens() * states.width());
+    const MatrixView<float> x(values.data(), states.tokens(), states.width());
     for (std::size_t s = 0; s < starts.size(); ++s) {
       for (std::size_t t = 0; t < x.rows; ++t)
         embedding.decode_row(static_cast<std::size_t>(ids[starts[s] + t]), &x(t, 0));
@@ -77,6 +77,7 @@ class Run {
             loader_.backend(),
             loader_.executor(),
             states,
+            folder_.path(),
             rope,
             [this, cost, what](double fraction, std::string_view message) {
               report(options_.progress, (done_ + cost * fraction) / total_, what + ", " + std::string(message));
@@ -108,9 +109,9 @@ class Run {
     const std::vector<float> weight = loader_.norm();
     Block none;
     BlockRunner runner(context, none);
-    std::vector<float> normed(context.states.tokens() * context.states.hidden());
-    const MatrixView<float> y(normed.data(), context.states.tokens(), context.states.hidden());
-    runner.each(false, 0, 0.5, h.name(), [&](MatrixView<float> x) {
+    std::vector<float> normed(context.states.tokens() * context.states.width());
+    const MatrixView<float> y(normed.data(), context.states.tokens(), context.states.width());
+    runner.each(false, 0, 0.5, h.name(), [&](std::size_t, MatrixView<float> x) {
       runner.pass().norm(x, weight, y);
       h.add(y, context.executor);
     });

@@ -14,7 +14,7 @@ namespace {
 using Kind = CalibratedMethod::Kind;
 
 /// Tokens that attention and the MLP are run on for every ratio tried: whole sequences, evenly spaced.
-constexpr std::size_t kInspectedTokens = 4096;
+constexpr std::size_t kInspectedTokens = 2048;
 
 double squared_change(const std::vector<float>& a, const std::vector<float>& b) {
   double sum = 0;
@@ -55,8 +55,7 @@ class AwqBlock {
   void observe() {
     const std::size_t n = c_.states.sequences(), length = c_.states.tokens();
     const std::size_t inspected = std::clamp<std::size_t>(kInspectedTokens / length, 1, n);
-    std::size_t sequence = 0;
-    runner_.each(true, 0, 0.4, "observing", [&](MatrixView<float> x) {
+    runner_.each(true, 0, 0.4, "observing", [&](std::size_t sequence, MatrixView<float> x) {
       const bool inspects = sequence * inspected % n < inspected;  // `inspected` of n, evenly spaced
       for (std::size_t g = 0; g < kGroups.size(); ++g) {
         if (g == 2) runner_.add_attention(x);
@@ -66,7 +65,6 @@ class AwqBlock {
         (g == 0 ? attention_inputs_ : mlp_inputs_).emplace_back(in.data, in.data + in.rows * in.cols);
       }
       runner_.add_mlp(x);
-      ++sequence;
     });
   }
 
@@ -121,7 +119,7 @@ class AwqBlock {
   template <class Module>
   awq::ModuleLoss module_loss(std::size_t group, const std::vector<std::vector<float>>& inputs, const Module& module) {
     const auto outputs_of = [this, &inputs, module](const Block& b, std::size_t s) {
-      const std::size_t n = c_.states.tokens(), hidden = c_.states.hidden();
+      const std::size_t n = c_.states.tokens(), hidden = c_.states.width();
       std::vector<float> out(n * hidden);
       module(b, {inputs[s].data(), n, hidden}, {out.data(), n, hidden});
       return out;

@@ -7,7 +7,7 @@ namespace nibble::llama {
 BlockRunner::BlockRunner(const CalibrationContext& c, Block& block)
     : context_(c), block_(block), pass_(c.config, c.executor, Activations::fp32, nullptr) {
   const std::size_t n = c.states.tokens();
-  states_.resize(n * c.states.hidden());
+  states_.resize(n * c.states.width());
   keys_.resize(n * c.config.kv_heads * c.config.head_dim);
   values_.resize(keys_.size());
 }
@@ -17,24 +17,27 @@ KeyValues BlockRunner::cache() {
   return {{keys_.data(), n, width}, {values_.data(), n, width}, 0};
 }
 
-void BlockRunner::each(bool keep, double first, double last, const std::string& what,
-                       const std::function<void(MatrixView<float> x)>& visit) {
+void BlockRunner::each(bool keep, double first, double last, const std::string& what, const Visit& visit) {
   CalibrationStore& store = context_.states;
-  const MatrixView<float> x(states_.data(), store.tokens(), store.hidden());
+  const MatrixView<float> x(states_.data(), store.tokens(), store.width());
   for (std::size_t s = 0; s < store.sequences(); ++s) {
     report(context_.progress, first + (last - first) * static_cast<double>(s) / static_cast<double>(store.sequences()),
            what);
     store.read(s, x);
-    visit(x);
+    visit(s, x);
     if (keep) store.write(s, x);
   }
 }
 
 void BlockRunner::advance(double first, double last) {
-  each(true, first, last, "running the block", [&](MatrixView<float> x) {
+  each(true, first, last, "running the block", [&](std::size_t, MatrixView<float> x) {
     add_attention(x);
     add_mlp(x);
   });
+}
+
+void BlockRunner::add_mixed(MatrixView<const float> mixed, MatrixView<float> x) {
+  pass_.add_linear(block_.o, mixed, x, scratch_);
 }
 
 MatrixView<const float> BlockRunner::input(std::size_t group, MatrixView<const float> x) {

@@ -25,8 +25,9 @@ struct CalibrationContext {
   const Backend& backend;
   Executor& executor;
   CalibrationStore& states;
-  std::span<const float> rope;  ///< Of the positions of one sequence.
-  Progress progress;            ///< Of this block.
+  const std::filesystem::path& folder;  ///< For files of the run's own.
+  std::span<const float> rope;          ///< Of the positions of one sequence.
+  Progress progress;                    ///< Of this block.
   /// How a layer is quantized; nothing: it stays.
   std::function<std::optional<CalibratedMethod>(const std::string& layer)> method_of;
 
@@ -47,12 +48,13 @@ struct FinishedBlock {
 /// A block's forward pass over every sequence in turn.
 class BlockRunner {
  public:
+  using Visit = std::function<void(std::size_t sequence, MatrixView<float> x)>;
+
   BlockRunner(const CalibrationContext& context, Block& block);
 
-  /// Calls visit(x) with the states of each sequence; `keep`: what it makes of them is what the next pass starts from.
+  /// Shows `visit` the states of each sequence; `keep`: what it makes of them is what the next pass starts from.
   /// Reports progress from `first` to `last` with `what`.
-  void each(bool keep, double first, double last, const std::string& what,
-            const std::function<void(MatrixView<float> x)>& visit);
+  void each(bool keep, double first, double last, const std::string& what, const Visit& visit);
   /// The whole block, kept.
   void advance(double first, double last);
 
@@ -60,6 +62,8 @@ class BlockRunner {
   /// block's input, for the others what attention was added to. Valid until the next call.
   [[nodiscard]] MatrixView<const float> input(std::size_t group, MatrixView<const float> x);
   void add_attention(MatrixView<float> x) { pass_.add_attention(block_, x, context_.rope, cache(), scratch_); }
+  /// The rest of attention, from what input() gave for o.
+  void add_mixed(MatrixView<const float> mixed, MatrixView<float> x);
   void add_mlp(MatrixView<float> x) { pass_.add_mlp(block_, x, scratch_); }
 
   [[nodiscard]] const BlockPass& pass() const { return pass_; }

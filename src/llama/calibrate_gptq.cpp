@@ -53,22 +53,37 @@ class GptqBlock {
     solve(2, 0.55);
     gather(3, 0.65, false);
     solve(3, 0.8);
-    runner_.each(true, 0.85, 1, block_.down.name, [&](MatrixView<float> x) { runner_.add_mlp(x); });
+    runner_.each(true, 0.85, 1, block_.down.name, [&](std::size_t, MatrixView<float> x) { runner_.add_mlp(x); });
   }
 
   void gather(std::size_t group, double at, bool settles_attention) {
     if (!listens_[group] && !settles_attention) return;
     Hessian& h = start(group);
-    runner_.each(settles_attention, at, at + 0.15, h.name(), [&](MatrixView<float> x) {
-      if (settles_attention) runner_.add_attention(x);
-      if (listens_[group]) h.add(runner_.input(group, x), c_.executor);
+    if (group == 1)
+      mixed_.emplace(c_.states.sequences(), c_.states.tokens(), h.channels(), c_.options.cache_bytes, c_.folder);
+    runner_.each(settles_attention, at, at + 0.15, h.name(), [&](std::size_t sequence, MatrixView<float> x) {
+      if (settles_attention) add_attention(sequence, x);
+      if (!listens_[group]) return;
+      const MatrixView<const float> in = runner_.input(group, x);
+      h.add(in, c_.executor);
+      if (group == 1) mixed_->write(sequence, in);
     });
+    if (settles_attention) mixed_.reset();
+  }
+
+  /// By what the pass for o kept, if there was one: the heads are most of the work in a small model.
+  void add_attention(std::size_t sequence, MatrixView<float> x) {
+    if (!mixed_) return runner_.add_attention(x);
+    mixed_values_.resize(x.rows * mixed_->width());
+    const MatrixView<float> mixed(mixed_values_.data(), x.rows, mixed_->width());
+    mixed_->read(sequence, mixed);
+    runner_.add_mixed(mixed, x);
   }
 
   /// All groups see the block as it was; then it is run as it is.
   void at_once() {
     for (std::size_t g = 0; g < kGroups.size(); ++g) start(g);
-    runner_.each(false, 0, 0.4, "inputs of " + block_.q.name + " …", [&](MatrixView<float> x) {
+    runner_.each(false, 0, 0.4, "inputs of " + block_.q.name + " …", [&](std::size_t, MatrixView<float> x) {
       for (std::size_t g = 0; g < kGroups.size(); ++g) {
         if (g == 2) runner_.add_attention(x);
         if (listens_[g]) hessians_[g]->add(runner_.input(g, x), c_.executor);
@@ -101,6 +116,8 @@ class GptqBlock {
   std::array<std::optional<CalibratedMethod>, 7> methods_;
   std::array<bool, 4> listens_{};
   std::array<std::optional<Hessian>, 4> hessians_;
+  std::optional<CalibrationStore> mixed_;  ///< The inputs of o, once q, k and v are settled.
+  std::vector<float> mixed_values_;
   FinishedBlock done_;
 };
 

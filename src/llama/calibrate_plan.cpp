@@ -85,6 +85,11 @@ CalibrationPlan::CalibrationPlan(const fs::path& from, const CalibrateOptions& o
                   "the pattern '" + options.rules[r].pattern + "' decides for no linear layer of the model");
   if (layers_.empty()) throw Error(ErrorCode::invalid_argument, "the rules skip every layer; nothing is left to do");
   choose_layout();
+  // A layout has its own type of scales: what is rounded is rounded to that.
+  for (QuantizedLayer& l : layers_) {
+    l.description.spec = nearest_spec(layout_, l.description);
+    methods_.at(l.name).spec = l.description.spec;
+  }
 }
 
 void CalibrationPlan::check_options() const {

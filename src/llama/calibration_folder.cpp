@@ -93,26 +93,26 @@ CalibrationFolder::CalibrationFolder(const fs::path& output, const Manifest& man
                   "'" + path_.string() +
                       "' holds the finished blocks of an earlier run; --resume goes on with it, removing it starts "
                       "again");
-    lock();
+    lock_.take(path_);
     compare(path_, manifest);
     return;
   }
   std::error_code error;
   fs::create_directories(path_, error);
   if (error) throw Error(ErrorCode::io, "cannot create the directory '" + path_.string() + "': " + error.message());
-  lock();
+  lock_.take(path_);
   files::write_file(file, Json(manifest).dump(2) + "\n");
 }
 
-CalibrationFolder::~CalibrationFolder() {
-  if (lock_ >= 0) ::close(lock_);
+CalibrationFolder::Lock::~Lock() {
+  if (file_ >= 0) ::close(file_);
 }
 
-void CalibrationFolder::lock() {
-  lock_ = ::open((path_ / "lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-  if (lock_ < 0) files::throw_system_error("create", path_ / "lock");
-  if (::flock(lock_, LOCK_EX | LOCK_NB) != 0)
-    throw Error(ErrorCode::invalid_argument, "another process is at work in '" + path_.string() + "'");
+void CalibrationFolder::Lock::take(const fs::path& folder) {
+  file_ = ::open((folder / "lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  if (file_ < 0) files::throw_system_error("create", folder / "lock");
+  if (::flock(file_, LOCK_EX | LOCK_NB) != 0)
+    throw Error(ErrorCode::invalid_argument, "another process is at work in '" + folder.string() + "'");
 }
 
 fs::path CalibrationFolder::block_file(std::size_t index) const {

@@ -23,9 +23,6 @@ class CalibrationFolder {
   /// Makes the folder, or takes up the one there is. Error{invalid_argument}: it is there and not `resume`, another
   /// process is at work in it, or its manifest is another (names the first difference).
   CalibrationFolder(const std::filesystem::path& output, const Manifest& manifest, bool resume);
-  ~CalibrationFolder();
-  CalibrationFolder(const CalibrationFolder&) = delete;
-  CalibrationFolder& operator=(const CalibrationFolder&) = delete;
 
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
   [[nodiscard]] std::filesystem::path block_file(std::size_t index) const;
@@ -38,10 +35,21 @@ class CalibrationFolder {
   static std::filesystem::path of(const std::filesystem::path& output);
 
  private:
-  void lock();
+  /// Held until the object, or the process, goes.
+  class Lock {
+   public:
+    ~Lock();
+    Lock() = default;
+    Lock(const Lock&) = delete;
+    Lock& operator=(const Lock&) = delete;
+    void take(const std::filesystem::path& folder);
+
+   private:
+    int file_ = -1;
+  };
 
   std::filesystem::path path_;
-  int lock_ = -1;
+  Lock lock_;
 };
 
 /// One finished file, written and read.

@@ -11,11 +11,11 @@
 
 namespace nibble::llama {
 
-CalibrationStore::CalibrationStore(std::size_t sequences, std::size_t tokens, std::size_t hidden,
-                                   std::size_t most_bytes, const std::filesystem::path& folder)
-    : sequences_(sequences), tokens_(tokens), hidden_(hidden), folder_(folder) {
+CalibrationStore::CalibrationStore(std::size_t sequences, std::size_t tokens, std::size_t width, std::size_t most_bytes,
+                                   const std::filesystem::path& folder)
+    : sequences_(sequences), tokens_(tokens), width_(width), folder_(folder) {
   if (sequences_ * bytes_each() <= most_bytes) {
-    values_.resize(sequences_ * tokens_ * hidden_);
+    values_.resize(sequences_ * tokens_ * width_);
     return;
   }
   // Without a name, so that no crash leaves it behind.
@@ -31,7 +31,7 @@ CalibrationStore::~CalibrationStore() {
 
 void CalibrationStore::read(std::size_t sequence, MatrixView<float> x) const {
   if (in_memory()) {
-    std::memcpy(x.data, values_.data() + sequence * tokens_ * hidden_, bytes_each());
+    std::memcpy(x.data, values_.data() + sequence * tokens_ * width_, bytes_each());
     return;
   }
   auto* to = reinterpret_cast<std::byte*>(x.data);
@@ -45,7 +45,7 @@ void CalibrationStore::read(std::size_t sequence, MatrixView<float> x) const {
 }
 
 void CalibrationStore::write(std::size_t sequence, MatrixView<const float> x) {
-  if (in_memory()) std::memcpy(values_.data() + sequence * tokens_ * hidden_, x.data, bytes_each());
+  if (in_memory()) std::memcpy(values_.data() + sequence * tokens_ * width_, x.data, bytes_each());
   else
     files::write_at(file_, {reinterpret_cast<const std::byte*>(x.data), bytes_each()}, sequence * bytes_each(),
                     folder_);

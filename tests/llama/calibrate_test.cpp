@@ -20,6 +20,8 @@ using namespace testing_support;
 
 constexpr const char* kModel = NIBBLE_EXAMPLE_DATA "/austen-5m";
 
+constexpr std::size_t kHeldOut = 16384;
+
 /// The embedded model's tokens are bytes.
 std::vector<std::int32_t> text_ids(const char* file, std::size_t most) {
   std::ifstream in(fs::path(NIBBLE_EXAMPLE_DATA) / file, std::ios::binary);
@@ -46,8 +48,8 @@ CalibrateOptions options(const std::string& method, std::size_t samples = 4, std
   return o;
 }
 
-double perplexity(const fs::path& model, const LoadOptions& load = {}) {
-  return evaluate(Model::load(model, load), text_ids("evaluation.txt", 8192)).perplexity();
+double perplexity(const fs::path& model, std::size_t tokens = 1024, const LoadOptions& load = {}) {
+  return evaluate(Model::load(model, load), text_ids("evaluation.txt", tokens)).perplexity();
 }
 
 class Calibrate : public testing::Test {
@@ -58,7 +60,7 @@ class Calibrate : public testing::Test {
   double rounded(const char* spec) {
     LoadOptions load;
     load.quantize = QuantSpec::parse(spec);
-    return perplexity(kModel, load);
+    return perplexity(kModel, kHeldOut, load);
   }
   TemporaryFolder folder_;
 };
@@ -80,14 +82,14 @@ TEST(CalibratedMethod, TextThereAndBack) {
 }
 
 TEST_F(Calibrate, BeatsRoundingToNearestOnTheHeldOutNovel) {
-  std::map<std::string, double> p{{"fp32", perplexity(kModel)},
+  std::map<std::string, double> p{{"fp32", perplexity(kModel, kHeldOut)},
                                   {"int4", rounded("int4-g128-asym")},
                                   {"int3", rounded("int3-g128-asym")},
                                   {"int2", rounded("int2-g32-asym")}};
   for (const char* method : {"gptq-4-g128", "gptq-4-g128-act", "awq-4-g128", "gptq-3-g128", "gptq-2-g32"}) {
     const auto report = make(method, options(method, 48, 256));
     EXPECT_EQ(report.layers.size(), 42u);
-    p[method] = perplexity(folder_ / method);
+    p[method] = perplexity(folder_ / method, kHeldOut);
   }
   for (const auto& [name, value] : p) std::printf("%-16s %.4f\n", name.c_str(), value);
   EXPECT_LT(p["fp32"], p["gptq-4-g128-act"]);

@@ -75,6 +75,8 @@ class BlockPass {
   void add_attention(const Block& block, MatrixView<float> x, std::span<const float> rope, const KeyValues& cache,
                      Scratch& scratch) const;
   void add_mlp(const Block& block, MatrixView<float> x, Scratch& scratch) const;
+  /// x += linear(input)
+  void add_linear(const Linear& linear, MatrixView<const float> input, MatrixView<float> x, Scratch& scratch) const;
 
  private:
   struct Output {
