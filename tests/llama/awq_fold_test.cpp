@@ -34,11 +34,8 @@ void write_folded(const fs::path& from, const fs::path& to, bool exact) {
   for (std::size_t i = 0; i < c.layers; ++i) {
     DenseBlock block = DenseBlock::load(in, i);
     block.norm_type = DType::f32;
-    BlockScales s{random_scales(c.hidden, random),
-                  random_scales(c.kv_heads * c.head_dim, random),
-                  {},
-                  random_scales(c.hidden, random),
-                  random_scales(c.intermediate, random)};
+    const auto scales = [&](std::size_t n) { return random_scales(n, random, exact); };
+    BlockScales s{scales(c.hidden), scales(c.kv_heads * c.head_dim), {}, scales(c.hidden), scales(c.intermediate)};
     for (const std::size_t source : sources) s.mixed.push_back(s.values[source]);
     fold(block, s);
     const std::string prefix = "model.layers." + std::to_string(i) + ".";
