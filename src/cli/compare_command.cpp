@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "commands.h"
 #include "format/files.h"
@@ -27,7 +28,7 @@ namespace {
 namespace fs = std::filesystem;
 
 struct Options {
-  std::string model, text, json, plot;
+  std::string model, text, json, plot, calibration, save;
   std::vector<std::string> methods;
   std::size_t tokens = 32768, window = 512, stride = 512;
 };
@@ -98,10 +99,17 @@ class Comparison {
 
  private:
   Row measure(const std::string& name, bool reference) {
-    const fs::path copy = work_.path() / name, figures = work_.path() / (name + ".json"),
-                   log_probabilities = work_.path() / "reference";
+    const std::string stored(stored_name(name));
+    const bool keeps = !o_.save.empty();
+    const fs::path copy = (keeps ? fs::path(o_.save) : work_.path()) / stored,
+                   figures = work_.path() / (name + ".json"), log_probabilities = work_.path() / "reference";
     const bool int8_activations = parse_method(name).int8_activations;
-    run_self({"quantize", o_.model, "-o", copy, "--method", name.substr(0, name.find('+')), "--quiet"});
+    if (made_.insert(stored).second) {
+      std::vector<std::string> quantize{"quantize", o_.model, "-o", copy, "--method", stored, "--quiet"};
+      if (parse_method(name).calibrated && !o_.calibration.empty())
+        quantize.insert(quantize.end(), {"--calibration", o_.calibration});
+      run_self(std::move(quantize));
+    }
     std::vector<std::string> eval{"eval",           copy,
                                   "--text",         o_.text,
                                   "--tokens",       std::to_string(o_.tokens),
@@ -121,12 +129,16 @@ class Comparison {
             j["decode_tokens_per_s"],
             fs::file_size(copy / "model.safetensors"),
             j["peak_rss_bytes"]};
-    fs::remove_all(copy);
+    if (!keeps) {
+      fs::remove_all(copy);
+      made_.erase(stored);
+    }
     return row;
   }
 
   const Options& o_;
   WorkFolder work_;
+  std::set<std::string> made_;  ///< Models that are there.
   Row reference_;
 };
 
@@ -184,7 +196,9 @@ void add_compare_command(CLI::App& app) {
   auto o = std::make_shared<Options>();
   CLI::App* c = app.add_subcommand("compare", "The table: what each method costs a model in quality, size and speed");
   c->add_option("model", o->model, "Model directory (default: the embedded model)");
-  c->add_option("--methods", o->methods, "Comma-separated, for example fp32,int8,int4-g128-sym,nf4-dq (default: all)")
+  c->add_option(
+       "--methods", o->methods,
+       "Comma-separated, for example fp32,int8,int4-g128-sym,nf4-dq,gptq-4-g128 (default: those of the README)")
       ->delimiter(',');
   c->add_option("--text", o->text, "Text to predict (default: the embedded evaluation text)");
   c->add_option("--tokens", o->tokens, "Use only the first so many tokens (0: all)")->capture_default_str();
@@ -192,6 +206,8 @@ void add_compare_command(CLI::App& app) {
   c->add_option("--stride", o->stride, "Tokens from one window to the next")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
+  c->add_option("--calibration", o->calibration, "Text that gptq-… and awq-… calibrate on (default: the embedded one)");
+  c->add_option("--save", o->save, "Keep each quantized model, in a directory of its name in this one");
   c->add_option("--json", o->json, "Write the rows as JSON");
   c->add_option("--plot", o->plot, "Write a chart of perplexity against file size, as SVG");
   c->callback([o] { run(*o); });

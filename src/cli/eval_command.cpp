@@ -53,7 +53,7 @@ Speed measure_speed(const llama::Model& model, std::span<const std::int32_t> ids
 void run(const Options& o) {
   llama::LoadOptions load;
   if (!o.method.empty()) {
-    const Method method = parse_method(o.method);
+    const Method method = parse_loading_method(o.method);
     load.quantize = method.spec;
     load.int8_activations = method.int8_activations;
   }

@@ -25,7 +25,7 @@ void run(const Options& o) {
   const std::string model_path = o.model.empty() ? (example_data() / "austen-5m").string() : o.model;
   llama::LoadOptions load;
   if (!o.method.empty()) {
-    const Method method = parse_method(o.method);
+    const Method method = parse_loading_method(o.method);
     load.quantize = method.spec;
     load.int8_activations = method.int8_activations;
   }

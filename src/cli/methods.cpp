@@ -4,23 +4,48 @@
 
 namespace nibble::cli {
 
+std::string_view stored_name(std::string_view name) {
+  constexpr std::string_view suffix = "+a8";
+  return name.ends_with(suffix) ? name.substr(0, name.size() - suffix.size()) : name;
+}
+
 Method parse_method(std::string_view name) {
-  if (name == "fp32") return {"fp32", DType::f32, std::nullopt, false};
-  if (name == "fp16") return {"fp16", DType::f16, std::nullopt, false};
-  if (name == "bf16") return {"bf16", DType::bf16, std::nullopt, false};
-  const bool int8_activations = name.ends_with("+a8");
+  Method method;
+  method.name = name;
+  if (name == "fp32") return method;
+  if (name == "fp16" || name == "bf16") {
+    method.dense = name == "fp16" ? DType::f16 : DType::bf16;
+    return method;
+  }
+  method.int8_activations = stored_name(name) != name;
   try {
-    const QuantSpec spec = QuantSpec::parse(name.substr(0, name.size() - (int8_activations ? 3 : 0)));
-    if (int8_activations && !spec.is_affine())
+    if (llama::CalibratedMethod::is_calibrated(name)) {
+      method.calibrated = llama::CalibratedMethod::parse(stored_name(name));
+      method.spec = method.calibrated->spec;
+    } else {
+      method.spec = QuantSpec::parse(stored_name(name));
+    }
+    if (method.int8_activations && !method.spec->is_affine())
       throw Error(ErrorCode::invalid_argument, "'" + std::string(name) + "': 8-bit activations need integer weights");
-    return {std::string(name), DType::f32, spec, int8_activations};
+    return method;
   } catch (const Error& e) {
     throw Error(
         ErrorCode::invalid_argument,
         std::string(e.what()) +
             "\nknown methods: fp32, fp16, bf16, int8, llm-int8, int<bits>-g<size>-sym|asym (int4-g128-sym), "
-            "nf4, nf4-dq, fp4, dynamic8; an integer one with +a8 (int4-g32-sym+a8) multiplies by 8-bit activations");
+            "nf4, nf4-dq, fp4, dynamic8, gptq-<bits>-g<size> (gptq-4-g128-act), awq-<bits>-g<size> (awq-4-g128); an "
+            "integer one with +a8 (int4-g32-sym+a8) multiplies by 8-bit activations");
   }
+}
+
+Method parse_loading_method(std::string_view name) {
+  Method method = parse_method(name);
+  if (method.calibrated)
+    throw Error(ErrorCode::invalid_argument, "'" + method.name +
+                                                 "' needs a calibration run, not only a look at the weights; make "
+                                                 "the model first: nibble quantize MODEL -o OUT --method " +
+                                                 std::string(stored_name(name)));
+  return method;
 }
 
 const std::vector<std::string>& default_methods() {
@@ -31,7 +56,11 @@ const std::vector<std::string>& default_methods() {
                                               "int4-g32-sym",   "int4-g32-sym+a8",
                                               "int4-g128-asym", "int4-g64-asym",
                                               "int4-g32-asym",  "nf4",
-                                              "nf4-dq",         "fp4"};
+                                              "nf4-dq",         "fp4",
+                                              "gptq-4-g128",    "gptq-4-g128-act",
+                                              "awq-4-g128",     "int3-g128-asym",
+                                              "gptq-3-g128",    "awq-3-g128",
+                                              "int2-g32-asym",  "gptq-2-g32"};
   return names;
 }
 

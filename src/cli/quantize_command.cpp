@@ -1,12 +1,14 @@
 #include <fmt/format.h>
 
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "commands.h"
 #include "methods.h"
 #include "nibble/core/error.h"
 #include "nibble/llama/quantize_model.h"
 #include "progress_bar.h"
+#include "table.h"
 
 namespace nibble::cli {
 
@@ -17,6 +19,12 @@ struct Options {
   int bits = 0;
   std::size_t group_size = 0;
   bool quiet = false;
+  // GPTQ and AWQ only
+  std::string calibration, layout, report;
+  std::vector<std::string> modules, skip;
+  std::size_t samples = 128, sample_tokens = 512, cache_memory = std::size_t{4} << 30;
+  double damp = 0.01;
+  bool lm_head = false, at_once = false, resume = false;
 };
 
 /// "int" or "sym"/"asym" with --bits and --group-size, or a whole method name.
@@ -38,12 +46,145 @@ Method method_of(const Options& o) {
   return parse_method(name);
 }
 
+llama::ModuleRule rule_of(const std::string& text) {
+  const std::size_t at = text.rfind('=');
+  if (at == std::string::npos || at == 0 || at + 1 == text.size())
+    throw Error(ErrorCode::invalid_argument,
+                "--modules '" + text + "': pattern=method is needed, for example 'down_proj=gptq-8-g128'");
+  return {text.substr(0, at), llama::CalibratedMethod::parse(std::string_view(text).substr(at + 1))};
+}
+
+llama::CalibrateOptions calibrate_options(const Options& o, const llama::CalibratedMethod& method) {
+  llama::CalibrateOptions out;
+  out.method = method;
+  for (const std::string& pattern : o.skip) out.rules.push_back({pattern, std::nullopt});
+  for (const std::string& text : o.modules) out.rules.push_back(rule_of(text));
+  out.lm_head = o.lm_head;
+  if (!o.layout.empty()) out.layout = parse_checkpoint_layout(o.layout);
+  out.samples = o.samples;
+  out.sample_tokens = o.sample_tokens;
+  out.damp = o.damp;
+  out.true_sequential = !o.at_once;
+  out.cache_bytes = o.cache_memory;
+  out.resume = o.resume;
+  return out;
+}
+
+/// What is wrong or unusual about a layer, in a few words.
+std::string remarks(const llama::LayerReport& r) {
+  std::vector<std::string> out;
+  if (!r.fallback.empty()) out.emplace_back("ROUNDED TO NEAREST");
+  if (!r.recovery.empty()) out.push_back(r.recovery.back());
+  if (r.dead_channels > 0) out.push_back(fmt::format("{} dead channels", r.dead_channels));
+  return fmt::format("{}", fmt::join(out, "; "));
+}
+
+void print_layers(const llama::CalibrateReport& report, bool awq) {
+  Table table({"layer", "method", "loss", "rounding's", "of it", awq ? "ratio" : "damp", "coverage", ""});
+  for (const llama::LayerReport& r : report.layers)
+    table.row({r.layer, r.method, fmt::format("{:.4g}", r.loss), fmt::format("{:.4g}", r.rounding_loss),
+               r.rounding_loss > 0 ? fmt::format("{:.1f} %", 100 * r.loss / r.rounding_loss) : "",
+               fmt::format("{:.2f}", awq ? r.ratio : r.damp), fmt::format("{:.1f} %", 100 * r.coverage), remarks(r)});
+  fmt::print("{}", table.text());
+}
+
+void save_report(const llama::CalibrateReport& report, const Options& o) {
+  using Json = nlohmann::ordered_json;
+  Json layers = Json::array();
+  for (const llama::LayerReport& r : report.layers)
+    layers.push_back({{"layer", r.layer},
+                      {"method", r.method},
+                      {"loss", r.loss},
+                      {"rounding_loss", r.rounding_loss},
+                      {"damp", r.damp},
+                      {"coverage", r.coverage},
+                      {"ratio", r.ratio},
+                      {"dead_channels", r.dead_channels},
+                      {"recovery", r.recovery},
+                      {"fallback", r.fallback}});
+  save_text(o.report, Json{{"method", o.method},
+                           {"format", name_of(report.layout)},
+                           {"samples", report.samples},
+                           {"tokens", report.tokens},
+                           {"resumed_blocks", report.resumed},
+                           {"bits_per_weight", report.bits_per_weight},
+                           {"file_bytes", report.file_bytes},
+                           {"layers", layers}}
+                              .dump(2) +
+                          "\n");
+}
+
+/// Said even if quiet: what went other than asked for.
+void warn(const llama::CalibrateReport& report, const Options& o) {
+  for (const llama::LayerReport& r : report.layers) {
+    if (!r.fallback.empty()) fmt::print(stderr, "WARNING: {}\n", r.fallback);
+    for (const std::string& step : r.recovery) fmt::print(stderr, "warning: {}: {}\n", r.layer, step);
+  }
+  if (!report.complete_before && report.samples < o.samples && !o.quiet)
+    fmt::print(stderr, "note: the calibration text has {} samples of {} tokens, not {}\n", report.samples,
+               o.sample_tokens, o.samples);
+}
+
+void run_calibrated(const Options& o, const llama::CalibratedMethod& method) {
+  llama::CalibrateOptions options = calibrate_options(o, method);
+  ProgressBar bar("quantizing", o.quiet);
+  options.progress = bar.callback();
+  const auto ids = read_tokens(
+      o.model, o.calibration.empty() ? example_data() / "calibration.txt" : std::filesystem::path(o.calibration));
+  const auto report = [&] {
+    try {
+      return llama::quantize_calibrated(o.model, o.output, ids, options);
+    } catch (const Error& e) {
+      if (e.code() != ErrorCode::cancelled) throw;
+      throw Error(e.code(), fmt::format("{}; what is finished is kept beside {}, and --resume goes on with it",
+                                        e.what(), o.output));
+    }
+  }();
+  warn(report, o);
+  if (!o.report.empty() && !report.complete_before) save_report(report, o);
+  if (o.quiet) return;
+  if (report.complete_before) {
+    fmt::print("{} is complete already\n", o.output);
+    return;
+  }
+  print_layers(report, method.kind == llama::CalibratedMethod::Kind::awq);
+  fmt::print(
+      "{}: {} linear layers by {} at {:.3f} bits per weight, calibrated on {} × {} tokens, in the layout {}; "
+      "model.safetensors is {}\n",
+      o.output, report.layers.size(), method.to_string(), report.bits_per_weight, report.samples,
+      report.tokens / report.samples, name_of(report.layout), megabytes(report.file_bytes));
+}
+
+/// Options that would do nothing are a mistake of the caller's, not to be passed over.
+void refuse_calibration_options(const Options& o) {
+  const Options none;
+  const auto refuse = [&](bool given, const char* option) {
+    if (given)
+      throw Error(ErrorCode::invalid_argument, fmt::format("{} goes with GPTQ and AWQ; '{}' rounds every layer's "
+                                                           "weights to nearest, without calibration",
+                                                           option, o.method));
+  };
+  refuse(!o.calibration.empty(), "--calibration");
+  refuse(!o.layout.empty(), "--format");
+  refuse(!o.report.empty(), "--report");
+  refuse(!o.modules.empty(), "--modules");
+  refuse(!o.skip.empty(), "--skip");
+  refuse(o.samples != none.samples, "--samples");
+  refuse(o.sample_tokens != none.sample_tokens, "--sample-tokens");
+  refuse(o.damp != none.damp, "--damp");
+  refuse(o.lm_head, "--lm-head");
+  refuse(o.at_once, "--at-once");
+  refuse(o.resume, "--resume");
+}
+
 void run(const Options& o) {
   const Method method = method_of(o);
   if (method.int8_activations)
     throw Error(ErrorCode::invalid_argument, "'" + method.name +
                                                  "': +a8 says how to multiply, not what to store; leave it out, "
                                                  "and give it to eval or compare");
+  if (method.calibrated) return run_calibrated(o, *method.calibrated);
+  refuse_calibration_options(o);
   llama::QuantizeModelOptions options;
   options.spec = method.spec;
   if (!method.spec) options.convert_to = method.dense;
@@ -58,6 +199,37 @@ void run(const Options& o) {
     fmt::print("{}: converted to {}; model.safetensors is {}\n", o.output, method.name, megabytes(report.file_bytes));
 }
 
+void add_calibration_options(CLI::App& c, Options& o) {
+  const std::string group = "With gptq-… and awq-…";
+  const auto add = [&](const char* name, auto& value, const char* help) {
+    return c.add_option(name, value, help)->group(group);
+  };
+  add("--calibration", o.calibration,
+      "Text that the layers are calibrated on; best like what the model will read (default: the embedded one, "
+      "literary English)");
+  add("--samples", o.samples, "Sequences of it, evenly spaced; as many as it has, if fewer")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  add("--sample-tokens", o.sample_tokens, "Tokens of a sequence")->capture_default_str()->check(CLI::PositiveNumber);
+  add("--damp", o.damp, "GPTQ: share of the mean of the Hessian's diagonal that is added to it")->capture_default_str();
+  add("--format", o.layout,
+      "Layout to write: gptq, gptq-v2, awq, awq-gemv, compressed-tensors, nibble (default: the "
+      "method's own, where it has room for the layers)");
+  add("--modules", o.modules,
+      "pattern=method: layers whose name holds the regular expression get another method (down_proj=gptq-8-g128, "
+      "layers\\.0\\.=int8); may be given again, the first that matches holds");
+  add("--skip", o.skip, "Layers whose name holds this regular expression stay as they are; before --modules");
+  c.add_flag("--lm-head", o.lm_head, "Quantize lm_head too")->group(group);
+  c.add_flag("--at-once", o.at_once,
+             "GPTQ: all layers of a block see the block as it was, not what those before them give once quantized")
+      ->group(group);
+  add("--cache-memory", o.cache_memory, "Hidden states to hold in memory (512MB, 4GB); more go to a file")
+      ->transform(CLI::AsSizeValue(false))
+      ->default_str("4GB");
+  c.add_flag("--resume", o.resume, "Go on where an earlier run with the same options was ended")->group(group);
+  add("--report", o.report, "Write the report on each layer as JSON");
+}
+
 }  // namespace
 
 void add_quantize_command(CLI::App& app) {
@@ -67,12 +239,13 @@ void add_quantize_command(CLI::App& app) {
   c->add_option("-o,--output", o->output, "Directory to write; must not exist")->required();
   c->add_option("--method", o->method,
                 "nf4, nf4-dq, fp4, int8, llm-int8, int4-g128-sym, … or sym | asym with the two options below; fp32, "
-                "fp16, bf16 convert")
+                "fp16, bf16 convert; gptq-<bits>-g<size>[-act] and awq-<bits>-g<size> are calibrated on a text")
       ->capture_default_str();
   c->add_option("--bits", o->bits, "With sym or asym: bits of a code")->check(CLI::Range(2, 8));
   c->add_option("--group-size", o->group_size,
                 "With sym or asym: columns that share a scale (none: a row); with nf4, fp4: the block size");
   c->add_flag("--quiet", o->quiet, "Print nothing on success");
+  add_calibration_options(*c, *o);
   c->callback([o] { run(*o); });
 }
 

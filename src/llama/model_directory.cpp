@@ -24,12 +24,15 @@ nlohmann::ordered_json unquantized_config(const fs::path& from) {
 
 }  // namespace
 
-PendingDirectory::PendingDirectory(fs::path final_path) : final_(std::move(final_path)) {
+PendingDirectory::PendingDirectory(fs::path final_path) : PendingDirectory(std::move(final_path), {}) {}
+
+PendingDirectory::PendingDirectory(fs::path final_path, fs::path temporary)
+    : final_(std::move(final_path)), temporary_(std::move(temporary)) {
   if (final_.filename().empty()) final_ = final_.parent_path();  // "out/" means "out"
   if (fs::exists(final_))
     throw Error(ErrorCode::invalid_argument,
                 "'" + final_.string() + "' exists already; remove it or choose another name");
-  temporary_ = format::temporary_beside(final_);
+  if (temporary_.empty()) temporary_ = format::temporary_beside(final_);
   std::error_code error;
   fs::remove_all(temporary_, error);
   if (!fs::create_directories(temporary_, error))

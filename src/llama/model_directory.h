@@ -15,6 +15,8 @@ class PendingDirectory {
  public:
   /// Error{invalid_argument} if `final_path` exists, Error{io}.
   explicit PendingDirectory(std::filesystem::path final_path);
+  /// The same with a temporary name of the caller's, on the same file system; what is there is removed.
+  PendingDirectory(std::filesystem::path final_path, std::filesystem::path temporary);
   ~PendingDirectory();
   PendingDirectory(const PendingDirectory&) = delete;
   PendingDirectory& operator=(const PendingDirectory&) = delete;

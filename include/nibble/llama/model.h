@@ -7,8 +7,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <functional>
-#include <initializer_list>
 #include <optional>
 #include <span>
 #include <string>
@@ -18,6 +16,7 @@
 #include "nibble/backend/backend.h"
 #include "nibble/core/progress.h"
 #include "nibble/format/checkpoint.h"
+#include "nibble/llama/block.h"
 #include "nibble/llama/config.h"
 
 namespace nibble::llama {
@@ -36,9 +35,6 @@ class KvCache {
   std::size_t capacity_, width_, size_ = 0;
   std::vector<std::vector<float>> keys_, values_;  ///< Per layer [token][kv_head][head_dim].
 };
-
-/// Sees the input [tokens, in] of each linear layer before it is applied: what calibration listens to.
-using LinearHook = std::function<void(std::string_view layer, MatrixView<const float> input)>;
 
 struct LoadOptions {
   /// Quantize the linear layers of the blocks while loading; layers the checkpoint holds quantized stay as they are.
@@ -62,6 +58,7 @@ class Model {
   /// Logits [ids, vocab] of every given token, which continue those in the cache; `last_only` gives [1, vocab].
   /// Error{invalid_argument} for an id outside the vocabulary, a full cache, or no ids; the cache is then unchanged.
   std::vector<float> forward(std::span<const std::int32_t> ids, KvCache& cache, bool last_only = false) const;
+  /// What calibration listens to; the hook sees each linear layer of every block, and the head.
   void set_linear_hook(LinearHook hook) { hook_ = std::move(hook); }
   /// Bytes of all weights as held.
   [[nodiscard]] std::size_t weight_bytes() const;
@@ -69,32 +66,11 @@ class Model {
   [[nodiscard]] double bits_per_weight() const { return linear_bits_ / linear_weights_; }
 
  private:
-  struct Linear {
-    std::string name;
-    PackedMatrixPtr weight;
-    std::vector<float> bias;
-  };
-  struct Layer {
-    std::vector<float> input_norm, post_norm;
-    Linear q, k, v, o, gate, up, down;
-  };
-  class Loader;
-
-  struct Output {
-    const Linear& linear;
-    MatrixView<float> y;
-  };
-  /// Layers that share an input, in one call of the backend; each is shown to the hook.
-  void apply(MatrixView<const float> x, std::initializer_list<Output> outputs) const;
-  void attention(const Layer& layer, std::size_t index, MatrixView<const float> x, std::span<const float> rope,
-                 KvCache& cache, MatrixView<float> out) const;
-  void mlp(const Layer& layer, MatrixView<const float> x, MatrixView<float> out) const;
-
   Config config_;
   Executor* executor_ = nullptr;
   Activations activations_ = Activations::fp32;
   BlockMatrix embedding_;
-  std::vector<Layer> layers_;
+  std::vector<Block> blocks_;
   std::vector<float> norm_;
   Linear head_;
   std::vector<double> inverse_frequency_;

@@ -1,0 +1,181 @@
+#include "calibration_folder.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "core/files.h"
+
+namespace nibble::llama {
+
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+constexpr const char* kReports = "nibble.reports";
+constexpr const char* kVectors = "nibble.vectors";
+
+Json to_json(const FinishedBlock::Layer& l) {
+  const LayerReport& r = l.report;
+  return {{"layer", r.layer},
+          {"method", r.method},
+          {"loss", r.loss},
+          {"rounding_loss", r.rounding_loss},
+          {"damp", r.damp},
+          {"coverage", r.coverage},
+          {"ratio", r.ratio},
+          {"dead_channels", r.dead_channels},
+          {"recovery", r.recovery},
+          {"fallback", r.fallback},
+          {"spec", l.matrix.spec.to_string()},
+          {"rows", l.matrix.rows},
+          {"cols", l.matrix.cols},
+          {"act_order", !l.matrix.g_idx.empty()},
+          {"dtype", static_cast<int>(l.dtype)}};
+}
+
+FinishedFile::Layer from_json(const Json& j) {
+  FinishedFile::Layer out;
+  LayerReport& r = out.report;
+  r.layer = j.at("layer");
+  r.method = j.at("method");
+  r.loss = j.at("loss");
+  r.rounding_loss = j.at("rounding_loss");
+  r.damp = j.at("damp");
+  r.coverage = j.at("coverage");
+  r.ratio = j.at("ratio");
+  r.dead_channels = j.at("dead_channels");
+  r.recovery = j.at("recovery").get<std::vector<std::string>>();
+  r.fallback = j.at("fallback");
+  out.description.spec = QuantSpec::parse(j.at("spec").get<std::string>());
+  out.description.rows = j.at("rows");
+  out.description.cols = j.at("cols");
+  out.description.act_order = j.at("act_order");
+  out.description.dtype = static_cast<DType>(j.at("dtype").get<int>());
+  return out;
+}
+
+std::string shortened(const std::string& text) { return text.size() <= 60 ? text : text.substr(0, 57) + "..."; }
+
+void compare(const fs::path& folder, const CalibrationFolder::Manifest& asked) {
+  CalibrationFolder::Manifest there;
+  try {
+    there = Json::parse(files::read_text(folder / "manifest.json")).get<CalibrationFolder::Manifest>();
+  } catch (const nlohmann::json::exception&) {
+    throw Error(ErrorCode::corrupt_file,
+                "'" + (folder / "manifest.json").string() + "' is no manifest; remove the folder and start again");
+  }
+  for (const auto& [key, value] : asked)
+    if (there[key] != value)
+      throw Error(ErrorCode::invalid_argument, "'" + folder.string() + "' was begun with another " + key + ": '" +
+                                                   shortened(there[key]) + "', not '" + shortened(value) +
+                                                   "'; resume with the same options, or remove it to start again");
+}
+
+}  // namespace
+
+fs::path CalibrationFolder::of(const fs::path& output) {
+  fs::path out = output.filename().empty() ? output.parent_path() : output;  // "out/" means "out"
+  out += ".partial";
+  return out;
+}
+
+CalibrationFolder::CalibrationFolder(const fs::path& output, const Manifest& manifest, bool resume)
+    : path_(of(output)) {
+  const fs::path file = path_ / "manifest.json";
+  if (fs::exists(file)) {
+    if (!resume)
+      throw Error(ErrorCode::invalid_argument,
+                  "'" + path_.string() +
+                      "' holds the finished blocks of an earlier run; --resume goes on with it, removing it starts "
+                      "again");
+    lock_.take(path_);
+    compare(path_, manifest);
+    return;
+  }
+  std::error_code error;
+  fs::create_directories(path_, error);
+  if (error) throw Error(ErrorCode::io, "cannot create the directory '" + path_.string() + "': " + error.message());
+  lock_.take(path_);
+  files::write_file(file, Json(manifest).dump(2) + "\n");
+}
+
+CalibrationFolder::Lock::~Lock() {
+  if (file_ >= 0) ::close(file_);
+}
+
+void CalibrationFolder::Lock::take(const fs::path& folder) {
+  file_ = ::open((folder / "lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  if (file_ < 0) files::throw_system_error("create", folder / "lock");
+  if (::flock(file_, LOCK_EX | LOCK_NB) != 0)
+    throw Error(ErrorCode::invalid_argument, "another process is at work in '" + folder.string() + "'");
+}
+
+fs::path CalibrationFolder::block_file(std::size_t index) const {
+  char name[40];
+  std::snprintf(name, sizeof name, "block-%05zu.safetensors", index);
+  return path_ / name;
+}
+
+std::size_t CalibrationFolder::finished(std::size_t blocks) const {
+  std::size_t n = 0;
+  while (n < blocks && fs::exists(block_file(n))) ++n;
+  return n;
+}
+
+void CalibrationFolder::remove() {
+  std::error_code ignored;  // the output is there; what stays behind costs room only
+  fs::remove_all(path_, ignored);
+}
+
+void save_finished(const fs::path& path, const FinishedBlock& block) {
+  std::vector<TensorInfo> declared;
+  std::map<std::string, std::string> metadata;
+  Json reports = Json::array(), names = Json::array();
+  for (const auto& l : block.layers) {
+    const auto description = LayerDescription::of(l.matrix, l.dtype);
+    for (const NamedTensor& t : declare_quantized(CheckpointLayout::nibble, l.report.layer, description))
+      declared.push_back({t.name, t.type, t.shape, 0, 0});
+    metadata.insert(*quantized_metadata(CheckpointLayout::nibble, l.report.layer, description));
+    reports.push_back(to_json(l));
+  }
+  for (const auto& [name, values] : block.vectors) {
+    declared.push_back({name, DType::f32, {values.size()}, 0, 0});
+    names.push_back(name);
+  }
+  metadata[kReports] = reports.dump();
+  metadata[kVectors] = names.dump();
+  SafetensorsWriter writer(path, declared, metadata);
+  for (const auto& l : block.layers)
+    for (const NamedTensor& t : encode_quantized(CheckpointLayout::nibble, l.report.layer, l.matrix, l.dtype))
+      writer.write(t.name, {t.bytes.data(), t.bytes.size()});
+  for (const auto& [name, values] : block.vectors) writer.write(name, std::as_bytes(std::span(values)));
+  writer.finish();
+}
+
+FinishedFile::FinishedFile(const fs::path& path) : file_(Checkpoint::open(path)) {
+  try {
+    for (const Json& j : Json::parse(file_.find_metadata(kReports).value_or(""))) layers_.push_back(from_json(j));
+    vectors_ = Json::parse(file_.find_metadata(kVectors).value_or("")).get<std::vector<std::string>>();
+  } catch (const nlohmann::json::exception& e) {
+    throw Error(ErrorCode::corrupt_file, "'" + path.string() + "': its metadata is damaged (" + e.what() +
+                                             "); remove it, and resume does the block again");
+  }
+}
+
+QuantizedMatrix FinishedFile::matrix(const std::string& layer) const {
+  auto q = decode_quantized(file_, layer);
+  if (!q) throw Error(ErrorCode::corrupt_file, "a finished block lacks the layer '" + layer + "'");
+  return *std::move(q);
+}
+
+void FinishedFile::release(const std::string& layer) const {
+  for (const TensorInfo& t : file_.tensors())
+    if (t.name.starts_with(layer + ".")) file_.release(t.name);
+}
+
+}  // namespace nibble::llama
