@@ -151,6 +151,7 @@ CalibrateReport quantize_calibrated(const fs::path& from, const fs::path& to, st
   }
   CalibrationFolder folder(to, manifest, options.resume);
   out.resumed = Run(plan, options, folder).run(ids);
+  report(options.progress, 1, "writing the model");  // the last moment to say no
   write_calibrated(plan, folder, manifest, to, out);
   folder.remove();
   return out;
