@@ -138,6 +138,7 @@ constexpr Gate kGates[] = {
     {"matmul/int4-g128-sym/i8/4096x4096/n512/t1", "matmul/int4-g128-sym/f32/4096x4096/n512/t1", 1.1},
     {"matmul/int4-g128-sym/f32/4096x4096/n1/t1", "scalar/int4-g128-sym/f32/4096x4096/n1/t1", 3},
     {"matmul/int4-g128-sym/i8/4096x4096/n1/t1", "scalar/int4-g128-sym/i8/4096x4096/n1/t1", 3},
+    {"avx2/int4-g128-sym/f32/4096x4096/n1/t1", "scalar/int4-g128-sym/f32/4096x4096/n1/t1", 3},
 };
 constexpr double kLeastOfLimit = 0.15;
 
