@@ -37,7 +37,7 @@ static inline void encode_chunk(const float* x, size_t n, char* digits, int32_t*
   for (; k + vec::lanes <= n; k += vec::lanes) encode(x + k, k, digits);
   if (k < n) {  // whole parts of four columns remain
     float padded[vec::lanes] = {};
-    char last[vec::lanes * sizeof(int32_t)];
+    char last[(vec::lanes < 4 ? 4 : vec::lanes) * Form::bytes_per_column];
     for (size_t j = k; j < n; ++j) padded[j - k] = x[j];
     encode(padded, 0, last);
     __builtin_memcpy(digits + k * Form::bytes_per_column, last, (n - k) * Form::bytes_per_column);
