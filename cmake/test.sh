@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 preset=${1:-release}
 case $preset in
-  clang | aarch64) bash cmake/install_dependencies.sh --checks ;;
+  asan | clang | aarch64) bash cmake/install_dependencies.sh --checks ;;
   *) bash cmake/install_dependencies.sh ;;
 esac
 cmake --preset "$preset"
