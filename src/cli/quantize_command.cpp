@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "commands.h"
+#include "llama/layer_report_json.h"
 #include "methods.h"
 #include "nibble/core/error.h"
 #include "nibble/llama/quantize_model.h"
@@ -90,18 +91,6 @@ void print_layers(const llama::CalibrateReport& report, bool awq) {
 
 void save_report(const llama::CalibrateReport& report, const Options& o) {
   using Json = nlohmann::ordered_json;
-  Json layers = Json::array();
-  for (const llama::LayerReport& r : report.layers)
-    layers.push_back({{"layer", r.layer},
-                      {"method", r.method},
-                      {"loss", r.loss},
-                      {"rounding_loss", r.rounding_loss},
-                      {"damp", r.damp},
-                      {"coverage", r.coverage},
-                      {"ratio", r.ratio},
-                      {"dead_channels", r.dead_channels},
-                      {"recovery", r.recovery},
-                      {"fallback", r.fallback}});
   save_text(o.report, Json{{"method", o.method},
                            {"format", name_of(report.layout)},
                            {"samples", report.samples},
@@ -109,7 +98,7 @@ void save_report(const llama::CalibrateReport& report, const Options& o) {
                            {"resumed_blocks", report.resumed},
                            {"bits_per_weight", report.bits_per_weight},
                            {"file_bytes", report.file_bytes},
-                           {"layers", layers}}
+                           {"layers", report.layers}}
                               .dump(2) +
                           "\n");
 }

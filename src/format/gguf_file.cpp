@@ -127,33 +127,18 @@ GgufWriter::GgufWriter(std::filesystem::path path, const GgufMetadata& metadata,
     for (auto d = t.shape.rbegin(); d != t.shape.rend(); ++d) out.put(std::uint64_t{*d});
     out.put(static_cast<std::uint32_t>(t.type));
     out.put(std::uint64_t{t.offset});
-    if (!pending_.emplace(t.name, t).second)
-      throw Error(ErrorCode::invalid_argument, "two tensors are named '" + t.name + "'");
   }
-  data_start_ = format::round_up(out.bytes().size(), alignment);
-  file_ = std::make_unique<format::PendingFile>(std::move(path));
-  file_->write(std::as_bytes(std::span(out.bytes())), 0);
-  file_->resize(data_start_ + data_bytes);
+  const std::size_t data_start = format::round_up(out.bytes().size(), alignment);
+  file_ = std::make_unique<format::PendingTensors>(std::move(path));
+  for (const GgufTensor& t : tensors) file_->declare(t.name, data_start + t.offset, t.bytes);
+  file_->file().write(std::as_bytes(std::span(out.bytes())), 0);
+  file_->file().resize(data_start + data_bytes);
 }
 
 GgufWriter::~GgufWriter() = default;
 
-void GgufWriter::write(const std::string& name, std::span<const std::byte> bytes) {
-  const auto it = pending_.find(name);
-  if (it == pending_.end())
-    throw Error(ErrorCode::not_found, "tensor '" + name + "' was not declared, or is written already");
-  if (bytes.size() != it->second.bytes)
-    throw Error(ErrorCode::shape_mismatch, "tensor '" + name + "' was declared with " +
-                                               std::to_string(it->second.bytes) + " bytes and given " +
-                                               std::to_string(bytes.size()));
-  file_->write(bytes, data_start_ + it->second.offset);
-  pending_.erase(it);
-}
+void GgufWriter::write(const std::string& name, std::span<const std::byte> bytes) { file_->write(name, bytes); }
 
-void GgufWriter::finish() {
-  if (!pending_.empty())
-    throw Error(ErrorCode::invalid_argument, "tensor '" + pending_.begin()->first + "' was declared but never written");
-  file_->commit();
-}
+void GgufWriter::finish() { file_->finish(); }
 
 }  // namespace nibble

@@ -43,33 +43,18 @@ std::string header_text(std::vector<TensorInfo>& tensors, const std::map<std::st
 
 SafetensorsWriter::SafetensorsWriter(std::filesystem::path path, std::vector<TensorInfo> tensors,
                                      const std::map<std::string, std::string>& metadata)
-    : file_(std::make_unique<format::PendingFile>(std::move(path))) {
+    : file_(std::make_unique<format::PendingTensors>(std::move(path))) {
   const std::string text = header_text(tensors, metadata);
-  data_start_ = 8 + text.size();
-  for (const TensorInfo& t : tensors) pending_.emplace(t.name, t);
+  for (const TensorInfo& t : tensors) file_->declare(t.name, 8 + text.size() + t.offset, t.bytes);
   const std::uint64_t length = text.size();
-  file_->write(std::as_bytes(std::span(&length, 1)), 0);
-  file_->write(std::as_bytes(std::span(text)), 8);
+  file_->file().write(std::as_bytes(std::span(&length, 1)), 0);
+  file_->file().write(std::as_bytes(std::span(text)), 8);
 }
 
 SafetensorsWriter::~SafetensorsWriter() = default;
 
-void SafetensorsWriter::write(const std::string& name, std::span<const std::byte> bytes) {
-  const auto it = pending_.find(name);
-  if (it == pending_.end())
-    throw Error(ErrorCode::not_found, "tensor '" + name + "' was not declared, or is written already");
-  if (bytes.size() != it->second.bytes)
-    throw Error(ErrorCode::shape_mismatch, "tensor '" + name + "' was declared with " +
-                                               std::to_string(it->second.bytes) + " bytes and given " +
-                                               std::to_string(bytes.size()));
-  file_->write(bytes, data_start_ + it->second.offset);
-  pending_.erase(it);
-}
+void SafetensorsWriter::write(const std::string& name, std::span<const std::byte> bytes) { file_->write(name, bytes); }
 
-void SafetensorsWriter::finish() {
-  if (!pending_.empty())
-    throw Error(ErrorCode::invalid_argument, "tensor '" + pending_.begin()->first + "' was declared but never written");
-  file_->commit();
-}
+void SafetensorsWriter::finish() { file_->finish(); }
 
 }  // namespace nibble

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/files.h"
+#include "layer_report_json.h"
 
 namespace nibble::llama {
 
@@ -19,38 +20,19 @@ using Json = nlohmann::ordered_json;
 constexpr const char* kReports = "nibble.reports";
 constexpr const char* kVectors = "nibble.vectors";
 
-Json to_json(const FinishedBlock::Layer& l) {
-  const LayerReport& r = l.report;
-  return {{"layer", r.layer},
-          {"method", r.method},
-          {"loss", r.loss},
-          {"rounding_loss", r.rounding_loss},
-          {"damp", r.damp},
-          {"coverage", r.coverage},
-          {"ratio", r.ratio},
-          {"dead_channels", r.dead_channels},
-          {"recovery", r.recovery},
-          {"fallback", r.fallback},
-          {"spec", l.matrix.spec.to_string()},
-          {"rows", l.matrix.rows},
-          {"cols", l.matrix.cols},
-          {"act_order", !l.matrix.g_idx.empty()},
-          {"dtype", static_cast<int>(l.dtype)}};
+Json layer_json(const FinishedBlock::Layer& l) {
+  Json out = l.report;
+  out["spec"] = l.matrix.spec.to_string();
+  out["rows"] = l.matrix.rows;
+  out["cols"] = l.matrix.cols;
+  out["act_order"] = !l.matrix.g_idx.empty();
+  out["dtype"] = static_cast<int>(l.dtype);
+  return out;
 }
 
-FinishedFile::Layer from_json(const Json& j) {
+FinishedFile::Layer layer_of(const Json& j) {
   FinishedFile::Layer out;
-  LayerReport& r = out.report;
-  r.layer = j.at("layer");
-  r.method = j.at("method");
-  r.loss = j.at("loss");
-  r.rounding_loss = j.at("rounding_loss");
-  r.damp = j.at("damp");
-  r.coverage = j.at("coverage");
-  r.ratio = j.at("ratio");
-  r.dead_channels = j.at("dead_channels");
-  r.recovery = j.at("recovery").get<std::vector<std::string>>();
-  r.fallback = j.at("fallback");
+  out.report = j.get<LayerReport>();
   out.description.spec = QuantSpec::parse(j.at("spec").get<std::string>());
   out.description.rows = j.at("rows");
   out.description.cols = j.at("cols");
@@ -141,7 +123,7 @@ void save_finished(const fs::path& path, const FinishedBlock& block) {
     for (const NamedTensor& t : declare_quantized(CheckpointLayout::nibble, l.report.layer, description))
       declared.push_back({t.name, t.type, t.shape, 0, 0});
     metadata.insert(*quantized_metadata(CheckpointLayout::nibble, l.report.layer, description));
-    reports.push_back(to_json(l));
+    reports.push_back(layer_json(l));
   }
   for (const auto& [name, values] : block.vectors) {
     declared.push_back({name, DType::f32, {values.size()}, 0, 0});
@@ -159,7 +141,7 @@ void save_finished(const fs::path& path, const FinishedBlock& block) {
 
 FinishedFile::FinishedFile(const fs::path& path) : file_(Checkpoint::open(path)) {
   try {
-    for (const Json& j : Json::parse(file_.find_metadata(kReports).value_or(""))) layers_.push_back(from_json(j));
+    for (const Json& j : Json::parse(file_.find_metadata(kReports).value_or(""))) layers_.push_back(layer_of(j));
     vectors_ = Json::parse(file_.find_metadata(kVectors).value_or("")).get<std::vector<std::string>>();
   } catch (const nlohmann::json::exception& e) {
     throw Error(ErrorCode::corrupt_file, "'" + path.string() + "': its metadata is damaged (" + e.what() +

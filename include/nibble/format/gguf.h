@@ -28,7 +28,7 @@
 namespace nibble {
 
 namespace format {
-class PendingFile;
+class PendingTensors;
 }
 
 /// Types of metadata, numbered as in the file; each is the index of its alternative in GgufValue and GgufArray.
@@ -120,9 +120,7 @@ class GgufWriter {
   void finish();
 
  private:
-  std::unique_ptr<format::PendingFile> file_;
-  std::map<std::string, GgufTensor> pending_;
-  std::size_t data_start_ = 0;
+  std::unique_ptr<format::PendingTensors> file_;
 };
 
 }  // namespace nibble

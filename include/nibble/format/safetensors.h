@@ -22,7 +22,7 @@
 namespace nibble {
 
 namespace format {
-class PendingFile;
+class PendingTensors;
 }
 
 /// One tensor of a file. A scalar has an empty shape.
@@ -78,9 +78,7 @@ class SafetensorsWriter {
   void finish();
 
  private:
-  std::unique_ptr<format::PendingFile> file_;
-  std::map<std::string, TensorInfo> pending_;
-  std::size_t data_start_ = 0;
+  std::unique_ptr<format::PendingTensors> file_;
 };
 
 }  // namespace nibble
