@@ -61,7 +61,7 @@ TEST(Pattern, RefusesWhatItDoesNotKnow) {
                                    {"a{", "needs a number"},
                                    {"a{3,2}", "{m,n}"},
                                    {"a{2000}", "1000 repetitions"}})
-    expect_error(ErrorCode::unsupported, says, [&] { Pattern{text}; });
+    expect_error(ErrorCode::unsupported, says, [text = text] { Pattern{text}; });
   expect_error(ErrorCode::unsupported, "too long", [] { Pattern{"((a{1000}){1000}){1000}"}; });
   expect_error(ErrorCode::unsupported, "nested too deeply", [] { Pattern{std::string(100000, '(')}; });
   expect_error(ErrorCode::unsupported, "too long", [] { Pattern{std::string(100000, 'a')}; });
