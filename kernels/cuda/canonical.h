@@ -1,0 +1,53 @@
+// The canonical form of a quantized matrix (matrix/quantized_matrix.h) in device memory: what the kernels of this
+// folder read and write. Plain data; passed to kernels by value.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "nibble/matrix/quant_spec.h"
+
+using cudaStream_t = struct CUstream_st*;  // as cuda_runtime.h has it
+
+namespace nibble::cuda {
+
+/// A canonical matrix whose buffers lie on the device. Does not own. The byte layout is QuantizedMatrix's but for
+/// `pitch`: rows of codes may lie further apart than their bytes, which gives 16-byte loads of any row their alignment.
+struct CanonicalMatrix {
+  QuantSpec spec;
+  std::size_t rows = 0;
+  std::size_t cols = 0;
+  std::size_t pitch = 0;  ///< Bytes from one row of codes to the next; at least packed_bytes(cols, bits).
+  const std::uint8_t* codes = nullptr;
+  const void* scales = nullptr;
+  const void* zero_points = nullptr;     ///< Asymmetric only: bytes, or int32 where the range was kept raw.
+  const float* codebook = nullptr;       ///< Codebook schemes: 2^bits values.
+  const std::int32_t* g_idx = nullptr;   ///< Act-order: the group of each column. Null: column / group_size.
+  const float* nested_absmax = nullptr;  ///< Double quantization: one per NestedScales::block_size groups,
+  const float* nested_map = nullptr;     ///< 256 values
+  const float* nested_offset = nullptr;  ///< and one.
+};
+
+/// Which group an element belongs to: QuantizedMatrix::group_of with the division of a power of two as a shift.
+struct GroupMap {
+  Granularity granularity = Granularity::tensor;
+  int shift = -1;        ///< log2(size), or −1 where that is no integer.
+  std::size_t size = 1;  ///< group_size of groups and blocks, else 1.
+  std::size_t groups_per_row = 1;
+  std::size_t cols = 0;
+  const std::int32_t* g_idx = nullptr;
+};
+
+inline GroupMap group_map(const QuantSpec& spec, std::size_t cols, const std::int32_t* g_idx) {
+  GroupMap map;
+  map.granularity = spec.granularity;
+  map.cols = cols;
+  map.g_idx = g_idx;
+  map.groups_per_row = spec.groups_per_row(cols);
+  if (spec.granularity == Granularity::group || spec.granularity == Granularity::block) map.size = spec.group_size;
+  for (int s = 0; s < 63; ++s)
+    if (map.size == std::size_t{1} << s) map.shift = s;
+  return map;
+}
+
+}  // namespace nibble::cuda
