@@ -25,6 +25,7 @@ struct Thread {
   Site site{"", 0};
   std::vector<Copy> open_copies;
   std::deque<std::vector<Copy>> groups;
+  char left = 0;  ///< Token: whatever the thread has done so far.
 
   [[nodiscard]] unsigned lane() const { return linear % kWarpSize; }
   [[nodiscard]] unsigned warp() const { return linear / kWarpSize; }
@@ -98,7 +99,7 @@ void wake(Meeting& meeting);
 void open_barrier_if_complete(Block& block);
 /// "block (1,0,0) thread (5,0,0)".
 std::string name_of(const Thread& thread);
-/// Every thread that waits, and where: "block (0,0,0): threads 0-30, 32 wait in __syncthreads at gemm.cuh:40; …".
+/// Every thread that waits, and where: "block (0,0,0): threads 0-30, 32 in __syncthreads at gemm.cuh:40. …".
 std::string describe_waiting(const std::vector<std::unique_ptr<Block>>& blocks);
 
 }  // namespace nibble::cuda_emulation

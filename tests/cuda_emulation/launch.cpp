@@ -35,12 +35,25 @@ constexpr int kHopelessRounds = 2000;  // in which every thread that can run onl
 
 const std::function<void()>* running_body = nullptr;
 
+void run_kernel() {
+  std::string what;
+  try {
+    (*running_body)();
+    return;
+  } catch (const std::exception& e) {
+    what = e.what();
+  } catch (...) {
+    what = "of an unknown type";
+  }
+  fail("an exception left the kernel: " + what, {"the kernel", 0});
+}
+
 /// What every fiber runs: one CUDA thread after another.
 [[noreturn]] void run_threads() {
   Fiber::arrived_from(machine().host);
   for (;;) {
     acquire(&machine().current->block->begin);
-    (*running_body)();
+    run_kernel();
     Thread& thread = *machine().current;
     release(&thread.block->end);  // not `begin`: a thread that has ended orders nothing before one that starts late
     thread.state = Thread::State::done;
@@ -105,7 +118,10 @@ class Launch {
   ~Launch() {
     for (const auto& block : finished_) acquire(&block->end);
     for (const auto& block : resident_)
-      for (const Thread& thread : block->threads) pool().abandon(thread.fiber);
+      for (Thread& thread : block->threads) {
+        acquire(&thread.left);
+        pool().abandon(thread.fiber);
+      }
     machine().current = nullptr;
   }
   Launch(const Launch&) = delete;
@@ -154,7 +170,7 @@ class Launch {
         }
     hopeless_rounds_ = any_ready ? 0 : hopeless_rounds_ + 1;
     if (turn.empty() || hopeless_rounds_ > kHopelessRounds)
-      throw Fault("deadlock: no thread can go on. " + describe_waiting(resident_));
+      throw Fault("deadlock: no thread can go on." + describe_waiting(resident_));
     if (machine().options.order == ThreadOrder::descending) std::reverse(turn.begin(), turn.end());
     if (machine().options.order == ThreadOrder::random) std::shuffle(turn.begin(), turn.end(), random_);
     for (Thread* thread : turn) resume(*thread);
@@ -210,37 +226,12 @@ bool can_launch(dim3 grid, dim3 block, std::size_t shared_bytes) {
   return block.x * block.y * block.z <= kMostThreads && shared_bytes <= kMostSharedBytes;
 }
 
-std::string coordinates(uint3 index) {
-  return "(" + std::to_string(index.x) + "," + std::to_string(index.y) + "," + std::to_string(index.z) + ")";
-}
-
 }  // namespace
 
-void leave_thread() { machine().current->fiber->switch_to(machine().host); }
-
-std::string name_of(const Thread& thread) {
-  return "block " + coordinates(thread.block->index) + " thread " + coordinates(thread.index);
-}
-
-std::string describe_waiting(const std::vector<std::unique_ptr<Block>>& blocks) {
-  std::string out;
-  for (const auto& block : blocks) {
-    std::map<std::string, std::vector<unsigned>> threads_at;
-    for (const Thread& t : block->threads)
-      if (t.state != Thread::State::done)
-        threads_at[std::string(t.waits_in) + " at " + t.site.file + ":" + std::to_string(t.site.line)].push_back(
-            t.linear);
-    for (const auto& [where, threads] : threads_at) {
-      out += "Block " + coordinates(block->index) + ": threads";
-      for (std::size_t i = 0, last = 0; i < threads.size(); i = last + 1) {
-        for (last = i; last + 1 < threads.size() && threads[last + 1] == threads[last] + 1;) ++last;
-        out += (i == 0 ? " " : ", ") + std::to_string(threads[i]);
-        if (last > i) out += "-" + std::to_string(threads[last]);
-      }
-      out += " wait in " + where + ". ";
-    }
-  }
-  return out;
+void leave_thread() {
+  Thread& thread = *machine().current;
+  release(&thread.left);
+  thread.fiber->switch_to(machine().host);
 }
 
 cudaError_t run_grid(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& body) {
