@@ -85,6 +85,9 @@ void adam8_kernel(T* parameters, const T* gradients, std::size_t count, Adam8Sta
   store_run(parameters + at, n, p);
   store_codes(state.m_codes + at, n, 8, m_new);
   store_codes(state.v_codes + at, n, 8, v_new);
+#if NIBBLE_MUTANT != 32
+  __syncwarp();  // every lane has read the old absmax
+#endif
   if (lane == 0) {
     state.m_absmax[block] = m_most;
     state.v_absmax[block] = v_most;

@@ -15,23 +15,15 @@ namespace nibble::cuda {
 inline constexpr int kRun = 8;
 
 NIBBLE_DEVICE std::size_t group_of(const GroupMap& map, std::size_t row, std::size_t col) {
-  const auto whole_groups = [&](std::size_t index) { return map.shift >= 0 ? index >> map.shift : index / map.size; };
-  switch (map.granularity) {
-    case Granularity::tensor: return 0;
-    case Granularity::channel: return row;
-    case Granularity::group:
-      return row * map.groups_per_row +
-             (map.g_idx != nullptr ? static_cast<std::size_t>(__ldg(map.g_idx + col)) : whole_groups(col));
-    case Granularity::block: return whole_groups(row * map.cols + col);
-  }
-  return 0;
+  const std::size_t first = row * map.groups_per_row;
+  if (map.g_idx != nullptr) return first + static_cast<std::size_t>(__ldg(map.g_idx + col));
+  const std::size_t index = row * map.columns_per_row + col;
+  return first + (map.shift >= 0 ? index >> map.shift : index / map.size);
 }
 
 /// Whether columns col … col+n−1 of a row share a group, which is then group_of(map, row, col).
 NIBBLE_DEVICE bool share_group(const GroupMap& map, std::size_t row, std::size_t col, int n) {
-  if (map.granularity == Granularity::tensor || map.granularity == Granularity::channel) return true;
-  if (map.g_idx != nullptr) return false;
-  return group_of(map, row, col) == group_of(map, row, col + static_cast<std::size_t>(n) - 1);
+  return map.g_idx == nullptr && group_of(map, row, col) == group_of(map, row, col + static_cast<std::size_t>(n) - 1);
 }
 
 /// QuantizedMatrix::scale of scales of one type.

@@ -28,25 +28,42 @@ struct CanonicalMatrix {
   const float* nested_offset = nullptr;  ///< and one.
 };
 
-/// Which group an element belongs to: QuantizedMatrix::group_of with the division of a power of two as a shift.
+/// Which group an element belongs to, QuantizedMatrix::group_of as one formula for every granularity:
+///   group = row·groups_per_row + (row·columns_per_row + column) / size,
+/// where blocks count columns on from row to row, and a tensor's or channel's group never ends within a row.
 struct GroupMap {
-  Granularity granularity = Granularity::tensor;
-  int shift = -1;        ///< log2(size), or −1 where that is no integer.
-  std::size_t size = 1;  ///< group_size of groups and blocks, else 1.
-  std::size_t groups_per_row = 1;
-  std::size_t cols = 0;
-  const std::int32_t* g_idx = nullptr;
+  std::size_t groups_per_row = 0;
+  std::size_t columns_per_row = 0;
+  std::size_t size = 1;
+  int shift = 0;                        ///< log2(size), or −1 where that is no integer.
+  const std::int32_t* g_idx = nullptr;  ///< In the place of column / size.
 };
 
 inline GroupMap group_map(const QuantSpec& spec, std::size_t cols, const std::int32_t* g_idx) {
+  constexpr int endless = 63;
   GroupMap map;
-  map.granularity = spec.granularity;
-  map.cols = cols;
   map.g_idx = g_idx;
-  map.groups_per_row = spec.groups_per_row(cols);
-  if (spec.granularity == Granularity::group || spec.granularity == Granularity::block) map.size = spec.group_size;
-  for (int s = 0; s < 63; ++s)
-    if (map.size == std::size_t{1} << s) map.shift = s;
+  switch (spec.granularity) {
+    case Granularity::tensor: map.shift = endless; break;
+    case Granularity::channel:
+      map.groups_per_row = 1;
+      map.shift = endless;
+      break;
+    case Granularity::group:
+      map.groups_per_row = spec.groups_per_row(cols);
+      map.size = spec.group_size;
+      break;
+    case Granularity::block:
+      map.columns_per_row = cols;
+      map.size = spec.group_size;
+      break;
+  }
+  if (map.shift == endless) {
+    map.size = std::size_t{1} << endless;
+    return map;
+  }
+  while (std::size_t{1} << map.shift < map.size) ++map.shift;
+  if (std::size_t{1} << map.shift != map.size) map.shift = -1;
   return map;
 }
 
