@@ -3,7 +3,22 @@
 
 #ifdef NIBBLE_TEST_ON_GPU
 
+#include <cuda_runtime_api.h>
+
+#include <cstdio>
+#include <cstdlib>
+
 namespace nibble::cuda_test {
+
+/// A machine without a device runs no test, and says so: ctest takes 77 for "skipped".
+inline const bool has_device = [] {
+  int devices = 0;
+  const cudaError_t status = cudaGetDeviceCount(&devices);
+  if (status == cudaSuccess && devices > 0) return true;
+  std::printf("NOT RUN: no CUDA device (%s)\n", cudaGetErrorString(status));
+  std::fflush(stdout);
+  std::_Exit(77);
+}();
 
 template <class Body>
 void for_each_order(const Body& body) {
