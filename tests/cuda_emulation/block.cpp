@@ -38,12 +38,8 @@ const char* name_of(Collective what) {
 unsigned lane() { return machine().current->lane(); }
 
 void fail(const std::string& message, Site site) {
-  Machine& m = machine();
   const Unseen unseen;
-  m.faulted = true;
-  m.fault = message + " at " + place(site) + " [" + name_of(*m.current) + "]";
-  leave_thread();
-  std::abort();  // the scheduler runs no thread of a launch that failed
+  throw Fault(message + " at " + place(site) + " [" + name_of(*machine().current) + "]");
 }
 
 // ---- Barriers -------------------------------------------------------------------------------------------------------
@@ -97,21 +93,15 @@ void spin(Site site) {
 
 namespace {
 
-/// The meeting of a mask in the running thread's warp.
-WarpMeeting& meeting_of(std::uint32_t mask, Site site) {
+/// The meeting of a mask in the running thread's warp. Masks may overlap: a lane may meet some lanes first, then
+/// others.
+WarpMeeting& meeting_of(std::uint32_t mask) {
   auto& meetings = current_block().warps[machine().current->warp()];
-  WarpMeeting* found = nullptr;
-  for (const auto& other : meetings) {
-    if (other->mask == mask) found = other.get();
-    else if ((other->arrived & mask) != 0)
-      fail("lanes of this mask wait in another collective of an overlapping mask, at " + place(other->site), site);
-  }
-  if (found == nullptr) {
-    meetings.push_back(std::make_unique<WarpMeeting>());
-    found = meetings.back().get();
-    found->mask = mask;
-  }
-  return *found;
+  for (const auto& known : meetings)
+    if (known->mask == mask) return *known;
+  meetings.push_back(std::make_unique<WarpMeeting>());
+  meetings.back()->mask = mask;
+  return *meetings.back();
 }
 
 /// The lanes of the mask that exist, in a block whose last warp is not whole.
@@ -132,7 +122,7 @@ Contributions meet(Collective what, std::uint32_t mask, const void* mine, std::s
     if (existing_lanes(mask) != mask) fail(std::string(name_of(what)) + " in a warp that is not whole", site);
   }
   mask = existing_lanes(mask);
-  WarpMeeting& meeting = meeting_of(mask, site);
+  WarpMeeting& meeting = meeting_of(mask);
   if (meeting.arrived == 0) {
     meeting.what = what;
     meeting.site = site;

@@ -35,17 +35,21 @@ constexpr int kHopelessRounds = 2000;  // in which every thread that can run onl
 
 const std::function<void()>* running_body = nullptr;
 
-void run_kernel() {
-  std::string what;
+/// Whether the running thread came to its end. If not, the machine holds the fault.
+bool run_kernel() {
+  Machine& m = machine();
   try {
     (*running_body)();
-    return;
+    return true;
+  } catch (const Fault& fault) {
+    m.fault = fault.what();
   } catch (const std::exception& e) {
-    what = e.what();
+    m.fault = "an exception left the kernel: " + std::string(e.what()) + " [" + name_of(*m.current) + "]";
   } catch (...) {
-    what = "of an unknown type";
+    m.fault = "an exception left the kernel [" + name_of(*m.current) + "]";
   }
-  fail("an exception left the kernel: " + what, {"the kernel", 0});
+  m.faulted = true;
+  return false;
 }
 
 /// What every fiber runs: one CUDA thread after another.
@@ -53,7 +57,7 @@ void run_kernel() {
   Fiber::arrived_from(machine().host);
   for (;;) {
     acquire(&machine().current->block->begin);
-    run_kernel();
+    if (!run_kernel()) leave_thread();  // for good
     Thread& thread = *machine().current;
     release(&thread.block->end);  // not `begin`: a thread that has ended orders nothing before one that starts late
     thread.state = Thread::State::done;

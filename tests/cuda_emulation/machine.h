@@ -23,7 +23,7 @@ struct Site {
 
 inline constexpr unsigned kWarpSize = 32;
 
-/// Stops the launch, which throws Fault(message, and where the running thread is).
+/// Throws Fault(message, line, running thread): out of the kernel, whose thread it ends, and then out of the launch.
 [[noreturn]] void fail(const std::string& message, Site site);
 
 /// The running thread's lane.
