@@ -32,9 +32,17 @@ unsigned lane();
 /// Runs `body` in each thread of the grid; returns when all are done. Errors of the configuration are CUDA's own.
 cudaError_t run_grid(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& body);
 
-/// __syncthreads(). Two threads of a block that wait here were called from one place in the compiled kernel, or the
-/// barrier is divergent.
-void barrier(Site site);
+// Barriers are told apart by where in the compiled kernel they are called, so the compiler may neither merge two calls
+// nor copy one into the branches before it. (GCC has no attribute for that; CMakeLists.txt chooses its flags
+// accordingly.)
+#if defined(__clang__)
+#define NIBBLE_ONE_PLACE [[clang::nomerge]] __attribute__((convergent))
+#else
+#define NIBBLE_ONE_PLACE
+#endif
+
+/// __syncthreads(). Fails if another thread of the block waits in a barrier that was called from another place.
+NIBBLE_ONE_PLACE void barrier(Site site);
 /// Lets the others run; the thread waits for what another thread is to write.
 void spin(Site site);
 
