@@ -52,6 +52,7 @@ void wake(Meeting& meeting) {
 void open_barrier_if_complete(Block& block) {
   if (block.barrier.waiting.empty() || block.barrier.waiting.size() < block.live) return;
   ++block.barrier.round;
+  ++machine().statistics.barriers;
   wake(block.barrier);
 }
 

@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <tuple>
+#include <type_traits>
 
 #include "cuda_emulation/device_atoms.h"
 #include "cuda_emulation/emulation.h"
@@ -31,7 +32,18 @@ cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::si
   if (cuda_emulation::on_launch != nullptr)
     if (const cudaError_t status = cuda_emulation::on_launch(stream); status != cudaSuccess) return status;
   const std::tuple<Parameters...> parameters{static_cast<Parameters>(arguments)...};
-  return cuda_emulation::run_grid(grid, block, shared_bytes, [&] { std::apply(kernel, parameters); });
+  const auto emulate = [&] {
+    return cuda_emulation::run_grid(grid, block, shared_bytes, [&] { std::apply(kernel, parameters); });
+  };
+  if (cuda_emulation::run_elsewhere == nullptr) return emulate();
+  cuda_emulation::KernelLaunch description{
+      reinterpret_cast<const void*>(kernel), grid, block, shared_bytes, {}, emulate};
+  std::apply(
+      [&](const auto&... p) {
+        (description.parameters.push_back({&p, sizeof(p), alignof(std::remove_cvref_t<decltype(p)>)}), ...);
+      },
+      parameters);
+  return cuda_emulation::run_elsewhere(description);
 }
 
 }  // namespace nibble::cuda

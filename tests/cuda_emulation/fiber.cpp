@@ -9,7 +9,8 @@
 
 namespace nibble::cuda_emulation {
 
-#if defined(__x86_64__)
+#if defined(NIBBLE_FIBER_UCONTEXT)
+#elif defined(__x86_64__)
 // System V ABI: rbx, rbp, r12–r15. (The control words of x87 and SSE are callee-saved too, but kernels do not set
 // them.)
 extern "C" void nibble_fiber_switch(void** save_stack_pointer, void* stack_pointer);

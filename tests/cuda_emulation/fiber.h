@@ -7,8 +7,10 @@
 
 #include <cstddef>
 
-#if !defined(__x86_64__) && !defined(__aarch64__)
-#define NIBBLE_FIBER_UCONTEXT
+#if !defined(__x86_64__) && !defined(__aarch64__) && !defined(NIBBLE_FIBER_UCONTEXT)
+#define NIBBLE_FIBER_UCONTEXT  // may be defined elsewhere, too
+#endif
+#ifdef NIBBLE_FIBER_UCONTEXT
 #include <ucontext.h>
 #endif
 

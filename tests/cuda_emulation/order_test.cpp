@@ -159,6 +159,14 @@ TEST(Order, EndedThreadsAreNotWaitedFor) {
   });
 }
 
+TEST(Order, StatisticsCount) {
+  cuda_emulation::reset_statistics();
+  arrivals(ThreadOrder::ascending, 1);
+  EXPECT_EQ(cuda_emulation::statistics().blocks, 2u);
+  EXPECT_EQ(cuda_emulation::statistics().barriers, 2u);
+  EXPECT_EQ(cuda_emulation::statistics().bank_conflict_ratio(), 1.0);
+}
+
 TEST(Order, OptionsComeBack) {
   options() = {ThreadOrder::descending, 9, 3};
   int calls = 0;
