@@ -88,7 +88,8 @@ void round_activations_kernel(const T* x, std::size_t cols, std::size_t stride, 
     load_run(row + c, n, v);
 #pragma unroll
     for (int i = 0; i < kRun; ++i) {
-      if (!is_finite(v[i])) atomicMax(non_finite, ~static_cast<unsigned long long>(token * cols + c + i));
+      if (!is_finite(v[i]))
+        atomicMax(non_finite, ~static_cast<unsigned long long>(token * cols + c + static_cast<unsigned>(i)));
 #if NIBBLE_MUTANT == 26
       if (is_outlier == nullptr || magnitude(v[i]) <= threshold) most = larger(magnitude(v[i]), most);
 #else
@@ -111,7 +112,7 @@ void round_activations_kernel(const T* x, std::size_t cols, std::size_t stride, 
     std::uint64_t word = 0;
 #pragma unroll
     for (int i = 0; i < kRun; ++i) {
-      if (i >= n || (is_outlier != nullptr && is_outlier[c + i] != 0)) continue;
+      if (i >= n || (is_outlier != nullptr && is_outlier[c + static_cast<unsigned>(i)] != 0)) continue;
       const int code = LlmInt8::encode_scaled(v[i], factor) - LlmInt8::zero_point;
       word |= static_cast<std::uint64_t>(static_cast<std::uint8_t>(code)) << (8 * i);
     }
