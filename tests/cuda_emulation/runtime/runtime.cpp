@@ -241,6 +241,12 @@ void fail_once(std::size_t after) {
 }
 std::string failed_call() { return state().failed; }
 
+std::vector<std::span<std::byte>> device_memory() {
+  std::vector<std::span<std::byte>> out;
+  for (const auto& [memory, bytes] : state().allocations) out.emplace_back(const_cast<std::byte*>(memory), bytes);
+  return out;
+}
+
 bool is_device_memory(const void* p, std::size_t bytes) {
   const Lock lock(state().mutex);
   const auto* first = static_cast<const std::byte*>(p);

@@ -11,6 +11,7 @@
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -59,6 +60,8 @@ std::string failed_call();
 
 /// Whether [p, p + bytes) lies in one live allocation.
 bool is_device_memory(const void* p, std::size_t bytes);
+/// Every live allocation.
+std::vector<std::span<std::byte>> device_memory();
 
 namespace detail {
 
