@@ -1,4 +1,4 @@
-// The kernels of activations.h.
+// The kernels of activations.h. For activations.cu alone.
 #pragma once
 
 #include "kernels/cuda/activations.h"
@@ -12,7 +12,7 @@ inline constexpr unsigned kActivationWarps = kActivationThreads / kWarp;
 /// Tokens that one block of the search for outliers looks at.
 inline constexpr unsigned kOutlierTokens = 64;
 
-static NIBBLE_KERNEL(kActivationThreads, 1) void clear_outliers_kernel(std::uint32_t* is_outlier, std::size_t cols) {
+NIBBLE_KERNEL(kActivationThreads, 1) void clear_outliers_kernel(std::uint32_t* is_outlier, std::size_t cols) {
   const std::size_t c = std::size_t{blockIdx.x} * kActivationThreads + threadIdx.x;
   if (c < cols) is_outlier[c] = 0;
 }
@@ -45,8 +45,9 @@ void mark_outliers_kernel(const T* x, std::size_t tokens, std::size_t cols, std:
 
 /// One block: the marked columns in ascending order. Each thread counts a stretch, and writes it where those before
 /// end.
-static NIBBLE_KERNEL(kActivationThreads, 1) void list_outliers_kernel(const std::uint32_t* is_outlier, std::size_t cols,
-                                                                      std::int32_t* columns, std::int32_t* count) {
+NIBBLE_KERNEL(kActivationThreads, 1)
+void list_outliers_kernel(const std::uint32_t* is_outlier, std::size_t cols, std::int32_t* columns,
+                          std::int32_t* count) {
   NIBBLE_SHARED(std::int32_t, ends, kActivationThreads);
   const unsigned thread = threadIdx.x;
   const std::size_t stretch = (cols + kActivationThreads - 1) / kActivationThreads;
@@ -70,7 +71,7 @@ static NIBBLE_KERNEL(kActivationThreads, 1) void list_outliers_kernel(const std:
   if (thread == kActivationThreads - 1) *count = ends[thread];
 }
 
-static NIBBLE_KERNEL(1, 1) void clear_place_kernel(unsigned long long* place) { *place = 0; }
+NIBBLE_KERNEL(1, 1) void clear_place_kernel(unsigned long long* place) { *place = 0; }
 
 /// A block rounds one token: its absmax, then its codes; the second reading comes from the caches.
 template <class T>

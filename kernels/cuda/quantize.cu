@@ -64,8 +64,8 @@ struct Job {
   cudaError_t fit() const {
     const GroupRuns runs = runs_of(spec, w.rows, w.cols);
     const std::size_t words = runs.parts > 1 ? 2 * runs.count : 1;
-    cudaError_t error = launch(clear_kernel, dim3(blocks_for(words, kQuantizeThreads)), dim3(kQuantizeThreads), 0,
-                               stream, work.keys, words, status);
+    cudaError_t error = launch(clear_quantize_kernel, dim3(blocks_for(words, kQuantizeThreads)), dim3(kQuantizeThreads),
+                               0, stream, work.keys, words, status);
     if (error != cudaSuccess) return error;
     const std::size_t lanes = runs.count * runs.parts * static_cast<std::size_t>(runs.team);
     error = launch(fit_kernel<T>, dim3(blocks_for(lanes, kQuantizeThreads)), dim3(kQuantizeThreads), 0, stream, w, runs,

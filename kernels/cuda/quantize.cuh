@@ -1,4 +1,4 @@
-// The kernels of quantize.h.
+// The kernels of quantize.h. For quantize.cu alone.
 #pragma once
 
 #include "kernels/cuda/canonical.cuh"
@@ -27,8 +27,8 @@ struct CodebookTables {
 /// Reports `place` if it is the first so far.
 NIBBLE_DEVICE void report(unsigned long long* word, unsigned long long place) { atomicMax(word, ~place); }
 
-static NIBBLE_KERNEL(kQuantizeThreads, 1) void clear_kernel(std::uint32_t* words, std::size_t count,
-                                                            QuantizeStatus* status) {
+NIBBLE_KERNEL(kQuantizeThreads, 1)
+void clear_quantize_kernel(std::uint32_t* words, std::size_t count, QuantizeStatus* status) {
   const std::size_t i = std::size_t{blockIdx.x} * kQuantizeThreads + threadIdx.x;
   if (i < count) words[i] = 0;
   if (i == 0) *status = {0, 0};
@@ -145,9 +145,9 @@ void fit_kernel(Weights<T> w, GroupRuns groups, QuantSpec spec, CanonicalBuffers
 }
 
 /// The groups that came in parts.
-static NIBBLE_KERNEL(kQuantizeThreads, 1) void finish_fit_kernel(std::size_t count, QuantSpec spec, CanonicalBuffers to,
-                                                                 float* absmax, const std::uint32_t* keys,
-                                                                 QuantizeStatus* status) {
+NIBBLE_KERNEL(kQuantizeThreads, 1)
+void finish_fit_kernel(std::size_t count, QuantSpec spec, CanonicalBuffers to, float* absmax, const std::uint32_t* keys,
+                       QuantizeStatus* status) {
   const std::size_t group = std::size_t{blockIdx.x} * kQuantizeThreads + threadIdx.x;
   if (group >= count) return;
   const Range range{-value_of_key(keys[2 * group + 1]), value_of_key(keys[2 * group])};
