@@ -16,7 +16,7 @@
 #include "cuda_emulation/runtime/launch_hook.h"
 
 #define NIBBLE_DEVICE inline __attribute__((always_inline))
-#define NIBBLE_KERNEL(max_threads, min_blocks)
+#define NIBBLE_KERNEL(max_threads, min_blocks) inline  // tests may include the body of a kernel that is linked, too
 #define NIBBLE_SHARED(T, name, n)   \
   static const char name##_key = 0; \
   T(&name)[n] = *static_cast<T(*)[n]>(::nibble::cuda_emulation::static_shared(&name##_key, sizeof(T) * (n)))
