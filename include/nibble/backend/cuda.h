@@ -1,12 +1,14 @@
 // Quantized matrices in the memory of a CUDA device: for engines whose activations live there already.
 //
-//   nibble::cuda::Context context;                                         // a device; once
-//   auto w = nibble::cuda::pack(context, q, stream);                       // upload and lay out; once, at load
-//   DeviceBuffer scratch(nibble::cuda::matmul_workspace(context, *w, n, DType::f16), context.allocator(), stream);
-//   nibble::cuda::matmul(context, x, *w, y, scratch.span(), stream);       // every token; returns before it is done
+//   nibble::cuda::Context context;                                    // a device; once
+//   auto w = nibble::cuda::pack(context, q, stream);                  // upload; once, at load
+//   nibble::cuda::DeviceBuffer scratch(nibble::cuda::matmul_workspace(*w, tokens, nibble::DType::f16),
+//                                      context.allocator(), stream);
+//   nibble::cuda::matmul(context, x, *w, y, scratch.span(), stream);  // every token; returns before it is done
 //
-// The only public header that speaks of CUDA, and it needs none of the toolkit's. Behind the Backend interface the same
-// kernels take host memory: find_backend("cuda"), which links nibble::cuda and only its name chooses.
+// The only public header that speaks of CUDA, and it needs none of the toolkit's. Its library is nibble::cuda. Behind
+// the Backend interface the same kernels take host memory: after register_backend(), find_backend("cuda"), which only
+// its name chooses.
 //
 // Calls that take a stream put their work on it and return; they neither wait for the device nor allocate on it, but
 // where they say so. What they are given must live until the stream has got there. A Context may serve several threads
@@ -23,6 +25,7 @@
 #include "nibble/backend/backend.h"
 #include "nibble/core/error.h"
 #include "nibble/core/matrix_view.h"
+#include "nibble/matrix/quantized_matrix.h"
 
 using cudaStream_t = struct CUstream_st*;  // as cuda_runtime.h has it; a null stream is the device's default one
 
@@ -150,5 +153,78 @@ class Context {
   DeviceAllocator* allocator_;
   std::unique_ptr<Libraries> libraries_;
 };
+
+/// Weights on a device, [rows = out, cols = in]: quantized, in the canonical form (matrix/quantized_matrix.h) with rows
+/// of codes at multiples of 16 bytes, or in a float type. Immutable.
+class Matrix {
+ public:
+  struct Storage;
+  explicit Matrix(std::unique_ptr<const Storage> storage);
+  ~Matrix();
+  Matrix(const Matrix&) = delete;
+  Matrix& operator=(const Matrix&) = delete;
+
+  [[nodiscard]] std::size_t rows() const;
+  [[nodiscard]] std::size_t cols() const;
+  [[nodiscard]] bool is_quantized() const;
+  /// Of quantized weights.
+  [[nodiscard]] const QuantSpec& spec() const;
+  /// Bytes on the device.
+  [[nodiscard]] std::size_t storage_bytes() const;
+  /// For this library's own sources.
+  [[nodiscard]] const Storage& storage() const { return *storage_; }
+
+ private:
+  std::unique_ptr<const Storage> storage_;
+};
+using MatrixPtr = std::shared_ptr<const Matrix>;
+
+/// Uploads. Allocates, and waits for the stream. Errors: corrupt_file (buffers of another size than the spec asks for),
+/// CudaError.
+MatrixPtr pack(const Context& context, const QuantizedMatrix& q, cudaStream_t stream);
+/// The same for weights in host memory that stay unquantized, in their own type. Errors: unsupported (another type),
+/// shape_mismatch (a stride less than the columns), invalid_argument (empty), CudaError.
+MatrixPtr pack(const Context& context, FloatMatrix weights, cudaStream_t stream);
+/// What pack() was given, or quantize() made, exactly. Waits for the stream. Error{unsupported} for unquantized
+/// weights.
+QuantizedMatrix unpack(const Context& context, const Matrix& w, cudaStream_t stream);
+
+/// Quantizes weights on the device, bit for bit as Backend::quantize does. Allocates, and waits for the stream. Errors:
+/// as Backend::quantize, CudaError.
+MatrixPtr quantize(const Context& context, const DeviceMatrix& weights, const QuantSpec& spec, std::string_view name,
+                   cudaStream_t stream);
+
+/// Decodes rows [first_row, first_row + out.rows), bit for bit as Backend::dequantize_to. Errors: shape_mismatch,
+/// unsupported (unquantized weights, another type), CudaError.
+void dequantize(const Context& context, const Matrix& w, std::size_t first_row, const MutableDeviceMatrix& out,
+                cudaStream_t stream);
+
+/// How a product is made; the first that serves is chosen.
+enum class Tier {
+  gemv,  ///< Up to 8 tokens: a kernel that reads the codes once and decodes them on the way.
+  blas,  ///< The rest: weights are decoded to x's type, at most 64 MiB at a time, and multiplied by cuBLAS.
+};
+[[nodiscard]] Tier matmul_tier(const Matrix& w, std::size_t tokens);
+
+/// Bytes that matmul() works best in, for so many tokens of this type; 0 in Tier::gemv. In Tier::blas 32 MiB are
+/// cuBLAS's, the rest holds decoded weights; with less, down to one row, fewer are decoded at a time.
+[[nodiscard]] std::size_t matmul_workspace(const Matrix& w, std::size_t tokens, DType x_type);
+
+/// y [n, out] = x [n, in] · Wᵀ on the stream. y is of x's type or f32. ε = 2⁻²⁴, u what rounding to x's type adds to a
+/// weight (2⁻¹¹ for f16 within its normal range, 2⁻⁸ for bf16, 0 for f32); before y is rounded to its type,
+///   Tier::gemv: |error| ≤ 1.01·(in/1024 + 40)·ε·Σ|x·w|, the same for any number of tokens;
+///   Tier::blas: |error| ≤ (u + 1.01·(in + 1)·ε)·Σ|x·w|; unquantized weights: u = 0, and x must be of their type.
+/// LLM.int8 weights are multiplied as they decode: activations are not rounded here. Columns of x in act-order need no
+/// change. Errors: shape_mismatch (names the shapes); invalid_argument (a workspace that holds no row, or
+/// not aligned to 256; a shape beyond 2³¹−1); unsupported (types); CudaError.
+void matmul(const Context& context, const DeviceMatrix& x, const Matrix& w, const MutableDeviceMatrix& y,
+            DeviceSpan workspace, cudaStream_t stream);
+
+/// Makes find_backend("cuda") find the device behind the Backend interface; once is enough, and repeating it does
+/// nothing. Nothing is asked of the driver until then. That backend takes host memory: each call uploads, computes and
+/// downloads on a stream of its own and waits. Codes, scales and decoded values are bit for bit the CPU backends',
+/// products within matmul()'s bounds. It never computes on the host instead: what it cannot do is Error{unsupported}.
+/// Device 0; memory from `allocator`, which must live for ever.
+void register_backend(DeviceAllocator& allocator = default_allocator());
 
 }  // namespace nibble::cuda
