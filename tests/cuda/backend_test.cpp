@@ -51,7 +51,7 @@ QuantizedMatrix on_cpu(const std::vector<float>& w, std::size_t rows, std::size_
 
 TEST(CudaDevices, SayWhatIsMissing) {
   const struct {
-    machine::Machine machine;
+    machine::Computer computer;
     const char* words;
   } cases[] = {{{0, {}}, "there is no NVIDIA driver"},
                {{11040, {machine::a100()}}, "serves CUDA up to 11.4"},
@@ -59,7 +59,7 @@ TEST(CudaDevices, SayWhatIsMissing) {
                {{13000, {machine::v100()}}, "has compute capability 7.0; 7.5 (Turing) is the least"}};
   cuda::register_backend();
   for (const auto& c : cases) {
-    machine::power_on(c.machine);
+    machine::power_on(c.computer);
     expect_error(ErrorCode::unsupported, c.words, [] { (void)find_backend("cuda"); });
     expect_error(ErrorCode::unsupported, c.words, [] { const cuda::Context context; });
     EXPECT_EQ(machine::leaks(), "");

@@ -43,7 +43,7 @@ constexpr unsigned char kGuardByte = 0xa5;
 
 struct State {
   std::recursive_mutex mutex;
-  Machine machine;
+  Computer computer;
   std::map<const std::byte*, std::size_t> allocations;
   std::set<cudaStream_t> streams;
   std::set<cudaEvent_t> events;
@@ -184,7 +184,7 @@ DeviceModel rtx4090() { return {"GeForce RTX 4090", 8, 9, 128, std::size_t{24} <
 DeviceModel h100() { return {"H100 SXM", 9, 0, 132, std::size_t{80} << 30, 50 << 20, 227 << 10}; }
 DeviceModel v100() { return {"Tesla V100", 7, 0, 80, std::size_t{16} << 30, 6 << 20, 96 << 10}; }
 
-void power_on(Machine machine) {
+void power_on(Computer computer) {
   State& s = state();
   const Lock lock(s.mutex);
   while (!s.allocations.empty()) release(s.allocations.begin());
@@ -201,7 +201,7 @@ void power_on(Machine machine) {
   s.failed.clear();
   s.current_device = 0;
   s.last_error = cudaSuccess;
-  s.machine = std::move(machine);
+  s.computer = std::move(computer);
   on_launch = launch;
 }
 
@@ -307,16 +307,16 @@ using namespace nibble::cuda_emulation;
 extern "C" {
 
 cudaError_t cudaDriverGetVersion(int* version) {
-  *version = state().machine.driver_version;
+  *version = state().computer.driver_version;
   return cudaSuccess;
 }
 
 cudaError_t cudaGetDeviceCount(int* count) {
   const Lock lock(state().mutex);
   if (detail::begin_call("cudaGetDeviceCount")) return record(cudaErrorInitializationError);
-  if (state().machine.driver_version < CUDART_VERSION) return record(cudaErrorInsufficientDriver);
-  if (state().machine.devices.empty()) return record(cudaErrorNoDevice);
-  *count = static_cast<int>(state().machine.devices.size());
+  if (state().computer.driver_version < CUDART_VERSION) return record(cudaErrorInsufficientDriver);
+  if (state().computer.devices.empty()) return record(cudaErrorNoDevice);
+  *count = static_cast<int>(state().computer.devices.size());
   return cudaSuccess;
 }
 
@@ -328,14 +328,14 @@ cudaError_t cudaGetDevice(int* device) {
 
 cudaError_t cudaSetDevice(int device) {
   if (detail::begin_call("cudaSetDevice")) return record(cudaErrorInvalidDevice);
-  if (device < 0 || device >= static_cast<int>(state().machine.devices.size())) return record(cudaErrorInvalidDevice);
+  if (device < 0 || device >= static_cast<int>(state().computer.devices.size())) return record(cudaErrorInvalidDevice);
   state().current_device = device;
   return cudaSuccess;
 }
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   if (detail::begin_call("cudaGetDeviceProperties")) return record(cudaErrorInvalidDevice);
-  const DeviceModel& model = state().machine.devices.at(static_cast<std::size_t>(device));
+  const DeviceModel& model = state().computer.devices.at(static_cast<std::size_t>(device));
   *properties = {};
   std::strncpy(properties->name, model.name.c_str(), sizeof properties->name - 1);
   properties->major = model.major;
@@ -350,8 +350,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
   if (detail::begin_call("cudaDeviceGetAttribute")) return record(cudaErrorInvalidDevice);
-  if (device < 0 || device >= static_cast<int>(state().machine.devices.size())) return record(cudaErrorInvalidDevice);
-  const DeviceModel& model = state().machine.devices[static_cast<std::size_t>(device)];
+  if (device < 0 || device >= static_cast<int>(state().computer.devices.size())) return record(cudaErrorInvalidDevice);
+  const DeviceModel& model = state().computer.devices[static_cast<std::size_t>(device)];
   switch (attribute) {
     case cudaDevAttrComputeCapabilityMajor: *value = model.major; break;
     case cudaDevAttrComputeCapabilityMinor: *value = model.minor; break;
@@ -387,8 +387,8 @@ cudaError_t cudaMalloc(void** memory, size_t bytes) {
   const Lock lock(state().mutex);
   if (detail::begin_call("cudaMalloc")) return record(cudaErrorMemoryAllocation);
   const std::size_t device = static_cast<std::size_t>(state().current_device);
-  if (device >= state().machine.devices.size()) return record(cudaErrorNoDevice);
-  if (bytes > state().machine.devices[device].memory_bytes) return record(cudaErrorMemoryAllocation);
+  if (device >= state().computer.devices.size()) return record(cudaErrorNoDevice);
+  if (bytes > state().computer.devices[device].memory_bytes) return record(cudaErrorMemoryAllocation);
   *memory = bytes == 0 ? nullptr : allocate(bytes);
   return cudaSuccess;
 }

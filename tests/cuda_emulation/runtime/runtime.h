@@ -32,13 +32,13 @@ DeviceModel rtx4090();
 DeviceModel h100();
 DeviceModel v100();  ///< Too old for this library.
 
-struct Machine {
+struct Computer {
   int driver_version = 13000;  ///< 0: no driver.
   std::vector<DeviceModel> devices;
 };
 
 /// Replaces the machine by a fresh one: nothing allocated, no faults, no failure planned.
-void power_on(Machine machine);
+void power_on(Computer computer);
 
 /// What the program still holds: "256 bytes of device memory", "a stream", "a cuBLAS handle" … one a line; empty if
 /// nothing.
