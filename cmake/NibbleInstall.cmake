@@ -1,10 +1,13 @@
 # Install rules and the CMake package: find_package(nibble CONFIG) gives nibble::nibble, with the component llama also
-# nibble::llama.
+# nibble::llama, and nibble::cuda where it was built.
 include(CMakePackageConfigHelpers)
 
 set(installed nibble)
 if(TARGET nibble_llama)
   list(APPEND installed nibble_llama)
+endif()
+if(TARGET nibble_cuda)
+  list(APPEND installed nibble_cuda)
 endif()
 install(TARGETS ${installed} EXPORT nibbleTargets
   ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
@@ -14,6 +17,10 @@ if(TARGET nibble_cli)
   install(TARGETS nibble_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 endif()
 
+set(NIBBLE_HAS_CUDA OFF)
+if(TARGET nibble_cuda)
+  set(NIBBLE_HAS_CUDA ON)
+endif()
 set(NIBBLE_HAS_LLAMA OFF)
 if(TARGET nibble_llama)
   set(NIBBLE_HAS_LLAMA ON)

@@ -221,12 +221,17 @@ const Backend& find_backend(std::string_view name) {
   for (const Backend* b : backends()) {
     if (b->name() == name) {
       if (b->available()) return *b;
+      if (const std::string why = b->why_unavailable(); !why.empty())
+        throw Error(ErrorCode::unsupported, "the backend '" + std::string(name) + "' cannot run here: " + why);
       throw Error(ErrorCode::unsupported, "this CPU cannot run the backend '" + std::string(name) + "' (" +
                                               std::string(b->description()) + ")");
     }
     names += (names.empty() ? "" : ", ") + std::string(b->name());
   }
-  throw Error(ErrorCode::not_found, "there is no backend '" + std::string(name) + "'; there are " + names);
+  const char* hint = name == "cuda" ? "; this program does not use the library nibble::cuda, which a build with "
+                                      "NIBBLE_CUDA has and nibble::cuda::register_backend() brings in"
+                                    : "";
+  throw Error(ErrorCode::not_found, "there is no backend '" + std::string(name) + "'; there are " + names + hint);
 }
 
 const Backend& default_backend() {

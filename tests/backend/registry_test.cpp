@@ -71,5 +71,9 @@ TEST(Registry, AnOverrideIsNeverIgnored) {
                [] { (void)find_backend("elsewhere"); });
 }
 
+TEST(Registry, TellsHowCudaIsBroughtIn) {
+  expect_error(ErrorCode::not_found, "nibble::cuda::register_backend()", [] { (void)find_backend("cuda"); });
+}
+
 }  // namespace
 }  // namespace nibble

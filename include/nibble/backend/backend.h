@@ -2,8 +2,8 @@
 //
 // Virtual at this coarse level only: one call does a whole matrix. The built-in backends are "scalar" (the reference),
 // "avx2", "avxvnni", "avx512", "avx512vnni" and "avx512amx", on AArch64 "neon" and "neondot"; all give bit-identical
-// results, whatever the thread count. An engine registers its own beside them, and tests it with the cases in
-// tests/backend.
+// results, whatever the thread count. "cuda" is a library of its own (backend/cuda.h). An engine registers its own
+// beside them, and tests it with the cases in tests/backend.
 #pragma once
 
 #include <memory>
@@ -43,6 +43,8 @@ class Backend {
   [[nodiscard]] virtual std::string_view description() const noexcept = 0;
   /// Whether this machine can run it. Every other call needs true.
   [[nodiscard]] virtual bool available() const noexcept = 0;
+  /// What is missing, for people, where available() is false for another reason than the CPU; empty else.
+  [[nodiscard]] virtual std::string why_unavailable() const { return {}; }
   [[nodiscard]] virtual bool supports(const QuantSpec& spec) const noexcept = 0;
 
   /// Quantizes row-major weights [rows = out, cols = in]. `name` is only for messages. Allocates the result and a few
@@ -125,7 +127,8 @@ void register_backend(std::unique_ptr<Backend> backend);
 /// Every registered backend, available or not, fastest first; behind "scalar" those that only their name chooses.
 std::vector<const Backend*> backends();
 
-/// Error{not_found} lists the names there are; Error{unsupported} if this machine cannot run it.
+/// Error{not_found} lists the names there are; Error{unsupported} if this machine cannot run it, with what is missing.
+/// "cuda" is there after nibble::cuda::register_backend() (backend/cuda.h).
 const Backend& find_backend(std::string_view name);
 
 /// The one named by the environment variable NIBBLE_BACKEND, else the first available built-in. Error as

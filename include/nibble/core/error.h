@@ -16,6 +16,7 @@ enum class ErrorCode {
   corrupt_file,      ///< A file breaks the rules of its format.
   io,                ///< The operating system refused a read, write, map, sync or rename.
   cancelled,         ///< The caller's Progress asked to stop; nothing was written.
+  device,            ///< An accelerator's runtime refused a call: no memory left, a launch that failed.
 };
 
 /// Thrown for every failure. No error is swallowed and no assert guards input.

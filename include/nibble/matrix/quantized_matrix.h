@@ -73,7 +73,9 @@ struct QuantizedMatrix {
 };
 
 /// map[code]·absmax + offset with one rounding of the sum, spelled fma so that every build agrees.
-inline float nested_value(float mapped, float absmax, float offset) { return std::fma(mapped, absmax, offset); }
+NIBBLE_HD inline float nested_value(float mapped, float absmax, float offset) {
+  return std::fma(mapped, absmax, offset);
+}
 
 /// Quantizes fp32 absmax values into `scales` (one byte each) and `nested`, as bitsandbytes does: mean subtracted,
 /// blocks of 256, the signed dynamic map.

@@ -1,0 +1,230 @@
+// Quantized matrices in the memory of a CUDA device: for engines whose activations live there already.
+//
+//   nibble::cuda::Context context;                                    // a device; once
+//   auto w = nibble::cuda::pack(context, q, stream);                  // upload; once, at load
+//   nibble::cuda::DeviceBuffer scratch(nibble::cuda::matmul_workspace(*w, tokens, nibble::DType::f16),
+//                                      context.allocator(), stream);
+//   nibble::cuda::matmul(context, x, *w, y, scratch.span(), stream);  // every token; returns before it is done
+//
+// The only public header that speaks of CUDA, and it needs none of the toolkit's. Its library is nibble::cuda. Behind
+// the Backend interface the same kernels take host memory: after register_backend(), find_backend("cuda"), which only
+// its name chooses.
+//
+// Calls that take a stream put their work on it and return; they neither wait for the device nor allocate on it, but
+// where they say so. What they are given must live until the stream has got there. A Context may serve several threads
+// and streams; buffers and matrices are as thread safe as the memory they are.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "nibble/backend/backend.h"
+#include "nibble/core/error.h"
+#include "nibble/core/matrix_view.h"
+#include "nibble/matrix/quantized_matrix.h"
+
+using cudaStream_t = struct CUstream_st*;  // as cuda_runtime.h has it; a null stream is the device's default one
+
+namespace nibble::cuda {
+
+/// A call of the CUDA runtime, cuBLAS or cuSOLVER failed: Error{device}. The message holds the call, what it was for
+/// and the library's own words.
+class CudaError final : public Error {
+ public:
+  CudaError(const std::string& message, int status) : Error(ErrorCode::device, message), status_(status) {}
+  /// The cudaError_t, cublasStatus_t or cusolverStatus_t.
+  [[nodiscard]] int status() const noexcept { return status_; }
+
+ private:
+  int status_;
+};
+
+/// What a device is.
+struct DeviceInfo {
+  int ordinal = 0;
+  std::string name;
+  int compute_capability = 0;  ///< 10·major + minor: 80 for an A100, 90 for an H100.
+  int multiprocessors = 0;
+  std::size_t memory_bytes = 0;
+  std::size_t l2_bytes = 0;
+  std::size_t shared_bytes_per_block = 0;  ///< The most that a kernel can ask for.
+};
+
+/// The least compute capability the kernels are built for.
+inline constexpr int kLeastComputeCapability = 75;
+
+/// Why the device cannot be used, for people: no driver, no device, one that is too old. Empty if it can. Asks the
+/// driver anew at each call.
+[[nodiscard]] std::string why_unavailable(int device = 0);
+/// Error{unsupported} with why_unavailable().
+[[nodiscard]] DeviceInfo device_info(int device = 0);
+
+/// Where device memory comes from. An engine that pools its memory brings its own.
+class DeviceAllocator {
+ public:
+  virtual ~DeviceAllocator() = default;
+  /// `bytes` > 0, aligned to 256, for use by work that is put on `stream` from now on. Throws where there is none.
+  [[nodiscard]] virtual void* allocate(std::size_t bytes, cudaStream_t stream) = 0;
+  /// Work that was put on `stream` before may still use it.
+  virtual void deallocate(void* memory, std::size_t bytes, cudaStream_t stream) noexcept = 0;
+};
+/// cudaMalloc and cudaFree; the latter waits for the device.
+DeviceAllocator& default_allocator();
+
+/// Bytes on the device.
+struct DeviceSpan {
+  void* data = nullptr;
+  std::size_t size = 0;
+};
+
+/// Owns device memory; gives it back to its allocator, in the order of its stream. Not initialised.
+class DeviceBuffer {
+ public:
+  DeviceBuffer() = default;
+  /// Of the current device. No bytes: no memory. Errors: the allocator's.
+  DeviceBuffer(std::size_t bytes, DeviceAllocator& allocator, cudaStream_t stream);
+  DeviceBuffer(DeviceBuffer&& other) noexcept { swap(other); }
+  DeviceBuffer& operator=(DeviceBuffer&& other) noexcept {
+    DeviceBuffer(std::move(other)).swap(*this);
+    return *this;
+  }
+  ~DeviceBuffer();
+
+  [[nodiscard]] std::size_t size() const { return size_; }
+  template <class T = std::byte>
+  [[nodiscard]] T* as() const {
+    return static_cast<T*>(data_);
+  }
+  [[nodiscard]] DeviceSpan span() const { return {data_, size_}; }
+  void swap(DeviceBuffer& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    std::swap(allocator_, other.allocator_);
+    std::swap(stream_, other.stream_);
+  }
+
+ private:
+  void* data_ = nullptr;
+  std::size_t size_ = 0;
+  DeviceAllocator* allocator_ = nullptr;
+  cudaStream_t stream_ = nullptr;
+};
+
+/// A row-major matrix on the device; does not own. f32, f16 or bf16, rows `stride` elements apart.
+struct DeviceMatrix {
+  const void* data = nullptr;
+  DType type = DType::f32;
+  std::size_t rows = 0;
+  std::size_t cols = 0;
+  std::size_t stride = 0;
+};
+/// The same to be written.
+struct MutableDeviceMatrix {
+  void* data = nullptr;
+  DType type = DType::f32;
+  std::size_t rows = 0;
+  std::size_t cols = 0;
+  std::size_t stride = 0;
+  operator DeviceMatrix() const { return {data, type, rows, cols, stride}; }
+};
+
+/// A device, the allocator for what lives on it, and its cuBLAS and cuSOLVER handles, made when first needed.
+class Context {
+ public:
+  /// Error{unsupported} with why_unavailable(). The allocator must outlive all that was made with the context.
+  explicit Context(int device = 0, DeviceAllocator& allocator = default_allocator());
+  ~Context();
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+
+  [[nodiscard]] const DeviceInfo& device() const { return device_; }
+  [[nodiscard]] DeviceAllocator& allocator() const { return *allocator_; }
+
+  class Libraries;
+  /// For this library's own sources.
+  [[nodiscard]] Libraries& libraries() const { return *libraries_; }
+
+ private:
+  DeviceInfo device_;
+  DeviceAllocator* allocator_;
+  std::unique_ptr<Libraries> libraries_;
+};
+
+/// Weights on a device, [rows = out, cols = in]: quantized, in the canonical form (matrix/quantized_matrix.h) with rows
+/// of codes at multiples of 16 bytes, or in a float type. Immutable.
+class Matrix {
+ public:
+  struct Storage;
+  explicit Matrix(std::unique_ptr<const Storage> storage);
+  ~Matrix();
+  Matrix(const Matrix&) = delete;
+  Matrix& operator=(const Matrix&) = delete;
+
+  [[nodiscard]] std::size_t rows() const;
+  [[nodiscard]] std::size_t cols() const;
+  [[nodiscard]] bool is_quantized() const;
+  /// Of quantized weights.
+  [[nodiscard]] const QuantSpec& spec() const;
+  /// Bytes on the device.
+  [[nodiscard]] std::size_t storage_bytes() const;
+  /// For this library's own sources.
+  [[nodiscard]] const Storage& storage() const { return *storage_; }
+
+ private:
+  std::unique_ptr<const Storage> storage_;
+};
+using MatrixPtr = std::shared_ptr<const Matrix>;
+
+/// Uploads. Allocates, and waits for the stream. Errors: corrupt_file (buffers of another size than the spec asks for),
+/// CudaError.
+MatrixPtr pack(const Context& context, const QuantizedMatrix& q, cudaStream_t stream);
+/// The same for weights in host memory that stay unquantized, in their own type. Errors: unsupported (another type),
+/// shape_mismatch (a stride less than the columns), invalid_argument (empty), CudaError.
+MatrixPtr pack(const Context& context, FloatMatrix weights, cudaStream_t stream);
+/// What pack() was given, or quantize() made, exactly. Waits for the stream. Error{unsupported} for unquantized
+/// weights.
+QuantizedMatrix unpack(const Context& context, const Matrix& w, cudaStream_t stream);
+
+/// Quantizes weights on the device, bit for bit as Backend::quantize does. Allocates, and waits for the stream. Errors:
+/// as Backend::quantize, CudaError.
+MatrixPtr quantize(const Context& context, const DeviceMatrix& weights, const QuantSpec& spec, std::string_view name,
+                   cudaStream_t stream);
+
+/// Decodes rows [first_row, first_row + out.rows), bit for bit as Backend::dequantize_to. Errors: shape_mismatch,
+/// unsupported (unquantized weights, another type), CudaError.
+void dequantize(const Context& context, const Matrix& w, std::size_t first_row, const MutableDeviceMatrix& out,
+                cudaStream_t stream);
+
+/// How a product is made; the first that serves is chosen.
+enum class Tier {
+  gemv,  ///< Up to 8 tokens: a kernel that reads the codes once and decodes them on the way.
+  blas,  ///< The rest: weights are decoded to x's type, at most 64 MiB at a time, and multiplied by cuBLAS.
+};
+[[nodiscard]] Tier matmul_tier(const Matrix& w, std::size_t tokens);
+
+/// Bytes that matmul() works best in, for so many tokens of this type; 0 in Tier::gemv. In Tier::blas 32 MiB are
+/// cuBLAS's, the rest holds decoded weights; with less, down to one row, fewer are decoded at a time.
+[[nodiscard]] std::size_t matmul_workspace(const Matrix& w, std::size_t tokens, DType x_type);
+
+/// y [n, out] = x [n, in] · Wᵀ on the stream. y is of x's type or f32. ε = 2⁻²⁴, u what rounding to x's type adds to a
+/// weight (2⁻¹¹ for f16 within its normal range, 2⁻⁸ for bf16, 0 for f32); before y is rounded to its type,
+///   Tier::gemv: |error| ≤ 1.01·(in/1024 + 40)·ε·Σ|x·w|, the same for any number of tokens;
+///   Tier::blas: |error| ≤ (u + 1.01·(in + 1)·ε)·Σ|x·w|; unquantized weights: u = 0, and x must be of their type.
+/// LLM.int8 weights are multiplied as they decode: activations are not rounded here. Columns of x in act-order need no
+/// change. Errors: shape_mismatch (names the shapes); invalid_argument (a workspace that holds no row, or
+/// not aligned to 256; a shape beyond 2³¹−1); unsupported (types); CudaError.
+void matmul(const Context& context, const DeviceMatrix& x, const Matrix& w, const MutableDeviceMatrix& y,
+            DeviceSpan workspace, cudaStream_t stream);
+
+/// Makes find_backend("cuda") find the device behind the Backend interface; once is enough, and repeating it does
+/// nothing. Nothing is asked of the driver until then. That backend takes host memory: each call uploads, computes and
+/// downloads on a stream of its own and waits. Codes, scales and decoded values are bit for bit the CPU backends',
+/// products within matmul()'s bounds. It never computes on the host instead: what it cannot do is Error{unsupported}.
+/// Device 0; memory from `allocator`, which must live for ever.
+void register_backend(DeviceAllocator& allocator = default_allocator());
+
+}  // namespace nibble::cuda

@@ -1,0 +1,46 @@
+// What the tensor-core products share: activations in shared memory, and how results are written.
+#pragma once
+
+#include "kernels/cuda/canonical.cuh"
+#include "kernels/cuda/gemm_layout.h"
+#include "kernels/cuda/reduce.cuh"
+
+namespace nibble::cuda {
+
+inline constexpr unsigned kGemmRowBytes = 128;   ///< Of activations in a stage: 64 of 16 bits, or 128 of 8.
+inline constexpr unsigned kGemmColumnWarps = 4;  ///< Warps side by side, of 32 outputs each.
+inline constexpr unsigned kGemmFragments = 4;    ///< Of 8 outputs each, in a warp.
+
+/// Where a chunk of a row of activations lies in a stage.
+NIBBLE_DEVICE unsigned swizzled(unsigned row, unsigned chunk) {
+#if NIBBLE_MUTANT == 40
+  return row * kGemmRowBytes + chunk * 16;
+#else
+  return row * kGemmRowBytes + (chunk ^ (row % 8)) * 16;
+#endif
+}
+
+/// One value or two neighbouring ones, where they lie within the row.
+NIBBLE_DEVICE void store_pair(void* y, DType type, std::size_t at, std::size_t left, float first, float second) {
+  if (type == DType::f32) {
+    auto* const to = static_cast<float*>(y) + at;
+    if (left > 1 && is_aligned(to, 8)) {
+      *reinterpret_cast<float2*>(to) = float2{first, second};
+      return;
+    }
+    to[0] = first;
+    if (left > 1) to[1] = second;
+    return;
+  }
+  const std::uint16_t a = type == DType::f16 ? narrow<f16>(first).bits : narrow<bf16>(first).bits;
+  const std::uint16_t b = type == DType::f16 ? narrow<f16>(second).bits : narrow<bf16>(second).bits;
+  auto* const to = static_cast<std::uint16_t*>(y) + at;
+  if (left > 1 && is_aligned(to, 4)) {
+    *reinterpret_cast<std::uint32_t*>(to) = a | static_cast<std::uint32_t>(b) << 16;
+    return;
+  }
+  to[0] = a;
+  if (left > 1) to[1] = b;
+}
+
+}  // namespace nibble::cuda

@@ -1,0 +1,91 @@
+#include "kernels/cuda/gemm_w4a16.h"
+
+#include <algorithm>
+
+#include "kernels/cuda/gemm_w4a16.cuh"
+
+namespace nibble::cuda {
+
+namespace {
+
+template <class Tile>
+constexpr GemmTile describe() {
+  return {Tile::tokens, Tile::threads, Tile::stages, Tile::shared_bytes};
+}
+
+template <class T, bool IsCodebook>
+cudaError_t launch_tile(const W4Arguments& args, const GemmPlan& plan, cudaStream_t stream) {
+  const auto run = [&]<class Tile>(Tile) {
+    return launch(gemm_w4a16_kernel<T, IsCodebook, Tile>, dim3(plan.blocks), dim3(Tile::threads), Tile::shared_bytes,
+                  stream, args);
+  };
+  switch (plan.tile_tokens) {
+    case 16: return run(W4Tile16{});
+    case 32: return run(W4Tile32{});
+    case 64: return run(W4Tile64{});
+    case 128: return run(W4Tile128{});
+    default: return cudaErrorInvalidValue;
+  }
+}
+
+bool is_multiple(const void* p, std::size_t of) { return reinterpret_cast<std::uintptr_t>(p) % of == 0; }
+
+bool is_valid(const PackedW4& w) {
+  return w.rows > 0 && w.cols > 0 && w.cols % kGemmChunk == 0 && w.group > 0 &&
+         (w.group == 32 || w.group % kGemmDepth == 0) && is_multiple(w.codes, 16) && is_multiple(w.scales, 16) &&
+         is_multiple(w.zero_points, 16) && w.is_codebook == (w.codebook != nullptr);
+}
+
+}  // namespace
+
+GemmTile w4a16_tile(std::size_t tokens) {
+  if (tokens <= 16) return describe<W4Tile16>();
+  if (tokens <= 32) return describe<W4Tile32>();
+  return tokens <= 64 ? describe<W4Tile64>() : describe<W4Tile128>();
+}
+
+GemmPlan plan_gemm_w4a16(std::size_t tokens, std::size_t rows, std::size_t cols, unsigned blocks) {
+  GemmPlan plan;
+  plan.tile_tokens = w4a16_tile(tokens).tokens;
+  const std::size_t output_tiles = round_up(rows, kGemmOutputs) / kGemmOutputs;
+  plan.token_tiles = static_cast<unsigned>((tokens + plan.tile_tokens - 1) / plan.tile_tokens);
+  plan.steps_a_tile = static_cast<unsigned>(round_up(cols, kGemmDepth) / kGemmDepth);
+  plan.steps = static_cast<unsigned>(output_tiles) * plan.token_tiles * plan.steps_a_tile;
+  if (plan.steps == 0) return plan;
+  plan.steps_a_block = (plan.steps + std::max(blocks, 1u) - 1) / std::max(blocks, 1u);
+  plan.blocks = (plan.steps + plan.steps_a_block - 1) / plan.steps_a_block;
+  plan.lock_bytes = round_up(plan.blocks * sizeof(int), 128);
+  plan.workspace_bytes = plan.lock_bytes + std::size_t{plan.blocks} * plan.tile_tokens * kGemmOutputs * sizeof(float);
+  return plan;
+}
+
+int gemm_w4a16(const PackedW4& w, const void* x, DType x_type, std::size_t x_stride, std::size_t tokens, void* y,
+               DType y_type, std::size_t y_stride, const GemmPlan& plan, void* workspace, cudaStream_t stream) {
+  if (tokens == 0) return cudaSuccess;
+  const bool is_half = x_type == DType::f16;
+  if (!is_valid(w) || (!is_half && x_type != DType::bf16) || !is_multiple(x, 16) || x_stride % kGemmChunk != 0 ||
+      x_stride < w.cols || y_stride < w.rows || plan.blocks == 0 || !is_multiple(workspace, 16) ||
+      plan.token_tiles != (tokens + plan.tile_tokens - 1) / plan.tile_tokens ||
+      plan.steps_a_tile != round_up(w.cols, kGemmDepth) / kGemmDepth ||
+      plan.steps != round_up(w.rows, kGemmOutputs) / kGemmOutputs * plan.token_tiles * plan.steps_a_tile)
+    return cudaErrorInvalidValue;
+  if (y_type != DType::f32 && y_type != DType::f16 && y_type != DType::bf16) return cudaErrorInvalidValue;
+  const W4Arguments args{w,
+                         x,
+                         x_stride,
+                         static_cast<unsigned>(tokens),
+                         y,
+                         y_type,
+                         y_stride,
+                         plan.token_tiles,
+                         plan.steps_a_tile,
+                         plan.steps,
+                         plan.steps_a_block,
+                         static_cast<int*>(workspace),
+                         reinterpret_cast<float4*>(static_cast<unsigned char*>(workspace) + plan.lock_bytes)};
+  if (w.is_codebook)
+    return is_half ? launch_tile<half, true>(args, plan, stream) : launch_tile<__nv_bfloat16, true>(args, plan, stream);
+  return is_half ? launch_tile<half, false>(args, plan, stream) : launch_tile<__nv_bfloat16, false>(args, plan, stream);
+}
+
+}  // namespace nibble::cuda

@@ -1,0 +1,144 @@
+#include "backend/cuda/matmul.h"
+
+#include <algorithm>
+#include <climits>
+#include <cstdint>
+
+#include "backend/cuda/libraries.h"
+#include "kernels/cuda/dequantize.h"
+#include "kernels/cuda/gemv.h"
+
+namespace nibble::cuda {
+
+namespace {
+
+/// What matmul decodes at a time: so much that each product fills the device, so little that it stays near.
+constexpr std::size_t kBandBytes = std::size_t{64} << 20;
+
+/// Rows that a workspace has room for.
+std::size_t band_rows(const Matrix& w, DType type, DeviceSpan workspace) {
+  const std::size_t room = workspace.size < kBlasWorkspace ? 0 : workspace.size - kBlasWorkspace;
+  return std::min(room / (w.cols() * size_of(type)), w.rows());
+}
+
+std::size_t blas_workspace(const Matrix& w, DType type) {
+  const std::size_t row = w.cols() * size_of(type);
+  return kBlasWorkspace + (w.is_quantized() ? row * std::clamp<std::size_t>(kBandBytes / row, 1, w.rows()) : 0);
+}
+
+cudaDataType blas_type(DType type) {
+  return type == DType::f16 ? CUDA_R_16F : type == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F;
+}
+
+std::string shape(std::size_t rows, std::size_t cols, std::size_t stride) {
+  return "[" + std::to_string(rows) + ", " + std::to_string(cols) + "] with rows " + std::to_string(stride) + " apart";
+}
+
+bool is_vector_type(DType type) { return type == DType::f32 || type == DType::f16 || type == DType::bf16; }
+
+/// x [n, in] and y [n, out] must fit each other, the library and cuBLAS.
+void check_operands(const DeviceMatrix& x, const Matrix& w, const DeviceMatrix& y, std::size_t in, std::size_t out) {
+  if (x.cols != in || y.cols != out || x.rows != y.rows || x.stride < x.cols || y.stride < y.cols)
+    throw Error(ErrorCode::shape_mismatch, "matmul: x is " + shape(x.rows, x.cols, x.stride) + ", the weights are [" +
+                                               std::to_string(w.rows()) + ", " + std::to_string(w.cols()) + "], y is " +
+                                               shape(y.rows, y.cols, y.stride));
+  if (!is_vector_type(x.type) || (y.type != x.type && y.type != DType::f32))
+    throw Error(ErrorCode::unsupported, "matmul: x is " + std::string(name_of(x.type)) + " and y " +
+                                            std::string(name_of(y.type)) +
+                                            "; x must be F32, F16 or BF16, y of the same type or F32");
+  if (!w.is_quantized() && w.storage().type != x.type)
+    throw Error(ErrorCode::unsupported, "matmul: x is " + std::string(name_of(x.type)) + ", the unquantized weights " +
+                                            std::string(name_of(w.storage().type)));
+  for (const std::size_t n : {x.rows, x.stride, y.stride, w.rows(), w.cols()})
+    if (n > INT_MAX)
+      throw Error(
+          ErrorCode::invalid_argument,
+          "matmul: " + std::to_string(n) + " rows, columns or elements from row to row are more than cuBLAS takes");
+}
+
+void check_workspace(DeviceSpan workspace, const Matrix& w, DType type) {
+  const std::size_t least = kBlasWorkspace + (w.is_quantized() ? w.cols() * size_of(type) : 0);
+  if (workspace.size < least)
+    throw Error(ErrorCode::invalid_argument, "matmul: the workspace has " + std::to_string(workspace.size) +
+                                                 " bytes; " + std::to_string(least) + " are the least, " +
+                                                 std::to_string(blas_workspace(w, type)) + " are better");
+  if (reinterpret_cast<std::uintptr_t>(workspace.data) % 256 != 0)
+    throw Error(ErrorCode::invalid_argument, "matmul: the workspace is not aligned to 256 bytes");
+}
+
+int narrow(std::size_t n) { return static_cast<int>(n); }
+
+/// Rows of the weights in x's type, one after another: calls body(first, rows, row-major data).
+template <class Body>
+void for_each_band(const Matrix& w, DType type, DeviceSpan workspace, cudaStream_t stream, const Body& body) {
+  const Matrix::Storage& s = w.storage();
+  if (!s.is_quantized) return body(std::size_t{0}, w.rows(), static_cast<const void*>(s.codes.as<>()));
+  void* band = static_cast<std::byte*>(workspace.data) + kBlasWorkspace;
+  const std::size_t most = band_rows(w, type, workspace);
+  for (std::size_t first = 0; first < w.rows(); first += most) {
+    const std::size_t rows = std::min(most, w.rows() - first);
+    check_kernel(dequantize(s.view, first, band, type, rows, w.cols(), stream), "dequantize");
+    body(first, rows, static_cast<const void*>(band));
+  }
+}
+
+const std::byte* at(const DeviceMatrix& m, std::size_t col) {
+  return static_cast<const std::byte*>(m.data) + col * size_of(m.type);
+}
+std::byte* at(const MutableDeviceMatrix& m, std::size_t col) {
+  return static_cast<std::byte*>(m.data) + col * size_of(m.type);
+}
+
+}  // namespace
+
+Tier matmul_tier(const Matrix& w, std::size_t tokens) {
+  const Matrix::Storage& s = w.storage();
+  const bool few = s.is_quantized && tokens <= kMostGemvTokens && has_gemv(s.view.spec) && s.has_small_zeros;
+  return few ? Tier::gemv : Tier::blas;
+}
+
+std::size_t matmul_workspace(const Matrix& w, std::size_t tokens, DType x_type) {
+  return matmul_tier(w, tokens) == Tier::gemv ? 0 : blas_workspace(w, x_type);
+}
+
+// cuBLAS counts columns first: a row-major matrix is to it the transposed one, so that yᵀ = W·xᵀ is asked for.
+void matmul(const Context& context, const DeviceMatrix& x, const Matrix& w, const MutableDeviceMatrix& y,
+            DeviceSpan workspace, cudaStream_t stream) {
+  check_operands(x, w, y, w.cols(), w.rows());
+  if (x.rows == 0) return;
+  const DeviceScope scope(context.device().ordinal);
+  if (matmul_tier(w, x.rows) == Tier::gemv)
+    return check_kernel(gemv(w.storage().view, x.data, x.type, x.stride, x.rows, y.data, y.type, y.stride, stream),
+                        "gemv");
+  check_workspace(workspace, w, x.type);
+  const auto blas = context.libraries().blas(stream, {workspace.data, kBlasWorkspace});
+  const float one = 1, zero = 0;
+  const cudaDataType type = blas_type(x.type);
+  const int in = narrow(w.cols());
+  for_each_band(w, x.type, workspace, stream, [&](std::size_t first, std::size_t rows, const void* band) {
+    check(cublasGemmEx(blas.handle, CUBLAS_OP_T, CUBLAS_OP_N, narrow(rows), narrow(x.rows), in, &one, band, type, in,
+                       x.data, type, narrow(x.stride), &zero, at(y, first), blas_type(y.type), narrow(y.stride),
+                       CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
+          "cublasGemmEx", "matmul");
+  });
+}
+
+void matmul_transposed(const Context& context, const DeviceMatrix& x, const Matrix& w, const MutableDeviceMatrix& y,
+                       DeviceSpan workspace, cudaStream_t stream) {
+  check_operands(x, w, y, w.rows(), w.cols());
+  if (x.rows == 0) return;
+  check_workspace(workspace, w, x.type);
+  const DeviceScope scope(context.device().ordinal);
+  const auto blas = context.libraries().blas(stream, {workspace.data, kBlasWorkspace});
+  const float one = 1, zero = 0;
+  const cudaDataType type = blas_type(x.type);
+  const int in = narrow(w.cols());
+  for_each_band(w, x.type, workspace, stream, [&](std::size_t first, std::size_t rows, const void* band) {
+    check(cublasGemmEx(blas.handle, CUBLAS_OP_N, CUBLAS_OP_N, in, narrow(x.rows), narrow(rows), &one, band, type, in,
+                       at(x, first), type, narrow(x.stride), first == 0 ? &zero : &one, y.data, blas_type(y.type),
+                       narrow(y.stride), CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
+          "cublasGemmEx", "matmul_transposed");
+  });
+}
+
+}  // namespace nibble::cuda

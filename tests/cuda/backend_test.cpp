@@ -1,0 +1,391 @@
+// The host code of the CUDA backend on an emulated machine: what it computes, what it says when something is missing,
+// and that no call that fails, whichever, leaves anything behind.
+#include "nibble/backend/cuda.h"
+
+#include <cmath>
+#include <functional>
+
+#include "kernels/cuda/gemv.h"
+#include "tests/cuda/support.h"
+#include "tests/support/expect_error.h"
+
+namespace nibble {
+namespace {
+
+using namespace cuda_test;
+using namespace testing_support;
+namespace machine = cuda_emulation;
+
+void power_on() { machine::power_on({13000, {machine::a100()}}); }
+
+const Backend& backend() {
+  cuda::register_backend();
+  return find_backend("cuda");
+}
+
+void expect_clean() { EXPECT_EQ(machine::faults(), ""); }
+
+bool equal(const Buffer& a, const Buffer& b) {
+  return a.size() == b.size() && (a.size() == 0 || std::memcmp(a.data(), b.data(), a.size()) == 0);
+}
+
+void expect_same(const QuantizedMatrix& a, const QuantizedMatrix& b, const std::string& name) {
+  EXPECT_EQ(a.spec, b.spec) << name;
+  EXPECT_TRUE(equal(a.codes, b.codes)) << name << ": codes";
+  EXPECT_TRUE(equal(a.scales, b.scales)) << name << ": scales";
+  EXPECT_TRUE(equal(a.zero_points, b.zero_points)) << name << ": zero points";
+  EXPECT_EQ(a.codebook, b.codebook) << name;
+  EXPECT_EQ(a.g_idx, b.g_idx) << name;
+  EXPECT_EQ(a.nested.absmax, b.nested.absmax) << name;
+  EXPECT_EQ(a.nested.map, b.nested.map) << name;
+  EXPECT_EQ(a.nested.offset, b.nested.offset) << name;
+}
+
+const char* const kSpecs[] = {"int4-g32-asym", "int3-g7-sym", "int8",     "int5-b50-asym", "int2-channel-asymraw-f32",
+                              "nf4-b64-dq",    "fp4-b33",     "llm-int8", "dynamic8-b256"};
+
+QuantizedMatrix on_cpu(const std::vector<float>& w, std::size_t rows, std::size_t cols, const char* spec) {
+  return find_backend("scalar").quantize(MatrixView<const float>(w.data(), rows, cols), QuantSpec::parse(spec), "w",
+                                         serial_executor());
+}
+
+TEST(CudaDevices, SayWhatIsMissing) {
+  const struct {
+    machine::Computer computer;
+    const char* words;
+  } cases[] = {{{0, {}}, "there is no NVIDIA driver"},
+               {{11040, {machine::a100()}}, "serves CUDA up to 11.4"},
+               {{13000, {}}, "there is a driver, but no CUDA device"},
+               {{13000, {machine::v100()}}, "has compute capability 7.0; 7.5 (Turing) is the least"}};
+  cuda::register_backend();
+  for (const auto& c : cases) {
+    machine::power_on(c.computer);
+    expect_error(ErrorCode::unsupported, c.words, [] { (void)find_backend("cuda"); });
+    expect_error(ErrorCode::unsupported, c.words, [] { const cuda::Context context; });
+    EXPECT_EQ(machine::leaks(), "");
+  }
+  power_on();
+  EXPECT_EQ(cuda::why_unavailable(), "");
+  expect_error(ErrorCode::unsupported, "there is no CUDA device 3", [] { (void)cuda::device_info(3); });
+  EXPECT_EQ(cuda::device_info().compute_capability, 80);
+  EXPECT_EQ(cuda::device_info().name, "A100-SXM4-80GB");
+  EXPECT_NE(default_backend().name(), "cuda");  // its name alone chooses it
+}
+
+TEST(CudaBackend, QuantizesAndDecodesAsTheCpu) {
+  power_on();
+  const std::size_t rows = 6, cols = 150;
+  const auto w = normal(rows * cols, 1);
+  for (const char* text : kSpecs) {
+    const QuantizedMatrix q = on_cpu(w, rows, cols, text);
+    expect_same(backend().quantize(MatrixView<const float>(w.data(), rows, cols), q.spec, "w", serial_executor()), q,
+                text);
+    expect_same(backend().unpack(*backend().pack(q)), q, text);
+    std::vector<f16> expected(4 * cols), actual(4 * cols);
+    find_backend("scalar").dequantize_to(q, 2, MatrixView(expected.data(), 4, cols), serial_executor());
+    backend().dequantize_to(q, 2, MatrixView(actual.data(), 4, cols), serial_executor());
+    EXPECT_EQ(std::memcmp(actual.data(), expected.data(), actual.size() * sizeof(f16)), 0) << text;
+  }
+  expect_clean();
+  EXPECT_EQ(machine::leaks(), "");
+}
+
+/// The weights that a product is made of.
+struct Weights {
+  std::size_t rows, cols;
+  std::function<float(std::size_t, std::size_t)> value;
+};
+
+/// y [n, rows] against exact sums, within `relative`·Σ|x·w| + `rounding`·|y|.
+template <class X, class Y>
+void expect_product(const std::vector<X>& x, const Weights& w, const std::vector<Y>& y, std::size_t n, double relative,
+                    double rounding, const std::string& name) {
+  for (std::size_t t = 0; t < n; ++t)
+    for (std::size_t r = 0; r < w.rows; ++r) {
+      double exact = 0, size = 0;
+      for (std::size_t c = 0; c < w.cols; ++c) {
+        const double p =
+            static_cast<double>(static_cast<float>(x[t * w.cols + c])) * static_cast<double>(w.value(r, c));
+        exact += p;
+        size += std::abs(p);
+      }
+      const double bound = relative * size;
+      ASSERT_NEAR(static_cast<double>(static_cast<float>(y[t * w.rows + r])), exact,
+                  bound + rounding * (std::abs(exact) + bound))
+          << name << ": token " << t << " of " << n << ", row " << r;
+    }
+}
+
+double blas_bound(std::size_t depth) { return 1.01 * static_cast<double>(depth + 1) * 0x1p-24; }
+double bound_of(std::size_t n, const QuantSpec& spec, std::size_t cols) {
+  const bool few = n <= cuda::kMostGemvTokens && cuda::has_gemv(spec);
+  return few ? cuda::gemv_relative_error(cols, spec.bits) : blas_bound(cols);
+}
+
+TEST(CudaBackend, MultipliesWithinItsBounds) {
+  power_on();
+  const std::size_t rows = 9, cols = 131;
+  const auto w = normal(rows * cols, 2);
+  for (const char* text : kSpecs) {
+    const QuantizedMatrix q = on_cpu(w, rows, cols, text);
+    const PackedMatrixPtr packed = backend().pack(q);
+    const Weights weights{rows, cols, [&](std::size_t r, std::size_t c) { return q.value(r, c); }};
+    for (const std::size_t n : {0u, 1u, 8u, 9u}) {
+      const auto x = normal(n * cols, 3);
+      std::vector<float> y(n * rows, NAN);
+      backend().matmul({x.data(), n, cols}, *packed, {y.data(), n, rows}, serial_executor());
+      ASSERT_NO_FATAL_FAILURE(expect_product(x, weights, y, n, bound_of(n, q.spec, cols), 0, text));
+    }
+    const Weights turned{cols, rows, [&](std::size_t r, std::size_t c) { return q.value(c, r); }};
+    const auto x = normal(3 * rows, 4);
+    std::vector<float> y(3 * cols, NAN);
+    backend().matmul_transposed({x.data(), 3, rows}, *packed, {y.data(), 3, cols}, serial_executor());
+    ASSERT_NO_FATAL_FAILURE(expect_product(x, turned, y, 3, blas_bound(rows), 0, text));
+  }
+  expect_clean();
+  EXPECT_EQ(machine::bytes_in_use(), 0u);
+}
+
+TEST(CudaBackend, MultipliesUnquantizedWeights) {
+  power_on();
+  const auto values = normal(7 * 40, 5), x = normal(2 * 40, 6);
+  const auto halves = converted<bf16>(values);
+  const PackedMatrixPtr packed = backend().pack(FloatMatrix(MatrixView<const bf16>(halves.data(), 7, 40)));
+  std::vector<float> y(2 * 7, NAN);
+  backend().matmul({x.data(), 2, 40}, *packed, {y.data(), 2, 7}, serial_executor());
+  const Weights weights{7, 40, [&](std::size_t r, std::size_t c) { return static_cast<float>(halves[r * 40 + c]); }};
+  expect_product(x, weights, y, 2, blas_bound(40), 0, "bf16 weights");
+  expect_error(ErrorCode::unsupported, "no canonical form", [&] { (void)backend().unpack(*packed); });
+  expect_clean();
+}
+
+/// What the device API does with a stream, its workspace and types.
+template <class T>
+void check_on_device(const char* text, std::size_t n, std::size_t band, double rounded_weight, double rounding) {
+  const std::size_t rows = 11, cols = 72;
+  const cuda::Context context;
+  cudaStream_t stream = nullptr;
+  require(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+  {
+    const auto values = normal(rows * cols, 7);
+    const QuantizedMatrix q = on_cpu(values, rows, cols, text);
+    const cuda::MatrixPtr w = cuda::pack(context, q, stream);
+    const auto x = converted<T>(normal(n * cols, 8));
+    const DeviceArray<T> dx(x), dy(n * rows);
+    const std::size_t best = cuda::matmul_workspace(*w, n, dtype_of<T>);
+    const cuda::DeviceBuffer workspace(
+        best == 0 || band == 0 ? best : (std::size_t{32} << 20) + band * cols * sizeof(T), context.allocator(), stream);
+    const auto multiply = [&] {
+      cuda::matmul(context, {dx.get(), dtype_of<T>, n, cols, cols}, *w, {dy.get(), dtype_of<T>, n, rows, rows},
+                   workspace.span(), stream);
+    };
+    multiply();
+    const std::size_t allocations = machine::calls_of("cudaMalloc"), waits = machine::calls_of("cudaStreamSynchronize"),
+                      copies = machine::calls_of("cudaMemcpyAsync");
+    multiply();
+    EXPECT_EQ(machine::calls_of("cudaMalloc"), allocations);
+    EXPECT_EQ(machine::calls_of("cudaStreamSynchronize"), waits);
+    EXPECT_EQ(machine::calls_of("cudaDeviceSynchronize"), 0u);
+    EXPECT_EQ(machine::calls_of("cudaMemcpyAsync"), copies);
+    const Weights weights{rows, cols, [&](std::size_t r, std::size_t c) { return q.value(r, c); }};
+    const bool few = cuda::matmul_tier(*w, n) == cuda::Tier::gemv;
+    EXPECT_EQ(best == 0, few);
+    expect_product(x, weights, dy.host(), n, bound_of(n, q.spec, cols) + (few ? 0 : rounded_weight), rounding, text);
+  }
+  require(cudaStreamDestroy(stream), "cudaStreamDestroy");
+}
+
+TEST(CudaMatmul, IsOnTheCallersStreamAndAllocatesNothing) {
+  power_on();
+  for (const char* text : {"int4-g32-asym", "nf4-b64-dq", "int6-g16-sym"})
+    for (const std::size_t n : {2u, 13u})
+      for (const std::size_t band : {0u, 4u, 1u}) {
+        ASSERT_NO_FATAL_FAILURE(check_on_device<float>(text, n, band, 0, 0));
+        ASSERT_NO_FATAL_FAILURE(check_on_device<f16>(text, n, band, 0x1p-11, 0x1p-10));
+        ASSERT_NO_FATAL_FAILURE(check_on_device<bf16>(text, n, band, 0x1p-8, 0x1p-8));
+      }
+  expect_clean();
+  EXPECT_EQ(machine::leaks(), "");
+}
+
+TEST(CudaMatmul, LeavesLargeRawZeroPointsToBlas) {
+  power_on();
+  const cuda::Context context;
+  auto q = on_cpu(normal(2 * 32, 9), 2, 32, "int8-g32-asymraw-f32");
+  EXPECT_EQ(cuda::matmul_tier(*cuda::pack(context, q, nullptr), 1), cuda::Tier::gemv);
+  q.zero_points.writable<std::int32_t>()[1] = -(1 << 22) - 1;  // as only a file could hold it
+  EXPECT_EQ(cuda::matmul_tier(*cuda::pack(context, q, nullptr), 1), cuda::Tier::blas);
+}
+
+TEST(CudaDevices, LeaveTheCurrentOneAsItWas) {
+  machine::power_on({13000, {machine::t4(), machine::h100()}});
+  const cuda::Context context(1);
+  EXPECT_EQ(context.device().name, "H100 SXM");
+  const QuantizedMatrix q = on_cpu(normal(3 * 32, 17), 3, 32, "fp4-b32");
+  expect_same(cuda::unpack(context, *cuda::pack(context, q, nullptr), nullptr), q, "on the second device");
+  EXPECT_EQ(machine::calls_of("cudaSetDevice"), 4u);  // there and back, twice
+  int current = -1;
+  require(cudaGetDevice(&current), "cudaGetDevice");
+  EXPECT_EQ(current, 0);
+  expect_clean();
+}
+
+TEST(CudaMatmul, RefusesWhatDoesNotFit) {
+  power_on();
+  const cuda::Context context;
+  const auto w = cuda::pack(context, on_cpu(normal(4 * 32, 9), 4, 32, "int4-g32-sym"), nullptr);
+  const DeviceArray<float> x(32 * 9), y(4 * 9);
+  const cuda::DeviceBuffer workspace(cuda::matmul_workspace(*w, 9, DType::f32), context.allocator(), nullptr);
+  const auto multiply = [&](cuda::DeviceMatrix dx, cuda::MutableDeviceMatrix dy, cuda::DeviceSpan space) {
+    return [=, &context, &w] { cuda::matmul(context, dx, *w, dy, space, nullptr); };
+  };
+  const cuda::DeviceMatrix dx{x.get(), DType::f32, 9, 32, 32};
+  const cuda::MutableDeviceMatrix dy{y.get(), DType::f32, 9, 4, 4};
+  auto narrow = dx;
+  narrow.cols = 31;
+  expect_error(ErrorCode::shape_mismatch, "x is [9, 31] with rows 32 apart, the weights are [4, 32], y is [9, 4]",
+               multiply(narrow, dy, workspace.span()));
+  auto half = dy;
+  half.type = DType::f16;
+  expect_error(ErrorCode::unsupported, "x is F32 and y F16", multiply(dx, half, workspace.span()));
+  expect_error(ErrorCode::invalid_argument, "the workspace has 100 bytes", multiply(dx, dy, {workspace.as<>(), 100}));
+  expect_error(ErrorCode::invalid_argument, "not aligned to 256 bytes",
+               multiply(dx, dy, {workspace.as<>() + 16, workspace.size()}));
+  multiply(dx, dy, workspace.span())();
+  expect_clean();
+}
+
+TEST(CudaBackend, SaysWhatItCannotDo) {
+  power_on();
+  std::vector<float> w = normal(3 * 40, 10);
+  w[47] = -INFINITY;
+  expect_error(ErrorCode::non_finite, "tensor 'up', row 1, column 7: the value is -infinity", [&] {
+    (void)backend().quantize(MatrixView<const float>(w.data(), 3, 40), QuantSpec::parse("int4-g8-sym"), "up",
+                             serial_executor());
+  });
+  w[47] = 3e38f;
+  expect_error(ErrorCode::non_finite, "row 1, column 0: the scale of the group that begins here", [&] {
+    (void)backend().quantize(MatrixView<const float>(w.data(), 3, 40), QuantSpec::parse("int4-g8-sym"), "up",
+                             serial_executor());
+  });
+  const QuantizedMatrix q = on_cpu(normal(3 * 40, 11), 3, 40, "int4-g8-sym");
+  const auto theirs = find_backend("scalar").pack(q);
+  std::vector<float> x(40), y(3);
+  expect_error(ErrorCode::invalid_argument, "packed by the backend 'scalar'", [&] {
+    backend().matmul({x.data(), 1, 40}, *theirs, {y.data(), 1, 3}, serial_executor());
+  });
+  const auto ours = backend().pack(q);
+  EXPECT_FALSE(backend().has_int8_matmul(*ours));
+  expect_error(ErrorCode::unsupported, "'cuda' has no 8-bit activations", [&] {
+    backend().matmul_int8({x.data(), 1, 40}, *ours, {y.data(), 1, 3}, serial_executor());
+  });
+  expect_error(ErrorCode::shape_mismatch, "rows 2 to 4", [&] {
+    std::vector<float> out(2 * 40);
+    backend().dequantize(q, 2, {out.data(), 2, 40}, serial_executor());
+  });
+  expect_clean();
+}
+
+/// An engine's allocator, whose memory must all come back.
+class CountingAllocator final : public cuda::DeviceAllocator {
+ public:
+  void* allocate(std::size_t bytes, cudaStream_t stream) override {
+    held += bytes;
+    return cuda::default_allocator().allocate(bytes, stream);
+  }
+  void deallocate(void* memory, std::size_t bytes, cudaStream_t stream) noexcept override {
+    held -= bytes;
+    cuda::default_allocator().deallocate(memory, bytes, stream);
+  }
+  std::size_t held = 0;
+};
+
+TEST(CudaMemory, ComesFromTheCallersAllocator) {
+  power_on();
+  CountingAllocator allocator;
+  const cuda::Context context(0, allocator);
+  {
+    const auto w = cuda::pack(context, on_cpu(normal(4 * 64, 12), 4, 64, "nf4-b64-dq"), nullptr);
+    EXPECT_EQ(allocator.held, w->storage_bytes());
+    EXPECT_EQ(allocator.held, machine::bytes_in_use());
+  }
+  EXPECT_EQ(allocator.held, 0u);
+}
+
+/// Makes each call of the runtime that `body` makes fail in turn. Every failure must be told, and leave nothing behind,
+/// but for `tidying` waits: those of streams about to be destroyed, whose work was waited for before.
+void fail_every_call(const std::string& name, int tidying, const std::function<void()>& body) {
+  body();
+  const std::string held = machine::leaks();
+  const std::size_t before = machine::calls();
+  body();
+  const std::size_t calls = machine::calls() - before;
+  ASSERT_GT(calls, 3u) << name;
+  for (std::size_t k = 0; k < calls; ++k) {
+    machine::fail_once(k);
+    bool told = false;
+    try {
+      body();
+    } catch (const Error& e) {
+      told = true;
+      EXPECT_TRUE(e.code() == ErrorCode::device || e.code() == ErrorCode::unsupported) << e.what();
+      EXPECT_NE(std::string(e.what()).find(' '), std::string::npos);
+    }
+    ASSERT_NE(machine::failed_call(), "") << name << ": call " << k << " was not made";
+    if (!told) {
+      EXPECT_EQ(machine::failed_call(), "cudaStreamSynchronize") << name << ": call " << k << " failed silently";
+      --tidying;
+    }
+    EXPECT_EQ(machine::leaks(), held) << name << ": " << machine::failed_call() << ", call " << k;
+    EXPECT_EQ(cudaPeekAtLastError(), cudaSuccess) << name << ": " << machine::failed_call();
+    ASSERT_EQ(machine::faults(), "") << name << ": " << machine::failed_call() << ", call " << k;
+  }
+  EXPECT_EQ(tidying, 0) << name;
+  body();
+}
+
+TEST(CudaFailures, OfTheDeviceApiLeaveNothingBehind) {
+  power_on();
+  const auto values = normal(5 * 64, 13);
+  const QuantizedMatrix q = on_cpu(values, 5, 64, "nf4-b64-dq");
+  const DeviceArray<float> x(normal(9 * 64, 14)), y(9 * 5);
+  fail_every_call("pack and unpack", 0, [&] {
+    const cuda::Context context;
+    expect_same(cuda::unpack(context, *cuda::pack(context, q, nullptr), nullptr), q, "unpacked");
+  });
+  fail_every_call("quantize", 0, [&] {
+    const cuda::Context context;
+    (void)cuda::quantize(context, {x.get(), DType::f32, 9, 64, 64}, q.spec, "w", nullptr);
+  });
+  for (const std::size_t n : {1u, 9u})
+    fail_every_call("matmul", 0, [&] {
+      const cuda::Context context;
+      const auto w = cuda::pack(context, q, nullptr);
+      const cuda::DeviceBuffer workspace(cuda::matmul_workspace(*w, n, DType::f32), context.allocator(), nullptr);
+      cuda::matmul(context, {x.get(), DType::f32, n, 64, 64}, *w, {y.get(), DType::f32, n, 5, 5}, workspace.span(),
+                   nullptr);
+    });
+}
+
+TEST(CudaFailures, OfTheBackendLeaveNothingBehind) {
+  power_on();
+  const auto values = normal(5 * 64, 15), x = normal(9 * 64, 16);
+  const QuantizedMatrix q = on_cpu(values, 5, 64, "int4-g32-asym");
+  std::vector<float> y(9 * 5), out(5 * 64), back(9 * 64);
+  fail_every_call("quantize", 1, [&] {
+    expect_same(backend().quantize(MatrixView<const float>(values.data(), 5, 64), q.spec, "w", serial_executor()), q,
+                "quantized");
+  });
+  fail_every_call("dequantize", 1, [&] { backend().dequantize(q, 0, {out.data(), 5, 64}, serial_executor()); });
+  fail_every_call("matmul", 2, [&] {
+    const auto w = backend().pack(q);
+    backend().matmul({x.data(), 9, 64}, *w, {y.data(), 9, 5}, serial_executor());
+  });
+  fail_every_call("matmul_transposed", 2, [&] {
+    const auto w = backend().pack(q);
+    backend().matmul_transposed({y.data(), 9, 5}, *w, {back.data(), 9, 64}, serial_executor());
+  });
+}
+
+}  // namespace
+}  // namespace nibble

@@ -1,0 +1,105 @@
+// The dequantize kernels against the CPU's, bit for bit.
+#include "kernels/cuda/dequantize.h"
+
+#include <cmath>
+
+#include "tests/cuda/support.h"
+
+namespace nibble {
+namespace {
+
+using namespace cuda_test;
+using namespace testing_support;
+
+template <class T>
+bool same_bits(const T& a, const T& b) {
+  return std::memcmp(&a, &b, sizeof(T)) == 0;
+}
+
+/// Decodes rows first … q.rows−1 to rows `stride` apart, and compares; what lies between rows must not be written.
+template <class T>
+void check(const QuantizedMatrix& q, const DeviceCanonical& device, std::size_t first, std::size_t stride,
+           const std::string& name) {
+  const std::size_t rows = q.rows - first;
+  std::vector<T> expected(rows * q.cols);
+  default_backend().dequantize_to(q, first, MatrixView(expected.data(), rows, q.cols), serial_executor());
+  DeviceArray<T> out(rows * stride);
+  const std::vector<T> untouched = out.host();
+  require(cuda::dequantize(device.view(), first, out.get(), dtype_of<T>, rows, stride, nullptr), "dequantize");
+  const std::vector<T> actual = out.host();
+  for (std::size_t r = 0; r < rows; ++r) {
+    for (std::size_t c = 0; c < q.cols; ++c)
+      ASSERT_TRUE(same_bits(actual[r * stride + c], expected[r * q.cols + c]))
+          << name << " at " << r << ", " << c << ": " << static_cast<float>(actual[r * stride + c]) << " for "
+          << static_cast<float>(expected[r * q.cols + c]);
+    for (std::size_t c = q.cols; c < stride; ++c)
+      ASSERT_TRUE(same_bits(actual[r * stride + c], untouched[r * stride + c])) << name << ": written past row " << r;
+  }
+}
+
+TEST(CudaDequantize, EqualsTheCpuForEverySpec) {
+  const struct { std::size_t rows, cols; } shapes[] = {{3, 131}, {9, 272}, {1, 1}};
+  for_each_order([&] {
+    for (const auto& text : every_spec())
+      for (const auto& s : shapes) {
+        const auto x = normal(s.rows * s.cols, 1);
+        const auto q = quantize(MatrixView<const float>(x.data(), s.rows, s.cols), text);
+        const DeviceCanonical device(q);
+        ASSERT_NO_FATAL_FAILURE(check<float>(q, device, 0, s.cols, text));
+        ASSERT_NO_FATAL_FAILURE(check<f16>(q, device, 0, s.cols, text));
+        ASSERT_NO_FATAL_FAILURE(check<bf16>(q, device, 0, s.cols, text));
+      }
+  });
+}
+
+TEST(CudaDequantize, TakesPartsStridesAndPitches) {
+  const auto x = normal(11 * 100, 2);
+  for_each_order([&] {
+    for (const char* text : {"int4-g32-asym", "int3-g7-sym", "nf4-b64-dq", "int8", "int2-channel-asymraw-f32"}) {
+      const auto q = quantize(MatrixView<const float>(x.data(), 11, 100), text);
+      const DeviceCanonical device(q, 16);
+      for (const std::size_t first : {std::size_t{0}, std::size_t{5}, std::size_t{10}}) {
+        ASSERT_NO_FATAL_FAILURE(check<float>(q, device, first, 107, text));
+        ASSERT_NO_FATAL_FAILURE(check<f16>(q, device, first, 104, text));
+        ASSERT_NO_FATAL_FAILURE(check<bf16>(q, device, first, 101, text));
+      }
+    }
+  });
+}
+
+TEST(CudaDequantize, FollowsActOrderGroups) {
+  const auto x = normal(5 * 96, 3);
+  auto q = quantize(MatrixView<const float>(x.data(), 5, 96), "int4-g16-asym");
+  for (std::int32_t c = 0; c < 96; ++c) q.g_idx.push_back(c * 7 % 6);
+  q.validate("w");
+  const DeviceCanonical device(q);
+  for_each_order([&] {
+    ASSERT_NO_FATAL_FAILURE(check<float>(q, device, 0, 96, "g_idx"));
+    ASSERT_NO_FATAL_FAILURE(check<f16>(q, device, 1, 96, "g_idx"));
+  });
+}
+
+/// Denormals, overflow of the result type, infinities and NaN, as a file could hold them.
+TEST(CudaDequantize, RoundsWhatAFileCouldHold) {
+  const auto x = normal(7 * 77, 4, 3e-5f);
+  for (const char* text : {"nf4-b11", "int4-channel-asym-f32", "int8-g7-sym-f32", "int3-g16-asym-f32"}) {
+    auto q = quantize(MatrixView<const float>(x.data(), 7, 77), text);
+    const float hard[] = {std::nanf("123"), 1e38f, INFINITY, 1e-42f, -3e4f, 0.0f, -0.0f};
+    for (std::size_t g = 0; g < 7; ++g) q.scales.writable<float>()[g] = hard[g];
+    const DeviceCanonical device(q);
+    ASSERT_NO_FATAL_FAILURE(check<float>(q, device, 0, 77, text));
+    ASSERT_NO_FATAL_FAILURE(check<f16>(q, device, 0, 77, text));
+    ASSERT_NO_FATAL_FAILURE(check<bf16>(q, device, 0, 77, text));
+  }
+}
+
+TEST(CudaDequantize, RefusesWhatItHasNoKernelFor) {
+  const auto q = QuantizedMatrix::allocate(QuantSpec::parse("int4-g32-asym"), 2, 32);
+  const DeviceCanonical device(q);
+  DeviceArray<float> out(64);
+  EXPECT_NE(cuda::dequantize(device.view(), 0, out.get(), DType::i32, 2, 32, nullptr), cudaSuccess);
+  EXPECT_EQ(cuda::dequantize(device.view(), 0, out.get(), DType::f32, 0, 32, nullptr), cudaSuccess);
+}
+
+}  // namespace
+}  // namespace nibble

@@ -1,0 +1,46 @@
+#!/bin/bash
+# Requires that every mutant of cuda_mutants/table.txt is detected. Usage: mutation.sh <cmake> <build folder>
+#
+# Layer after layer: builds the test of each mutant that still lives, runs it, and buries those that are detected: a
+# failed expectation, a Fault (which GoogleTest reports as a failure), or a sanitizer's report. A crash, a timeout or a
+# program that does not compile detects nothing. Prints which layer detected what, and fails if a mutant is left.
+set -u
+cmake=$1 build=$2
+folder=$build/cuda_mutants
+export TSAN_OPTIONS=halt_on_error=1:report_signal_unsafe=0 ASAN_OPTIONS=detect_stack_use_after_return=0
+reports='\[  FAILED  \]|ERROR: AddressSanitizer|runtime error:|WARNING: ThreadSanitizer: data race'
+
+declare -A filter defect
+alive=()
+while IFS='|' read -r number tests what; do
+  alive+=("$number")
+  filter[$number]=$tests
+  defect[$number]=$what
+done < "$folder/table.txt"
+total=${#alive[@]}
+[ "$total" -gt 0 ] || { echo "no mutants"; exit 1; }
+
+for layer in plain asan tsan; do
+  [ ${#alive[@]} -gt 0 ] || break
+  targets=()
+  for n in "${alive[@]}"; do targets+=("cuda_mutant_${n}_$layer"); done
+  "$cmake" --build "$build" --parallel "$(nproc)" --target "${targets[@]}" > "$folder/build_$layer.log" 2>&1 ||
+    { echo "the mutants do not compile:"; tail -40 "$folder/build_$layer.log"; exit 1; }
+  left=()
+  for n in "${alive[@]}"; do
+    log=$folder/${n}_$layer.log
+    timeout 300 "$folder/cuda_mutant_${n}_$layer" --gtest_filter="${filter[$n]}" > "$log" 2>&1
+    status=$?
+    if [ $status -ne 0 ] && report=$(grep -m1 -oE "$reports" "$log"); then
+      echo "mutant $n detected by $layer ($report): ${defect[$n]}"
+    else
+      left+=("$n")
+    fi
+    rm -f "$folder/cuda_mutant_${n}_$layer"
+  done
+  alive=("${left[@]}")
+done
+
+for n in "${alive[@]}"; do echo "mutant $n SURVIVES: ${defect[$n]} (logs: $folder/${n}_*.log)"; done
+echo "$((total - ${#alive[@]})) of $total mutants detected"
+[ ${#alive[@]} -eq 0 ]
