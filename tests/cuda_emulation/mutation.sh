@@ -7,7 +7,7 @@
 set -u
 cmake=$1 build=$2
 folder=$build/cuda_mutants
-export TSAN_OPTIONS=halt_on_error=1:report_signal_unsafe=0 ASAN_OPTIONS=detect_stack_use_after_return=0
+export NIBBLE_THREADS=1 TSAN_OPTIONS=halt_on_error=1:report_signal_unsafe=0 ASAN_OPTIONS=detect_stack_use_after_return=0
 reports='\[  FAILED  \]|ERROR: AddressSanitizer|runtime error:|WARNING: ThreadSanitizer: data race'
 
 declare -A filter defect
