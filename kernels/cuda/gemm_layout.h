@@ -5,9 +5,9 @@
 // +1 and those 8 later, of row lane / 4. Codes are stored in that order, so that a lane's 16-byte load holds its own
 // codes and no others, and nothing is exchanged. A tile of 4-bit codes is 32 rows × 32 columns, 512 bytes:
 //
-//   lane l    16 bytes: word j (of four) has row 8·j + l/4 of the tile and columns 8·i + 2·(l % 4) + h, for i < 4, h <
-//   2 affine    column i, h at bit 4·i + 16·h: what is masked out of a word is a pair of 16-bit numbers codebook column
-//   i, h at bit 8·i + 4·h: four neighbouring nibbles are a selector of byte permutations
+//   lane l     16 bytes: word j (of four) has row 8·j + l/4 of the tile and columns 8·i + 2·(l % 4) + h, i < 4, h < 2
+//   affine     column i, h at bit 4·i + 16·h: what is masked out of a word is a pair of 16-bit numbers
+//   codebook   column i, h at bit 8·i + 4·h: four neighbouring nibbles are a selector of byte permutations
 //
 // Tiles lie row tile by row tile within 32 columns. Rows are padded to 128, columns to 64; the padding's codes are 0
 // and meet activations that are 0.

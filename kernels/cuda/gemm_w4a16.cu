@@ -1,6 +1,8 @@
 #include "kernels/cuda/gemm_w4a16.h"
 
 #include <algorithm>
+#include <iterator>
+#include <limits>
 
 #include "kernels/cuda/gemm_w4a16.cuh"
 
@@ -36,6 +38,35 @@ bool is_valid(const PackedW4& w) {
          is_multiple(w.zero_points, 16) && w.is_codebook == (w.codebook != nullptr);
 }
 
+GemmPlan cut(unsigned tile_tokens, std::size_t tokens, std::size_t rows, std::size_t cols, unsigned blocks) {
+  constexpr std::size_t most = std::numeric_limits<unsigned>::max();
+  GemmPlan plan;
+  plan.tile_tokens = tile_tokens;
+  const std::size_t token_tiles = (tokens + tile_tokens - 1) / tile_tokens;
+  const std::size_t output_tiles = round_up(rows, kGemmOutputs) / kGemmOutputs;
+  const std::size_t steps_a_tile = round_up(cols, kGemmDepth) / kGemmDepth;
+  if (token_tiles == 0 || output_tiles == 0 || steps_a_tile == 0 || tokens > most ||
+      token_tiles > most / steps_a_tile || output_tiles > most / (token_tiles * steps_a_tile))
+    return plan;
+  plan.token_tiles = static_cast<unsigned>(token_tiles);
+  plan.steps_a_tile = static_cast<unsigned>(steps_a_tile);
+  plan.steps = static_cast<unsigned>(output_tiles * token_tiles * steps_a_tile);
+  const unsigned wanted = std::clamp(blocks, 1u, plan.steps);
+  plan.steps_a_block = plan.steps / wanted + (plan.steps % wanted != 0 ? 1 : 0);
+  plan.blocks = plan.steps / plan.steps_a_block + (plan.steps % plan.steps_a_block != 0 ? 1 : 0);
+  plan.lock_bytes = round_up(plan.blocks * sizeof(int), 128);
+  plan.workspace_bytes = plan.lock_bytes + std::size_t{plan.blocks} * plan.tile_tokens * kGemmOutputs * sizeof(float);
+  return plan;
+}
+
+/// A plan that does not cover the work would leave results out, or wait for a lock that nobody releases. Cutting by a
+/// plan's own number of blocks gives that plan again.
+bool is_valid(const GemmPlan& plan, std::size_t tokens, const PackedW4& w) {
+  return plan.blocks > 0 &&
+         std::find(std::begin(kW4Tiles), std::end(kW4Tiles), plan.tile_tokens) != std::end(kW4Tiles) &&
+         plan == cut(plan.tile_tokens, tokens, w.rows, w.cols, plan.blocks);
+}
+
 }  // namespace
 
 GemmTile w4a16_tile(std::size_t tokens) {
@@ -45,18 +76,7 @@ GemmTile w4a16_tile(std::size_t tokens) {
 }
 
 GemmPlan plan_gemm_w4a16(std::size_t tokens, std::size_t rows, std::size_t cols, unsigned blocks) {
-  GemmPlan plan;
-  plan.tile_tokens = w4a16_tile(tokens).tokens;
-  const std::size_t output_tiles = round_up(rows, kGemmOutputs) / kGemmOutputs;
-  plan.token_tiles = static_cast<unsigned>((tokens + plan.tile_tokens - 1) / plan.tile_tokens);
-  plan.steps_a_tile = static_cast<unsigned>(round_up(cols, kGemmDepth) / kGemmDepth);
-  plan.steps = static_cast<unsigned>(output_tiles) * plan.token_tiles * plan.steps_a_tile;
-  if (plan.steps == 0) return plan;
-  plan.steps_a_block = (plan.steps + std::max(blocks, 1u) - 1) / std::max(blocks, 1u);
-  plan.blocks = (plan.steps + plan.steps_a_block - 1) / plan.steps_a_block;
-  plan.lock_bytes = round_up(plan.blocks * sizeof(int), 128);
-  plan.workspace_bytes = plan.lock_bytes + std::size_t{plan.blocks} * plan.tile_tokens * kGemmOutputs * sizeof(float);
-  return plan;
+  return cut(w4a16_tile(tokens).tokens, tokens, rows, cols, blocks);
 }
 
 int gemm_w4a16(const PackedW4& w, const void* x, DType x_type, std::size_t x_stride, std::size_t tokens, void* y,
@@ -64,10 +84,7 @@ int gemm_w4a16(const PackedW4& w, const void* x, DType x_type, std::size_t x_str
   if (tokens == 0) return cudaSuccess;
   const bool is_half = x_type == DType::f16;
   if (!is_valid(w) || (!is_half && x_type != DType::bf16) || !is_multiple(x, 16) || x_stride % kGemmChunk != 0 ||
-      x_stride < w.cols || y_stride < w.rows || plan.blocks == 0 || !is_multiple(workspace, 16) ||
-      plan.token_tiles != (tokens + plan.tile_tokens - 1) / plan.tile_tokens ||
-      plan.steps_a_tile != round_up(w.cols, kGemmDepth) / kGemmDepth ||
-      plan.steps != round_up(w.rows, kGemmOutputs) / kGemmOutputs * plan.token_tiles * plan.steps_a_tile)
+      x_stride < w.cols || y_stride < w.rows || !is_multiple(workspace, 16) || !is_valid(plan, tokens, w))
     return cudaErrorInvalidValue;
   if (y_type != DType::f32 && y_type != DType::f16 && y_type != DType::bf16) return cudaErrorInvalidValue;
   const W4Arguments args{w,

@@ -64,13 +64,15 @@ struct GemmPlan {
   unsigned blocks = 0;
   /// Of the workspace: locks, which must be zero before the first launch and are zero after each, then sums.
   std::size_t lock_bytes = 0, workspace_bytes = 0;
+  friend bool operator==(const GemmPlan&, const GemmPlan&) = default;
 };
+/// With no blocks, which gemm_w4a16 refuses, where the product is empty or has 2³² steps or more.
 GemmPlan plan_gemm_w4a16(std::size_t tokens, std::size_t rows, std::size_t cols, unsigned blocks);
 
 /// y[t][o] = Σ over c of x[t][c]·w[o][c]. x is [tokens, w.cols] of f16 or bf16, aligned to 16 bytes, rows x_stride
-/// elements apart, a multiple of 8. y is [tokens, w.rows] of f32, f16 or bf16. The plan is of this shape; workspace has
-/// plan.workspace_bytes, aligned to 16, and serves one launch at a time. Returns the cudaError_t of the launch:
-/// cudaErrorInvalidValue for what is not as said here.
+/// elements apart, a multiple of 8. y is [tokens, w.rows] of f32, f16 or bf16. The plan is plan_gemm_w4a16's for this
+/// shape; workspace has plan.workspace_bytes, aligned to 16, and serves one launch at a time. Returns the cudaError_t
+/// of the launch: cudaErrorInvalidValue for what is not as said here.
 int gemm_w4a16(const PackedW4& w, const void* x, DType x_type, std::size_t x_stride, std::size_t tokens, void* y,
                DType y_type, std::size_t y_stride, const GemmPlan& plan, void* workspace, cudaStream_t stream);
 

@@ -147,6 +147,43 @@ TEST(CudaGemmW4A16, KeepsScalesOfAnySize) {
   }
 }
 
+TEST(CudaGemmW4A16, PlansCoverTheWork) {
+  for (const std::size_t rows : {1u, 128u, 300u, 5000u})
+    for (unsigned blocks = 1; blocks < 60; ++blocks) {
+      const cuda::GemmPlan plan = cuda::plan_gemm_w4a16(40, rows, 328, blocks);
+      ASSERT_LE(plan.blocks, blocks);
+      ASSERT_GE(plan.blocks * plan.steps_a_block, plan.steps);
+      ASSERT_LT((plan.blocks - 1) * plan.steps_a_block, plan.steps);
+      ASSERT_EQ(plan, cuda::plan_gemm_w4a16(40, rows, 328, plan.blocks)) << blocks;
+    }
+  EXPECT_EQ(cuda::plan_gemm_w4a16(40, 300, 328, 0).blocks, 1u);
+  EXPECT_EQ(cuda::plan_gemm_w4a16(0, 300, 328, 4).blocks, 0u);
+  EXPECT_EQ(cuda::plan_gemm_w4a16(std::size_t{1} << 31, std::size_t{1} << 31, 64, 4).blocks, 0u);
+  EXPECT_EQ(cuda::plan_gemm_w4a16(std::size_t{1} << 33, 8, 8, 4).blocks, 0u);
+}
+
+TEST(CudaGemmW4A16, RefusesPlansThatAreNone) {
+  const Shape s{2, 300, 128, 3};
+  const DeviceW4 w(quantized("int4-g64-asym", s));
+  const DeviceArray<f16> x(2 * 128);
+  const DeviceArray<float> y(2 * 300);
+  const cuda::GemmPlan plan = cuda::plan_gemm_w4a16(2, 300, 128, 3);
+  const Bytes workspace(std::vector<std::uint8_t>(plan.workspace_bytes));
+  const auto status = [&](auto edit) {
+    cuda::GemmPlan edited = plan;
+    edit(edited);
+    return cuda::gemm_w4a16(w.view(), x.get(), DType::f16, 128, 2, y.get(), DType::f32, 300, edited, workspace.get(),
+                            nullptr);
+  };
+  EXPECT_EQ(status([](cuda::GemmPlan&) {}), cudaSuccess);
+  EXPECT_NE(status([](cuda::GemmPlan& p) { p = {}; }), cudaSuccess);
+  EXPECT_NE(status([](cuda::GemmPlan& p) { p.tile_tokens = 0; }), cudaSuccess);
+  EXPECT_NE(status([](cuda::GemmPlan& p) { p.tile_tokens = 48; }), cudaSuccess);
+  EXPECT_NE(status([](cuda::GemmPlan& p) { --p.blocks; }), cudaSuccess);
+  EXPECT_NE(status([](cuda::GemmPlan& p) { --p.steps_a_block; }), cudaSuccess);
+  EXPECT_NE(status([](cuda::GemmPlan& p) { p.lock_bytes = 0; }), cudaSuccess);
+}
+
 TEST(CudaGemmW4A16, RefusesWhatItHasNoKernelFor) {
   const Shape s{2, 20, 128, 1};
   const DeviceW4 w(quantized("int4-g64-asym", s));
