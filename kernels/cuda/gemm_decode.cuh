@@ -49,11 +49,11 @@ struct AffineDecoder {
       b[1] = bits_of(__hfma2(high, pair_of<half2>(0x2c002c00u), pair_of<half2>(0xd400d400u | zeros << 4)));
     } else {
       // 128 + q, less 128 + z. The fraction has 7 bits, so that the second pair is shifted.
-      const auto one = pair_of<__nv_bfloat162>(0x3f803f80u), less = pair_of<__nv_bfloat162>(0xc300c300u | zeros);
+      const auto less = pair_of<__nv_bfloat162>(0x43004300u | zeros);
       const auto first = pair_of<__nv_bfloat162>(mask_and_set(codes, 0x000f000fu, 0x43004300u));
       const auto second = pair_of<__nv_bfloat162>(mask_and_set(codes >> 4, 0x000f000fu, 0x43004300u));
-      b[0] = bits_of(__hfma2(first, one, less));
-      b[1] = bits_of(__hfma2(second, one, less));
+      b[0] = bits_of(__hsub2(first, less));
+      b[1] = bits_of(__hsub2(second, less));
     }
 #if NIBBLE_MUTANT == 41
     const std::uint32_t swapped = b[0];
