@@ -5,22 +5,13 @@
 #include "core/files.h"
 #include "model_directory.h"
 #include "nibble/llama/model.h"
+#include "typed_buffer.h"
 
 namespace nibble::llama {
 
 namespace {
 
 namespace fs = std::filesystem;
-
-Buffer as(DType type, const std::vector<float>& values) {
-  Buffer out = Buffer::allocate(values.size() * size_of(type));
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    if (type == DType::f32) out.writable<float>()[i] = values[i];
-    else if (type == DType::f16) out.writable<f16>()[i] = f16(values[i]);
-    else out.writable<bf16>()[i] = bf16(values[i]);
-  }
-  return out;
-}
 
 class Output {
  public:
@@ -88,7 +79,7 @@ class Output {
       const Buffer bytes = plan_.checkpoint().data(t.name);
       writer.write(t.name, {bytes.data(), bytes.size()});
     } else if (const auto [file, layer] = it->second; layer == nullptr) {
-      const Buffer bytes = as(t.type, file->vector(t.name));
+      const Buffer bytes = typed_buffer(t.type, file->vector(t.name));
       writer.write(t.name, {bytes.data(), bytes.size()});
     } else {
       const std::string& name = layer->report.layer;

@@ -25,14 +25,7 @@ class Job {
 
   ConvertModelReport write(const fs::path& path) {
     SafetensorsWriter writer(path, declared_, metadata_);
-    std::size_t done = 0, total = 1;
-    for (const TensorInfo& t : in_.tensors()) total += t.bytes;
-    for (const TensorInfo& t : in_.tensors()) {
-      report(options_.progress, static_cast<double>(done) / static_cast<double>(total), t.name);
-      write_tensor(t, writer);
-      done += t.bytes;
-    }
-    report(options_.progress, 1, "syncing");
+    each_tensor(in_, options_.progress, [&](const TensorInfo& t) { write_tensor(t, writer); });
     writer.finish();
     report_.layers = layers_.size();
     report_.file_bytes = fs::file_size(path);

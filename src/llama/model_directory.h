@@ -7,6 +7,8 @@
 #include <string>
 
 #include "nibble/core/dtype.h"
+#include "nibble/core/progress.h"
+#include "nibble/format/checkpoint.h"
 
 namespace nibble::llama {
 
@@ -29,6 +31,19 @@ class PendingDirectory {
   std::filesystem::path final_, temporary_;
   bool committed_ = false;
 };
+
+/// step(tensor) for each tensor of a checkpoint in its order; progress is the share of their bytes.
+template <class Step>
+void each_tensor(const Checkpoint& in, const Progress& progress, Step&& step) {
+  std::size_t done = 0, total = 1;
+  for (const TensorInfo& t : in.tensors()) total += t.bytes;
+  for (const TensorInfo& t : in.tensors()) {
+    report(progress, static_cast<double>(done) / static_cast<double>(total), t.name);
+    step(t);
+    done += t.bytes;
+  }
+  report(progress, 1, "syncing");
+}
 
 /// Copies the tokenizer's and the generation's files that there are.
 void copy_side_files(const std::filesystem::path& from, const std::filesystem::path& to);

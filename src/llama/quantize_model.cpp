@@ -4,6 +4,7 @@
 #include "model_directory.h"
 #include "nibble/format/checkpoint.h"
 #include "nibble/llama/model.h"
+#include "typed_buffer.h"
 
 namespace nibble::llama {
 
@@ -17,16 +18,6 @@ std::string new_config(const fs::path& from, const QuantizeModelOptions& options
                       : config_with_dtype(from, *options.convert_to);
 }
 
-Buffer convert(const std::vector<float>& values, DType to) {
-  Buffer out = Buffer::allocate(values.size() * size_of(to));
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    if (to == DType::f32) out.writable<float>()[i] = values[i];
-    else if (to == DType::f16) out.writable<f16>()[i] = f16(values[i]);
-    else out.writable<bf16>()[i] = bf16(values[i]);
-  }
-  return out;
-}
-
 class Job {
  public:
   Job(const fs::path& from, const QuantizeModelOptions& options) : options_(options), in_(Checkpoint::open(from)) {
@@ -38,15 +29,10 @@ class Job {
 
   QuantizeModelReport write(const fs::path& path) {
     SafetensorsWriter writer(path, declared_, metadata_);
-    std::size_t done = 0, total = 1;
-    for (const TensorInfo& t : in_.tensors()) total += t.bytes;
-    for (const TensorInfo& t : in_.tensors()) {
-      report(options_.progress, static_cast<double>(done) / static_cast<double>(total), t.name);
+    each_tensor(in_, options_.progress, [&](const TensorInfo& t) {
       write_tensor(t, writer);
       in_.release(t.name);
-      done += t.bytes;
-    }
-    report(options_.progress, 1, "syncing");
+    });
     writer.finish();
     report_.file_bytes = fs::file_size(path);
     if (weights_ > 0) report_.bits_per_weight = bits_ / weights_;
@@ -84,7 +70,7 @@ class Job {
     const Backend& backend = options_.backend ? *options_.backend : default_backend();
     backend.dequantize(*q, 0, {values.data(), q->rows, q->cols},
                        options_.executor ? *options_.executor : default_executor());
-    const Buffer bytes = convert(values, *options_.convert_to);
+    const Buffer bytes = typed_buffer(*options_.convert_to, values);
     writer.write(layer + ".weight", {bytes.data(), bytes.size()});
   }
 
@@ -120,7 +106,7 @@ class Job {
         return;
       }
     const bool converts = options_.convert_to && is_float(t.type) && t.type != *options_.convert_to;
-    const Buffer bytes = converts ? convert(in_.read_f32(t.name), *options_.convert_to) : in_.data(t.name);
+    const Buffer bytes = converts ? typed_buffer(*options_.convert_to, in_.read_f32(t.name)) : in_.data(t.name);
     writer.write(t.name, {bytes.data(), bytes.size()});
   }
 

@@ -1,15 +1,13 @@
 // The tool as a person runs it: arguments in, text, files and exit status out.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
-#include <array>
 #include <cmath>
-#include <cstdio>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
 
+#include "tests/support/run_tool.h"
 #include "tests/support/temporary_folder.h"
 
 namespace nibble::cli {
@@ -17,26 +15,10 @@ namespace {
 
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
+using testing_support::has;
+using testing_support::run;
 using testing_support::TemporaryFolder;
 
-struct Outcome {
-  int status = -1;
-  std::string text;  ///< Standard output and error.
-};
-
-Outcome run(const std::string& arguments, const std::string& environment = "") {
-  const std::string command = environment + " " NIBBLE_TOOL " " + arguments + " 2>&1";
-  Outcome outcome;
-  FILE* pipe = ::popen(command.c_str(), "r");
-  std::array<char, 4096> buffer;
-  for (std::size_t n; (n = std::fread(buffer.data(), 1, buffer.size(), pipe)) > 0;)
-    outcome.text.append(buffer.data(), n);
-  const int status = ::pclose(pipe);
-  outcome.status = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-  return outcome;
-}
-
-bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 Json read_json(const fs::path& path) { return Json::parse(std::ifstream(path)); }
 const std::string kModel = NIBBLE_EXAMPLE_DATA "/austen-5m";
 

@@ -16,6 +16,7 @@
 #include <thread>
 
 #include "nibble/format/checkpoint.h"
+#include "tests/support/run_tool.h"
 #include "tests/support/temporary_folder.h"
 
 extern char** environ;
@@ -24,6 +25,8 @@ namespace nibble::cli {
 namespace {
 
 namespace fs = std::filesystem;
+using testing_support::has;
+using testing_support::run;
 using testing_support::TemporaryFolder;
 
 const std::string kModel = NIBBLE_EXAMPLE_DATA "/austen-5m";
@@ -100,24 +103,6 @@ TEST_P(Resume, KilledAtAnyMomentGivesTheSameBytes) {
 
 INSTANTIATE_TEST_SUITE_P(Methods, Resume, testing::Values("gptq-4-g128-act", "awq-4-g128"),
                          [](const auto& p) { return std::string(p.param).substr(0, 4) == "gptq" ? "gptq" : "awq"; });
-
-struct Outcome {
-  int status = -1;
-  std::string text;
-};
-
-Outcome run(const std::string& arguments) {
-  FILE* pipe = ::popen((NIBBLE_TOOL " " + arguments + " 2>&1").c_str(), "r");
-  Outcome outcome;
-  std::array<char, 4096> buffer;
-  for (std::size_t n; (n = std::fread(buffer.data(), 1, buffer.size(), pipe)) > 0;)
-    outcome.text.append(buffer.data(), n);
-  const int status = ::pclose(pipe);
-  outcome.status = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-  return outcome;
-}
-
-bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 TEST(CalibratedQuantize, PrintsAndWritesTheReport) {
   const TemporaryFolder folder;

@@ -4,25 +4,15 @@
 #include <gtest/gtest.h>
 
 #include "tests/support/expect_error.h"
-#include "tests/support/memory_checkpoint.h"
+#include "tests/support/layouts.h"
 
 namespace nibble {
 namespace {
 
 using namespace testing_support;
-using Words = std::vector<std::uint32_t>;
 
 constexpr auto kGemm = CheckpointLayout::awq_gemm;
 constexpr auto kGemv = CheckpointLayout::awq_gemv;
-
-void expect_same(const QuantizedMatrix& a, const QuantizedMatrix& b, const std::string& what) {
-  EXPECT_EQ(a.spec, b.spec) << what << ": " << a.spec.to_string() << " and " << b.spec.to_string();
-  EXPECT_EQ(a.rows, b.rows) << what;
-  EXPECT_EQ(a.cols, b.cols) << what;
-  EXPECT_TRUE(same_bytes(a.codes, b.codes)) << what;
-  EXPECT_TRUE(same_bytes(a.scales, b.scales)) << what;
-  EXPECT_TRUE(same_bytes(a.zero_points, b.zero_points)) << what;
-}
 
 TEST(Awq, ComesBackAsItWas) {
   for (const CheckpointLayout layout : {kGemm, kGemv})
@@ -56,11 +46,6 @@ QuantizedMatrix counting(std::size_t cols) {
     q.zero_points.writable<std::uint8_t>()[g] = static_cast<std::uint8_t>(g / groups + g % groups);
   }
   return q;
-}
-
-Words words_of(const NamedTensor& t) {
-  const auto* w = t.bytes.as<std::uint32_t>();
-  return {w, w + t.bytes.size() / 4};
 }
 
 TEST(Awq, GemmPutsOutputs0246Then1357InAWord) {

@@ -4,31 +4,14 @@
 #include <gtest/gtest.h>
 
 #include "tests/support/expect_error.h"
-#include "tests/support/memory_checkpoint.h"
+#include "tests/support/layouts.h"
 
 namespace nibble {
 namespace {
 
 using namespace testing_support;
-using Words = std::vector<std::uint32_t>;
 
 constexpr auto kLayout = CheckpointLayout::compressed_tensors;
-
-QuantSpec spec_of(const std::string& text) {
-  QuantSpec spec = QuantSpec::parse(text);
-  spec.symmetric_range = SymmetricRange::full;
-  return spec;
-}
-
-void expect_same(const QuantizedMatrix& a, const QuantizedMatrix& b, const std::string& what) {
-  EXPECT_EQ(a.spec, b.spec) << what << ": " << a.spec.to_string() << " and " << b.spec.to_string();
-  EXPECT_EQ(a.rows, b.rows) << what;
-  EXPECT_EQ(a.cols, b.cols) << what;
-  EXPECT_TRUE(same_bytes(a.codes, b.codes)) << what;
-  EXPECT_TRUE(same_bytes(a.scales, b.scales)) << what;
-  EXPECT_TRUE(same_bytes(a.zero_points, b.zero_points)) << what;
-  EXPECT_EQ(a.g_idx, b.g_idx) << what;
-}
 
 TEST(CompressedTensors, ComesBackAsItWas) {
   for (int bits = 2; bits <= 8; ++bits)
@@ -37,7 +20,7 @@ TEST(CompressedTensors, ComesBackAsItWas) {
         for (const char* type : {"f16", "bf16", "f32"})
           for (const auto& [rows, cols] : {std::pair<std::size_t, std::size_t>{1, 1}, {7, 35}, {33, 96}, {16, 320}}) {
             const std::string text = "int" + std::to_string(bits) + "-" + group + "-" + sign + "-" + type;
-            const auto q = random_quantized(spec_of(text), rows, cols, static_cast<unsigned>(bits));
+            const auto q = random_quantized(full_range(text), rows, cols, static_cast<unsigned>(bits));
             if (q.spec.granularity == Granularity::group && cols % q.spec.group_size != 0) continue;
             const MemoryCheckpoint file(kLayout, q);
             EXPECT_EQ(layout_of(file, "L"), kLayout);
@@ -48,13 +31,13 @@ TEST(CompressedTensors, ComesBackAsItWas) {
 }
 
 TEST(CompressedTensors, KeepsActOrder) {
-  auto q = random_quantized(spec_of("int4-g32-asym"), 16, 128, 9);
+  auto q = random_quantized(full_range("int4-g32-asym"), 16, 128, 9);
   q.g_idx = scattered_g_idx(128, 32);
   expect_same(*decode_quantized(MemoryCheckpoint(kLayout, q), "L"), q, "act-order");
 }
 
 QuantizedMatrix counting(int bits, std::size_t rows, std::size_t cols) {
-  auto q = QuantizedMatrix::allocate(spec_of("int" + std::to_string(bits) + "-channel-asym"), rows, cols);
+  auto q = QuantizedMatrix::allocate(full_range("int" + std::to_string(bits) + "-channel-asym"), rows, cols);
   for (std::size_t r = 0; r < rows; ++r) {
     for (std::size_t c = 0; c < cols; ++c)
       set_code(q.codes.writable<std::uint8_t>() + r * q.row_bytes(), c, bits,
@@ -63,11 +46,6 @@ QuantizedMatrix counting(int bits, std::size_t rows, std::size_t cols) {
     q.zero_points.writable<std::uint8_t>()[r] = static_cast<std::uint8_t>(r % (1u << bits));
   }
   return q;
-}
-
-Words words_of(const NamedTensor& t) {
-  const auto* w = t.bytes.as<std::uint32_t>();
-  return {w, w + t.bytes.size() / 4};
 }
 
 TEST(CompressedTensors, PacksCodesAlongRowsAndZeroPointsDownThem) {
@@ -104,14 +82,14 @@ TEST(CompressedTensors, ReadsBothWaysToPackThreeBits) {
 }
 
 TEST(CompressedTensors, TakesTheShapeAsI32Too) {
-  const auto q = random_quantized(spec_of("int4-g32-sym"), 8, 64, 1);
+  const auto q = random_quantized(full_range("int4-g32-sym"), 8, 64, 1);
   MemoryCheckpoint file(kLayout, q);
   file.put("L.weight_shape", DType::i32, {2}, std::vector<std::int32_t>{8, 64});
   expect_same(*decode_quantized(file, "L"), q, "I32");
 }
 
 TEST(CompressedTensors, FourBitGroupsGoToGptqAndBackWithoutLoss) {
-  auto q = random_quantized(spec_of("int4-g32-asym"), 32, 64, 6);
+  auto q = random_quantized(full_range("int4-g32-asym"), 32, 64, 6);
   ASSERT_EQ(loss_in(CheckpointLayout::gptq_v2, q), "");
   const auto through = *decode_quantized(MemoryCheckpoint(CheckpointLayout::gptq_v2, q), "L");
   expect_same(*decode_quantized(MemoryCheckpoint(kLayout, through), "L"), q, "there and back");
@@ -120,7 +98,7 @@ TEST(CompressedTensors, FourBitGroupsGoToGptqAndBackWithoutLoss) {
 template <class Damage>
 void refuse(const std::string& says, const Damage& damage, const char* spec = "int4-g32-asym",
             ErrorCode code = ErrorCode::corrupt_file) {
-  MemoryCheckpoint file(kLayout, random_quantized(spec_of(spec), 16, 64, 3));
+  MemoryCheckpoint file(kLayout, random_quantized(full_range(spec), 16, 64, 3));
   damage(file);
   expect_error(code, says, [&] { (void)decode_quantized(file, "L"); });
 }

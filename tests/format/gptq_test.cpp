@@ -4,32 +4,15 @@
 #include <gtest/gtest.h>
 
 #include "tests/support/expect_error.h"
-#include "tests/support/memory_checkpoint.h"
+#include "tests/support/layouts.h"
 
 namespace nibble {
 namespace {
 
 using namespace testing_support;
-using Words = std::vector<std::uint32_t>;
 
 constexpr auto kV1 = CheckpointLayout::gptq;
 constexpr auto kV2 = CheckpointLayout::gptq_v2;
-
-QuantSpec spec_of(const std::string& text) {
-  QuantSpec spec = QuantSpec::parse(text);
-  spec.symmetric_range = SymmetricRange::full;
-  return spec;
-}
-
-void expect_same(const QuantizedMatrix& a, const QuantizedMatrix& b, const std::string& what) {
-  EXPECT_EQ(a.spec, b.spec) << what << ": " << a.spec.to_string() << " and " << b.spec.to_string();
-  EXPECT_EQ(a.rows, b.rows) << what;
-  EXPECT_EQ(a.cols, b.cols) << what;
-  EXPECT_TRUE(same_bytes(a.codes, b.codes)) << what;
-  EXPECT_TRUE(same_bytes(a.scales, b.scales)) << what;
-  EXPECT_TRUE(same_bytes(a.zero_points, b.zero_points)) << what;
-  EXPECT_EQ(a.g_idx, b.g_idx) << what;
-}
 
 TEST(Gptq, ComesBackAsItWas) {
   for (const int bits : {2, 3, 4, 8})
@@ -38,7 +21,7 @@ TEST(Gptq, ComesBackAsItWas) {
         for (const auto& [rows, cols] : {std::pair<std::size_t, std::size_t>{32, 32}, {64, 160}, {96, 96}, {32, 1024}})
           for (const CheckpointLayout layout : {kV1, kV2}) {
             const std::string text = "int" + std::to_string(bits) + "-" + group + "-" + sign + "-f16";
-            const auto q = random_quantized(spec_of(text), rows, cols, static_cast<unsigned>(bits));
+            const auto q = random_quantized(full_range(text), rows, cols, static_cast<unsigned>(bits));
             const MemoryCheckpoint file(layout, q);
             EXPECT_EQ(layout_of(file, "L"), layout);
             for (const auto& d : declare_quantized(layout, "L", LayerDescription::of(q)))
@@ -49,7 +32,7 @@ TEST(Gptq, ComesBackAsItWas) {
 
 TEST(Gptq, KeepsActOrder) {
   for (const int bits : {2, 3, 4, 8}) {
-    auto q = random_quantized(spec_of("int" + std::to_string(bits) + "-g32-asym"), 32, 128, 9);
+    auto q = random_quantized(full_range("int" + std::to_string(bits) + "-g32-asym"), 32, 128, 9);
     q.g_idx = scattered_g_idx(128, 32);
     expect_same(*decode_quantized(MemoryCheckpoint(kV2, q), "L"), q, std::to_string(bits));
   }
@@ -57,7 +40,7 @@ TEST(Gptq, KeepsActOrder) {
 
 TEST(Gptq, ReadsScalesOfOlderWriters) {
   for (const char* type : {"f32", "bf16"}) {
-    const auto q = random_quantized(spec_of(std::string("int4-g32-sym-") + type), 32, 64, 1);
+    const auto q = random_quantized(full_range(std::string("int4-g32-sym-") + type), 32, 64, 1);
     MemoryCheckpoint file(kV2, q);  // written in F16, which holds these exactly
     EXPECT_EQ(file.tensors.at("L.scales").type, DType::f16);
     const DType wide = q.spec.scale_type == ScaleType::f32 ? DType::f32 : DType::bf16;
@@ -73,15 +56,10 @@ TEST(Gptq, ReadsScalesOfOlderWriters) {
 
 /// 32 rows and one word's worth of columns, all codes 0 but row 0's.
 QuantizedMatrix with_first_row(const char* spec, std::size_t cols, const std::vector<std::uint8_t>& codes) {
-  QuantizedMatrix q = QuantizedMatrix::allocate(spec_of(spec), 32, cols);
+  QuantizedMatrix q = QuantizedMatrix::allocate(full_range(spec), 32, cols);
   for (std::size_t g = 0; g < q.group_count(); ++g) q.scales.writable<f16>()[g] = f16(1.0f);
   for (std::size_t c = 0; c < codes.size(); ++c) set_code(q.codes.writable<std::uint8_t>(), c, q.spec.bits, codes[c]);
   return q;
-}
-
-Words words_of(const NamedTensor& t) {
-  const auto* w = t.bytes.as<std::uint32_t>();
-  return {w, w + t.bytes.size() / 4};
 }
 
 TEST(Gptq, PacksFourBitsLowFirstDownAColumn) {
@@ -144,20 +122,20 @@ TEST(Gptq, ReadsTheBorrowOfGptqModel) {
 // Some files say v1 and hold v2's zero points, and the other way round; where all are the middle, they tell.
 TEST(Gptq, SymmetricZeroPointsTellTheVersion) {
   for (const int bits : {2, 3, 4, 8}) {
-    const auto q = random_quantized(spec_of("int" + std::to_string(bits) + "-g32-sym"), 32, 64, 2);
+    const auto q = random_quantized(full_range("int" + std::to_string(bits) + "-g32-sym"), 32, 64, 2);
     MemoryCheckpoint first(kV1, q), second(kV2, q);
     std::swap(first.tensors.at("L.qzeros"), second.tensors.at("L.qzeros"));
     expect_same(*decode_quantized(first, "L"), q, "v1 with v2's");
     expect_same(*decode_quantized(second, "L"), q, "v2 with v1's");
   }
   // Not where the file says that they are asymmetric.
-  auto q = random_quantized(spec_of("int4-g32-asym"), 32, 64, 2);
+  auto q = random_quantized(full_range("int4-g32-asym"), 32, 64, 2);
   for (std::size_t g = 0; g < q.group_count(); ++g) q.zero_points.writable<std::uint8_t>()[g] = 7;
   EXPECT_EQ(decode_quantized(MemoryCheckpoint(kV2, q), "L")->zero_point(0), 7);
 }
 
 TEST(Gptq, AMissingGIdxMeansColumnsInOrder) {
-  const auto q = random_quantized(spec_of("int4-g32-asym"), 32, 64, 2);
+  const auto q = random_quantized(full_range("int4-g32-asym"), 32, 64, 2);
   MemoryCheckpoint file(kV2, q);
   file.tensors.erase("L.g_idx");
   expect_same(*decode_quantized(file, "L"), q, "without g_idx");
@@ -165,7 +143,7 @@ TEST(Gptq, AMissingGIdxMeansColumnsInOrder) {
 
 TEST(Gptq, SaysWhatItCannotHold) {
   const auto loss = [](const std::string& spec, std::size_t rows = 64, std::size_t cols = 64) {
-    return loss_in(kV2, LayerDescription{spec_of(spec), rows, cols});
+    return loss_in(kV2, LayerDescription{full_range(spec), rows, cols});
   };
   EXPECT_EQ(loss("int4-g32-asym"), "");
   EXPECT_EQ(loss("int3-channel-sym-f16"), "");
@@ -180,10 +158,10 @@ TEST(Gptq, SaysWhatItCannotHold) {
   EXPECT_NE(loss("int3-g32-sym", 48, 64).find("48 × 64, is no multiple of 32"), std::string::npos);
   EXPECT_NE(loss("int2-g32-sym", 8, 64).find("no multiple of 16"), std::string::npos);
   expect_error(ErrorCode::unsupported, "layer 'L' cannot be stored in the layout gptq-v2: ", [] {
-    (void)declare_quantized(kV2, "L", {spec_of("nf4"), 64, 64});
+    (void)declare_quantized(kV2, "L", {full_range("nf4"), 64, 64});
   });
   // An F32 scale that F16 holds is no loss; one that it does not is, and is never rounded unasked.
-  auto q = random_quantized(spec_of("int4-g32-sym-f32"), 32, 64, 3);
+  auto q = random_quantized(full_range("int4-g32-sym-f32"), 32, 64, 3);
   EXPECT_EQ(loss_in(kV2, q), "");
   q.scales.writable<float>()[5] = 0.1f;
   EXPECT_NE(loss_in(kV2, q).find("the scale of group 5"), std::string::npos) << loss_in(kV2, q);
@@ -199,7 +177,7 @@ TEST(Gptq, SaysWhatItCannotHold) {
 template <class Damage>
 void refuse(const std::string& says, const Damage& damage, const char* spec = "int4-g32-asym",
             ErrorCode code = ErrorCode::corrupt_file) {
-  auto q = random_quantized(spec_of(spec), 32, 96, 3);
+  auto q = random_quantized(full_range(spec), 32, 96, 3);
   MemoryCheckpoint file(kV2, q);
   damage(file);
   expect_error(code, says, [&] { (void)decode_quantized(file, "L"); });

@@ -8,6 +8,7 @@
 
 #include "nibble/quantize/quantize.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/memory_checkpoint.h"
 #include "tests/support/random_data.h"
 
 namespace nibble {
@@ -15,32 +16,16 @@ namespace {
 
 using namespace testing_support;
 
-/// A checkpoint in memory.
-class Memory final : public TensorSource {
- public:
+struct Memory : MemoryCheckpoint {
   explicit Memory(const QuantizedMatrix& q) {
     for (auto& t : encode_quantized("L", q, DType::bf16)) tensors.emplace(t.name, std::move(t));
     metadata.insert(quantized_metadata("L", q));
   }
-  std::optional<NamedTensor> find(const std::string& name) const override {
-    const auto it = tensors.find(name);
-    return it == tensors.end() ? std::nullopt : std::optional(it->second);
-  }
-  std::optional<std::string> find_metadata(const std::string& key) const override {
-    const auto it = metadata.find(key);
-    return it == metadata.end() ? std::nullopt : std::optional(it->second);
-  }
-  std::map<std::string, NamedTensor> tensors;
-  std::map<std::string, std::string> metadata;
 };
 
 QuantizedMatrix make(const char* spec, std::size_t rows = 7, std::size_t cols = 65) {
   const auto w = normal(rows * cols, 3);
   return quantize(MatrixView<const float>(w.data(), rows, cols), spec);
-}
-
-bool same(const Buffer& a, const Buffer& b) {
-  return a.size() == b.size() && (a.size() == 0 || std::memcmp(a.data(), b.data(), a.size()) == 0);
 }
 
 TEST(QuantizedTensors, ComeBackAsTheyWere) {
@@ -56,8 +41,8 @@ TEST(QuantizedTensors, ComeBackAsTheyWere) {
       ASSERT_TRUE(back) << spec;
       EXPECT_EQ(back->rows, rows);
       EXPECT_EQ(back->cols, cols);
-      EXPECT_TRUE(same(back->codes, q.codes)) << spec;
-      EXPECT_TRUE(same(back->zero_points, q.zero_points)) << spec;
+      EXPECT_TRUE(same_bytes(back->codes, q.codes)) << spec;
+      EXPECT_TRUE(same_bytes(back->zero_points, q.zero_points)) << spec;
       for (std::size_t r = 0; r < rows; ++r)
         for (std::size_t c = 0; c < cols; ++c) ASSERT_FLOAT_EQ(back->value(r, c), q.value(r, c)) << spec;
     }

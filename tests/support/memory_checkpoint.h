@@ -30,7 +30,7 @@ inline bool same_bytes(const Buffer& a, const Buffer& b) {
   return a.size() == b.size() && (a.size() == 0 || std::memcmp(a.data(), b.data(), a.size()) == 0);
 }
 
-class MemoryCheckpoint final : public TensorSource {
+class MemoryCheckpoint : public TensorSource {
  public:
   MemoryCheckpoint() = default;
   /// The layer "L" in a layout, as a model directory would hold it.
