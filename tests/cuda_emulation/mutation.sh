@@ -20,18 +20,27 @@ done < "$folder/table.txt"
 total=${#alive[@]}
 [ "$total" -gt 0 ] || { echo "no mutants"; exit 1; }
 
+# The program of one mutant until its first failure.
+run() {
+  timeout 300 "$folder/cuda_mutant_$1_$2" --gtest_fail_fast --gtest_filter="${filter[$1]}" > "$folder/$1_$2.log" 2>&1
+  echo $? > "$folder/$1_$2.status"
+}
+
 for layer in plain asan tsan; do
   [ ${#alive[@]} -gt 0 ] || break
   targets=()
   for n in "${alive[@]}"; do targets+=("cuda_mutant_${n}_$layer"); done
   "$cmake" --build "$build" --parallel "$(nproc)" --target "${targets[@]}" > "$folder/build_$layer.log" 2>&1 ||
     { echo "the mutants do not compile:"; tail -40 "$folder/build_$layer.log"; exit 1; }
+  for n in "${alive[@]}"; do
+    [ "$(jobs -rp | wc -l)" -lt "$(nproc)" ] || wait -n
+    run "$n" "$layer" &
+  done
+  wait
   left=()
   for n in "${alive[@]}"; do
     log=$folder/${n}_$layer.log
-    timeout 300 "$folder/cuda_mutant_${n}_$layer" --gtest_filter="${filter[$n]}" > "$log" 2>&1
-    status=$?
-    if [ $status -ne 0 ] && report=$(grep -m1 -oE "$reports" "$log"); then
+    if [ "$(cat "$folder/${n}_$layer.status")" -ne 0 ] && report=$(grep -m1 -oE "$reports" "$log"); then
       echo "mutant $n detected by $layer ($report): ${defect[$n]}"
     else
       left+=("$n")
