@@ -129,15 +129,15 @@ TEST(CudaGptq, RefusesWhatTheCpuRefuses) {
     refused(ErrorCode::invalid_argument, "two orders", {.act_order = true, .act_group_aware = true});
     refused(ErrorCode::cancelled, "solving", {.progress = [](double done, std::string_view) { return done < 0.3; }});
     auto w = layer.w;
-    w[3 * Layer::cols + 8] = NAN;
+    w[3 * layer.cols + 8] = NAN;
     for (const bool twice : {false, true})
       expect_error(ErrorCode::non_finite, "tensor 'up': row 3, column 8 is nan", [&] {
         const gptq::Options o{.double_precision = twice, .name = "up"};
-        (void)cuda::gptq_solve(context, view(w, Layer::cols), layer.h, o, nullptr);
+        (void)cuda::gptq_solve(context, view(w, layer.cols), layer.h, o, nullptr);
       });
-    w[3 * Layer::cols + 8] = 1e30f;
+    w[3 * layer.cols + 8] = 1e30f;
     expect_error(ErrorCode::non_finite, "tensor 'up': the scale of row 3, group 1 does not fit its type", [&] {
-      (void)cuda::gptq_solve(context, view(w, Layer::cols), layer.h, {.group_size = 8, .name = "up"}, nullptr);
+      (void)cuda::gptq_solve(context, view(w, layer.cols), layer.h, {.group_size = 8, .name = "up"}, nullptr);
     });
     expect_error(ErrorCode::shape_mismatch, "the Hessian 'other' has 4 channels", [&] {
       Hessian other(4, "other");

@@ -36,14 +36,15 @@ void on_device(const Body& body) {
   EXPECT_EQ(cuda_emulation::faults(), "");
 }
 
-/// A layer of 144 inputs, more than a block, of which one is dead; its Hessian is asymmetric.
+/// A layer of which one input is dead; its Hessian is asymmetric.
 struct Layer {
-  static constexpr std::size_t rows = 12, cols = 144, tokens = 400;
+  std::size_t rows, cols;
   std::vector<float> w = normal(rows * cols, 34);
   Hessian h{cols, "q_proj", true};
 
-  Layer() {
-    auto x = activations(tokens, cols, 35), full = x;
+  /// 144 inputs are more than a block of columns.
+  explicit Layer(std::size_t outputs = 12, std::size_t inputs = 144) : rows(outputs), cols(inputs) {
+    auto x = activations(400, cols, 35), full = x;
     const auto noise = normal(x.size(), 36, 0.1f);
     for (std::size_t i = 0; i < x.size(); ++i) x[i] = i % cols == 17 ? 0 : 0.9f * x[i] + noise[i];
     h.add(view(x, cols), view(full, cols));

@@ -107,5 +107,60 @@ TEST(CudaGptq, EveryOptionInDoublePrecision) {
   }
 }
 
+/// Longer than a step, so that the step in which a group begins fits its grid to columns of later ones.
+TEST(CudaGptq, AGroupLongerThanAStep) {
+  const Layer layer(2, 290);
+  const auto check = [&](gptq::Options o) {
+    o.double_precision = true;
+    o.group_size = 280;
+    ASSERT_NO_FATAL_FAILURE(check_solution(layer, o, 1e-7));
+  };
+  check({.symmetric = false, .act_order = true, .name = "a long group, fp64"});
+  check({.scale_type = ScaleType::f32, .compat = true, .name = "a long group as in the reference, fp64"});
+}
+
+TEST(CudaGptq, TakesHalfPrecisionWeightsAndRowsApart) {
+  const Layer layer(3, 24);
+  const std::size_t stride = 29;
+  std::vector<f16> half(layer.rows * stride, f16(NAN));
+  std::vector<float> wide;
+  for (std::size_t r = 0; r < layer.rows; ++r)
+    for (std::size_t c = 0; c < layer.cols; ++c) {
+      half[r * stride + c] = f16(layer.w[r * layer.cols + c]);
+      wide.push_back(static_cast<float>(half[r * stride + c]));
+    }
+  on_device([&](const cuda::Context& context) {
+    const gptq::Options o{.group_size = 8, .act_order = true};
+    expect_same(
+        cuda::gptq_solve(context, {half.data(), DType::f16, layer.rows, layer.cols, stride}, layer.h, o, nullptr)
+            .matrix,
+        cuda::gptq_solve(context, view(wide, layer.cols), layer.h, o, nullptr).matrix);
+  });
+}
+
+/// Grids of the original weights are the CPU's, bit for bit, whatever the codes are.
+TEST(CudaGptq, GridsThatComeFirstAreTheCpus) {
+  const Layer layer(9, 70);
+  on_device([&](const cuda::Context& context) {
+    for (const bool search : {false, true})
+      for (const bool symmetric : {false, true})
+        for (const bool compat : {false, true}) {
+          const gptq::Options o{.bits = 3,
+                                .group_size = 16,
+                                .symmetric = symmetric,
+                                .act_order = true,
+                                .static_groups = true,
+                                .grid_search = search,
+                                .compat = compat};
+          const auto actual = cuda::gptq_solve(context, layer.weights(), layer.h, o, nullptr).matrix;
+          const auto expected = gptq::solve(layer.weights(), layer.h, o).matrix;
+          for (std::size_t g = 0; g < expected.group_count(); ++g) {
+            ASSERT_EQ(actual.scale(g), expected.scale(g)) << g;
+            ASSERT_EQ(actual.zero_point(g), expected.zero_point(g)) << g;
+          }
+        }
+  });
+}
+
 }  // namespace
 }  // namespace nibble
