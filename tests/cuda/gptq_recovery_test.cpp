@@ -44,8 +44,8 @@ void expect_same_report(const gptq::Report& actual, const gptq::Report& expected
   EXPECT_EQ(actual.fallback, expected.fallback);
 }
 
-/// What the device needed must be what the CPU did; its codes are followed where the factor was fp64's.
-void expect_recovery(const Hessian& h, const gptq::Options& o, const std::string& says, bool replayed) {
+/// What the device needed must be what the CPU did; its codes are followed.
+void expect_recovery(const Hessian& h, const gptq::Options& o, const std::string& says, bool dominant = false) {
   const std::size_t rows = 6, cols = h.channels();
   const auto w = normal(rows * cols, 18);
   on_device([&](const cuda::Context& context) {
@@ -55,11 +55,12 @@ void expect_recovery(const Hessian& h, const gptq::Options& o, const std::string
     ASSERT_FALSE(actual.report.recovery.empty());
     EXPECT_NE(actual.report.recovery.back().find(says), std::string::npos) << actual.report.recovery.back();
     EXPECT_TRUE(std::isfinite(actual.report.loss));
-    if (!replayed) return;
-    const bool twice = o.double_precision;
-    GptqReplay replay(view(w, cols), h, o, actual.report.damp, {twice ? 0x1p-53 : 0x1p-24, 0x1p-53});
+    const double epsilon = o.double_precision ? 0x1p-53 : 0x1p-24;
+    const bool raised = says.find("raised to 0") != std::string::npos;  // else the factor is fp64's
+    GptqReplay replay(view(w, cols), h, o, actual.report.damp, {epsilon, raised ? epsilon : 0x1p-53}, dominant);
     ASSERT_LT(replay.perturbation(), 0.1);
     for (std::size_t r = 0; r < rows; ++r) (void)replay.row(actual.matrix, r);
+    EXPECT_LT(replay.most_slack, 0.125);  // or the bound says nothing
     EXPECT_NEAR(actual.report.loss, replay.loss, replay.loss_slack + 1e-12 * replay.loss);
   });
 }
@@ -67,11 +68,11 @@ void expect_recovery(const Hessian& h, const gptq::Options& o, const std::string
 TEST(CudaGptqRecovery, IsTheCpus) {
   Hessian deficient(48, "deficient");  // two tokens
   deficient.add(view(activations(2, 48, 37), 48));
-  expect_recovery(deficient, {.group_size = 16, .damp = 0}, "damp raised to 0.01", false);
+  expect_recovery(deficient, {.group_size = 16, .damp = 0}, "damp raised to 0.01");
   expect_recovery(deficient, {.group_size = 16, .damp = 0, .damp_increment = 0.005, .double_precision = true},
-                  "damp raised to 0.005", true);
-  expect_recovery(paired(64), {.group_size = 32, .damp = 0}, "factored in fp64", true);
-  expect_recovery(indefinite(32), {.group_size = 32}, "sum of its row's magnitudes", false);
+                  "damp raised to 0.005");
+  expect_recovery(paired(64), {.group_size = 32, .damp = 2e-7}, "factored in fp64");
+  expect_recovery(indefinite(32), {.group_size = 32}, "sum of its row's magnitudes", true);
 }
 
 TEST(CudaGptqRecovery, RoundsToNearestLoudly) {
@@ -188,10 +189,13 @@ TEST(CudaGptq, HoldsNoMoreMemoryThanItSays) {
   check_memory(layer.h, 3, {.group_size = 16}, false);
   check_memory(layer.h, 3, {.group_size = 16, .calibration_tokens = 1000000}, false);
   check_memory(layer.h, 600, {.group_size = 16, .symmetric = false, .calibration_tokens = 1000000}, false);
-  check_memory(paired(64), 3, {.group_size = 32, .damp = 0}, true);
+  check_memory(paired(64), 3, {.group_size = 32, .damp = 2e-7}, true);
 }
 
 TEST(CudaGptqFailures, OfEveryCallAreToldAndLeaveNothingBehind) {
+#ifdef __SANITIZE_THREAD__
+  GTEST_SKIP() << "one thread of the host, which has nothing to race with, and takes long under ThreadSanitizer";
+#endif
   machine::power_on({13000, {machine::a100()}});
   const std::size_t rows = 3, cols = 40;
   const auto w = normal(rows * cols, 51), x = activations(70, cols, 52), full = activations(70, cols, 53);
@@ -205,7 +209,7 @@ TEST(CudaGptqFailures, OfEveryCallAreToldAndLeaveNothingBehind) {
   };
   solve(h, {.group_size = 8, .act_order = true, .static_groups = true, .asymmetric_share = 0.25, .name = "groups"});
   solve(h, {.calibration_tokens = 100000, .name = "rounded"});
-  solve(paired(20), {.group_size = 10, .damp = 0, .name = "factored in fp64"});
+  solve(paired(20), {.group_size = 10, .damp = 2e-7, .name = "factored in fp64"});
   const DeviceArray<float> dx(x), dfull(full);
   fail_every_call("a Hessian", 0, [&] {
     const cuda::Context context;

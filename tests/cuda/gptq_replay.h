@@ -29,13 +29,15 @@ struct Rounding {
 
 class GptqReplay {
  public:
-  GptqReplay(MatrixView<const float> weights, const Hessian& h, const gptq::Options& o, double damp, Rounding rounding)
+  GptqReplay(MatrixView<const float> weights, const Hessian& h, const gptq::Options& o, double damp, Rounding rounding,
+             bool dominant = false)
       : weights_(weights), options_(o), rounding_(rounding), n_(h.channels()) {
     const auto dead = h.dead_channels();
     plan_ = gptq::make_plan(gptq::diagonal_of(h, dead, o.compat), o);
     dead_.resize(n_);
     for (const std::size_t c : dead) dead_[c] = true;
     in_order_ = permuted(testing_support::damped(h, damp, o.compat));
+    if (dominant) raise_diagonal(damp);
     factor();
     cross_ = Doubles::Zero(index(n_), index(n_));
     if (o.asymmetric_share != 0) add_drift(h);
@@ -84,6 +86,14 @@ class GptqReplay {
     for (std::size_t i = 0; i < n_; ++i)
       for (std::size_t j = 0; j < n_; ++j) out(index(i), index(j)) = m(index(plan_.order[i]), index(plan_.order[j]));
     return out;
+  }
+  /// The last recovery: each diagonal element at least the sum of its row's magnitudes, before damping.
+  void raise_diagonal(double damp) {
+    const double mean = in_order_.trace() / static_cast<double>(n_) / (1 + damp);
+    for (Eigen::Index i = 0; i < in_order_.rows(); ++i) {
+      const double others = in_order_.row(i).cwiseAbs().sum() - in_order_(i, i);
+      in_order_(i, i) = std::max(in_order_(i, i) - damp * mean, others) + damp * mean;
+    }
   }
   [[nodiscard]] bool begins_step(std::size_t i) const {
     return std::any_of(plan_.steps.begin(), plan_.steps.end(), [&](const gptq::Step& s) { return s.begin == i; });
