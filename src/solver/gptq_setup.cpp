@@ -13,24 +13,33 @@ std::string text_of(double x) {
   return out;
 }
 
-void check_arguments(FloatMatrix weights, const Hessian& hessian, const Options& o) {
-  const auto need = [&](bool ok, const std::string& why) {
-    if (!ok) throw Error(ErrorCode::invalid_argument, "gptq of '" + o.name + "': " + why);
-  };
-  need(o.bits >= 2 && o.bits <= 8, "bits is " + std::to_string(o.bits) + "; it must be 2 to 8");
-  need(o.group_size >= 1 || o.group_size == -1,
+namespace {
+
+void need(const Options& o, bool ok, const std::string& why) {
+  if (!ok) throw Error(ErrorCode::invalid_argument, "gptq of '" + o.name + "': " + why);
+}
+
+}  // namespace
+
+void check_options(const Options& o) {
+  need(o, o.bits >= 2 && o.bits <= 8, "bits is " + std::to_string(o.bits) + "; it must be 2 to 8");
+  need(o, o.group_size >= 1 || o.group_size == -1,
        "group_size is " + std::to_string(o.group_size) + "; it must be positive, or -1 for one scale a row");
-  need(o.damp >= 0 && o.damp <= 1, "damp is " + text_of(o.damp) + "; it must be 0 to 1");
-  need(o.damp_increment >= 0.001 && o.damp_increment <= 1,
+  need(o, o.damp >= 0 && o.damp <= 1, "damp is " + text_of(o.damp) + "; it must be 0 to 1");
+  need(o, o.damp_increment >= 0.001 && o.damp_increment <= 1,
        "damp_increment is " + text_of(o.damp_increment) + "; it must be 0.001 to 1");
-  need(o.asymmetric_share >= 0 && o.asymmetric_share <= 1,
+  need(o, o.asymmetric_share >= 0 && o.asymmetric_share <= 1,
        "asymmetric_share is " + text_of(o.asymmetric_share) + "; it must be 0 to 1");
-  need(o.asymmetric_share == 0 || hessian.asymmetric(),
-       "asymmetric_share needs a Hessian that gathered full-precision activations too");
-  need(o.min_coverage >= 0 && o.min_coverage <= 1,
+  need(o, o.min_coverage >= 0 && o.min_coverage <= 1,
        "min_coverage is " + text_of(o.min_coverage) + "; it must be 0 to 1");
-  need(!(o.act_order && o.act_group_aware), "act_order and act_group_aware are two orders; choose one");
-  need(weights.rows > 0 && weights.cols > 0, "the matrix is empty");
+  need(o, !(o.act_order && o.act_group_aware), "act_order and act_group_aware are two orders; choose one");
+}
+
+void check_arguments(FloatMatrix weights, const Hessian& hessian, const Options& o) {
+  check_options(o);
+  need(o, o.asymmetric_share == 0 || hessian.asymmetric(),
+       "asymmetric_share needs a Hessian that gathered full-precision activations too");
+  need(o, weights.rows > 0 && weights.cols > 0, "the matrix is empty");
   if (weights.type != DType::f32 && weights.type != DType::f16 && weights.type != DType::bf16)
     throw Error(ErrorCode::unsupported, "tensor '" + o.name + "' is " + std::string(name_of(weights.type)) +
                                             "; only F32, F16 and BF16 can be quantized");

@@ -14,7 +14,9 @@ namespace nibble::gptq {
 /// Short text for a number in a message.
 std::string text_of(double x);
 
-/// What gptq::solve() says of its errors but non_finite and cancelled.
+/// Error{invalid_argument} names the option that is out of range, and its value.
+void check_options(const Options& o);
+/// That, and what gptq::solve() says of its errors but non_finite and cancelled.
 void check_arguments(FloatMatrix weights, const Hessian& hessian, const Options& o);
 
 /// Of the solution.

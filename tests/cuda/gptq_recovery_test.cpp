@@ -129,6 +129,10 @@ TEST(CudaGptq, RefusesWhatTheCpuRefuses) {
     refused(ErrorCode::invalid_argument, "damp is -0.1", {.damp = -0.1});
     refused(ErrorCode::invalid_argument, "two orders", {.act_order = true, .act_group_aware = true});
     refused(ErrorCode::cancelled, "solving", {.progress = [](double done, std::string_view) { return done < 0.3; }});
+    expect_error(ErrorCode::invalid_argument, "group_size is 0",
+                 [&] { (void)cuda::gptq_device_bytes(context, 4, 4, DType::f32, {.group_size = 0}); });
+    expect_error(ErrorCode::unsupported, "it is 4 × 4294967296; cuBLAS takes",
+                 [&] { (void)cuda::gptq_device_bytes(context, 4, std::size_t{1} << 32, DType::f32, {}); });
     auto w = layer.w;
     w[3 * layer.cols + 8] = NAN;
     for (const bool twice : {false, true})

@@ -69,7 +69,8 @@ gptq::Result gptq_solve(const Context& context, FloatMatrix weights, const Hessi
 
 /// The most bytes that gptq_solve() holds on the device at once for weights of this shape and type, whatever it takes
 /// to factor the Hessian; all of it comes from the context's allocator. Asks cuSOLVER; allocates nothing. 16·cols² and
-/// 32 MiB, or 4·cols² + 5·rows·cols and 32 MiB, make up most of it. Error: CudaError.
+/// 32 MiB, or 4·cols² + 5·rows·cols and 32 MiB, make up most of it. Errors:
+/// invalid_argument (an option out of range), unsupported (as gptq_solve()), CudaError.
 std::size_t gptq_device_bytes(const Context& context, std::size_t rows, std::size_t cols, DType type,
                               const gptq::Options& options);
 

@@ -35,13 +35,17 @@ bool factor(const GptqWork& work, const gptq::FactorInput& input, Report& report
 
 }  // namespace
 
+void check_extents(const Options& o, std::size_t rows, std::size_t cols) {
+  if (rows > INT_MAX || cols > INT_MAX)
+    throw Error(ErrorCode::unsupported, "gptq of '" + o.name + "' on the device: it is " + std::to_string(rows) +
+                                            " × " + std::to_string(cols) +
+                                            "; cuBLAS takes at most 2147483647 rows and columns");
+}
+
 gptq::Result gptq_solve(const Context& context, FloatMatrix weights, const Hessian& hessian, const Options& o,
                         cudaStream_t stream) {
   gptq::check_arguments(weights, hessian, o);
-  if (weights.rows > INT_MAX || weights.cols > INT_MAX)
-    throw Error(ErrorCode::unsupported, "gptq of '" + o.name + "' on the device: it is " +
-                                            std::to_string(weights.rows) + " × " + std::to_string(weights.cols) +
-                                            "; cuBLAS takes at most 2147483647 rows and columns");
+  check_extents(o, weights.rows, weights.cols);
   const DeviceScope scope(context.device().ordinal);
   const GptqWork work{context, weights, hessian, o, stream};
   Report report = gptq::begin_report(hessian, o);
