@@ -112,7 +112,7 @@ void decode_blocks(BlockType type, const std::byte* from, std::size_t count, flo
     using Block = decltype(block);
     for (std::size_t i = 0; i < count; i += Block::size, from += sizeof(Block)) {
       std::memcpy(&block, from, sizeof(Block));
-      block.decode(to + i);
+      blocks::decode(block, to + i);
     }
   });
 }

@@ -3,7 +3,6 @@
 #include <Eigen/Dense>
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "cholesky.h"
 
@@ -36,38 +35,6 @@ SquareMatrix<T> expand(const FactorInput& in, Executor& executor) {
           }
   });
   return full;
-}
-
-/// The lower triangle of H + lambda·I in the reverse of the order of solving.
-template <class T>
-SquareMatrix<T> reversed(const FactorInput& in, double lambda, bool dominant, Executor& executor) {
-  const std::size_t n = in.plan.cols();
-  const SquareMatrix<T> full = expand<T>(in, executor);
-  const std::vector<std::size_t> order(in.plan.order.rbegin(), in.plan.order.rend());
-  SquareMatrix<T> out(n);
-  parallel_for(executor, n, 16, [&](std::size_t begin, std::size_t end) {
-    for (std::size_t i = begin; i < end; ++i) {
-      const T* from = full.row(order[i]);
-      for (std::size_t j = 0; j < i; ++j) out.row(i)[j] = from[order[j]];
-      double diagonal = in.diagonal[order[i]];
-      if (dominant) {
-        double others = 0;
-        for (std::size_t j = 0; j < n; ++j)
-          if (j != order[i]) others += std::abs(static_cast<double>(from[j]));
-        diagonal = std::max(diagonal, others);
-      }
-      out.row(i)[i] = static_cast<T>(diagonal + lambda);
-    }
-  });
-  return out;
-}
-
-/// Whether every pivot kept some significance: one that is all rounding error gives a solution that is nothing else.
-template <class T>
-bool significant(const SquareMatrix<T>& l, const std::vector<T>& diagonal) {
-  for (std::size_t i = 0; i < l.n; ++i)
-    if (!(l.row(i)[i] * l.row(i)[i] > 4 * std::numeric_limits<T>::epsilon() * diagonal[i])) return false;
-  return true;
 }
 
 /// Fills each step's matrices from L, the reversed factor: R_kj is L at (n − 1 − k, n − 1 − j).
@@ -175,11 +142,36 @@ void add_drift(const FactorInput& in, const SquareMatrix<T>& l, Factor<T>& steps
 }  // namespace
 
 template <class T>
+SquareMatrix<T> reversed_hessian(const FactorInput& in, double lambda, bool dominant, Executor& executor) {
+  const std::size_t n = in.plan.cols();
+  const SquareMatrix<T> full = expand<T>(in, executor);
+  const std::vector<std::size_t> order(in.plan.order.rbegin(), in.plan.order.rend());
+  SquareMatrix<T> out(n);
+  parallel_for(executor, n, 16, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t i = begin; i < end; ++i) {
+      const T* from = full.row(order[i]);
+      for (std::size_t j = 0; j < i; ++j) out.row(i)[j] = from[order[j]];
+      double diagonal = in.diagonal[order[i]];
+      if (dominant) {
+        double others = 0;
+        for (std::size_t j = 0; j < n; ++j)
+          if (j != order[i]) others += std::abs(static_cast<double>(from[j]));
+        diagonal = std::max(diagonal, others);
+      }
+      out.row(i)[i] = static_cast<T>(diagonal + lambda);
+    }
+  });
+  return out;
+}
+
+template <class T>
 std::optional<Factor<T>> factor(const FactorInput& in, double lambda, bool dominant, Executor& executor) {
-  SquareMatrix<T> l = reversed<T>(in, lambda, dominant, executor);
+  SquareMatrix<T> l = reversed_hessian<T>(in, lambda, dominant, executor);
   std::vector<T> diagonal(l.n);
   for (std::size_t i = 0; i < l.n; ++i) diagonal[i] = l.row(i)[i];
-  if (!solver::cholesky(l, executor) || !significant(l, diagonal)) return std::nullopt;
+  if (!solver::cholesky(l, executor)) return std::nullopt;
+  for (std::size_t i = 0; i < l.n; ++i)
+    if (!is_significant(l.row(i)[i], diagonal[i])) return std::nullopt;
   Factor<T> steps;
   for (const Step& step : in.plan.steps) steps.push_back({step, {}, {}, {}, {}});
   StepBuilder<T>(l, steps).run(executor);
@@ -187,6 +179,8 @@ std::optional<Factor<T>> factor(const FactorInput& in, double lambda, bool domin
   return steps;
 }
 
+template SquareMatrix<float> reversed_hessian(const FactorInput&, double, bool, Executor&);
+template SquareMatrix<double> reversed_hessian(const FactorInput&, double, bool, Executor&);
 template std::optional<Factor<float>> factor(const FactorInput&, double, bool, Executor&);
 template std::optional<Factor<double>> factor(const FactorInput&, double, bool, Executor&);
 

@@ -1,6 +1,7 @@
 // What GPTQ needs of the Hessian, factored once for all rows.
 #pragma once
 
+#include <limits>
 #include <optional>
 #include <vector>
 
@@ -45,8 +46,19 @@ struct FactorInput {
   double asymmetric_share;
 };
 
-/// Nothing where H + lambda·I is not positive definite in T. With `dominant`, each diagonal element is raised to the
-/// sum of its row's magnitudes first.
+/// The lower triangle of H + lambda·I in the reverse of the order of solving. With `dominant`, each diagonal element is
+/// raised to the sum of its row's magnitudes first.
+template <class T>
+solver::SquareMatrix<T> reversed_hessian(const FactorInput& input, double lambda, bool dominant, Executor& executor);
+
+/// Whether a pivot kept some significance of the diagonal element that it came from: one that is all rounding error
+/// gives a solution that is nothing else.
+template <class T>
+bool is_significant(T pivot, T diagonal) {
+  return pivot * pivot > 4 * std::numeric_limits<T>::epsilon() * diagonal;
+}
+
+/// Nothing where H + lambda·I is not positive definite in T, or a pivot is_significant() no more.
 template <class T>
 std::optional<Factor<T>> factor(const FactorInput& input, double lambda, bool dominant, Executor& executor);
 

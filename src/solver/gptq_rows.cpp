@@ -9,8 +9,8 @@
 
 #include "backend/cpu_kernels.h"
 #include "gptq_grid.h"
+#include "gptq_setup.h"
 #include "nibble/core/bit_pack.h"
-#include "nibble/core/error.h"
 
 namespace nibble::gptq {
 
@@ -120,20 +120,14 @@ class RowChunk {
   [[noreturn]] void refuse(std::size_t row, const float* values) const {
     std::size_t c = 0;
     while (is_finite(values[c])) ++c;
-    throw Error(ErrorCode::non_finite, "tensor '" + in_.options.name + "': row " + std::to_string(row) + ", column " +
-                                           std::to_string(c) + " is " + std::to_string(values[c]));
+    refuse_weight(in_.options, row, c, values[c]);
   }
 
   void fit(Panel& p, std::size_t group, const T* w, std::size_t n) {
     p.grids[group] = fit_grid(w, n, in_.options);
     for (std::size_t r = 0; r < p.rows; ++r)
-      if (!std::isfinite(stored(static_cast<float>(p.grids[group].scale[r]))))
-        throw Error(ErrorCode::non_finite, "tensor '" + in_.options.name + "': the scale of row " +
-                                               std::to_string(p.first_row + r) + ", group " + std::to_string(group) +
-                                               " does not fit its type");
+      check_scale(in_.options, p.first_row + r, group, static_cast<float>(p.grids[group].scale[r]));
   }
-
-  [[nodiscard]] float stored(float scale) const { return stored_scale(scale, in_.options.scale_type); }
 
   /// Grids of the original weights, in the order of their groups.
   void fit_all(Panel& p) {
@@ -249,17 +243,9 @@ class RowChunk {
       const std::uint8_t* codes = row_codes_.data() + r * (n_ + 16);
       if (bits == 4) isa_.pack_nibbles(codes, n_, to);
       else pack_codes(codes, n_, bits, to);
-      for (std::size_t g = 0; g < in_.plan.groups; ++g) {
-        const std::size_t at = row * in_.plan.groups + g;
-        const float scale = stored(static_cast<float>(p.grids[g].scale[r]));
-        switch (in_.options.scale_type) {
-          case ScaleType::f32: out_.scales.writable<float>()[at] = scale; break;
-          case ScaleType::f16: out_.scales.writable<f16>()[at] = f16(scale); break;
-          case ScaleType::bf16: out_.scales.writable<bf16>()[at] = bf16(scale); break;
-        }
-        if (!in_.options.symmetric)
-          out_.zero_points.writable<std::uint8_t>()[at] = static_cast<std::uint8_t>(p.grids[g].zero[r]);
-      }
+      for (std::size_t g = 0; g < in_.plan.groups; ++g)
+        store_group(out_, in_.options, row, g, in_.plan.groups,
+                    {static_cast<float>(p.grids[g].scale[r]), static_cast<std::int32_t>(p.grids[g].zero[r])});
     }
   }
 

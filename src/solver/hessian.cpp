@@ -53,6 +53,22 @@ Hessian Hessian::from_sum(MatrixView<const double> sum, std::uint64_t tokens, st
   return out;
 }
 
+Hessian Hessian::from_sum(MatrixView<const double> sum, MatrixView<const double> cross, std::uint64_t tokens,
+                          std::string name) {
+  if (cross.rows != sum.rows || cross.cols != sum.cols)
+    throw Error(ErrorCode::shape_mismatch, "the Hessian of '" + name + "' is " + shape(sum.rows, sum.cols) +
+                                               ", its cross statistic " + shape(cross.rows, cross.cols));
+  Hessian out = from_sum(sum, tokens, std::move(name));
+  for (std::size_t i = 0; i < cross.rows; ++i)
+    for (std::size_t j = 0; j < cross.cols; ++j) {
+      if (!std::isfinite(cross(i, j)))
+        throw Error(ErrorCode::non_finite, "the cross statistic of '" + out.name_ + "': element (" + std::to_string(i) +
+                                               ", " + std::to_string(j) + ") is " + std::to_string(cross(i, j)));
+      out.cross_.push_back(cross(i, j));
+    }
+  return out;
+}
+
 /// Refuses what could not be summed, naming the first such value in row-major order.
 void Hessian::check(FloatMatrix x, const char* which, Executor& executor) const {
   const std::string what = std::string(which) + " '" + name_ + "'";

@@ -6,6 +6,7 @@
 #include <functional>
 
 #include "kernels/cuda/gemv.h"
+#include "tests/cuda/failures.h"
 #include "tests/cuda/support.h"
 #include "tests/support/expect_error.h"
 
@@ -310,38 +311,6 @@ TEST(CudaMemory, ComesFromTheCallersAllocator) {
     EXPECT_EQ(allocator.held, machine::bytes_in_use());
   }
   EXPECT_EQ(allocator.held, 0u);
-}
-
-/// Makes each call of the runtime that `body` makes fail in turn. Every failure must be told, and leave nothing behind,
-/// but for `tidying` waits: those of streams about to be destroyed, whose work was waited for before.
-void fail_every_call(const std::string& name, int tidying, const std::function<void()>& body) {
-  body();
-  const std::string held = machine::leaks();
-  const std::size_t before = machine::calls();
-  body();
-  const std::size_t calls = machine::calls() - before;
-  ASSERT_GT(calls, 3u) << name;
-  for (std::size_t k = 0; k < calls; ++k) {
-    machine::fail_once(k);
-    bool told = false;
-    try {
-      body();
-    } catch (const Error& e) {
-      told = true;
-      EXPECT_TRUE(e.code() == ErrorCode::device || e.code() == ErrorCode::unsupported) << e.what();
-      EXPECT_NE(std::string(e.what()).find(' '), std::string::npos);
-    }
-    ASSERT_NE(machine::failed_call(), "") << name << ": call " << k << " was not made";
-    if (!told) {
-      EXPECT_EQ(machine::failed_call(), "cudaStreamSynchronize") << name << ": call " << k << " failed silently";
-      --tidying;
-    }
-    EXPECT_EQ(machine::leaks(), held) << name << ": " << machine::failed_call() << ", call " << k;
-    EXPECT_EQ(cudaPeekAtLastError(), cudaSuccess) << name << ": " << machine::failed_call();
-    ASSERT_EQ(machine::faults(), "") << name << ": " << machine::failed_call() << ", call " << k;
-  }
-  EXPECT_EQ(tidying, 0) << name;
-  body();
 }
 
 TEST(CudaFailures, OfTheDeviceApiLeaveNothingBehind) {

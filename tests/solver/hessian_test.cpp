@@ -174,6 +174,23 @@ TEST(Hessian, FromSumRefusesWhatIsNoSumOfSquares) {
   expect_error(ErrorCode::shape_mismatch, "1 × 2", [&] { Hessian::from_sum({sum, 1, 2}, 7, "y"); });
 }
 
+TEST(Hessian, FromSumTakesACrossStatisticOfTheSameSize) {
+  const double sum[] = {2, 9, 1, 3};
+  double cross[] = {4, 5, 6, -7};
+  const MatrixView<const double> m(sum, 2, 2), c(cross, 2, 2);
+  const Hessian h = Hessian::from_sum(m, c, 7, "y");
+  EXPECT_TRUE(h.asymmetric());
+  EXPECT_EQ(h.sum(0, 1), 1.0);
+  EXPECT_EQ(h.cross(0, 1), 5.0);
+  EXPECT_EQ(h.cross(1, 1), -7.0);
+  expect_error(ErrorCode::shape_mismatch, "'y' is 2 × 2, its cross statistic 1 × 2", [&] {
+    Hessian::from_sum(m, {cross, 1, 2}, 7, "y");
+  });
+  cross[1] = std::nan("");
+  expect_error(ErrorCode::non_finite, "cross statistic of 'y': element (0, 1) is nan",
+               [&] { Hessian::from_sum(m, c, 7, "y"); });
+}
+
 std::string read(const std::filesystem::path& path) {
   std::ifstream in(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(in), {}};

@@ -68,76 +68,105 @@ NIBBLE_HD constexpr void set_split_nibbles(std::uint8_t* codes, const std::uint8
     codes[j] = static_cast<std::uint8_t>((values[j] & 15) | ((values[j + kGroup / 2] & 15) << 4));
 }
 
+/// Every block has `size` values in groups of `group`, and decode_run<N>(first, out): N values from `first` on, all of
+/// one group. On a device that is what a thread decodes.
 struct Q4_0 {
-  static constexpr std::size_t size = kGroup;
+  static constexpr std::size_t size = kGroup, group = size;
   f16 d;
   std::uint8_t codes[16];
-  NIBBLE_HD constexpr void decode(float* out) const {
+  template <std::size_t N>
+  NIBBLE_HD constexpr void decode_run(std::size_t first, float* out) const {
     const auto scale = static_cast<float>(d);
-    for (std::size_t j = 0; j < size; ++j) out[j] = static_cast<float>(split_nibble(codes, j) - 8) * scale;
+    for (std::size_t i = 0; i < N; ++i) out[i] = static_cast<float>(split_nibble(codes, first + i) - 8) * scale;
   }
 };
 
 struct Q4_1 {
-  static constexpr std::size_t size = kGroup;
+  static constexpr std::size_t size = kGroup, group = size;
   f16 d, m;
   std::uint8_t codes[16];
-  NIBBLE_HD constexpr void decode(float* out) const {
+  template <std::size_t N>
+  NIBBLE_HD constexpr void decode_run(std::size_t first, float* out) const {
     const auto scale = static_cast<float>(d), min = static_cast<float>(m);
-    for (std::size_t j = 0; j < size; ++j) out[j] = static_cast<float>(split_nibble(codes, j)) * scale + min;
+    for (std::size_t i = 0; i < N; ++i) out[i] = static_cast<float>(split_nibble(codes, first + i)) * scale + min;
   }
 };
 
 struct Q5_0 {
-  static constexpr std::size_t size = kGroup;
+  static constexpr std::size_t size = kGroup, group = size;
   f16 d;
   std::uint8_t high[4];
   std::uint8_t codes[16];
   NIBBLE_HD constexpr std::uint8_t code(std::size_t j) const {
     return static_cast<std::uint8_t>(split_nibble(codes, j) | ((high[j / 8] >> (j % 8)) & 1) << 4);
   }
-  NIBBLE_HD constexpr void decode(float* out) const {
+  template <std::size_t N>
+  NIBBLE_HD constexpr void decode_run(std::size_t first, float* out) const {
     const auto scale = static_cast<float>(d);
-    for (std::size_t j = 0; j < size; ++j) out[j] = static_cast<float>(code(j) - 16) * scale;
+    for (std::size_t i = 0; i < N; ++i) out[i] = static_cast<float>(code(first + i) - 16) * scale;
   }
 };
 
 struct Q5_1 {
-  static constexpr std::size_t size = kGroup;
+  static constexpr std::size_t size = kGroup, group = size;
   f16 d, m;
   std::uint8_t high[4];
   std::uint8_t codes[16];
   NIBBLE_HD constexpr std::uint8_t code(std::size_t j) const {
     return static_cast<std::uint8_t>(split_nibble(codes, j) | ((high[j / 8] >> (j % 8)) & 1) << 4);
   }
-  NIBBLE_HD constexpr void decode(float* out) const {
+  template <std::size_t N>
+  NIBBLE_HD constexpr void decode_run(std::size_t first, float* out) const {
     const auto scale = static_cast<float>(d), min = static_cast<float>(m);
-    for (std::size_t j = 0; j < size; ++j) out[j] = static_cast<float>(code(j)) * scale + min;
+    for (std::size_t i = 0; i < N; ++i) out[i] = static_cast<float>(code(first + i)) * scale + min;
   }
 };
 
 struct Q8_0 {
-  static constexpr std::size_t size = kGroup;
+  static constexpr std::size_t size = kGroup, group = size;
   f16 d;
   std::int8_t codes[32];
-  NIBBLE_HD constexpr void decode(float* out) const {
+  template <std::size_t N>
+  NIBBLE_HD constexpr void decode_run(std::size_t first, float* out) const {
     const auto scale = static_cast<float>(d);
-    for (std::size_t j = 0; j < size; ++j) out[j] = static_cast<float>(codes[j]) * scale;
+    for (std::size_t i = 0; i < N; ++i) out[i] = static_cast<float>(codes[first + i]) * scale;
   }
 };
 
-/// A 4-bit code into a table of integers, denser near 0.
+/// IQ4_NL's table of integers, denser near 0.
+constexpr std::array<std::int8_t, 16> iq4_nl_table() {
+  return {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+}
+/// Eight entries of it from `first` on, a byte each.
+constexpr std::uint64_t packed_iq4_nl_table(std::size_t first) {
+  std::uint64_t word = 0;
+  for (std::size_t i = 0; i < 8; ++i)
+    word |= std::uint64_t{static_cast<std::uint8_t>(iq4_nl_table()[first + i])} << (8 * i);
+  return word;
+}
+
+/// A 4-bit code into that table.
 struct IQ4_NL {
-  static constexpr std::size_t size = kGroup;
+  static constexpr std::size_t size = kGroup, group = size;
   f16 d;
   std::uint8_t codes[16];
-  NIBBLE_HD static constexpr std::array<std::int8_t, 16> table() {
-    return {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+  NIBBLE_HD static constexpr float entry(unsigned code) {
+#ifdef __CUDA_ARCH__
+    return static_cast<float>(packed_entry(code));
+#else
+    constexpr auto values = iq4_nl_table();
+    return static_cast<float>(values[code]);
+#endif
   }
-  NIBBLE_HD constexpr void decode(float* out) const {
+  /// The same without an array, which a device would index in slow memory.
+  NIBBLE_HD static constexpr std::int8_t packed_entry(unsigned code) {
+    constexpr std::uint64_t low = packed_iq4_nl_table(0), high = packed_iq4_nl_table(8);
+    return static_cast<std::int8_t>((code < 8 ? low : high) >> (code % 8 * 8));
+  }
+  template <std::size_t N>
+  NIBBLE_HD constexpr void decode_run(std::size_t first, float* out) const {
     const auto scale = static_cast<float>(d);
-    constexpr auto values = table();
-    for (std::size_t j = 0; j < size; ++j) out[j] = static_cast<float>(values[split_nibble(codes, j)]) * scale;
+    for (std::size_t i = 0; i < N; ++i) out[i] = entry(split_nibble(codes, first + i)) * scale;
   }
 };
 
@@ -164,37 +193,36 @@ struct SixBitScales {
 
 /// Codes in pairs of groups: group 2p in the low nibbles of bytes 32p … 32p + 31, group 2p + 1 in the high ones.
 struct Q4_K {
-  static constexpr std::size_t size = kSuper;
+  static constexpr std::size_t size = kSuper, group = 32;
   f16 d, dmin;
   SixBitScales scales;
   std::uint8_t codes[128];
-  NIBBLE_HD constexpr void decode(float* out) const {
-    for (std::size_t g = 0; g < 8; ++g) {
-      const float step = static_cast<float>(d) * static_cast<float>(scales.scale(g));
-      const float min = static_cast<float>(dmin) * static_cast<float>(scales.min(g));
-      for (std::size_t j = 0; j < 32; ++j) {
-        const int code = (codes[g / 2 * 32 + j] >> (g % 2 * 4)) & 15;
-        out[g * 32 + j] = step * static_cast<float>(code) - min;
-      }
-    }
+  template <std::size_t N>
+  NIBBLE_HD constexpr void decode_run(std::size_t first, float* out) const {
+    const std::size_t g = first / group;
+    const float step = static_cast<float>(d) * static_cast<float>(scales.scale(g));
+    const float min = static_cast<float>(dmin) * static_cast<float>(scales.min(g));
+    const std::uint8_t* from = codes + g / 2 * group + first % group;
+    for (std::size_t i = 0; i < N; ++i) out[i] = step * static_cast<float>((from[i] >> (g % 2 * 4)) & 15) - min;
   }
 };
 
 /// As Q4_K; bit g of high[j] is the fifth bit of code j of group g.
 struct Q5_K {
-  static constexpr std::size_t size = kSuper;
+  static constexpr std::size_t size = kSuper, group = 32;
   f16 d, dmin;
   SixBitScales scales;
   std::uint8_t high[32];
   std::uint8_t codes[128];
-  NIBBLE_HD constexpr void decode(float* out) const {
-    for (std::size_t g = 0; g < 8; ++g) {
-      const float step = static_cast<float>(d) * static_cast<float>(scales.scale(g));
-      const float min = static_cast<float>(dmin) * static_cast<float>(scales.min(g));
-      for (std::size_t j = 0; j < 32; ++j) {
-        const int code = ((codes[g / 2 * 32 + j] >> (g % 2 * 4)) & 15) | ((high[j] >> g) & 1) << 4;
-        out[g * 32 + j] = step * static_cast<float>(code) - min;
-      }
+  template <std::size_t N>
+  NIBBLE_HD constexpr void decode_run(std::size_t first, float* out) const {
+    const std::size_t g = first / group;
+    const float step = static_cast<float>(d) * static_cast<float>(scales.scale(g));
+    const float min = static_cast<float>(dmin) * static_cast<float>(scales.min(g));
+    const std::uint8_t *from = codes + g / 2 * group + first % group, *fifth = high + first % group;
+    for (std::size_t i = 0; i < N; ++i) {
+      const int code = ((from[i] >> (g % 2 * 4)) & 15) | ((fifth[i] >> g) & 1) << 4;
+      out[i] = step * static_cast<float>(code) - min;
     }
   }
 };
@@ -202,8 +230,7 @@ struct Q5_K {
 /// Two halves of 128 values. Of each, value 32q + j has its low nibble in low[32(q % 2) + j], the low half of the byte
 /// for q < 2 and the high one for the others, and bits 4 and 5 in bits 2q and 2q + 1 of high[j].
 struct Q6_K {
-  static constexpr std::size_t size = kSuper;
-  static constexpr std::size_t group = 16;
+  static constexpr std::size_t size = kSuper, group = 16;
   std::uint8_t low[128];
   std::uint8_t high[64];
   std::int8_t scales[16];
@@ -225,32 +252,48 @@ struct Q6_K {
   }
   /// What multiplies (code − 32) in group g: exact in fp32.
   NIBBLE_HD constexpr float step(std::size_t g) const { return static_cast<float>(d) * static_cast<float>(scales[g]); }
-  NIBBLE_HD constexpr void decode(float* out) const {
-    for (std::size_t g = 0; g < size / group; ++g) {
-      const float scale = step(g);
-      for (std::size_t i = g * group; i < (g + 1) * group; ++i) out[i] = scale * static_cast<float>(code(i) - 32);
-    }
+  template <std::size_t N>
+  NIBBLE_HD constexpr void decode_run(std::size_t first, float* out) const {
+    const float scale = step(first / group);
+    for (std::size_t i = 0; i < N; ++i) out[i] = scale * static_cast<float>(code(first + i) - 32);
   }
 };
 
 struct Q8_K {
-  static constexpr std::size_t size = kSuper;
+  static constexpr std::size_t size = kSuper, group = size;
   float d;
   std::int8_t codes[256];
   std::int16_t sums[16];
-  NIBBLE_HD constexpr void decode(float* out) const {
-    for (std::size_t j = 0; j < size; ++j) out[j] = static_cast<float>(codes[j]) * d;
+  template <std::size_t N>
+  NIBBLE_HD constexpr void decode_run(std::size_t first, float* out) const {
+    for (std::size_t i = 0; i < N; ++i) out[i] = static_cast<float>(codes[first + i]) * d;
   }
 };
 
 /// Floats as blocks of one.
 template <class T>
 struct One {
-  static constexpr std::size_t size = 1;
+  static constexpr std::size_t size = 1, group = 1;
   T value;
-  NIBBLE_HD constexpr void decode(float* out) const { *out = static_cast<float>(value); }
+  template <std::size_t N>
+  NIBBLE_HD constexpr void decode_run(std::size_t, float* out) const {
+    static_assert(N == 1);
+    *out = static_cast<float>(value);
+  }
 };
 
+/// All values of a block.
+template <class Block>
+NIBBLE_HD constexpr void decode(const Block& block, float* out) {
+  for (std::size_t first = 0; first < Block::size; first += Block::group)
+    block.template decode_run<Block::group>(first, out + first);
+}
+
+static_assert([] {
+  for (unsigned code = 0; code < 16; ++code)
+    if (IQ4_NL::packed_entry(code) != iq4_nl_table()[code]) return false;
+  return true;
+}());
 static_assert(sizeof(Q4_0) == 18 && sizeof(Q4_1) == 20 && sizeof(Q5_0) == 22 && sizeof(Q5_1) == 24);
 static_assert(sizeof(Q8_0) == 34 && sizeof(IQ4_NL) == 18 && sizeof(Q4_K) == 144 && sizeof(Q5_K) == 176);
 static_assert(sizeof(Q6_K) == 210 && sizeof(Q8_K) == 292 && sizeof(One<f16>) == 2);

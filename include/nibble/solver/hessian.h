@@ -30,6 +30,10 @@ class Hessian {
   /// A sum made elsewhere: Σ x·xᵀ over `tokens` tokens, of which the lower triangle is read. Error{shape_mismatch}
   /// unless square, Error{non_finite} names the element, Error{invalid_argument} for a negative diagonal.
   static Hessian from_sum(MatrixView<const double> sum, std::uint64_t tokens, std::string name = "activations");
+  /// The same with GPTAQ's cross statistic, Σ (full − x)·xᵀ: asymmetric(). Error{shape_mismatch} where it is of another
+  /// size.
+  static Hessian from_sum(MatrixView<const double> sum, MatrixView<const double> cross, std::uint64_t tokens,
+                          std::string name = "activations");
 
   /// Adds a batch [tokens, channels]; the more tokens a call brings (1024 are plenty), the nearer to the peak it runs.
   /// Errors: shape_mismatch; unsupported for other types; non_finite names the tensor, token, channel and value, also

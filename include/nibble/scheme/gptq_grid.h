@@ -1,0 +1,83 @@
+// The grids that GPTQ rounds to, and its search for the clipping with the least error: the solvers on the CPU and on a
+// device share these definitions. Units that use power_2_4 are compiled without contraction, so that it is the same
+// function in all of them.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+#include <limits>
+
+#include "nibble/core/portability.h"
+#include "nibble/scheme/affine.h"
+
+namespace nibble {
+
+/// How a group's scale and zero point come from its range.
+struct GridRule {
+  int bits = 4;
+  bool symmetric = true;
+  bool reference = false;  ///< As reference_grid() has it, the scale in fp32 whatever scale_type is.
+  ScaleType scale_type = ScaleType::f16;
+};
+
+/// The grid of IST-DASLab's GPTQ (quant.py, find_params): a symmetric range reaches below 0 only where a value does,
+/// and the scale is not rounded to what is stored. An infinite scale where no grid holds the range.
+NIBBLE_HD constexpr AffineParams reference_grid(Range r, int bits, bool symmetric) {
+  float low = r.min < 0 ? r.min : 0.0f, high = r.max > 0 ? r.max : 0.0f;
+  if (symmetric) {
+    high = -low > high ? -low : high;
+    if (low < 0) low = -high;
+  }
+  if (low == 0 && high == 0) {
+    low = -1;
+    high = 1;
+  }
+  if ((-low > high ? -low : high) > kMostMagnitude) return {std::numeric_limits<float>::infinity(), 0};
+  const int top = (1 << bits) - 1;
+  const float scale = stored_scale((high - low) / static_cast<float>(top), ScaleType::f32);
+  return {scale, symmetric ? (top + 1) / 2 : round_half_even(-low / scale)};
+}
+
+NIBBLE_HD constexpr AffineParams grid_of(Range r, GridRule rule) {
+  if (rule.reference) return reference_grid(r, rule.bits, rule.symmetric);
+  return rule.symmetric ? fit_symmetric(r, rule.bits, SymmetricRange::full, rule.scale_type)
+                        : fit_asymmetric(r, rule.bits, true, rule.scale_type);
+}
+
+/// The search tries the range shrunk by 0 … 79 percent (the reference's "mse"); of equals, the first is taken.
+inline constexpr int kShrinkings = 80;
+NIBBLE_HD constexpr float shrinking(int step) { return 1 - static_cast<float>(step) / 100; }
+
+/// x^2.4 for x ≥ 0 to a few parts in 10^7, from arithmetic that compilers vectorise and that is the same everywhere.
+NIBBLE_HD constexpr float power_2_4(float x) {
+  const auto bits = std::bit_cast<std::uint32_t>(x);
+  const auto shifted = static_cast<std::int32_t>(bits - 0x3f3504f3u);  // √½: the mantissa is centred around 1
+  const std::int32_t exponent = shifted >> 23;
+  const float m = std::bit_cast<float>(static_cast<std::uint32_t>((shifted & 0x7fffff) + 0x3f3504f3));
+  const float s = (m - 1) / (m + 1), s2 = s * s;  // ln m = 2·artanh s
+  const float log2 =
+      static_cast<float>(exponent) +
+      s * (2.885390082f + s2 * (0.961796694f + s2 * (0.577078016f + s2 * (0.412198583f + s2 * 0.320598898f))));
+  float y = log2 * 2.4f;
+  y = y > -126.0f ? y : -126.0f;
+  y = y < 127.0f ? y : 127.0f;
+  const float whole = (y + 12582912.0f) - 12582912.0f;
+  const float f = y - whole;
+  const float power =
+      1 +
+      f * (0.693147181f +
+           f * (0.240226507f + f * (0.0555041087f + f * (0.00961812911f + f * (0.00133335581f + f * 1.54035304e-4f)))));
+  return power * std::bit_cast<float>(static_cast<std::uint32_t>(static_cast<std::int32_t>(whole) + 127) << 23);
+}
+
+/// |q − x|^2.4, q what x is rounded to with codes 0 … top: what the search adds up. `zero` is the zero point.
+NIBBLE_HD constexpr float search_error(float x, float scale, float zero, float top) {
+  const float low = -zero, high = top - zero;
+  float t = x / scale;
+  t = t > low ? t : low;
+  t = t < high ? t : high;
+  t = (t + 12582912.0f) - 12582912.0f;  // half to even
+  return power_2_4(magnitude(t * scale - x));
+}
+
+}  // namespace nibble

@@ -1,0 +1,123 @@
+// GGUF's blocks as weights on the emulated device.
+#include "nibble/backend/cuda_blocks.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "tests/cuda/failures.h"
+#include "tests/cuda/support.h"
+#include "tests/support/expect_error.h"
+
+namespace nibble {
+namespace {
+
+using namespace cuda_test;
+using namespace testing_support;
+namespace machine = cuda_emulation;
+
+constexpr std::size_t kRows = 3, kCols = 256;
+
+/// Small values, in blocks of any type: those that cannot be encoded get small bytes and ordinary scales.
+BlockMatrix blocks_of(BlockType type) {
+  const auto w = normal(kRows * kCols, 71, 0.1f);
+  if (can_encode(type))
+    return BlockMatrix::encode(MatrixView<const float>(w.data(), kRows, kCols), type, "w", serial_executor());
+  BlockMatrix m = BlockMatrix::allocate(type, kRows, kCols);
+  auto* bytes = m.blocks.writable<std::uint8_t>();
+  for (std::size_t i = 0; i < m.blocks.size(); ++i) bytes[i] = static_cast<std::uint8_t>(i * 37 % 251);
+  for (std::size_t at = 0; at < m.blocks.size(); at += block_bytes(type)) {
+    const f16 half(0.01f);
+    const float whole = 0.01f;
+    if (type == BlockType::q8_k) std::memcpy(bytes + at, &whole, 4);
+    else {
+      std::memcpy(bytes + at, &half, 2);
+      if (type == BlockType::q5_k) std::memcpy(bytes + at + 2, &half, 2);
+    }
+  }
+  return m;
+}
+
+/// y = x·Wᵀ of two tokens against exact sums, by the bound of the tier that made it (cuda.h).
+void check_product(const cuda::Context& context, const cuda::Matrix& w, const BlockMatrix& m) {
+  const std::size_t tokens = 2;
+  const auto x = normal(tokens * kCols, 72);
+  const DeviceArray<float> dx(x), dy(tokens * kRows);
+  const cuda::DeviceBuffer scratch(cuda::matmul_workspace(w, tokens, DType::f32), context.allocator(), nullptr);
+  cuda::matmul(context, {dx.get(), DType::f32, tokens, kCols, kCols}, w, {dy.get(), DType::f32, tokens, kRows, kRows},
+               scratch.span(), nullptr);
+  const auto y = dy.host();
+  const double in = kCols, roundings = cuda::matmul_tier(w, tokens) == cuda::Tier::gemv ? in / 1024 + 40 : in + 1;
+  std::vector<float> row(kCols);
+  for (std::size_t r = 0; r < kRows; ++r) {
+    m.decode_row(r, 0, kCols, row.data());
+    for (std::size_t t = 0; t < tokens; ++t) {
+      double exact = 0, size = 0;
+      for (std::size_t c = 0; c < kCols; ++c) {
+        const double product = static_cast<double>(x[t * kCols + c]) * static_cast<double>(row[c]);
+        exact += product;
+        size += std::abs(product);
+      }
+      ASSERT_NEAR(static_cast<double>(y[t * kRows + r]), exact, 1.01 * roundings * 0x1p-24 * size)
+          << name_of(m.type) << ", row " << r;
+    }
+  }
+}
+
+TEST(CudaBlockMatrix, MultipliesByWhatTheBlocksDecodeTo) {
+  machine::power_on({13000, {machine::a100()}});
+  {
+    const cuda::Context context;
+    for (const BlockType type : kBlockTypes) {
+      if (type == BlockType::f16 || type == BlockType::bf16) continue;  // matmul() wants x of their type
+      const BlockMatrix m = blocks_of(type);
+      const auto w = cuda::pack(context, m, DType::f32, nullptr);
+      EXPECT_EQ(w->is_quantized(), exact_spec(type).has_value()) << name_of(type);
+      ASSERT_NO_FATAL_FAILURE(check_product(context, *w, m));
+    }
+    const BlockMatrix half = blocks_of(BlockType::f16);
+    const auto w = cuda::pack(context, half, DType::f32, nullptr);
+    EXPECT_FALSE(w->is_quantized());
+    EXPECT_EQ(w->storage_bytes(), kRows * kCols * sizeof(f16));
+  }
+  EXPECT_EQ(machine::leaks(), "");
+  EXPECT_EQ(machine::faults(), "");
+}
+
+TEST(CudaBlockMatrix, NamesWhatItCannotTake) {
+  machine::power_on({13000, {machine::a100()}});
+  const cuda::Context context;
+  BlockMatrix m = blocks_of(BlockType::q4_k);
+  expect_error(ErrorCode::unsupported, "tensor 'up': Q4_K blocks decode to F32, F16 and BF16, not to I32",
+               [&] { (void)cuda::pack(context, m, DType::i32, nullptr, "up"); });
+  m.rows = 4;
+  expect_error(ErrorCode::corrupt_file, "tensor 'up' (Q4_K, 4 × 256)",
+               [&] { (void)cuda::pack(context, m, DType::f32, nullptr, "up"); });
+  const DeviceArray<float> out(256);
+  const auto decode = [&](BlockType type, std::size_t offset, DType to, std::size_t cols, std::size_t stride) {
+    cuda::dequantize(context, type, reinterpret_cast<const std::byte*>(out.get()) + offset,
+                     {out.get(), to, 1, cols, stride}, nullptr);
+  };
+  expect_error(ErrorCode::shape_mismatch, "Q4_K blocks of 256 values cannot fill rows of 64 columns, 64 apart",
+               [&] { decode(BlockType::q4_k, 0, DType::f32, 64, 64); });
+  expect_error(ErrorCode::shape_mismatch, "64 columns, 32 apart",
+               [&] { decode(BlockType::q4_0, 0, DType::f32, 64, 32); });
+  expect_error(ErrorCode::invalid_argument, "aligned to 4 bytes",
+               [&] { decode(BlockType::q4_0, 2, DType::f32, 64, 64); });
+  expect_error(ErrorCode::unsupported, "not to I32", [&] { decode(BlockType::q4_0, 0, DType::i32, 64, 64); });
+  expect_error(ErrorCode::unsupported, "F16 blocks are plain floats",
+               [&] { decode(BlockType::f16, 0, DType::f32, 64, 64); });
+}
+
+TEST(CudaBlockMatrix, AFailureOfAnyCallLeavesNothingBehind) {
+  machine::power_on({13000, {machine::a100()}});
+  for (const BlockType type : {BlockType::q4_k, BlockType::q4_0}) {
+    const BlockMatrix m = blocks_of(type);
+    fail_every_call(std::string(name_of(type)), 0, [&] {
+      const cuda::Context context;
+      (void)cuda::pack(context, m, DType::f16, nullptr);
+    });
+  }
+}
+
+}  // namespace
+}  // namespace nibble
