@@ -190,6 +190,7 @@ void Backend::matmul_swiglu(MatrixView<const float> x, const PackedMatrix& gate,
     for (std::size_t j = 0; j < y.cols; ++j) y(t, j) = y(t, j) / (1 + std::exp(-y(t, j))) * other(t, j);
 }
 
+// NOLINTNEXTLINE(performance-unnecessary-value-param): backends that take them keep them
 PackedMatrixPtr Backend::pack(BlockMatrix) const {
   throw Error(ErrorCode::unsupported, "the backend '" + std::string(name()) + "' does not take GGUF blocks");
 }

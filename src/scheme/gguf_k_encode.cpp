@@ -44,6 +44,7 @@ float assign(const float* x, std::size_t n, float step, float min, float low, fl
       float t = (x[i + j] + min) * inverse;
       t = t > low ? t : low;
       t = t < high ? t : high;
+      // NOLINTNEXTLINE(bugprone-incorrect-roundings): never negative
       const float code = static_cast<float>(static_cast<int>(t - low + 0.5f)) + low;
       const float error = step * code - min - x[i + j];
       codes[i + j] = code;
@@ -115,6 +116,7 @@ struct Q4State {
 void choose_q4(const float* x, const Group* fits, Q4State& s) {
   const auto d = static_cast<float>(s.d), dmin = static_cast<float>(s.dmin);
   const auto nearest = [](float value, float step) {
+    // NOLINTNEXTLINE(bugprone-incorrect-roundings): never negative
     return step > 0 ? static_cast<int>(std::min(value / step, 63.0f) + 0.5f) : 0;
   };
   s.error = 0;

@@ -183,7 +183,7 @@ class Job {
 
   std::vector<float> read_vector(const Entry& e, const GgufTensor& t) const {
     if (e.kind == Kind::factors) return rope_factors(config_);
-    const std::vector<float> ours = in_.read_f32(e.name);
+    std::vector<float> ours = in_.read_f32(e.name);
     check_shape(e.name, ours.size(), 1, t);
     if (!reorders(e.name)) return ours;
     std::vector<float> theirs(ours.size());

@@ -55,7 +55,8 @@ BytePairEncoding::BytePairEncoding(const Json& model) {
   if (const Json& type = member(model, "type"); !type.is_null() && type != "BPE")
     throw_unsupported("model", text(model, "type"));
   for (const char* option : {"continuing_subword_prefix", "end_of_word_suffix"})
-    if (const Json& v = member(model, option); !v.is_null() && v != "") throw_unsupported("option of BPE", option);
+    if (const Json& v = member(model, option); !v.is_null() && v != Json(std::string()))
+      throw_unsupported("option of BPE", option);
   if (flag(model, "byte_fallback")) throw_unsupported("option of BPE", "byte_fallback");
   whole_words_first_ = flag(model, "ignore_merges");
   read_vocabulary(member(model, "vocab"));
