@@ -10,7 +10,7 @@
 #     <variable> lists them, for target_sources(<target> PRIVATE …) in the same folder.
 #   nibble_cuda_ptx(<variable> ARCH 80 SOURCES a.cu … [DEFINES A=1 …])
 #     The PTX of each file: <build folder>/ptx/sm_80/a.ptx.
-#   nibble_cuda_cubin(<variable> ARCH 80 SOURCES a.cu … [DEFINES A=1 …])
+#   nibble_cuda_cubin(<variable> ARCH 80 SOURCES a.cu … [DEFINES A=1 …] [FOLDER cubin])
 #     The machine code of each file, <build folder>/cubin/sm_80/a.cubin, and beside it in a.resources.txt what ptxas
 #     says of registers, shared memory and spills.
 
@@ -101,8 +101,11 @@ function(nibble_cuda_ptx variable)
 endfunction()
 
 function(nibble_cuda_cubin variable)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "ARCH" "SOURCES;DEFINES")
-  _nibble_cuda_commands(outputs cubin/sm_${arg_ARCH} .cubin FLAGS -cubin -arch=sm_${arg_ARCH} -Xptxas -v
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "ARCH;FOLDER" "SOURCES;DEFINES")
+  if(NOT arg_FOLDER)
+    set(arg_FOLDER cubin)
+  endif()
+  _nibble_cuda_commands(outputs ${arg_FOLDER}/sm_${arg_ARCH} .cubin FLAGS -cubin -arch=sm_${arg_ARCH} -Xptxas -v
     SOURCES ${arg_SOURCES} DEFINES ${arg_DEFINES} RESOURCES ON)
   set(${variable} ${outputs} PARENT_SCOPE)
 endfunction()

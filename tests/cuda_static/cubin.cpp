@@ -1,0 +1,142 @@
+#include "tests/cuda_static/cubin.h"
+
+#include <cuda_occupancy.h>
+#include <cuda_runtime_api.h>
+#include <elf.h>
+
+#include <cstdint>
+#include <cstring>
+#include <fstream>
+#include <regex>
+#include <sstream>
+#include <stdexcept>
+
+namespace nibble::cuda_static {
+
+namespace {
+
+std::string read_file(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw std::runtime_error("cannot read " + path);
+  std::ostringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+template <class T>
+T at(const std::string& bytes, std::size_t offset) {
+  if (offset > bytes.size() || sizeof(T) > bytes.size() - offset) throw std::runtime_error("a cubin that ends early");
+  T value;
+  std::memcpy(&value, bytes.data() + offset, sizeof(T));
+  return value;
+}
+
+const std::map<unsigned, const char*>& operations() {
+  static const std::map<unsigned, const char*> names{
+      {0x03c, "HMMA"},  {0x037, "IMMA"},  {0x03b, "LDSM"},  {0x1ae, "LDGSTS"}, {0x181, "LDG"},  {0x186, "STG"},
+      {0x184, "LDS"},   {0x188, "STS"},   {0x183, "LDL"},   {0x187, "STL"},    {0x11d, "BAR"},  {0x012, "LOP3"},
+      {0x031, "HFMA2"}, {0x030, "HADD2"}, {0x032, "HMUL2"}, {0x189, "SHFL"},   {0x023, "FFMA"}, {0x021, "FADD"},
+      {0x020, "FMUL"},  {0x016, "PRMT"},  {0x024, "IMAD"},  {0x010, "IADD3"}};
+  return names;
+}
+bool has_width(const std::string& name) {
+  return name == "LDG" || name == "STG" || name == "LDS" || name == "STS" || name == "LDGSTS";
+}
+
+InstructionCounts count(const std::string& code, std::size_t begin, std::size_t bytes) {
+  constexpr std::size_t instruction = 16;
+  const std::map<unsigned, const char*> widths{{4, ".32"}, {5, ".64"}, {6, ".128"}};
+  InstructionCounts counts;
+  for (std::size_t offset = begin; offset + instruction <= begin + bytes; offset += instruction) {
+    const auto low = at<std::uint64_t>(code, offset), high = at<std::uint64_t>(code, offset + 8);
+    const auto found = operations().find(static_cast<unsigned>(low & 0x1ff));
+    std::string name = found == operations().end() ? "other" : found->second;
+    if (has_width(name))
+      if (const auto width = widths.find(static_cast<unsigned>(high >> 9 & 7)); width != widths.end())
+        name += width->second;
+    ++counts[name];
+  }
+  return counts;
+}
+
+}  // namespace
+
+std::map<std::string, InstructionCounts> count_instructions(const std::string& cubin_path) {
+  const std::string bytes = read_file(cubin_path);
+  const auto header = at<Elf64_Ehdr>(bytes, 0);
+  if (std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0 || header.e_ident[EI_CLASS] != ELFCLASS64)
+    throw std::runtime_error(cubin_path + " is no 64-bit ELF");
+  const auto section = [&](std::size_t n) { return at<Elf64_Shdr>(bytes, header.e_shoff + n * sizeof(Elf64_Shdr)); };
+  const std::size_t names = section(header.e_shstrndx).sh_offset;
+  std::map<std::string, InstructionCounts> out;
+  const std::string prefix = ".text.";
+  for (std::size_t n = 0; n < header.e_shnum; ++n) {
+    const Elf64_Shdr s = section(n);
+    if (names + s.sh_name >= bytes.size()) throw std::runtime_error("a cubin that ends early");
+    const std::string name = bytes.c_str() + names + s.sh_name;
+    if (name.starts_with(prefix)) out[name.substr(prefix.size())] = count(bytes, s.sh_offset, s.sh_size);
+  }
+  return out;
+}
+
+std::map<std::string, Resources> read_resources(const std::string& path) {
+  std::istringstream text(read_file(path));
+  const std::regex entry("Compiling entry function '([^']+)'"), stack(
+                                                                    "(\\d+) bytes stack frame, (\\d+) bytes spill "
+                                                                    "stores, (\\d+) bytes spill loads");
+  const std::regex used("Used (\\d+) registers"), shared("(\\d+) bytes smem");
+  std::map<std::string, Resources> out;
+  Resources* kernel = nullptr;
+  std::smatch match;
+  for (std::string line; std::getline(text, line);) {
+    if (std::regex_search(line, match, entry)) {
+      kernel = &out[match[1]];
+    } else if (kernel != nullptr && std::regex_search(line, match, stack)) {
+      kernel->stack_bytes = std::stoul(match[1]);
+      kernel->spill_store_bytes = std::stoul(match[2]);
+      kernel->spill_load_bytes = std::stoul(match[3]);
+    } else if (kernel != nullptr && std::regex_search(line, match, used)) {
+      kernel->registers = std::stoi(match[1]);
+      if (std::regex_search(line, match, shared)) kernel->shared_bytes = std::stoul(match[1]);
+    }
+  }
+  return out;
+}
+
+const std::vector<Gpu>& gpus() {
+  static const std::vector<Gpu> all{
+      {"A100", 8, 0, 108, 2048, 164 << 10, 163 << 10, 1.555e12, 312e12, 624e12},
+      {"RTX 4090", 8, 9, 128, 1536, 100 << 10, 99 << 10, 1.008e12, 165.2e12, 660.6e12},
+      {"H100", 9, 0, 132, 2048, 228 << 10, 227 << 10, 3.35e12, 989.4e12, 1978.9e12},
+  };
+  return all;
+}
+
+int blocks_per_multiprocessor(const Gpu& gpu, const Resources& kernel, int threads, std::size_t dynamic_shared_bytes) {
+  cudaOccDeviceProp device{};
+  device.computeMajor = gpu.major;
+  device.computeMinor = gpu.minor;
+  device.maxThreadsPerBlock = 1024;
+  device.maxThreadsPerMultiprocessor = gpu.threads_per_multiprocessor;
+  device.regsPerBlock = device.regsPerMultiprocessor = 64 << 10;
+  device.warpSize = 32;
+  device.sharedMemPerBlock = 48 << 10;
+  device.sharedMemPerMultiprocessor = gpu.shared_per_multiprocessor;
+  device.sharedMemPerBlockOptin = gpu.shared_per_block;
+  device.reservedSharedMemPerBlock = 1 << 10;
+  device.numSms = gpu.multiprocessors;
+  cudaOccFuncAttributes attributes{};
+  attributes.maxThreadsPerBlock = threads;
+  attributes.numRegs = kernel.registers;
+  attributes.sharedSizeBytes = kernel.shared_bytes;
+  attributes.maxDynamicSharedSizeBytes = gpu.shared_per_block;
+  cudaOccDeviceState state{};
+  state.carveoutConfig = 100;
+  cudaOccResult result{};
+  if (cudaOccMaxActiveBlocksPerMultiprocessor(&result, &device, &attributes, &state, threads, dynamic_shared_bytes) !=
+      CUDA_OCC_SUCCESS)
+    throw std::runtime_error(std::string("cuda_occupancy.h refuses a kernel for ") + gpu.name);
+  return result.activeBlocksPerMultiprocessor;
+}
+
+}  // namespace nibble::cuda_static
