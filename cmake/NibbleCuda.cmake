@@ -10,9 +10,6 @@
 #     <variable> lists them, for target_sources(<target> PRIVATE …) in the same folder.
 #   nibble_cuda_ptx(<variable> ARCH 80 SOURCES a.cu … [DEFINES A=1 …])
 #     The PTX of each file: <build folder>/ptx/sm_80/a.ptx.
-#   nibble_cuda_cubin(<variable> ARCH 80 SOURCES a.cu … [DEFINES A=1 …] [FOLDER cubin])
-#     The machine code of each file, <build folder>/cubin/sm_80/a.cubin, and beside it in a.resources.txt what ptxas
-#     says of registers, shared memory and spills.
 
 set(NIBBLE_CUDA_ARCHITECTURES 75 80 86 89 90 CACHE STRING "Architectures (sm_XX) that the CUDA kernels are compiled for")
 mark_as_advanced(NIBBLE_CUDA_ARCHITECTURES)
@@ -54,7 +51,7 @@ endfunction()
 
 # One command for each source: <variable> lists <build folder>/<folder>/<name><suffix>.
 function(_nibble_cuda_commands variable folder suffix)
-  cmake_parse_arguments(PARSE_ARGV 3 arg "" "RESOURCES" "FLAGS;SOURCES;DEFINES")
+  cmake_parse_arguments(PARSE_ARGV 3 arg "" "" "FLAGS;SOURCES;DEFINES")
   set(outputs)
   foreach(source IN LISTS arg_SOURCES)
     get_filename_component(source ${source} ABSOLUTE)
@@ -63,10 +60,6 @@ function(_nibble_cuda_commands variable folder suffix)
     _nibble_cuda_flags(flags ${source})
     list(TRANSFORM arg_DEFINES PREPEND -D OUTPUT_VARIABLE defines)
     set(command ${NIBBLE_NVCC} ${flags} ${arg_FLAGS} ${defines} -MD -MT ${output} -MF ${output}.d -o ${output} ${source})
-    if(arg_RESOURCES)
-      set(resources ${CMAKE_CURRENT_BINARY_DIR}/${folder}/${name}.resources.txt)
-      set(command sh -c "\"$@\" >${resources} 2>&1 || (cat ${resources} && false)" nvcc ${command})
-    endif()
     file(MAKE_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/${folder})
     add_custom_command(OUTPUT ${output} COMMAND ${command} DEPENDS ${source} DEPFILE ${output}.d VERBATIM
       COMMENT "nvcc ${folder}/${name}${suffix}")
@@ -97,15 +90,5 @@ function(nibble_cuda_ptx variable)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "ARCH" "SOURCES;DEFINES")
   _nibble_cuda_commands(outputs ptx/sm_${arg_ARCH} .ptx FLAGS -ptx -arch=sm_${arg_ARCH}
     SOURCES ${arg_SOURCES} DEFINES ${arg_DEFINES})
-  set(${variable} ${outputs} PARENT_SCOPE)
-endfunction()
-
-function(nibble_cuda_cubin variable)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "ARCH;FOLDER" "SOURCES;DEFINES")
-  if(NOT arg_FOLDER)
-    set(arg_FOLDER cubin)
-  endif()
-  _nibble_cuda_commands(outputs ${arg_FOLDER}/sm_${arg_ARCH} .cubin FLAGS -cubin -arch=sm_${arg_ARCH} -Xptxas -v
-    SOURCES ${arg_SOURCES} DEFINES ${arg_DEFINES} RESOURCES ON)
   set(${variable} ${outputs} PARENT_SCOPE)
 endfunction()

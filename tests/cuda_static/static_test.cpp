@@ -5,8 +5,11 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <sstream>
 
+#include "kernels/cuda/gemm_w4a16.h"
+#include "kernels/cuda/gemm_w8a8.h"
 #include "tests/cuda_static/cubin.h"
 
 namespace nibble::cuda_static {
@@ -111,6 +114,105 @@ TEST_P(EveryArchitecture, GemvReadsWeightsSixteenBytesAtATime) {
     EXPECT_TRUE(counts.contains("SHFL")) << name;
   }
   EXPECT_GT(kernels, 0u);
+}
+
+/// A tensor-core product's tile: what its kernels' names hold, and the fragments of 16 tokens of a warp.
+struct TensorTile {
+  const char* name;
+  std::size_t fragments;
+};
+constexpr TensorTile kW4Tiles[] = {{"W4TileILj16E", 1}, {"W4TileILj32E", 2}, {"W4TileILj64E", 2}, {"W4TileILj128E", 4}};
+constexpr TensorTile kInt8Tiles[] = {{"Int8TileILj32E", 2}, {"Int8TileILj128E", 4}};
+
+/// A step is there once, and holds nothing but its share: 4 depths of 16 (or 32) columns, each a fragment of 16 tokens
+/// by 4 of 8 outputs; a fragment of activations is one ldmatrix.x4, read ahead of the step once more; stages are filled
+/// by asynchronous copies of 16 bytes.
+void expect_step(const std::string& name, const InstructionCounts& counts, const char* product, std::size_t fragments) {
+  EXPECT_EQ(counts.contains(product) ? counts.at(product) : 0, 4 * 4 * fragments) << name;
+  EXPECT_EQ(counts.contains("LDSM") ? counts.at("LDSM") : 0, (4 + 1) * fragments) << name;
+  EXPECT_TRUE(counts.contains("LDGSTS.128")) << name;
+  EXPECT_FALSE(counts.contains("LDGSTS.64") || counts.contains("LDGSTS.32")) << name;
+}
+
+TEST_P(EveryArchitecture, W4A16MultipliesOnTensorCores) {
+  const auto kernels = count_instructions(folder() + "/gemm_w4a16.cubin");
+  for (const TensorTile& tile : kW4Tiles) {
+    std::size_t found = 0;
+    for (const auto& [name, counts] : kernels) {
+      if (name.find(tile.name) == std::string::npos) continue;
+      ++found;
+      expect_step(name, counts, "HMMA", tile.fragments);
+      // Integer codes become numbers at one operation a pair: a lane has 64 a step. Codebooks are looked up. 16 more
+      // instructions of the kind are outside the step, where results are rounded.
+      const std::size_t halves =
+          (counts.contains("HADD2") ? counts.at("HADD2") : 0) + (counts.contains("HFMA2") ? counts.at("HFMA2") : 0);
+      EXPECT_LE(halves, 64u / 2 + 16) << name;
+    }
+    EXPECT_EQ(found, 4u) << tile.name << ": fp16 and bf16, integers and codebooks";
+  }
+}
+
+TEST_P(EveryArchitecture, W8A8MultipliesOnTensorCores) {
+  const auto kernels = count_instructions(folder() + "/gemm_w8a8.cubin");
+  for (const TensorTile& tile : kInt8Tiles) {
+    std::size_t found = 0;
+    for (const auto& [name, counts] : kernels) {
+      if (name.find(tile.name) == std::string::npos) continue;
+      ++found;
+      expect_step(name, counts, "IMMA", tile.fragments);
+    }
+    EXPECT_EQ(found, 1u) << tile.name;
+  }
+}
+
+std::size_t occurrences(const std::string& text, const std::string& part) {
+  std::size_t n = 0;
+  for (std::size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + part.size())) ++n;
+  return n;
+}
+std::string ptx_of(const std::string& arch, const std::string& name) {
+  std::ifstream file(std::string(NIBBLE_PTX_FILES) + "/" + arch + "/" + name + ".ptx");
+  EXPECT_TRUE(file.good()) << arch << " " << name;
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+/// What nvcc was told, before ptxas chose instructions.
+TEST(Ptx, HoldsTheDesignsInstructions) {
+  for (const char* arch : {"sm_80", "sm_90"}) {
+    const std::string w4 = ptx_of(arch, "gemm_w4a16"), w8 = ptx_of(arch, "gemm_w8a8"), gemv = ptx_of(arch, "gemv");
+    std::size_t fragments = 0;
+    for (const TensorTile& tile : kW4Tiles) fragments += tile.fragments;
+    for (const char* type : {"f16", "bf16"})  // integers and codebooks
+      EXPECT_EQ(occurrences(w4, std::string("mma.sync.aligned.m16n8k16.row.col.f32.") + type), 2 * 16 * fragments);
+    EXPECT_EQ(occurrences(w8, "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32"), 16u * (2 + 4));
+    for (const std::string& text : {w4, w8}) {
+      EXPECT_GT(occurrences(text, "ldmatrix.sync.aligned.m8n8.x4"), 0u);
+      EXPECT_GT(occurrences(text, "cp.async.cg.shared.global"), 0u);
+      EXPECT_EQ(occurrences(text, "cp.async.ca"), 0u) << "copies of less than 16 bytes";
+    }
+    EXPECT_GT(occurrences(gemv, ".v4"), 0u);
+    EXPECT_EQ(occurrences(gemv, ".f64"), 0u) << "arithmetic in double by mistake";
+    EXPECT_EQ(occurrences(w4, ".f64"), 0u);
+  }
+}
+
+/// The lines of gates.txt say what a launch takes.
+TEST(Gates, AgreeWithTheTiles) {
+  const std::vector<Gate> all = gates();
+  const auto expect_tile = [&](const char* name, unsigned threads, std::size_t shared_bytes) {
+    const Gate* gate = gate_of(all, std::string("a kernel of ") + name);
+    ASSERT_NE(gate, nullptr) << name;
+    EXPECT_EQ(gate->threads, static_cast<int>(threads)) << name;
+    EXPECT_EQ(gate->dynamic_shared_bytes, shared_bytes) << name;
+  };
+  for (const std::size_t tokens : {16, 32, 64, 128}) {
+    const cuda::GemmTile tile = cuda::w4a16_tile(tokens);
+    expect_tile(("W4TileILj" + std::to_string(tokens) + "E").c_str(), tile.threads, tile.shared_bytes);
+  }
+  for (const std::size_t tokens : {32, 128}) {
+    const cuda::Int8TileShape tile = cuda::int8_tile(tokens, 227 << 10);
+    expect_tile(("Int8TileILj" + std::to_string(tokens) + "E").c_str(), tile.threads, tile.shared_bytes);
+  }
 }
 
 /// probe.cu holds one known instruction of each kind that the counts above rest on.
