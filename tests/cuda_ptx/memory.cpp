@@ -128,7 +128,7 @@ void commit_copies(Thread& t, const Instruction&) {
 }
 void finish_oldest(Thread& t) {
   for (const PendingCopy& c : t.groups.front()) t.block->shared.end_copy(c.target, c.data.data(), c.bytes);
-  t.groups.pop_front();
+  t.groups.erase(t.groups.begin());
 }
 void wait_for_groups(Thread& t, const Instruction& i) {
   while (t.groups.size() > i.operands[0].value) finish_oldest(t);

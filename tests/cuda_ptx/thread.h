@@ -3,7 +3,6 @@
 
 #include <array>
 #include <cstring>
-#include <deque>
 #include <type_traits>
 
 #include "tests/cuda_ptx/program.h"
@@ -29,8 +28,8 @@ struct Thread {
   bool yields = false;                 ///< Has met an instruction of a waiting loop: others go first.
   std::uint64_t* registers = nullptr;  ///< Of the function, in the block's list of them.
   std::vector<std::byte> local;
-  std::vector<PendingCopy> open;                ///< Copies of the group that is not yet committed.
-  std::deque<std::vector<PendingCopy>> groups;  ///< Oldest first.
+  std::vector<PendingCopy> open;                 ///< Copies of the group that is not yet committed.
+  std::vector<std::vector<PendingCopy>> groups;  ///< Oldest first.
 };
 
 /// What all blocks of a launch share.
