@@ -41,6 +41,51 @@ TEST(PtxInterpreter, ComputesIntegers) {
   EXPECT_EQ(result("mov.u64 %rd1, -1; cvt.u32.u64 %r1, %rd1; popc.b32 %r0, %r1;"), 32u);
 }
 
+TEST(PtxInterpreter, ComputesIntegersOfOtherWidths) {
+  const auto wide = [](const std::string& body) {
+    const Outcome o = run(kernel(body + " st.global.u64 [%mine], %rd0;"));
+    EXPECT_EQ(o.fault, "") << body;
+    return o.out[0];
+  };
+  const std::string large = "mov.u64 %rd1, 0x123456789abcdef0; mov.u64 %rd2, 1000000007; ";
+  EXPECT_EQ(wide(large + "div.u64 %rd0, %rd1, %rd2;"), 0x123456789abcdef0u / 1000000007u);
+  EXPECT_EQ(wide(large + "rem.u64 %rd0, %rd1, %rd2;"), 0x123456789abcdef0u % 1000000007u);
+  EXPECT_EQ(wide(large + "mul.lo.s64 %rd0, %rd1, %rd2;"), 0x123456789abcdef0u * 1000000007u);
+  EXPECT_EQ(wide(large + "neg.s64 %rd1, %rd1; min.u64 %rd0, %rd1, %rd2;"), 1000000007u);
+  EXPECT_EQ(wide(large + "neg.s64 %rd1, %rd1; max.s64 %rd0, %rd1, %rd2;"), 1000000007u);
+  EXPECT_EQ(wide("mov.u32 %r1, -5; cvt.s64.s32 %rd0, %r1;"), static_cast<std::uint64_t>(-5));
+  EXPECT_EQ(wide("mov.u32 %r1, -5; cvt.u64.u32 %rd0, %r1;"), 0xfffffffbu);
+  EXPECT_EQ(result("mov.u16 %h1, 60000; mul.wide.u16 %r0, %h1, 7;"), 420000u);
+  EXPECT_EQ(result("mov.u32 %r1, 0x1ff80; cvt.u16.u32 %h1, %r1; shr.u16 %h2, %h1, 7; cvt.u32.u16 %r0, %h2;"), 0x1ffu);
+  EXPECT_EQ(result("mov.u32 %r1, 0x80; cvt.u16.u32 %h1, %r1; cvt.s16.s8 %h2, %h1; cvt.rn.f32.s16 %f1, %h2; "
+                   "mov.b32 %r0, %f1;"),
+            0xc3000000u);  // -128
+  EXPECT_NE(run(kernel("mov.u64 %rd1, 5; mov.u64 %rd2, 0; div.u64 %rd0, %rd1, %rd2;")).fault.find("division by zero"),
+            std::string::npos);
+}
+
+TEST(PtxInterpreter, ComputesDoubles) {
+  const Outcome o = run(kernel("mov.f32 %f1, " + immediate(1.1f) +
+                               "; cvt.f64.f32 %d1, %f1; mul.rn.f64 %d2, %d1, %d1; add.rn.f64 %d3, %d2, %d1; "
+                               "st.global.f64 [%mine], %d3;"));
+  ASSERT_EQ(o.fault, "");
+  EXPECT_EQ(std::bit_cast<double>(o.out[0]), 1.1f * static_cast<double>(1.1f) + static_cast<double>(1.1f));
+}
+
+TEST(PtxInterpreter, ComparesWhatIsUnordered) {
+  const auto holds = [](const char* comparison, float a, float b) {
+    return result("mov.f32 %f1, " + immediate(a) + "; mov.f32 %f2, " + immediate(b) + "; setp." + comparison +
+                  ".f32 %p1, %f1, %f2; selp.b32 %r0, 1, 0, %p1;") != 0;
+  };
+  EXPECT_TRUE(holds("nan", NAN, 1));
+  EXPECT_FALSE(holds("nan", 2, 1));
+  EXPECT_TRUE(holds("neu", NAN, 1));
+  EXPECT_FALSE(holds("ne", NAN, 1));
+  EXPECT_TRUE(holds("ltu", 1, NAN));
+  EXPECT_FALSE(holds("lt", 1, NAN));
+  EXPECT_TRUE(holds("num", 1, 1));
+}
+
 TEST(PtxInterpreter, ComputesEveryLop3) {
   for (unsigned lut = 0; lut < 256; ++lut)
     EXPECT_EQ(result("mov.u32 %r1, 0xf0; mov.u32 %r2, 0xcc; mov.u32 %r3, 0xaa; lop3.b32 %r4, %r1, %r2, %r3, " +
@@ -168,18 +213,6 @@ TEST(PtxInterpreter, FindsWhatNeverMeets) {
                        "20; bra $L; $E:"))
                 .fault.find("waits"),
             std::string::npos);
-}
-
-TEST(PtxInterpreter, BlocksWaitForEachOther) {
-  // Block b waits until b blocks have added 1: in every order of blocks.
-  const std::string text = kernel(
-      "mov.u32 %r1, %ctaid.x; $L: ld.acquire.gpu.global.b32 %r2, [%out]; setp.eq.s32 %p1, %r2, %r1; @%p1 bra $E;"
-      "nanosleep.u32 20; bra.uni $L; $E: red.release.gpu.global.add.s32 [%out], 1;");
-  for (unsigned seed = 0; seed < 4; ++seed) {
-    const Outcome o = run(text, 1, seed, 5);
-    EXPECT_EQ(o.fault, "");
-    EXPECT_EQ(o.out[0], 5u);
-  }
 }
 
 TEST(PtxInterpreter, AnUnknownInstructionIsAnErrorOnlyIfExecuted) {
