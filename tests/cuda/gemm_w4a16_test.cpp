@@ -165,7 +165,7 @@ TEST(CudaGemmW4A16, PlansCoverTheWork) {
 TEST(CudaGemmW4A16, RefusesPlansThatAreNone) {
   const Shape s{2, 300, 128, 3};
   const DeviceW4 w(quantized("int4-g64-asym", s));
-  const DeviceArray<f16> x(2 * 128);
+  const DeviceArray<f16> x(std::vector<f16>(2 * 128, f16(1.0f)));
   const DeviceArray<float> y(2 * 300);
   const cuda::GemmPlan plan = cuda::plan_gemm_w4a16(2, 300, 128, 3);
   const Bytes workspace(std::vector<std::uint8_t>(plan.workspace_bytes));
@@ -188,7 +188,7 @@ TEST(CudaGemmW4A16, RefusesWhatItHasNoKernelFor) {
   const Shape s{2, 20, 128, 1};
   const DeviceW4 w(quantized("int4-g64-asym", s));
   const cuda::GemmPlan plan = cuda::plan_gemm_w4a16(2, 20, 128, 1);
-  const DeviceArray<f16> x(2 * 128);
+  const DeviceArray<f16> x(std::vector<f16>(2 * 128, f16(1.0f)));
   const DeviceArray<float> y(2 * 20);
   const Bytes workspace(std::vector<std::uint8_t>(plan.workspace_bytes));
   const auto status = [&](const cuda::PackedW4& weights, const f16* at, DType type, std::size_t stride,

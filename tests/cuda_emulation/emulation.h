@@ -64,23 +64,26 @@ class Fault : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// Calls `body` under each order: ascending, descending, and random ones from a few seeds, with `resident_blocks`
-/// blocks at once. Sets the options back.
+/// Calls `body` under some options, and sets them back.
 template <class Body>
-void for_each_order(const Body& body, int resident_blocks = 1, int random_seeds = 2) {
+void with_options(const Options& some, const Body& body) {
   const Options before = options();
   struct Restore {
     const Options& options_before;
     ~Restore() { options() = options_before; }
   } restore{before};
-  for (const ThreadOrder order : {ThreadOrder::ascending, ThreadOrder::descending}) {
-    options() = {order, 1, resident_blocks};
-    body();
-  }
-  for (int seed = 1; seed <= random_seeds; ++seed) {
-    options() = {ThreadOrder::random, static_cast<std::uint64_t>(seed), resident_blocks};
-    body();
-  }
+  options() = some;
+  body();
+}
+
+/// Calls `body` under each order: ascending, descending, and random ones from a few seeds, with `resident_blocks`
+/// blocks at once. Sets the options back.
+template <class Body>
+void for_each_order(const Body& body, int resident_blocks = 1, int random_seeds = 2) {
+  with_options({ThreadOrder::ascending, 1, resident_blocks}, body);
+  with_options({ThreadOrder::descending, 1, resident_blocks}, body);
+  for (int seed = 1; seed <= random_seeds; ++seed)
+    with_options({ThreadOrder::random, static_cast<std::uint64_t>(seed), resident_blocks}, body);
 }
 
 }  // namespace nibble::cuda_emulation

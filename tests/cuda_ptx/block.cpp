@@ -12,7 +12,7 @@ namespace {
 
 constexpr std::size_t resident_blocks = 32;              // that take turns; the others begin as these end
 constexpr std::uint64_t most_instructions = 1ull << 32;  // of one launch
-constexpr int most_idle_turns = 1 << 14;                 // of all blocks, before waiting loops count as a deadlock
+constexpr int most_idle_turns = 1 << 10;                 // of all blocks, before waiting loops count as a deadlock
 
 Dim position(std::size_t n, const Dim& size) {
   return {static_cast<unsigned>(n % size.x), static_cast<unsigned>(n / size.x % size.y),
@@ -25,6 +25,22 @@ void arrange(std::vector<T>& order, unsigned seed, std::mt19937& random) {
   if (seed > 1) std::shuffle(order.begin(), order.end(), random);
 }
 
+/// Blocks' registers take megabytes each, and blocks are many: they hand them on.
+std::vector<std::vector<std::uint64_t>>& spare_registers() {
+  static thread_local std::vector<std::vector<std::uint64_t>> spare;
+  return spare;
+}
+/// Filled with noise.
+std::vector<std::uint64_t> take_registers(std::size_t n) {
+  std::vector<std::uint64_t> registers;
+  if (!spare_registers().empty()) {
+    registers = std::move(spare_registers().back());
+    spare_registers().pop_back();
+  }
+  registers.assign(n, ~std::uint64_t{0});
+  return registers;
+}
+
 class BlockRunner {
  public:
   BlockRunner(Run& run, std::size_t number, std::mt19937& random) : run_(run), random_(random) {
@@ -35,25 +51,27 @@ class BlockRunner {
     block_.shared = SharedMemory(f.dynamic_shared_offset + run.launch->shared_bytes, (threads + 31) / 32);
     block_.threads.resize(threads);
     block_.live = static_cast<int>(threads);
+    registers_ = take_registers(threads * static_cast<std::size_t>(f.registers));
     for (std::size_t n = 0; n < threads; ++n) {
       Thread& t = block_.threads[n];
       t.block = &block_;
       t.id = static_cast<int>(n);
       t.lane = t.id % 32;
       t.warp = t.id / 32;
-      t.registers.assign(static_cast<std::size_t>(f.registers), ~std::uint64_t{0});
+      t.registers = registers_.data() + n * static_cast<std::size_t>(f.registers);
       t.local.assign(f.local_bytes, std::byte{0xff});
     }
   }
   BlockRunner(const BlockRunner&) = delete;
+  BlockRunner& operator=(const BlockRunner&) = delete;
+  ~BlockRunner() { spare_registers().push_back(std::move(registers_)); }
 
   [[nodiscard]] bool is_finished() const { return block_.live == 0; }
 
-  /// Until all of its threads wait or have ended. Returns whether anything was done but turns of waiting loops.
-  bool turn() {
+  /// Until all of its threads wait or have ended.
+  void turn() {
     std::vector<std::size_t> order(block_.threads.size());
     std::iota(order.begin(), order.end(), std::size_t{0});
-    bool worked = false;
     for (bool moved = true; moved && !is_finished();) {
       moved = false;
       arrange(order, run_.launch->seed, random_);
@@ -65,7 +83,6 @@ class BlockRunner {
       }
       moved |= meet_in_warps();
       moved |= meet_at_barrier();
-      worked |= moved;
     }
     bool waits_in_loop = false;
     for (Thread& t : block_.threads) {
@@ -73,7 +90,15 @@ class BlockRunner {
       t.yields = false;
     }
     if (!is_finished() && !waits_in_loop) report_deadlock();
-    return worked;
+  }
+
+  /// Blames a thread that waits in a loop, of so many blocks that all do.
+  [[noreturn]] void report_waiting(std::size_t blocks) {
+    const auto waiting = std::find_if(block_.threads.begin(), block_.threads.end(),
+                                      [](const Thread& t) { return t.state == Thread::running; });
+    const Thread& t = waiting == block_.threads.end() ? block_.threads.front() : *waiting;
+    fault(t, run_.function->code[static_cast<std::size_t>(t.pc)],
+          "waits for ever, as do all " + std::to_string(blocks) + " blocks that have begun");
   }
 
  private:
@@ -101,9 +126,9 @@ class BlockRunner {
     }
   }
   void finish(Thread& t) {
-    if (!t.open.empty() || !t.groups.empty())
-      for (const auto& group : t.groups)
-        if (!group.empty()) fault(t, run_.function->code.back(), "ends with a copy under way");
+    const bool copies = !t.open.empty() ||
+                        std::any_of(t.groups.begin(), t.groups.end(), [](const auto& group) { return !group.empty(); });
+    if (copies) fault(t, run_.function->code.back(), "ends with a copy under way");
     t.state = Thread::done;
     --block_.live;
   }
@@ -133,7 +158,7 @@ class BlockRunner {
       lanes.push_back(&t);
     }
     ++run_.counts[static_cast<std::size_t>(i.statistic)];
-    execute_warp(lanes, i);
+    i.execute_warp(lanes, i);
     for (Thread* t : lanes) {
       t->state = Thread::running;
       ++t->pc;
@@ -173,9 +198,11 @@ class BlockRunner {
 
   Run& run_;
   std::mt19937& random_;
+  std::vector<std::uint64_t> registers_;
   Block block_;
 };
 
+/// A block begins when those that have begun have ended or wait in loops: then as many as may be needed run by turns.
 void run_grid(Run& run) {
   std::mt19937 random(run.launch->seed);
   std::vector<std::size_t> order(run.launch->grid.count());
@@ -184,15 +211,18 @@ void run_grid(Run& run) {
   std::vector<std::unique_ptr<BlockRunner>> resident;
   int idle = 0;
   for (std::size_t begun = 0; begun < order.size() || !resident.empty();) {
-    while (resident.size() < resident_blocks && begun < order.size())
+    bool has_moved = false;
+    if (resident.size() < resident_blocks && begun < order.size()) {
       resident.push_back(std::make_unique<BlockRunner>(run, order[begun++], random));
-    const std::size_t before = resident.size();
-    const std::uint64_t stored = run.statistics->instructions;
+      has_moved = true;
+    }
+    run.has_changed = false;
+    const std::uint64_t barriers = run.statistics->barriers;
     for (auto& block : resident) block->turn();
-    std::erase_if(resident, [](const auto& block) { return block->is_finished(); });
-    const bool only_waits = resident.size() == before && run.statistics->instructions - stored < 64 * 1024;
-    idle = only_waits ? idle + 1 : 0;
-    if (idle > most_idle_turns) throw Fault(run.function->name + ": every block waits for another");
+    has_moved |= std::erase_if(resident, [](const auto& block) { return block->is_finished(); }) > 0;
+    has_moved |= run.has_changed || run.statistics->barriers != barriers;
+    idle = has_moved ? 0 : idle + 1;
+    if (idle > most_idle_turns) resident.front()->report_waiting(resident.size());
   }
 }
 
@@ -220,12 +250,13 @@ std::uint64_t special_value(const Thread& t, int index) {
 
 void MemoryMap::add(const void* data, std::size_t bytes) { buffers_[reinterpret_cast<std::uint64_t>(data)] = bytes; }
 
-bool MemoryMap::contains(std::uint64_t address, std::size_t bytes) const {
+bool MemoryMap::contains(std::uint64_t address, std::size_t bytes, Hint& hint) const {
+  if (address >= hint.begin && address < hint.end && bytes <= hint.end - address) return true;
   auto after = buffers_.upper_bound(address);
   if (after == buffers_.begin()) return false;
   --after;
-  const std::uint64_t offset = address - after->first;
-  return offset <= after->second && bytes <= after->second - offset;
+  hint = {after->first, after->first + after->second};
+  return address <= hint.end && bytes <= hint.end - address;
 }
 
 Module::Module(std::string_view text) : program_(std::make_unique<Program>(parse(text))) {}
@@ -249,8 +280,9 @@ Statistics Module::run(const std::string& kernel, const Launch& launch, const Me
                 std::to_string(found->second.parameter_bytes));
   if (launch.block.count() == 0 || launch.block.count() > 1024) throw Fault(kernel + ": no such block");
   Statistics statistics;
-  Run run{&found->second, &launch, &memory, program_.get(), &statistics, {}};
+  Run run{&found->second, &launch, &memory, program_.get(), &statistics, {}, {}, false};
   run.counts.resize(program_->opcodes.size());
+  run.buffer_hints.resize(found->second.code.size());
   run_grid(run);
   for (std::size_t n = 0; n < run.counts.size(); ++n)
     if (run.counts[n] > 0) statistics.opcodes[program_->opcodes[n]] = run.counts[n];

@@ -24,7 +24,7 @@ Value load(const Thread& t, const Operand& o, const Type& type) {
   Value v;
   v.is_float = type.is_float();
   if (v.is_float) {
-    if (type.bits == 16) v.real = widen(read<std::uint16_t>(t, o), type.kind == 'f' ? f16_format : bf16_format);
+    if (type.bits == 16) v.real = value_of(read<std::uint16_t>(t, o), type.kind == 'f' ? f16_format : bf16_format);
     else v.real = type.bits == 32 ? static_cast<double>(read<float>(t, o)) : read<double>(t, o);
     return v;
   }

@@ -80,7 +80,7 @@ void half(Thread& t, const Instruction& i) {
     std::array<std::uint16_t, 3> code{};
     for (std::size_t k = 1; k < i.operands.size(); ++k) {
       code[k - 1] = static_cast<std::uint16_t>(bits(t, i.operands[k]) >> (16 * lane));
-      x[k - 1] = widen(code[k - 1], format);
+      x[k - 1] = value_of(code[k - 1], format);
     }
     const auto operation = static_cast<Operation>(i.detail);
     std::uint16_t result = 0;
@@ -127,7 +127,7 @@ bool compare(Compare how, T a, T b) {
   }
   return false;
 }
-double wide(const Thread& t, const Operand& o, Format format) { return widen(read<std::uint16_t>(t, o), format); }
+double wide(const Thread& t, const Operand& o, Format format) { return value_of(read<std::uint16_t>(t, o), format); }
 
 bool compare_operands(const Thread& t, const Instruction& i) {
   const auto how = static_cast<Compare>(i.detail);

@@ -17,16 +17,12 @@ bool find_control(Instruction& i) {
     i.kind = Instruction::branch;
   } else if (operation == "ret" || operation == "exit") {
     i.kind = Instruction::leave;
-  } else if (i.opcode == "bar.warp.sync") {
+  } else if (i.execute_warp = find_warp(i); i.execute_warp != nullptr) {
     i.kind = Instruction::warp;
   } else if (operation == "bar" || operation == "barrier") {
     // Only the barrier of all threads: __syncthreads().
     if (!i.has("sync") || i.operands.size() != 1 || i.operands[0].value != 0) return false;
     i.kind = Instruction::barrier;
-  } else if (operation == "shfl" || operation == "vote" || operation == "redux" || operation == "ldmatrix" ||
-             operation == "mma") {
-    if (!i.has("sync")) return false;
-    i.kind = Instruction::warp;
   } else {
     return false;
   }

@@ -236,10 +236,9 @@ void lop3(Thread& t, const Instruction& i) {
   const auto a = read<std::uint32_t>(t, i.operands[1]), b = read<std::uint32_t>(t, i.operands[2]);
   const auto c = read<std::uint32_t>(t, i.operands[3]);
   std::uint32_t out = 0;
-  for (int bit = 0; bit < 32; ++bit) {
-    const auto row = (a >> bit & 1) << 2 | (b >> bit & 1) << 1 | (c >> bit & 1);
-    out |= static_cast<std::uint32_t>(i.operands[4].value >> row & 1) << bit;
-  }
+  for (unsigned row = 0; row < 8; ++row)  // of the table: where a, b and c have these bits
+    if ((i.operands[4].value >> row & 1) != 0)
+      out |= ((row & 4) != 0 ? a : ~a) & ((row & 2) != 0 ? b : ~b) & ((row & 1) != 0 ? c : ~c);
   write(t, i.operands[0], out);
 }
 /// prmt in its default mode: nibble k of the selector names the byte, of b:a, that becomes byte k; its top bit spreads

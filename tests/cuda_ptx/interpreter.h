@@ -40,8 +40,12 @@ class MemoryMap {
  public:
   void add(const void* data, std::size_t bytes);
   void remove(const void* data) { buffers_.erase(reinterpret_cast<std::uint64_t>(data)); }
-  /// Whether [address, address + bytes) lies in one buffer.
-  [[nodiscard]] bool contains(std::uint64_t address, std::size_t bytes) const;
+  /// A buffer that was met before: [begin, end).
+  struct Hint {
+    std::uint64_t begin = 0, end = 0;
+  };
+  /// Whether [address, address + bytes) lies in one buffer. Looks into the hint first, and leaves there what it finds.
+  [[nodiscard]] bool contains(std::uint64_t address, std::size_t bytes, Hint& hint) const;
 
  private:
   std::map<std::uint64_t, std::size_t> buffers_;

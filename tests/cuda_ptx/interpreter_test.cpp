@@ -1,50 +1,14 @@
 // The interpreter itself: what instructions compute, and that each kind of wrong kernel is found.
 #include "tests/cuda_ptx/interpreter.h"
 
-#include <gtest/gtest.h>
-
 #include <bit>
 #include <cmath>
-#include <cstring>
 
 #include "tests/cuda_ptx/number_formats.h"
+#include "tests/cuda_ptx/test_kernel.h"
 
 namespace nibble::cuda_ptx {
 namespace {
-
-/// A kernel of one parameter, the address in %out of 8 bytes for each thread (%mine), around `body`.
-std::string kernel(const std::string& body, const std::string& declarations = "") {
-  return ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 k_0)\n{\n"
-         ".reg .pred %p<9>; .reg .b16 %h<9>; .reg .b32 %r<40>; .reg .b64 %rd<9>; .reg .f32 %f<9>;\n"
-         ".reg .b64 %out; .reg .b64 %mine; .reg .b32 %tid; .reg .b32 %at;\n" +
-         declarations +
-         "ld.param.u64 %out, [k_0]; mov.u32 %tid, %tid.x;\n"
-         "mul.wide.u32 %mine, %tid, 8; add.s64 %mine, %out, %mine;\n" +
-         body + "\nret;\n}\n";
-}
-
-struct Outcome {
-  std::vector<std::uint64_t> out;
-  std::string fault;
-  Statistics statistics;
-};
-
-/// What the threads of one block wrote; and what it was blamed for.
-Outcome run(const std::string& text, unsigned threads = 1, unsigned seed = 0, unsigned blocks = 1) {
-  Outcome o;
-  o.out.resize(threads);
-  MemoryMap memory;
-  memory.add(o.out.data(), o.out.size() * 8);
-  Launch launch{{blocks, 1, 1}, {threads, 1, 1}, 0, std::vector<std::byte>(8), seed};
-  const auto address = reinterpret_cast<std::uint64_t>(o.out.data());
-  std::memcpy(launch.parameters.data(), &address, 8);
-  try {
-    o.statistics = Module(text).run("k", launch, memory);
-  } catch (const Fault& f) {
-    o.fault = f.what();
-  }
-  return o;
-}
 
 /// The low 32 bits that one thread leaves in %r0.
 std::uint32_t result(const std::string& body) {
@@ -75,6 +39,51 @@ TEST(PtxInterpreter, ComputesIntegers) {
       result("mov.u32 %r1, 0x0102ff04; mov.u32 %r2, 0x01010101; mov.u32 %r3, 10; dp4a.s32.s32 %r0, %r1, %r2, %r3;"),
       16u);
   EXPECT_EQ(result("mov.u64 %rd1, -1; cvt.u32.u64 %r1, %rd1; popc.b32 %r0, %r1;"), 32u);
+}
+
+TEST(PtxInterpreter, ComputesIntegersOfOtherWidths) {
+  const auto wide = [](const std::string& body) {
+    const Outcome o = run(kernel(body + " st.global.u64 [%mine], %rd0;"));
+    EXPECT_EQ(o.fault, "") << body;
+    return o.out[0];
+  };
+  const std::string large = "mov.u64 %rd1, 0x123456789abcdef0; mov.u64 %rd2, 1000000007; ";
+  EXPECT_EQ(wide(large + "div.u64 %rd0, %rd1, %rd2;"), 0x123456789abcdef0u / 1000000007u);
+  EXPECT_EQ(wide(large + "rem.u64 %rd0, %rd1, %rd2;"), 0x123456789abcdef0u % 1000000007u);
+  EXPECT_EQ(wide(large + "mul.lo.s64 %rd0, %rd1, %rd2;"), 0x123456789abcdef0u * 1000000007u);
+  EXPECT_EQ(wide(large + "neg.s64 %rd1, %rd1; min.u64 %rd0, %rd1, %rd2;"), 1000000007u);
+  EXPECT_EQ(wide(large + "neg.s64 %rd1, %rd1; max.s64 %rd0, %rd1, %rd2;"), 1000000007u);
+  EXPECT_EQ(wide("mov.u32 %r1, -5; cvt.s64.s32 %rd0, %r1;"), static_cast<std::uint64_t>(-5));
+  EXPECT_EQ(wide("mov.u32 %r1, -5; cvt.u64.u32 %rd0, %r1;"), 0xfffffffbu);
+  EXPECT_EQ(result("mov.u16 %h1, 60000; mul.wide.u16 %r0, %h1, 7;"), 420000u);
+  EXPECT_EQ(result("mov.u32 %r1, 0x1ff80; cvt.u16.u32 %h1, %r1; shr.u16 %h2, %h1, 7; cvt.u32.u16 %r0, %h2;"), 0x1ffu);
+  EXPECT_EQ(result("mov.u32 %r1, 0x80; cvt.u16.u32 %h1, %r1; cvt.s16.s8 %h2, %h1; cvt.rn.f32.s16 %f1, %h2; "
+                   "mov.b32 %r0, %f1;"),
+            0xc3000000u);  // -128
+  EXPECT_NE(run(kernel("mov.u64 %rd1, 5; mov.u64 %rd2, 0; div.u64 %rd0, %rd1, %rd2;")).fault.find("division by zero"),
+            std::string::npos);
+}
+
+TEST(PtxInterpreter, ComputesDoubles) {
+  const Outcome o = run(kernel("mov.f32 %f1, " + immediate(1.1f) +
+                               "; cvt.f64.f32 %d1, %f1; mul.rn.f64 %d2, %d1, %d1; add.rn.f64 %d3, %d2, %d1; "
+                               "st.global.f64 [%mine], %d3;"));
+  ASSERT_EQ(o.fault, "");
+  EXPECT_EQ(std::bit_cast<double>(o.out[0]), 1.1f * static_cast<double>(1.1f) + static_cast<double>(1.1f));
+}
+
+TEST(PtxInterpreter, ComparesWhatIsUnordered) {
+  const auto holds = [](const char* comparison, float a, float b) {
+    return result("mov.f32 %f1, " + immediate(a) + "; mov.f32 %f2, " + immediate(b) + "; setp." + comparison +
+                  ".f32 %p1, %f1, %f2; selp.b32 %r0, 1, 0, %p1;") != 0;
+  };
+  EXPECT_TRUE(holds("nan", NAN, 1));
+  EXPECT_FALSE(holds("nan", 2, 1));
+  EXPECT_TRUE(holds("neu", NAN, 1));
+  EXPECT_FALSE(holds("ne", NAN, 1));
+  EXPECT_TRUE(holds("ltu", 1, NAN));
+  EXPECT_FALSE(holds("lt", 1, NAN));
+  EXPECT_TRUE(holds("num", 1, 1));
 }
 
 TEST(PtxInterpreter, ComputesEveryLop3) {
@@ -145,36 +154,6 @@ TEST(PtxInterpreter, ShufflesAndVotes) {
     EXPECT_EQ(o.out[lane], (lane ^ 1) | (lane == 0 ? 0 : lane - 1) << 8 | std::uint64_t{31} << 32);
 }
 
-TEST(PtxInterpreter, LoadsMatricesAndMultiplies) {
-  const std::string shared = ".shared .align 16 .b8 tile[512];\n";
-  // Element (r, c) of four 8×8 matrices is its offset; each lane's first register holds row lane/4, columns 2·(lane%4),
-  // +1.
-  const Outcome o = run(kernel("mov.u32 %r1, tile; shl.b32 %r2, %tid, 4; add.s32 %at, %r1, %r2;"
-                               "st.shared.v4.u32 [%at], {%tid, %tid, %tid, %tid}; bar.sync 0;"
-                               "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r3, %r4, %r5, %r6}, [%at];"
-                               "shl.b32 %r6, %r6, 16; or.b32 %r3, %r3, %r6; st.global.u32 [%mine], %r3;",
-                               shared),
-                        32);
-  ASSERT_EQ(o.fault, "");
-  for (unsigned lane = 0; lane < 32; ++lane)  // even lanes' words hold lane numbers: row lane/4 of matrices 0 and 3
-    EXPECT_EQ(o.out[lane] & 0x00ffffff, lane / 4 | (24 + lane / 4) << 16);
-  // All ones times all ones, plus 1: k + 1 everywhere.
-  const Outcome product = run(kernel("mov.u32 %r1, 0x3f803f80; mov.f32 %f0, " + immediate(1) +
-                                     "; mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%f1, %f2, %f3, %f4}, "
-                                     "{%r1, %r1, %r1, %r1}, {%r1, %r1}, "
-                                     "{%f0, %f0, %f0, %f0}; st.global.v2.f32 [%mine], {%f1, %f4};"),
-                              32);
-  ASSERT_EQ(product.fault, "");
-  for (const std::uint64_t both : product.out) EXPECT_EQ(both, 0x4188000041880000u);  // 17, 17
-  const Outcome bytes = run(
-      kernel("mov.u32 %r1, 0xffffffff; mov.u32 %r2, 0x02020202; mov.u32 %r3, 5;"
-             "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%r4, %r5, %r6, %r7}, {%r1, %r1, %r1, %r1}, {%r2, %r2}, "
-             "{%r3, %r3, %r3, %r3}; st.global.v2.u32 [%mine], {%r4, %r7};"),
-      32);
-  ASSERT_EQ(bytes.fault, "");
-  for (const std::uint64_t both : bytes.out) EXPECT_EQ(both, 0xffffffc5ffffffc5u);  // 5 − 64
-}
-
 const char* const kPass = "mov.u32 %r1, tile; shl.b32 %r2, %tid, 2; add.s32 %at, %r1, %r2; st.shared.u32 [%at], %tid;";
 const std::string kTile = ".shared .align 16 .b8 tile[512];\n";
 
@@ -199,16 +178,6 @@ TEST(PtxInterpreter, FindsRacesBetweenBarriers) {
           64)
           .out[0],
       64u);
-}
-
-TEST(PtxInterpreter, WatchesAsynchronousCopies) {
-  const std::string begin = "mov.u32 %r1, tile; cp.async.cg.shared.global [%r1], [%out], 16; cp.async.commit_group;";
-  const std::string read = " ld.shared.u32 %r2, [%r1]; st.global.u32 [%mine], %r2;";
-  EXPECT_NE(run(kernel(begin + read, kTile), 1).fault, "");
-  EXPECT_NE(run(kernel(begin + " cp.async.wait_group 1;" + read, kTile), 1).fault, "");
-  const std::string whole = begin + " cp.async.wait_group 0;" + read;
-  EXPECT_NE(run(kernel(whole, kTile), 1).fault.find("outside every buffer"), std::string::npos);  // 8 bytes are there
-  EXPECT_EQ(run(kernel("setp.ne.u32 %p1, %tid, 0; @%p1 ret; " + whole, kTile), 2).fault, "");
 }
 
 TEST(PtxInterpreter, FindsBadAddresses) {
@@ -244,18 +213,6 @@ TEST(PtxInterpreter, FindsWhatNeverMeets) {
                        "20; bra $L; $E:"))
                 .fault.find("waits"),
             std::string::npos);
-}
-
-TEST(PtxInterpreter, BlocksWaitForEachOther) {
-  // Block b waits until b blocks have added 1: in every order of blocks.
-  const std::string text = kernel(
-      "mov.u32 %r1, %ctaid.x; $L: ld.acquire.gpu.global.b32 %r2, [%out]; setp.eq.s32 %p1, %r2, %r1; @%p1 bra $E;"
-      "nanosleep.u32 20; bra.uni $L; $E: red.release.gpu.global.add.s32 [%out], 1;");
-  for (unsigned seed = 0; seed < 4; ++seed) {
-    const Outcome o = run(text, 1, seed, 5);
-    EXPECT_EQ(o.fault, "");
-    EXPECT_EQ(o.out[0], 5u);
-  }
 }
 
 TEST(PtxInterpreter, AnUnknownInstructionIsAnErrorOnlyIfExecuted) {

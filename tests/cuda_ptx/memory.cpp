@@ -41,14 +41,19 @@ void load(Thread& t, const Instruction& i) {
     write(t, to.first[k], value);
   }
 }
+/// Writes the first bytes of a value.
+template <class T>
+void put(const Thread& t, std::byte* to, T value, std::size_t bytes) {
+  t.block->run->has_changed |= std::memcmp(to, &value, bytes) != 0;
+  std::memcpy(to, &value, bytes);
+}
 void store(Thread& t, const Instruction& i) {
   const Registers from = registers_of(i.operands[1]);
   const std::size_t width = i.type.bytes();
   std::byte* to = access(t, i, static_cast<Space>(i.detail), address_of(t, i.operands[0]), width * from.count,
                          SharedMemory::Access::write);
   for (std::size_t k = 0; k < from.count; ++k) {
-    const std::uint64_t value = bits(t, from.first[k]);
-    std::memcpy(to + k * width, &value, width);
+    put(t, to + k * width, bits(t, from.first[k]), width);
   }
 }
 
@@ -85,7 +90,7 @@ void atomic(Thread& t, const Instruction& i) {
   std::memcpy(&old, at, sizeof(T));
   const T third = i.operands.size() > first + 2 ? read<T>(t, i.operands[first + 2]) : T{};
   const T value = combine(i, old, read<T>(t, i.operands[first + 1]), third);
-  std::memcpy(at, &value, sizeof(T));
+  put(t, at, value, sizeof(T));
   if (returns) write(t, i.operands[0], old);
 }
 Execute find_atomic(const Instruction& i) {
@@ -101,27 +106,29 @@ Execute find_atomic(const Instruction& i) {
 void begin_copy(Thread& t, const Instruction& i) {
   const std::uint64_t to = address_of(t, i.operands[0]), from = address_of(t, i.operands[1]);
   const auto bytes = static_cast<std::size_t>(i.operands[2].value);
-  const std::size_t given = i.operands.size() - (i.has("L2::cache_hint") ? 1 : 0);
+  if (bytes != 4 && bytes != 8 && bytes != 16) fault(t, i, "copies of 4, 8 or 16 bytes only");
+  const std::size_t given = i.operands.size() - static_cast<std::size_t>(i.detail);
   const std::size_t reads = given > 3 ? read<std::uint32_t>(t, i.operands[3]) : bytes;
   if (reads > bytes) fault(t, i, "reads more than it copies");
   if (to % bytes != 0 || (reads > 0 && from % bytes != 0)) fault(t, i, "misaligned address");
-  PendingCopy copy{to - space_begin, std::vector<std::byte>(bytes)};
+  PendingCopy copy{to - space_begin, bytes, {}};
   if (to < space_begin || copy.target + bytes > t.block->shared.size()) fault(t, i, "outside shared memory");
   if (reads > 0) {
-    if (!t.block->run->memory->contains(from, reads)) fault(t, i, "outside every buffer");
-    std::memcpy(copy.bytes.data(), reinterpret_cast<const void*>(from), reads);
+    if (!t.block->run->memory->contains(from, reads, t.block->run->buffer_hints[static_cast<std::size_t>(i.number)]))
+      fault(t, i, "outside every buffer");
+    std::memcpy(copy.data.data(), reinterpret_cast<const void*>(from), reads);
   }
   const std::string wrong = t.block->shared.begin_copy(t.id, copy.target, bytes);
   if (!wrong.empty()) fault(t, i, wrong);
-  t.open.push_back(std::move(copy));
+  t.open.push_back(copy);
 }
 void commit_copies(Thread& t, const Instruction&) {
   t.groups.push_back(std::move(t.open));
   t.open.clear();
 }
 void finish_oldest(Thread& t) {
-  for (const PendingCopy& c : t.groups.front()) t.block->shared.end_copy(c.target, c.bytes);
-  t.groups.pop_front();
+  for (const PendingCopy& c : t.groups.front()) t.block->shared.end_copy(c.target, c.data.data(), c.bytes);
+  t.groups.erase(t.groups.begin());
 }
 void wait_for_groups(Thread& t, const Instruction& i) {
   while (t.groups.size() > i.operands[0].value) finish_oldest(t);
@@ -130,11 +137,12 @@ void wait_for_all(Thread& t, const Instruction& i) {
   commit_copies(t, i);
   while (!t.groups.empty()) finish_oldest(t);
 }
-Execute find_copy(const Instruction& i) {
+Execute find_copy(Instruction& i) {
   if (i.has("commit_group")) return commit_copies;
   if (i.has("wait_group")) return wait_for_groups;
   if (i.has("wait_all")) return wait_for_all;
   const bool is_plain = (i.has("cg") || i.has("ca")) && i.has("global") && !i.has("mbarrier") && !i.has("bulk");
+  i.detail = i.has("L2::cache_hint") ? 1 : 0;  // a last operand that is none of ours
   return is_plain ? begin_copy : nullptr;
 }
 
@@ -149,8 +157,9 @@ std::byte* access(Thread& t, const Instruction& i, Space space, std::uint64_t ad
     address &= shared_window - 1;
   }
   if (space == Space::global) {
-    if (!t.block->run->memory->contains(address, bytes)) {
-      for (const auto& [name, data] : t.block->run->program->global_memory) {
+    Run& run = *t.block->run;
+    if (!run.memory->contains(address, bytes, run.buffer_hints[static_cast<std::size_t>(i.number)])) {
+      for (const auto& [name, data] : run.program->global_memory) {
         const auto begin = reinterpret_cast<std::uint64_t>(data.data());
         if (address >= begin && address + bytes <= begin + data.size()) return reinterpret_cast<std::byte*>(address);
       }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <vector>
 
 namespace nibble::cuda_ptx {
 
@@ -25,6 +26,17 @@ inline double widen(std::uint16_t code, Format f) {
   else if (exponent == 0) magnitude = std::ldexp(fraction, 1 - f.bias() - f.fraction);
   else magnitude = std::ldexp((1 << f.fraction) + fraction, exponent - f.bias() - f.fraction);
   return (code & 0x8000) != 0 ? -magnitude : magnitude;
+}
+
+/// The same from a table.
+inline double value_of(std::uint16_t code, Format f) {
+  const auto all = [](Format format) {
+    std::vector<double> values(0x10000);
+    for (std::size_t n = 0; n < values.size(); ++n) values[n] = widen(static_cast<std::uint16_t>(n), format);
+    return values;
+  };
+  static const std::vector<double> halves = all(f16_format), brains = all(bf16_format);
+  return (f.fraction == f16_format.fraction ? halves : brains)[code];
 }
 
 /// The nearest, ties to even; beyond the largest by half a step or more, infinity. NaN is 0x7fff, as on the device.

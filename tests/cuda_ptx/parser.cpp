@@ -253,6 +253,7 @@ class Parser {
     for (std::size_t t = begin; t < at_; ++t)
       i.text += (t > begin && tokens_[t].is_word() ? " " : "") + tokens_[t].text;
     expect(";");
+    i.number = static_cast<int>(function_->code.size());
     bind(i);
     function_->code.push_back(std::move(i));
   }

@@ -36,6 +36,8 @@ struct Operand {
 struct Thread;
 struct Instruction;
 using Execute = void (*)(Thread&, const Instruction&);
+/// Executes one for the lanes of a warp that are at it together, ascending.
+using ExecuteWarp = void (*)(const std::vector<Thread*>&, const Instruction&);
 
 struct Instruction {
   enum Kind { plain, branch, leave, barrier, warp } kind = plain;
@@ -50,7 +52,10 @@ struct Instruction {
   std::string label;  ///< Of a branch.
   int detail = 0;     ///< What the instruction's table entry keeps for its execution.
   Execute execute = nullptr;
-  int statistic = 0;  ///< The opcode's number.
+  ExecuteWarp execute_warp = nullptr;  ///< Of kind warp.
+  bool names_lanes = false;            ///< Of kind warp: the last operand is a mask of lanes; else all take part.
+  int statistic = 0;                   ///< The opcode's number.
+  int number = 0;                      ///< Its own, in the function.
 
   [[nodiscard]] bool has(const char* word) const;
 };

@@ -1,6 +1,7 @@
 // A block's shared memory, with the memory of who touched what since the last barrier.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -14,7 +15,7 @@ class SharedMemory {
 
   /// Filled with NaN bits. `warps`: of the block.
   SharedMemory(std::size_t bytes, std::size_t warps)
-      : data_(bytes, std::byte{0xff}), marks_(bytes), warp_time_(warps) {}
+      : data_(bytes, std::byte{0xff}), words_((bytes + word_bytes - 1) / word_bytes), warp_time_(warps) {}
   SharedMemory() = default;
 
   [[nodiscard]] std::size_t size() const { return data_.size(); }
@@ -30,25 +31,33 @@ class SharedMemory {
 
   /// An asynchronous copy's target, from its issue (as a write of the thread) to its end. It holds NaN bits meanwhile.
   std::string begin_copy(int thread, std::size_t offset, std::size_t bytes);
-  void end_copy(std::size_t offset, const std::vector<std::byte>& bytes);
+  void end_copy(std::size_t offset, const std::byte* data, std::size_t bytes);
 
  private:
-  /// The last access of one kind to a byte: by a thread, or by several (of one warp, or of the block).
+  /// The last access of one kind: by a thread, or by several (of one warp, or of the block).
   struct Mark {
-    static constexpr int nobody = -1, several = -2, everywhere = -3;
-    int thread = nobody;
-    int warp = nobody;
+    static constexpr std::int16_t nobody = -1, several = -2, everywhere = -3;
+    std::int16_t thread = nobody, warp = nobody;
     std::uint32_t block_time = 0, warp_time = 0;
   };
   struct Marks {
     Mark read, write, atomic;
-    int copies = 0;
+    bool is_copied_to = false;
   };
+  /// Marks are kept of four bytes at once until an access to a part of them tells the bytes apart.
+  static constexpr std::size_t word_bytes = 4;
+  struct Word : Marks {
+    int parts = -1;  ///< In parts_, where its bytes have marks of their own.
+  };
+  /// Calls f(marks) for the marks of each byte of the range, which may stand for several. Stops where f returns false.
+  template <class F>
+  bool for_each_mark(std::size_t offset, std::size_t bytes, const F& f);
   [[nodiscard]] bool is_ordered(const Mark& before, int thread) const;
   void note(Mark& mark, int thread) const;
 
   std::vector<std::byte> data_;
-  std::vector<Marks> marks_;
+  std::vector<Word> words_;
+  std::vector<std::array<Marks, word_bytes>> parts_;
   std::uint32_t block_time_ = 1;
   std::vector<std::uint32_t> warp_time_;
 };

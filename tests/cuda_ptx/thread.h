@@ -3,7 +3,6 @@
 
 #include <array>
 #include <cstring>
-#include <deque>
 #include <type_traits>
 
 #include "tests/cuda_ptx/program.h"
@@ -16,7 +15,8 @@ struct Block;
 /// An asynchronous copy under way: where to, and what (read at the issue).
 struct PendingCopy {
   std::uint64_t target;  ///< An offset in shared memory.
-  std::vector<std::byte> bytes;
+  std::size_t bytes;
+  std::array<std::byte, 16> data;
 };
 
 struct Thread {
@@ -25,11 +25,11 @@ struct Thread {
   int id = 0, lane = 0, warp = 0;
   int pc = 0;
   State state = running;
-  bool yields = false;  ///< Has met an instruction of a waiting loop: others go first.
-  std::vector<std::uint64_t> registers;
+  bool yields = false;                 ///< Has met an instruction of a waiting loop: others go first.
+  std::uint64_t* registers = nullptr;  ///< Of the function, in the block's list of them.
   std::vector<std::byte> local;
-  std::vector<PendingCopy> open;                ///< Copies of the group that is not yet committed.
-  std::deque<std::vector<PendingCopy>> groups;  ///< Oldest first.
+  std::vector<PendingCopy> open;                 ///< Copies of the group that is not yet committed.
+  std::vector<std::vector<PendingCopy>> groups;  ///< Oldest first.
 };
 
 /// What all blocks of a launch share.
@@ -39,7 +39,9 @@ struct Run {
   const MemoryMap* memory;
   const Program* program;
   Statistics* statistics;
-  std::vector<std::uint64_t> counts;  ///< By Instruction::statistic.
+  std::vector<std::uint64_t> counts;          ///< By Instruction::statistic.
+  std::vector<MemoryMap::Hint> buffer_hints;  ///< By Instruction::number.
+  bool has_changed = false;                   ///< Memory, since this was last set back.
 };
 
 struct Block {
@@ -90,16 +92,19 @@ inline std::uint64_t address_of(const Thread& t, const Operand& o) {
   return (o.index >= 0 ? t.registers[static_cast<std::size_t>(o.index)] : 0) + o.value;
 }
 
-/// Executes a warp-wide instruction for the lanes that are at it.
-void execute_warp(std::vector<Thread*>& lanes, const Instruction& i);
-/// The lanes that must be at it together.
-std::uint32_t lanes_of(const Thread& t, const Instruction& i);
+/// The lanes that must be at a warp-wide instruction together.
+inline std::uint32_t lanes_of(const Thread& t, const Instruction& i) {
+  return i.names_lanes ? read<std::uint32_t>(t, i.operands.back()) : 0xffffffff;
+}
 
 /// The parts of the instruction table; each returns null for what it does not know.
 Execute find_integer(Instruction& i);
 Execute find_float(Instruction& i);
 Execute find_conversion(Instruction& i);
 Execute find_memory(Instruction& i);
+ExecuteWarp find_matrix_product(const Instruction& i);
+/// Null for what is none of the whole warp's, or unknown.
+ExecuteWarp find_warp(Instruction& i);
 /// Sets `kind` where the instruction is one of control or of the whole warp.
 bool find_control(Instruction& i);
 
