@@ -105,9 +105,9 @@ std::map<std::string, Resources> read_resources(const std::string& path) {
 
 const std::vector<Gpu>& gpus() {
   static const std::vector<Gpu> all{
-      {"A100", 8, 0, 108, 2048, 164 << 10, 163 << 10, 1.555e12, 312e12, 624e12},
-      {"RTX 4090", 8, 9, 128, 1536, 100 << 10, 99 << 10, 1.008e12, 165.2e12, 660.6e12},
-      {"H100", 9, 0, 132, 2048, 228 << 10, 227 << 10, 3.35e12, 989.4e12, 1978.9e12},
+      {"A100", 8, 0, 108, 2048, 164 << 10, 163 << 10, 1.555e12, 19.5e12, 312e12, 624e12},
+      {"RTX 4090", 8, 9, 128, 1536, 100 << 10, 99 << 10, 1.008e12, 82.6e12, 165.2e12, 660.6e12},
+      {"H100", 9, 0, 132, 2048, 228 << 10, 227 << 10, 3.35e12, 66.9e12, 989.4e12, 1978.9e12},
   };
   return all;
 }
@@ -130,6 +130,7 @@ int blocks_per_multiprocessor(const Gpu& gpu, const Resources& kernel, int threa
   attributes.numRegs = kernel.registers;
   attributes.sharedSizeBytes = kernel.shared_bytes;
   attributes.maxDynamicSharedSizeBytes = gpu.shared_per_block;
+  attributes.shmemLimitConfig = FUNC_SHMEM_LIMIT_OPTIN;  // as launch() asks for
   cudaOccDeviceState state{};
   state.carveoutConfig = 100;
   cudaOccResult result{};
@@ -137,6 +138,30 @@ int blocks_per_multiprocessor(const Gpu& gpu, const Resources& kernel, int threa
       CUDA_OCC_SUCCESS)
     throw std::runtime_error(std::string("cuda_occupancy.h refuses a kernel for ") + gpu.name);
   return result.activeBlocksPerMultiprocessor;
+}
+
+std::vector<Gate> read_gates(const std::string& path) {
+  std::vector<Gate> out;
+  std::ifstream file(path);
+  if (!file) throw std::runtime_error("cannot read " + path);
+  for (std::string line; std::getline(file, line);) {
+    if (line.empty() || line[0] == '#') continue;
+    for (char& c : line)
+      if (c == '|') c = ' ';
+    Gate g;
+    std::istringstream words(line);
+    words >> g.name >> g.registers >> g.shared_bytes >> g.threads >> g.dynamic_shared_bytes >> g.least_blocks[0] >>
+        g.least_blocks[1] >> g.least_blocks[2];
+    if (words.fail()) throw std::runtime_error(path + ": " + line);
+    out.push_back(g);
+  }
+  return out;
+}
+
+const Gate* gate_of(const std::vector<Gate>& all, const std::string& kernel) {
+  for (const Gate& g : all)
+    if (kernel.find(g.name) != std::string::npos) return &g;
+  return nullptr;
 }
 
 }  // namespace nibble::cuda_static

@@ -31,6 +31,7 @@ struct Gpu {
   int multiprocessors, threads_per_multiprocessor;
   std::size_t shared_per_multiprocessor, shared_per_block;
   double memory_bandwidth;  ///< Bytes a second.
+  double float_peak;        ///< Operations a second, fp32 on CUDA cores.
   double half_tensor_peak;  ///< Operations a second, fp16 with fp32 sums, dense.
   double int8_tensor_peak;
 };
@@ -38,5 +39,18 @@ const std::vector<Gpu>& gpus();
 
 /// Blocks of a kernel that fit on one multiprocessor, by the toolkit's cuda_occupancy.h.
 int blocks_per_multiprocessor(const Gpu& gpu, const Resources& kernel, int threads, std::size_t dynamic_shared_bytes);
+
+/// One line of gates.txt: a kernel's ceilings, and how it is launched.
+struct Gate {
+  std::string name;  ///< What its mangled name contains.
+  int registers = 0;
+  std::size_t shared_bytes = 0;
+  int threads = 0;
+  std::size_t dynamic_shared_bytes = 0;
+  int least_blocks[3] = {};  ///< On a multiprocessor of each of gpus().
+};
+std::vector<Gate> read_gates(const std::string& path);
+/// The first gate that fits the kernel; null if there is none.
+const Gate* gate_of(const std::vector<Gate>& all, const std::string& kernel);
 
 }  // namespace nibble::cuda_static

@@ -18,36 +18,7 @@ namespace {
 namespace fs = std::filesystem;
 const char* const kArchitectures[] = {"sm_80", "sm_86", "sm_89", "sm_90"};
 
-/// One line of gates.txt.
-struct Gate {
-  std::string name;
-  int registers = 0;
-  std::size_t shared_bytes = 0;
-  int threads = 0;
-  std::size_t dynamic_shared_bytes = 0;
-  int least_blocks[3] = {};
-};
-std::vector<Gate> gates() {
-  std::vector<Gate> out;
-  std::ifstream file(NIBBLE_STATIC_GATES);
-  for (std::string line; std::getline(file, line);) {
-    if (line.empty() || line[0] == '#') continue;
-    for (char& c : line)
-      if (c == '|') c = ' ';
-    Gate g;
-    std::istringstream words(line);
-    words >> g.name >> g.registers >> g.shared_bytes >> g.threads >> g.dynamic_shared_bytes >> g.least_blocks[0] >>
-        g.least_blocks[1] >> g.least_blocks[2];
-    if (words.fail()) throw std::runtime_error("gates.txt: " + line);
-    out.push_back(g);
-  }
-  return out;
-}
-const Gate* gate_of(const std::vector<Gate>& all, const std::string& kernel) {
-  for (const Gate& g : all)
-    if (kernel.find(g.name) != std::string::npos) return &g;
-  return nullptr;
-}
+std::vector<Gate> gates() { return read_gates(NIBBLE_STATIC_GATES); }
 
 std::vector<fs::path> files(const std::string& folder, const std::string& end) {
   std::vector<fs::path> out;

@@ -1,0 +1,43 @@
+// The arithmetic of the roofline sheet.
+#include "bench/roofline/roofline.h"
+
+#include <gtest/gtest.h>
+
+namespace nibble::roofline {
+namespace {
+
+const cuda_static::Gpu kGpu{"one", 8, 0, 1, 2048, 1, 1, 1e9, 1e10, 1e12, 2e12};  // 1 GB/s, 10 and 1000 Gop/s, 2000 int8
+
+TEST(Roofline, TheFloorIsTheLongerOfMemoryAndArithmetic) {
+  const Tier tier{"t", Unit::half_tensor, 2, 2, 2, 0};
+  const Floor f = floor_of(tier, kGpu, 100, 200, 3);
+  EXPECT_DOUBLE_EQ(f.bytes, 2 * 100 * 200 + 3 * 2 * (100 + 200));
+  EXPECT_DOUBLE_EQ(f.operations, 2.0 * 100 * 200 * 3);
+  EXPECT_DOUBLE_EQ(f.memory_seconds, f.bytes / 1e9);
+  EXPECT_DOUBLE_EQ(f.compute_seconds, f.operations / 1e12);
+  EXPECT_DOUBLE_EQ(f.seconds(), f.memory_seconds);
+  EXPECT_FALSE(floor_of(tier, kGpu, 4096, 4096, 4096).is_memory_bound());
+}
+
+TEST(Roofline, FourBitsAreAtMost388TimesAsFastAsSixteen) {
+  const Tier &fp16 = products()[0], &w4 = products()[2];
+  const auto ratio = [&](std::size_t n) {
+    return floor_of(fp16, kGpu, 1u << 20, 1u << 20, n).seconds() / floor_of(w4, kGpu, 1u << 20, 1u << 20, n).seconds();
+  };
+  EXPECT_NEAR(ratio(1), 2 / (0.5 + 2.0 / 128), 1e-3);
+  EXPECT_NEAR(ratio(1), 3.88, 0.005);
+  EXPECT_DOUBLE_EQ(ratio(100000), 1);  // both wait for the tensor cores
+}
+
+TEST(Roofline, TheCrossoverIsWhereArithmeticBeginsToTakeLonger) {
+  for (const cuda_static::Gpu& gpu : cuda_static::gpus())
+    for (const Tier& tier : products()) {
+      const std::size_t n = crossover(tier, gpu, 4096, 14336);
+      ASSERT_GT(n, 1u) << tier.name;
+      EXPECT_FALSE(floor_of(tier, gpu, 4096, 14336, n).is_memory_bound()) << gpu.name << " " << tier.name;
+      EXPECT_TRUE(floor_of(tier, gpu, 4096, 14336, n - 1).is_memory_bound()) << gpu.name << " " << tier.name;
+    }
+}
+
+}  // namespace
+}  // namespace nibble::roofline
