@@ -21,11 +21,10 @@ cudaError_t mark(const ActivationMatrix& x, float threshold, std::uint32_t* is_o
 }
 
 template <class T>
-cudaError_t round(const ActivationMatrix& x, const std::uint32_t* is_outlier, float threshold, std::int8_t* codes,
+cudaError_t round(const ActivationMatrix& x, const std::uint32_t* is_outlier, std::int8_t* codes,
                   std::size_t codes_stride, float* absmax, unsigned long long* non_finite, cudaStream_t stream) {
   return launch(round_activations_kernel<T>, dim3(static_cast<unsigned>(x.tokens)), dim3(kActivationThreads), 0, stream,
-                static_cast<const T*>(x.data), x.cols, x.stride, is_outlier, threshold, codes, codes_stride, absmax,
-                non_finite);
+                static_cast<const T*>(x.data), x.cols, x.stride, is_outlier, codes, codes_stride, absmax, non_finite);
 }
 
 }  // namespace
@@ -47,15 +46,15 @@ int find_outlier_columns(const ActivationMatrix& x, float threshold, std::uint32
                 static_cast<const std::uint32_t*>(is_outlier), x.cols, columns, count);
 }
 
-int round_activations(const ActivationMatrix& x, const std::uint32_t* is_outlier, float threshold, std::int8_t* codes,
+int round_activations(const ActivationMatrix& x, const std::uint32_t* is_outlier, std::int8_t* codes,
                       std::size_t codes_stride, float* absmax, unsigned long long* non_finite, cudaStream_t stream) {
   if (codes_stride < x.cols) return cudaErrorInvalidValue;
   const cudaError_t error = launch(clear_place_kernel, dim3(1), dim3(1), 0, stream, non_finite);
   if (error != cudaSuccess || x.tokens == 0) return error;
   switch (x.type) {
-    case DType::f32: return round<float>(x, is_outlier, threshold, codes, codes_stride, absmax, non_finite, stream);
-    case DType::f16: return round<f16>(x, is_outlier, threshold, codes, codes_stride, absmax, non_finite, stream);
-    case DType::bf16: return round<bf16>(x, is_outlier, threshold, codes, codes_stride, absmax, non_finite, stream);
+    case DType::f32: return round<float>(x, is_outlier, codes, codes_stride, absmax, non_finite, stream);
+    case DType::f16: return round<f16>(x, is_outlier, codes, codes_stride, absmax, non_finite, stream);
+    case DType::bf16: return round<bf16>(x, is_outlier, codes, codes_stride, absmax, non_finite, stream);
     default: return cudaErrorInvalidValue;
   }
 }

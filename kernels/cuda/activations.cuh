@@ -77,7 +77,7 @@ NIBBLE_KERNEL(1, 1) void clear_place_kernel(unsigned long long* place) { *place 
 template <class T>
 NIBBLE_KERNEL(kActivationThreads, 4)
 void round_activations_kernel(const T* x, std::size_t cols, std::size_t stride, const std::uint32_t* is_outlier,
-                              float threshold, std::int8_t* codes, std::size_t codes_stride, float* absmax,
+                              std::int8_t* codes, std::size_t codes_stride, float* absmax,
                               unsigned long long* non_finite) {
   NIBBLE_SHARED(float, of_warps, kActivationWarps);
   const std::size_t token = blockIdx.x;
@@ -92,9 +92,10 @@ void round_activations_kernel(const T* x, std::size_t cols, std::size_t stride, 
       if (!is_finite(v[i]))
         atomicMax(non_finite, ~static_cast<unsigned long long>(token * cols + c + static_cast<unsigned>(i)));
 #if NIBBLE_MUTANT == 26
-      if (is_outlier == nullptr || magnitude(v[i]) <= threshold) most = larger(magnitude(v[i]), most);
+      most = larger(magnitude(v[i]), most);
 #else
-      if (is_outlier == nullptr || magnitude(v[i]) < threshold) most = larger(magnitude(v[i]), most);
+      if (is_outlier == nullptr || (i < n && is_outlier[c + static_cast<unsigned>(i)] == 0))
+        most = larger(magnitude(v[i]), most);
 #endif
     }
   }

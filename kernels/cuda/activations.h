@@ -1,5 +1,5 @@
 // Rounding activations to 8 bits on the device, one scale a token, with or without LLM.int8's outlier columns. Bit for
-// bit what Backend::matmul_int8 and quantize_activations_llm_int8 define.
+// bit what Backend::matmul_int8 and Backend::matmul (of LLM.int8 weights) do on the CPU.
 #pragma once
 
 #include <cstddef>
@@ -28,12 +28,12 @@ int find_outlier_columns(const ActivationMatrix& x, float threshold, std::uint32
 /// Rounds each token: codes[t][c] = x·127/absmax, half to even, −127 … 127, [tokens, codes_stride]; zero in columns
 /// from x.cols to codes_stride. absmax[t] (LlmInt8::fit) is the token's largest magnitude, 0 where there is none.
 ///
-/// With `is_outlier`, of find_outlier_columns with the same threshold: those columns get 0, and absmax looks at values
-/// below the threshold only (in every column, as bitsandbytes does). Else it may be null and the threshold is unused.
+/// With `is_outlier`, of find_outlier_columns: those columns get 0, and absmax looks at the others only, as
+/// Backend::matmul of LLM.int8 weights does. Else it is null.
 ///
 /// `non_finite` gets 2^64−1 − (t·cols + c) of the first NaN or infinity, or 0; the token's results then mean nothing.
 /// Returns the cudaError_t of the launches.
-int round_activations(const ActivationMatrix& x, const std::uint32_t* is_outlier, float threshold, std::int8_t* codes,
+int round_activations(const ActivationMatrix& x, const std::uint32_t* is_outlier, std::int8_t* codes,
                       std::size_t codes_stride, float* absmax, unsigned long long* non_finite, cudaStream_t stream);
 
 }  // namespace nibble::cuda

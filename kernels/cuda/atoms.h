@@ -190,16 +190,30 @@ cudaError_t launch_with(void (*kernel)(Parameters...), dim3 grid, dim3 block, st
 
 }  // namespace detail
 
-/// Starts a kernel on the stream and returns at once. `shared_bytes`: its dynamic shared memory; above the 48 KiB that
-/// every kernel may have, the kernel is first allowed so much. A launch that fails leaves no error behind for others.
+/// Above the 48 KiB of dynamic shared memory that every kernel may have, it must be allowed so much.
+inline cudaError_t allow_shared(const void* kernel, std::size_t bytes) {
+  constexpr std::size_t always_allowed = 48 << 10;
+  if (bytes <= always_allowed) return cudaSuccess;
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+}
+
+/// How many blocks of a kernel one multiprocessor of the current device runs at once.
+template <class... Parameters>
+cudaError_t resident_blocks(void (*kernel)(Parameters...), unsigned threads, std::size_t shared_bytes, int* blocks) {
+  const void* const entry = reinterpret_cast<const void*>(kernel);
+  cudaError_t status = allow_shared(entry, shared_bytes);
+  if (status == cudaSuccess)
+    status = cudaOccupancyMaxActiveBlocksPerMultiprocessor(blocks, entry, static_cast<int>(threads), shared_bytes);
+  if (status != cudaSuccess) (void)cudaGetLastError();
+  return status;
+}
+
+/// Starts a kernel on the stream and returns at once. `shared_bytes`: its dynamic shared memory. A launch that fails
+/// leaves no error behind for others.
 template <class... Parameters, class... Arguments>
 cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream,
                    const Arguments&... arguments) {
-  constexpr std::size_t always_allowed = 48 << 10;
-  cudaError_t status = cudaSuccess;
-  if (shared_bytes > always_allowed)
-    status = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  static_cast<int>(shared_bytes));
+  cudaError_t status = allow_shared(reinterpret_cast<const void*>(kernel), shared_bytes);
   if (status == cudaSuccess)
     status = detail::launch_with<Parameters...>(kernel, grid, block, shared_bytes, stream,
                                                 static_cast<Parameters>(arguments)...);

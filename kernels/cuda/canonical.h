@@ -26,6 +26,10 @@ struct CanonicalMatrix {
   const float* nested_absmax = nullptr;  ///< Double quantization: one per NestedScales::block_size groups,
   const float* nested_map = nullptr;     ///< 256 values
   const float* nested_offset = nullptr;  ///< and one.
+  /// Where `codes` is null: the codes in the order of the tensor-core kernels (gemm_layout.h's PackedLayout for 4 bits,
+  /// PackedInt8Layout for 8), which dequantize() reads, too.
+  const std::uint32_t* tensor_codes = nullptr;
+  const std::int32_t* tensor_places = nullptr;  ///< Act-order: the place of each column in that order. Null: its own.
 };
 
 /// Which group an element belongs to, QuantizedMatrix::group_of as one formula for every granularity:

@@ -40,6 +40,8 @@ int dispatch(const CanonicalMatrix& q, std::size_t first_row, void* out, std::si
 int dequantize(const CanonicalMatrix& q, std::size_t first_row, void* out, DType type, std::size_t rows,
                std::size_t stride, cudaStream_t stream) {
   if (rows == 0) return cudaSuccess;
+  const bool has_order = q.spec.bits == 4 || (q.spec.bits == 8 && !q.spec.is_codebook());
+  if (q.codes == nullptr && (q.tensor_codes == nullptr || !has_order)) return cudaErrorInvalidValue;
   switch (type) {
     case DType::f32: return dispatch<float>(q, first_row, out, rows, stride, stream);
     case DType::f16: return dispatch<f16>(q, first_row, out, rows, stride, stream);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/cuda/canonical.cuh"
+#include "kernels/cuda/gemm_layout.h"
 
 namespace nibble::cuda {
 
@@ -9,11 +10,43 @@ namespace nibble::cuda {
 inline constexpr unsigned kDequantizeRuns = 32;
 inline constexpr unsigned kDequantizeRows = 8;
 
+/// load_codes for n codes of a row from column `col` on, where they lie in the order of the tensor-core kernels.
+template <int Bits, bool IsCodebook>
+NIBBLE_DEVICE std::uint64_t gather_codes(const CanonicalMatrix& q, std::size_t row, std::size_t col, int n) {
+  static_assert(Bits == 4 || Bits == 8);
+  std::uint64_t word = 0;
+#pragma unroll
+  for (int i = 0; i < kRun; ++i) {
+    if (i >= n) continue;
+    std::size_t k = col + static_cast<unsigned>(i);
+#if NIBBLE_MUTANT != 17
+    if (q.tensor_places != nullptr) k = static_cast<std::size_t>(__ldg(q.tensor_places + k));
+#endif
+    const CodePlace at = Bits == 4 ? PackedLayout{q.rows, q.cols, IsCodebook}.place(row, k)
+                                   : PackedInt8Layout{q.rows, q.cols}.place(row, k);
+    const std::uint32_t code = __ldg(q.tensor_codes + at.word) >> at.shift & ((1u << Bits) - 1u);
+#if NIBBLE_MUTANT == 18
+    word |= static_cast<std::uint64_t>(code) << (i * Bits);
+#else
+    word |= static_cast<std::uint64_t>(Bits == 8 ? code ^ 0x80u : code) << (i * Bits);  // there, 8 bits are signed
+#endif
+  }
+  return word;
+}
+
+/// The codes of one run, wherever they lie.
+template <int Bits, bool IsCodebook>
+NIBBLE_DEVICE std::uint64_t codes_of_run(const CanonicalMatrix& q, std::size_t row, std::size_t col, int n) {
+  if constexpr (Bits == 4 || (Bits == 8 && !IsCodebook))
+    if (q.codes == nullptr) return gather_codes<Bits, IsCodebook>(q, row, col, n);
+  return load_codes<Bits>(q.codes + row * q.pitch + col / kRun * static_cast<std::size_t>(Bits), n);
+}
+
 /// Decodes one run of n columns of a row into `values`. `codebook` is the table in shared memory, or null for affine.
 template <int Bits, bool IsCodebook>
 NIBBLE_DEVICE void decode_run(const CanonicalMatrix& q, const GroupMap& groups, std::size_t row, std::size_t col, int n,
                               const float* codebook, float (&values)[kRun]) {
-  const std::uint64_t word = load_codes<Bits>(q.codes + row * q.pitch + col / kRun * static_cast<std::size_t>(Bits), n);
+  const std::uint64_t word = codes_of_run<Bits, IsCodebook>(q, row, col, n);
   const bool uniform = share_group(groups, row, col, n);
   std::size_t group = group_of(groups, row, col);
   float scale = multiplier_of(q, group);

@@ -10,7 +10,7 @@
 //   NIBBLE_DYNAMIC_SHARED(name)            the launch's shared bytes (unsigned char*, aligned to 128)
 //   threadIdx … gridDim, __syncthreads, __syncwarp, __shfl_*_sync, votes, atomics, __dp4a, __byte_perm, __ldg, and the
 //   arithmetic of cuda_fp16.h and cuda_bf16.h
-//   the atoms of atoms.h, and launch()
+//   the atoms of atoms.h, launch() and resident_blocks()
 //
 // NIBBLE_MUTANT selects a seeded defect in tests that test the tests; elsewhere it is 0.
 #pragma once

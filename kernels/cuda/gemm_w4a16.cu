@@ -15,19 +15,23 @@ constexpr GemmTile describe() {
   return {Tile::tokens, Tile::threads, Tile::stages, Tile::shared_bytes};
 }
 
-template <class T, bool IsCodebook>
-cudaError_t launch_tile(const W4Arguments& args, const GemmPlan& plan, cudaStream_t stream) {
-  const auto run = [&]<class Tile>(Tile) {
-    return launch(gemm_w4a16_kernel<T, IsCodebook, Tile>, dim3(plan.blocks), dim3(Tile::threads), Tile::shared_bytes,
-                  stream, args);
-  };
-  switch (plan.tile_tokens) {
-    case 16: return run(W4Tile16{});
-    case 32: return run(W4Tile32{});
-    case 64: return run(W4Tile64{});
-    case 128: return run(W4Tile128{});
+/// Calls body(kernel, Tile{}) with the kernel of a tile.
+template <class T, bool IsCodebook, class Body>
+cudaError_t with_tile(unsigned tokens, const Body& body) {
+  switch (tokens) {
+    case 16: return body(gemm_w4a16_kernel<T, IsCodebook, W4Tile16>, W4Tile16{});
+    case 32: return body(gemm_w4a16_kernel<T, IsCodebook, W4Tile32>, W4Tile32{});
+    case 64: return body(gemm_w4a16_kernel<T, IsCodebook, W4Tile64>, W4Tile64{});
+    case 128: return body(gemm_w4a16_kernel<T, IsCodebook, W4Tile128>, W4Tile128{});
     default: return cudaErrorInvalidValue;
   }
+}
+template <class Body>
+cudaError_t with_kernel(DType activations, bool is_codebook, unsigned tile_tokens, const Body& body) {
+  if (activations == DType::f16)
+    return is_codebook ? with_tile<half, true>(tile_tokens, body) : with_tile<half, false>(tile_tokens, body);
+  return is_codebook ? with_tile<__nv_bfloat16, true>(tile_tokens, body)
+                     : with_tile<__nv_bfloat16, false>(tile_tokens, body);
 }
 
 bool is_multiple(const void* p, std::size_t of) { return reinterpret_cast<std::uintptr_t>(p) % of == 0; }
@@ -70,21 +74,31 @@ bool is_valid(const GemmPlan& plan, std::size_t tokens, const PackedW4& w) {
 }  // namespace
 
 GemmTile w4a16_tile(std::size_t tokens) {
-  if (tokens <= 16) return describe<W4Tile16>();
-  if (tokens <= 32) return describe<W4Tile32>();
-  return tokens <= 64 ? describe<W4Tile64>() : describe<W4Tile128>();
+  switch (w4a16_tile_tokens(tokens)) {
+    case 16: return describe<W4Tile16>();
+    case 32: return describe<W4Tile32>();
+    case 64: return describe<W4Tile64>();
+    default: return describe<W4Tile128>();
+  }
+}
+
+int w4a16_resident_blocks(std::size_t tokens, DType activations, bool is_codebook, int* blocks) {
+  if (activations != DType::f16 && activations != DType::bf16) return cudaErrorInvalidValue;
+  return with_kernel(activations, is_codebook, w4a16_tile_tokens(tokens), [&]<class Tile>(auto kernel, Tile) {
+    return resident_blocks(kernel, Tile::threads, Tile::shared_bytes, blocks);
+  });
 }
 
 GemmPlan plan_gemm_w4a16(std::size_t tokens, std::size_t rows, std::size_t cols, unsigned blocks) {
-  return cut(w4a16_tile(tokens).tokens, tokens, rows, cols, blocks);
+  return cut(w4a16_tile_tokens(tokens), tokens, rows, cols, blocks);
 }
 
 int gemm_w4a16(const PackedW4& w, const void* x, DType x_type, std::size_t x_stride, std::size_t tokens, void* y,
                DType y_type, std::size_t y_stride, const GemmPlan& plan, void* workspace, cudaStream_t stream) {
   if (tokens == 0) return cudaSuccess;
-  const bool is_half = x_type == DType::f16;
-  if (!is_valid(w) || (!is_half && x_type != DType::bf16) || !is_multiple(x, 16) || x_stride % kGemmChunk != 0 ||
-      x_stride < w.cols || y_stride < w.rows || !is_multiple(workspace, 16) || !is_valid(plan, tokens, w))
+  if (!is_valid(w) || (x_type != DType::f16 && x_type != DType::bf16) || !is_multiple(x, 16) ||
+      x_stride % kGemmChunk != 0 || x_stride < w.cols || y_stride < w.rows || !is_multiple(workspace, 16) ||
+      !is_valid(plan, tokens, w))
     return cudaErrorInvalidValue;
   if (y_type != DType::f32 && y_type != DType::f16 && y_type != DType::bf16) return cudaErrorInvalidValue;
   const W4Arguments args{w,
@@ -100,9 +114,9 @@ int gemm_w4a16(const PackedW4& w, const void* x, DType x_type, std::size_t x_str
                          plan.steps_a_block,
                          static_cast<int*>(workspace),
                          reinterpret_cast<float4*>(static_cast<unsigned char*>(workspace) + plan.lock_bytes)};
-  if (w.is_codebook)
-    return is_half ? launch_tile<half, true>(args, plan, stream) : launch_tile<__nv_bfloat16, true>(args, plan, stream);
-  return is_half ? launch_tile<half, false>(args, plan, stream) : launch_tile<__nv_bfloat16, false>(args, plan, stream);
+  return with_kernel(x_type, w.is_codebook, plan.tile_tokens, [&]<class Tile>(auto kernel, Tile) {
+    return launch(kernel, dim3(plan.blocks), dim3(Tile::threads), Tile::shared_bytes, stream, args);
+  });
 }
 
 }  // namespace nibble::cuda

@@ -45,6 +45,9 @@ struct GemmTile {
 };
 /// The tiles there are, by tokens.
 inline constexpr unsigned kW4Tiles[] = {16, 32, 64, 128};
+constexpr unsigned w4a16_tile_tokens(std::size_t tokens) {
+  return tokens <= 16 ? 16 : tokens <= 32 ? 32 : tokens <= 64 ? 64 : 128;
+}
 GemmTile w4a16_tile(std::size_t tokens);
 
 /// Whether the kernel runs: fp16 from sm_75 on (there without asynchronous copies), bf16 from sm_80 on.
@@ -53,8 +56,12 @@ constexpr bool has_gemm_w4a16(DType activations, int compute_capability) {
          (activations == DType::bf16 && compute_capability >= 80);
 }
 
-/// How a product is cut. `blocks` is what the device runs at once (multiprocessors × blocks each); fewer for small
-/// ones.
+/// How many blocks of the kernel that takes so many tokens one multiprocessor of the current device runs at once.
+/// Returns the cudaError_t of the question.
+int w4a16_resident_blocks(std::size_t tokens, DType activations, bool is_codebook, int* blocks);
+
+/// How a product is cut. `blocks` is what the device runs at once (multiprocessors × w4a16_resident_blocks); fewer for
+/// small ones.
 struct GemmPlan {
   unsigned tile_tokens = 0;  ///< One of kW4Tiles.
   unsigned token_tiles = 0;

@@ -33,8 +33,8 @@ inline bool has_gemv(const QuantSpec& spec) {
 
 /// y[t][o] = Σ over c of x[t][c]·w[o][c], for `tokens` ≤ kMostGemvTokens rows. x is [tokens, w.cols] of x_type, y is
 /// [tokens, w.rows] of y_type (f32, f16 or bf16 each), rows x_stride and y_stride elements apart. Act-order matrices
-/// need no rearranged activations: the group of each column is looked up, which is slower. Returns the cudaError_t of
-/// the launch.
+/// need no rearranged activations: the group of each column is looked up, which is slower. Codes must be canonical.
+/// Returns the cudaError_t of the launch.
 int gemv(const CanonicalMatrix& w, const void* x, DType x_type, std::size_t x_stride, std::size_t tokens, void* y,
          DType y_type, std::size_t y_stride, cudaStream_t stream);
 

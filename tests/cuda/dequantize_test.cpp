@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "backend/cuda/layout.h"
 #include "tests/cuda/support.h"
 
 namespace nibble {
@@ -18,14 +19,14 @@ bool same_bits(const T& a, const T& b) {
 
 /// Decodes rows first … q.rows−1 to rows `stride` apart, and compares; what lies between rows must not be written.
 template <class T>
-void check(const QuantizedMatrix& q, const DeviceCanonical& device, std::size_t first, std::size_t stride,
+void check(const QuantizedMatrix& q, const cuda::CanonicalMatrix& device, std::size_t first, std::size_t stride,
            const std::string& name) {
   const std::size_t rows = q.rows - first;
   std::vector<T> expected(rows * q.cols);
   default_backend().dequantize_to(q, first, MatrixView(expected.data(), rows, q.cols), serial_executor());
   DeviceArray<T> out(rows * stride);
   const std::vector<T> untouched = out.host();
-  require(cuda::dequantize(device.view(), first, out.get(), dtype_of<T>, rows, stride, nullptr), "dequantize");
+  require(cuda::dequantize(device, first, out.get(), dtype_of<T>, rows, stride, nullptr), "dequantize");
   const std::vector<T> actual = out.host();
   for (std::size_t r = 0; r < rows; ++r) {
     for (std::size_t c = 0; c < q.cols; ++c)
@@ -45,9 +46,9 @@ TEST(CudaDequantize, EqualsTheCpuForEverySpec) {
         const auto x = normal(s.rows * s.cols, 1);
         const auto q = quantize(MatrixView<const float>(x.data(), s.rows, s.cols), text);
         const DeviceCanonical device(q);
-        ASSERT_NO_FATAL_FAILURE(check<float>(q, device, 0, s.cols, text));
-        ASSERT_NO_FATAL_FAILURE(check<f16>(q, device, 0, s.cols, text));
-        ASSERT_NO_FATAL_FAILURE(check<bf16>(q, device, 0, s.cols, text));
+        ASSERT_NO_FATAL_FAILURE(check<float>(q, device.view(), 0, s.cols, text));
+        ASSERT_NO_FATAL_FAILURE(check<f16>(q, device.view(), 0, s.cols, text));
+        ASSERT_NO_FATAL_FAILURE(check<bf16>(q, device.view(), 0, s.cols, text));
       }
   });
 }
@@ -59,9 +60,9 @@ TEST(CudaDequantize, TakesPartsStridesAndPitches) {
       const auto q = quantize(MatrixView<const float>(x.data(), 11, 100), text);
       const DeviceCanonical device(q, 16);
       for (const std::size_t first : {std::size_t{0}, std::size_t{5}, std::size_t{10}}) {
-        ASSERT_NO_FATAL_FAILURE(check<float>(q, device, first, 107, text));
-        ASSERT_NO_FATAL_FAILURE(check<f16>(q, device, first, 104, text));
-        ASSERT_NO_FATAL_FAILURE(check<bf16>(q, device, first, 101, text));
+        ASSERT_NO_FATAL_FAILURE(check<float>(q, device.view(), first, 107, text));
+        ASSERT_NO_FATAL_FAILURE(check<f16>(q, device.view(), first, 104, text));
+        ASSERT_NO_FATAL_FAILURE(check<bf16>(q, device.view(), first, 101, text));
       }
     }
   });
@@ -74,8 +75,38 @@ TEST(CudaDequantize, FollowsActOrderGroups) {
   q.validate("w");
   const DeviceCanonical device(q);
   for_each_order([&] {
-    ASSERT_NO_FATAL_FAILURE(check<float>(q, device, 0, 96, "g_idx"));
-    ASSERT_NO_FATAL_FAILURE(check<f16>(q, device, 1, 96, "g_idx"));
+    ASSERT_NO_FATAL_FAILURE(check<float>(q, device.view(), 0, 96, "g_idx"));
+    ASSERT_NO_FATAL_FAILURE(check<f16>(q, device.view(), 1, 96, "g_idx"));
+  });
+}
+
+/// `places` is empty without act-order.
+void check_order(const QuantizedMatrix& q, const std::vector<std::uint32_t>& codes,
+                 const std::vector<std::int32_t>& places, const std::string& name) {
+  const DeviceCanonical device(q);
+  const DeviceArray<std::uint32_t> words(codes);
+  const DeviceArray<std::int32_t> columns(places);
+  auto view = device.view();
+  view.codes = nullptr;
+  view.tensor_codes = words.get();
+  if (!places.empty()) view.tensor_places = columns.get();
+  ASSERT_NO_FATAL_FAILURE(check<float>(q, view, 1, q.cols, name));
+  ASSERT_NO_FATAL_FAILURE(check<f16>(q, view, 0, q.cols + 3, name));
+}
+
+TEST(CudaDequantize, ReadsCodesInTheOrderOfTensorCores) {
+  for_each_order([&] {
+    for (const char* text : {"int4-g32-asym", "int4-channel-sym", "nf4-b64-dq", "int4-g32-sym", "int8", "llm-int8"}) {
+      auto q = quantize(MatrixView<const float>(normal(131 * 192, 5).data(), 131, 192), text);
+      if (std::string(text) == "int4-g32-sym")
+        for (std::int32_t c = 0; c < 192; ++c) q.g_idx.push_back(c * 7 % 6);
+      if (q.spec.bits == 8) {
+        ASSERT_NO_FATAL_FAILURE(check_order(q, cuda::pack_int8(q).codes, {}, text));
+        continue;
+      }
+      const cuda::HostW4 packed = cuda::pack_w4(q);
+      ASSERT_NO_FATAL_FAILURE(check_order(q, packed.codes, packed.column_places(), text));
+    }
   });
 }
 
@@ -87,9 +118,9 @@ TEST(CudaDequantize, RoundsWhatAFileCouldHold) {
     const float hard[] = {std::nanf("123"), 1e38f, INFINITY, 1e-42f, -3e4f, 0.0f, -0.0f};
     for (std::size_t g = 0; g < 7; ++g) q.scales.writable<float>()[g] = hard[g];
     const DeviceCanonical device(q);
-    ASSERT_NO_FATAL_FAILURE(check<float>(q, device, 0, 77, text));
-    ASSERT_NO_FATAL_FAILURE(check<f16>(q, device, 0, 77, text));
-    ASSERT_NO_FATAL_FAILURE(check<bf16>(q, device, 0, 77, text));
+    ASSERT_NO_FATAL_FAILURE(check<float>(q, device.view(), 0, 77, text));
+    ASSERT_NO_FATAL_FAILURE(check<f16>(q, device.view(), 0, 77, text));
+    ASSERT_NO_FATAL_FAILURE(check<bf16>(q, device.view(), 0, 77, text));
   }
 }
 
@@ -99,6 +130,9 @@ TEST(CudaDequantize, RefusesWhatItHasNoKernelFor) {
   DeviceArray<float> out(64);
   EXPECT_NE(cuda::dequantize(device.view(), 0, out.get(), DType::i32, 2, 32, nullptr), cudaSuccess);
   EXPECT_EQ(cuda::dequantize(device.view(), 0, out.get(), DType::f32, 0, 32, nullptr), cudaSuccess);
+  auto without_codes = device.view();
+  without_codes.codes = nullptr;
+  EXPECT_NE(cuda::dequantize(without_codes, 0, out.get(), DType::f32, 2, 32, nullptr), cudaSuccess);
 }
 
 }  // namespace

@@ -25,6 +25,15 @@
 
 namespace nibble::cuda {
 
+/// As the emulated runtime says, which must be linked. A failure leaves no error behind.
+template <class... Parameters>
+cudaError_t resident_blocks(void (*kernel)(Parameters...), unsigned threads, std::size_t shared_bytes, int* blocks) {
+  const cudaError_t status = cudaOccupancyMaxActiveBlocksPerMultiprocessor(
+      blocks, reinterpret_cast<const void*>(kernel), static_cast<int>(threads), shared_bytes);
+  if (status != cudaSuccess) (void)cudaGetLastError();
+  return status;
+}
+
 /// Runs the kernel to its end, whatever the stream. Each thread has parameters of its own, as on the device.
 template <class... Parameters, class... Arguments>
 cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream,

@@ -20,8 +20,8 @@ __global__ void probe_kernel(const uint4* in, uint4* out, int n) {
   volatile int local[16];  // indexed by a run-time value: local memory
   for (int i = 0; i < 16; ++i) local[i] = d[i % 4];
   const int picked = local[n & 15] + __shfl_xor_sync(0xffffffff, d[0], 1);
-  store_stream(out + threadIdx.x,
-               uint4{__float_as_uint(c[0]), __float_as_uint(c[1]), a[0], static_cast<unsigned>(picked)});
+  store_stream(out + threadIdx.x, uint4{__float_as_uint(c[0]), __float_as_uint(c[1]), a[0] ^ loaded.z ^ loaded.w,
+                                        static_cast<unsigned>(picked)});
 }
 
 }  // namespace nibble::cuda

@@ -154,8 +154,14 @@ class Context {
   std::unique_ptr<Libraries> libraries_;
 };
 
-/// Weights on a device, [rows = out, cols = in]: quantized, in the canonical form (matrix/quantized_matrix.h) with rows
-/// of codes at multiples of 16 bytes, or in a float type. Immutable.
+/// How codes lie on the device.
+enum class CodeLayout {
+  canonical,    ///< As in matrix/quantized_matrix.h, rows at multiples of 16 bytes: products of few tokens, any x.
+  tensor_core,  ///< For tensor cores (kernels/cuda/gemm_layout.h): from a few tokens on, x in f16 or bf16.
+  both,         ///< Each product by what serves it best, at twice the memory for codes.
+};
+
+/// Weights on a device, [rows = out, cols = in]: quantized, or in a float type. Immutable.
 class Matrix {
  public:
   struct Storage;
@@ -169,6 +175,7 @@ class Matrix {
   [[nodiscard]] bool is_quantized() const;
   /// Of quantized weights.
   [[nodiscard]] const QuantSpec& spec() const;
+  [[nodiscard]] CodeLayout code_layout() const;
   /// Bytes on the device.
   [[nodiscard]] std::size_t storage_bytes() const;
   /// For this library's own sources.
@@ -179,9 +186,16 @@ class Matrix {
 };
 using MatrixPtr = std::shared_ptr<const Matrix>;
 
-/// Uploads. Allocates, and waits for the stream. Errors: corrupt_file (buffers of another size than the spec asks for),
-/// CudaError.
-MatrixPtr pack(const Context& context, const QuantizedMatrix& q, cudaStream_t stream);
+/// Uploads. Allocates, and waits for the stream. Matrices that no tensor-core kernel takes stay canonical, whatever
+/// `layout`; taken are
+///   4 bits (symmetric, asymmetric, NF4, FP4; act-order, too) of a multiple of 8 columns, 32 neighbours of which share
+///   a
+///     scale: Tier::tensor_core;
+///   8 bits (symmetric, LLM.int8) with one scale a row or for all: matmul_int8().
+/// Their layout pads rows to 128 and columns to 64 (8 bits: 128), and repeats scales and zero points in its own order,
+/// double-quantized ones as fp32. Errors: corrupt_file (buffers of another size than the spec asks for), CudaError.
+MatrixPtr pack(const Context& context, const QuantizedMatrix& q, cudaStream_t stream,
+               CodeLayout layout = CodeLayout::canonical);
 /// The same for weights in host memory that stay unquantized, in their own type. Errors: unsupported (another type),
 /// shape_mismatch (a stride less than the columns), invalid_argument (empty), CudaError.
 MatrixPtr pack(const Context& context, FloatMatrix weights, cudaStream_t stream);
@@ -199,31 +213,54 @@ MatrixPtr quantize(const Context& context, const DeviceMatrix& weights, const Qu
 void dequantize(const Context& context, const Matrix& w, std::size_t first_row, const MutableDeviceMatrix& out,
                 cudaStream_t stream);
 
-/// How a product is made; the first that serves is chosen.
+/// How a product is made.
 enum class Tier {
-  gemv,  ///< Up to 8 tokens: a kernel that reads the codes once and decodes them on the way.
-  blas,  ///< The rest: weights are decoded to x's type, at most 64 MiB at a time, and multiplied by cuBLAS.
+  gemv,         ///< Up to 8 tokens: a kernel that reads canonical codes once and decodes them on the way.
+  tensor_core,  ///< 4-bit weights in that layout, x in f16 or bf16: decoded in registers, multiplied on tensor cores.
+  blas,         ///< The rest: weights are decoded to x's type, at most 64 MiB at a time, and multiplied by cuBLAS.
 };
-[[nodiscard]] Tier matmul_tier(const Matrix& w, std::size_t tokens);
+/// The tier of a product with so many tokens of this type. Where several can serve, a table by device and scheme says
+/// up to how many tokens each does (src/backend/cuda/tier_table.inc); the command cuda_tier_table makes it, from a
+/// model of the devices or from measurements on one.
+[[nodiscard]] Tier matmul_tier(const Matrix& w, std::size_t tokens, DType x_type);
 
-/// Bytes that matmul() works best in, for so many tokens of this type; 0 in Tier::gemv. In Tier::blas 32 MiB are
-/// cuBLAS's, the rest holds decoded weights; with less, down to one row, fewer are decoded at a time.
+/// Bytes that matmul() works in, for so many tokens of this type. Tier::gemv: 0. Tier::tensor_core: all are needed. In
+/// Tier::blas 32 MiB are cuBLAS's, the rest holds decoded weights; with less, down to one row, fewer are decoded at a
+/// time.
 [[nodiscard]] std::size_t matmul_workspace(const Matrix& w, std::size_t tokens, DType x_type);
 
 /// y [n, out] = x [n, in] · Wᵀ on the stream. y is of x's type or f32. ε = 2⁻²⁴, u what rounding to x's type adds to a
 /// weight (2⁻¹¹ for f16 within its normal range, 2⁻⁸ for bf16, 0 for f32); before y is rounded to its type,
 ///   Tier::gemv: |error| ≤ 1.01·(in/1024 + 40)·ε·Σ|x·w|, the same for any number of tokens;
+///   Tier::tensor_core: |error| ≤ 1.01·(v + (in/16 + 149)·ε)·Σ|x·w|, v = u where the weights are NF4 or FP4, else 0;
 ///   Tier::blas: |error| ≤ (u + 1.01·(in + 1)·ε)·Σ|x·w|; unquantized weights: u = 0, and x must be of their type.
 /// LLM.int8 weights are multiplied as they decode: activations are not rounded here. Columns of x in act-order need no
-/// change. Errors: shape_mismatch (names the shapes); invalid_argument (a workspace that holds no row, or
-/// not aligned to 256; a shape beyond 2³¹−1); unsupported (types); CudaError.
+/// change. Results depend on nothing but the operands, the layout and the device. Errors: shape_mismatch (names the
+/// shapes); invalid_argument (a workspace that holds no row, or not aligned to 256; a shape beyond 2³¹−1); unsupported
+/// (types); CudaError.
 void matmul(const Context& context, const DeviceMatrix& x, const Matrix& w, const MutableDeviceMatrix& y,
             DeviceSpan workspace, cudaStream_t stream);
+
+/// Whether matmul_int8() takes the matrix: 8 bits, in a layout for tensor cores.
+[[nodiscard]] bool has_matmul_int8(const Matrix& w);
+/// Bytes that matmul_int8() works in.
+[[nodiscard]] std::size_t matmul_int8_workspace(const Matrix& w, std::size_t tokens);
+/// matmul with activations rounded to 8 bits, a scale a token, multiplied as integers on tensor cores. LLM.int8 weights
+/// take their outlier columns of x, where some |x| ≥ the spec's threshold, in fp32 instead; how many there are stays on
+/// the device. Where y is f32, bit for bit what the CPU's Backend::matmul_int8 gives (LLM.int8: Backend::matmul), else
+/// that rounded.
+///
+/// `non_finite` (on the device, aligned to 8, or null) gets 0, or 2⁶⁴−1 − (t·in + c) of the first NaN or infinity in x:
+/// that token's results then mean nothing. Errors: as matmul's; unsupported unless has_matmul_int8().
+void matmul_int8(const Context& context, const DeviceMatrix& x, const Matrix& w, const MutableDeviceMatrix& y,
+                 DeviceSpan workspace, unsigned long long* non_finite, cudaStream_t stream);
 
 /// Makes find_backend("cuda") find the device behind the Backend interface; once is enough, and repeating it does
 /// nothing. Nothing is asked of the driver until then. That backend takes host memory: each call uploads, computes and
 /// downloads on a stream of its own and waits. Codes, scales and decoded values are bit for bit the CPU backends',
-/// products within matmul()'s bounds. It never computes on the host instead: what it cannot do is Error{unsupported}.
+/// products within matmul()'s bounds, with 8-bit activations and of LLM.int8 weights bit for bit, too. 8-bit symmetric
+/// weights are packed in both layouts, LLM.int8's in the one for tensor cores. It never computes on the host instead:
+/// what it cannot do is Error{unsupported}.
 /// Device 0; memory from `allocator`, which must live for ever.
 void register_backend(DeviceAllocator& allocator = default_allocator());
 

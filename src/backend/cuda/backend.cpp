@@ -116,7 +116,10 @@ class CudaBackend final : public Backend {
   PackedMatrixPtr pack(QuantizedMatrix q) const override {
     const DeviceScope scope(context().device().ordinal);
     const Stream stream;
-    return std::make_shared<const CudaMatrix>(*this, cuda::pack(context(), q, stream.get()));
+    const CodeLayout layout = q.spec.scheme == SchemeKind::llm_int8 ? CodeLayout::tensor_core
+                              : q.spec.bits == 8                    ? CodeLayout::both
+                                                                    : CodeLayout::canonical;
+    return std::make_shared<const CudaMatrix>(*this, cuda::pack(context(), q, stream.get(), layout));
   }
   /// As fp32, the type of the activations that this interface brings.
   PackedMatrixPtr pack(FloatMatrix weights) const override {
@@ -136,7 +139,22 @@ class CudaBackend final : public Backend {
   }
 
   void matmul(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y, Executor&) const override {
+    const Matrix& m = own(w);
+    // By definition, whatever the activations that are asked for.
+    if (is_llm_int8(m)) return multiply_int8(x, m, y);
     multiply(x, w, y, cuda::matmul, x.rows);
+  }
+  bool has_int8_matmul(const PackedMatrix& w) const noexcept override {
+    if (&w.backend() != this) return false;
+    const Matrix& m = static_cast<const CudaMatrix&>(w).matrix();
+    return cuda::has_matmul_int8(m) && !is_llm_int8(m);
+  }
+  void matmul_int8(MatrixView<const float> x, const PackedMatrix& packed, MatrixView<float> y,
+                   Executor&) const override {
+    const Matrix& w = own(packed);
+    if (is_llm_int8(w))
+      throw Error(ErrorCode::unsupported, "LLM.int8 weights round activations their own way; use matmul");
+    multiply_int8(x, w, y);
   }
   void matmul_transposed(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y,
                          Executor&) const override {
@@ -162,12 +180,38 @@ class CudaBackend final : public Backend {
     stream.wait("matmul");
   }
 
+  void multiply_int8(MatrixView<const float> x, const Matrix& w, MatrixView<float> y) const {
+    const Context& c = context();
+    const DeviceScope scope(c.device().ordinal);
+    const Stream stream;
+    const Staged dx(c, DType::f32, x.rows, x.cols, stream.get()), dy(c, DType::f32, y.rows, y.cols, stream.get());
+    const DeviceBuffer workspace(matmul_int8_workspace(w, x.rows), c.allocator(), stream.get());
+    const DeviceBuffer place(sizeof(unsigned long long), c.allocator(), stream.get());
+    dx.upload(x);
+    cuda::matmul_int8(c, dx.view(), w, dy.view(), workspace.span(), place.as<unsigned long long>(), stream.get());
+    unsigned long long first = 0;
+    WaitOnError work(stream.get());
+    check(cudaMemcpyAsync(&first, place.as<>(), sizeof first, cudaMemcpyDeviceToHost, stream.get()), "cudaMemcpyAsync",
+          "downloading the place of a value that is not finite");
+    work.wait("matmul_int8");
+    if (first != 0) refuse_activation(~first, x.cols);
+    dy.download(y);
+    stream.wait("matmul_int8");
+  }
+
+  static bool is_llm_int8(const Matrix& w) { return w.is_quantized() && w.spec().scheme == SchemeKind::llm_int8; }
+
   const Matrix& own(const PackedMatrix& packed) const {
     if (&packed.backend() != this)
       throw Error(ErrorCode::invalid_argument, "weights packed by the backend '" +
                                                    std::string(packed.backend().name()) +
                                                    "' were given to the backend 'cuda'");
     return static_cast<const CudaMatrix&>(packed).matrix();
+  }
+
+  [[noreturn]] static void refuse_activation(unsigned long long at, std::size_t cols) {
+    throw Error(ErrorCode::non_finite, "activation row " + std::to_string(at / cols) + ", column " +
+                                           std::to_string(at % cols) + " is not finite");
   }
 
   static void check_quantizable(const FloatMatrix& weights, std::string_view name) {

@@ -115,6 +115,13 @@ HostW4 pack_w4(const QuantizedMatrix& q) {
   return out;
 }
 
+std::vector<std::int32_t> HostW4::column_places() const {
+  std::vector<std::int32_t> places(column_order.size());
+  for (std::size_t k = 0; k < places.size(); ++k)
+    places[static_cast<std::size_t>(column_order[k])] = static_cast<std::int32_t>(k);
+  return places;
+}
+
 std::uint8_t HostW4::code(std::size_t row, std::size_t col) const {
   if (column_order.empty()) return read_code(layout(), codes, row, col, 15);
   const auto at = std::find(column_order.begin(), column_order.end(), static_cast<std::int32_t>(col));

@@ -28,6 +28,8 @@ struct HostW4 {
   std::vector<std::int32_t> column_order;
 
   [[nodiscard]] PackedLayout layout() const { return {rows, cols, spec.is_codebook()}; }
+  /// column_order turned round: where each column of the matrix lies. Empty likewise.
+  [[nodiscard]] std::vector<std::int32_t> column_places() const;
   /// Code, scale and zero point of an element of the canonical matrix.
   [[nodiscard]] std::uint8_t code(std::size_t row, std::size_t col) const;
   [[nodiscard]] float scale(std::size_t row, std::size_t packed_col) const;

@@ -5,6 +5,8 @@
 #include <cstdint>
 
 #include "backend/cuda/libraries.h"
+#include "backend/cuda/tensor_core.h"
+#include "backend/cuda/tier_table.h"
 #include "kernels/cuda/dequantize.h"
 #include "kernels/cuda/gemv.h"
 
@@ -36,34 +38,8 @@ std::string shape(std::size_t rows, std::size_t cols, std::size_t stride) {
 
 bool is_vector_type(DType type) { return type == DType::f32 || type == DType::f16 || type == DType::bf16; }
 
-/// x [n, in] and y [n, out] must fit each other, the library and cuBLAS.
-void check_operands(const DeviceMatrix& x, const Matrix& w, const DeviceMatrix& y, std::size_t in, std::size_t out) {
-  if (x.cols != in || y.cols != out || x.rows != y.rows || x.stride < x.cols || y.stride < y.cols)
-    throw Error(ErrorCode::shape_mismatch, "matmul: x is " + shape(x.rows, x.cols, x.stride) + ", the weights are [" +
-                                               std::to_string(w.rows()) + ", " + std::to_string(w.cols()) + "], y is " +
-                                               shape(y.rows, y.cols, y.stride));
-  if (!is_vector_type(x.type) || (y.type != x.type && y.type != DType::f32))
-    throw Error(ErrorCode::unsupported, "matmul: x is " + std::string(name_of(x.type)) + " and y " +
-                                            std::string(name_of(y.type)) +
-                                            "; x must be F32, F16 or BF16, y of the same type or F32");
-  if (!w.is_quantized() && w.storage().type != x.type)
-    throw Error(ErrorCode::unsupported, "matmul: x is " + std::string(name_of(x.type)) + ", the unquantized weights " +
-                                            std::string(name_of(w.storage().type)));
-  for (const std::size_t n : {x.rows, x.stride, y.stride, w.rows(), w.cols()})
-    if (n > INT_MAX)
-      throw Error(
-          ErrorCode::invalid_argument,
-          "matmul: " + std::to_string(n) + " rows, columns or elements from row to row are more than cuBLAS takes");
-}
-
-void check_workspace(DeviceSpan workspace, const Matrix& w, DType type) {
-  const std::size_t least = kBlasWorkspace + (w.is_quantized() ? w.cols() * size_of(type) : 0);
-  if (workspace.size < least)
-    throw Error(ErrorCode::invalid_argument, "matmul: the workspace has " + std::to_string(workspace.size) +
-                                                 " bytes; " + std::to_string(least) + " are the least, " +
-                                                 std::to_string(blas_workspace(w, type)) + " are better");
-  if (reinterpret_cast<std::uintptr_t>(workspace.data) % 256 != 0)
-    throw Error(ErrorCode::invalid_argument, "matmul: the workspace is not aligned to 256 bytes");
+std::size_t least_blas_workspace(const Matrix& w, DType type) {
+  return kBlasWorkspace + (w.is_quantized() ? w.cols() * size_of(type) : 0);
 }
 
 int narrow(std::size_t n) { return static_cast<int>(n); }
@@ -91,14 +67,51 @@ std::byte* at(const MutableDeviceMatrix& m, std::size_t col) {
 
 }  // namespace
 
-Tier matmul_tier(const Matrix& w, std::size_t tokens) {
+void check_operands(const DeviceMatrix& x, const Matrix& w, const DeviceMatrix& y, std::size_t in, std::size_t out) {
+  if (x.cols != in || y.cols != out || x.rows != y.rows || x.stride < x.cols || y.stride < y.cols)
+    throw Error(ErrorCode::shape_mismatch, "matmul: x is " + shape(x.rows, x.cols, x.stride) + ", the weights are [" +
+                                               std::to_string(w.rows()) + ", " + std::to_string(w.cols()) + "], y is " +
+                                               shape(y.rows, y.cols, y.stride));
+  if (!is_vector_type(x.type) || (y.type != x.type && y.type != DType::f32))
+    throw Error(ErrorCode::unsupported, "matmul: x is " + std::string(name_of(x.type)) + " and y " +
+                                            std::string(name_of(y.type)) +
+                                            "; x must be F32, F16 or BF16, y of the same type or F32");
+  if (!w.is_quantized() && w.storage().type != x.type)
+    throw Error(ErrorCode::unsupported, "matmul: x is " + std::string(name_of(x.type)) + ", the unquantized weights " +
+                                            std::string(name_of(w.storage().type)));
+  for (const std::size_t n : {x.rows, x.stride, y.stride, w.rows(), w.cols()})
+    if (n > INT_MAX)
+      throw Error(
+          ErrorCode::invalid_argument,
+          "matmul: " + std::to_string(n) + " rows, columns or elements from row to row are more than cuBLAS takes");
+}
+
+void check_workspace(DeviceSpan workspace, std::size_t least, std::size_t best) {
+  if (workspace.size < least)
+    throw Error(ErrorCode::invalid_argument, "matmul: the workspace has " + std::to_string(workspace.size) +
+                                                 " bytes; " + std::to_string(least) + " are the least" +
+                                                 (best > least ? ", " + std::to_string(best) + " are better" : ""));
+  if (reinterpret_cast<std::uintptr_t>(workspace.data) % 256 != 0)
+    throw Error(ErrorCode::invalid_argument, "matmul: the workspace is not aligned to 256 bytes");
+}
+
+Tier matmul_tier(const Matrix& w, std::size_t tokens, DType x_type) {
   const Matrix::Storage& s = w.storage();
-  const bool few = s.is_quantized && tokens <= kMostGemvTokens && has_gemv(s.view.spec) && s.has_small_zeros;
-  return few ? Tier::gemv : Tier::blas;
+  if (!s.is_quantized) return Tier::blas;
+  const TierLimits limits = tier_limits(s.compute_capability, tier_family(s.view.spec));
+  const bool tensor_core = tensor_core_plan(s, tokens, x_type).blocks > 0;
+  const bool few = tokens <= kMostGemvTokens && s.view.codes != nullptr && has_gemv(s.view.spec) && s.has_small_zeros;
+  if (few && (!tensor_core || tokens <= limits.gemv)) return Tier::gemv;
+  return tensor_core && tokens <= limits.tensor_core ? Tier::tensor_core : Tier::blas;
 }
 
 std::size_t matmul_workspace(const Matrix& w, std::size_t tokens, DType x_type) {
-  return matmul_tier(w, tokens) == Tier::gemv ? 0 : blas_workspace(w, x_type);
+  switch (matmul_tier(w, tokens, x_type)) {
+    case Tier::gemv: return 0;
+    case Tier::tensor_core: return tensor_core_workspace(w.storage(), tokens, x_type);
+    case Tier::blas: break;
+  }
+  return blas_workspace(w, x_type);
 }
 
 // cuBLAS counts columns first: a row-major matrix is to it the transposed one, so that yᵀ = W·xᵀ is asked for.
@@ -107,10 +120,13 @@ void matmul(const Context& context, const DeviceMatrix& x, const Matrix& w, cons
   check_operands(x, w, y, w.cols(), w.rows());
   if (x.rows == 0) return;
   const DeviceScope scope(context.device().ordinal);
-  if (matmul_tier(w, x.rows) == Tier::gemv)
+  const Tier tier = matmul_tier(w, x.rows, x.type);
+  if (tier == Tier::gemv)
     return check_kernel(gemv(w.storage().view, x.data, x.type, x.stride, x.rows, y.data, y.type, y.stride, stream),
                         "gemv");
-  check_workspace(workspace, w, x.type);
+  const std::size_t best = matmul_workspace(w, x.rows, x.type);
+  check_workspace(workspace, tier == Tier::blas ? least_blas_workspace(w, x.type) : best, best);
+  if (tier == Tier::tensor_core) return multiply_tensor_core(w.storage(), x, y, workspace, stream);
   const auto blas = context.libraries().blas(stream, {workspace.data, kBlasWorkspace});
   const float one = 1, zero = 0;
   const cudaDataType type = blas_type(x.type);
@@ -127,7 +143,7 @@ void matmul_transposed(const Context& context, const DeviceMatrix& x, const Matr
                        DeviceSpan workspace, cudaStream_t stream) {
   check_operands(x, w, y, w.rows(), w.cols());
   if (x.rows == 0) return;
-  check_workspace(workspace, w, x.type);
+  check_workspace(workspace, least_blas_workspace(w, x.type), blas_workspace(w, x.type));
   const DeviceScope scope(context.device().ordinal);
   const auto blas = context.libraries().blas(stream, {workspace.data, kBlasWorkspace});
   const float one = 1, zero = 0;

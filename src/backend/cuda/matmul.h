@@ -5,6 +5,11 @@
 
 namespace nibble::cuda {
 
+/// x [n, in] and y [n, out] must fit each other, the weights, the kernels and cuBLAS. Errors as matmul's.
+void check_operands(const DeviceMatrix& x, const Matrix& w, const DeviceMatrix& y, std::size_t in, std::size_t out);
+/// Error{invalid_argument} for a workspace of less than `least` bytes or not aligned to 256.
+void check_workspace(DeviceSpan workspace, std::size_t least, std::size_t best);
+
 /// y [n, in] = x [n, out] · W, both f32. The workspace is matmul_workspace() of more than kMostGemvTokens tokens.
 /// Errors as matmul's.
 void matmul_transposed(const Context& context, const DeviceMatrix& x, const Matrix& w, const MutableDeviceMatrix& y,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "backend/cuda/tensor_core.h"
 #include "kernels/cuda/gemv.h"
 
 namespace nibble::cuda {
@@ -34,16 +35,17 @@ void download(void* to, const DeviceBuffer& from, cudaStream_t stream) {
 
 std::unique_ptr<Matrix::Storage> Matrix::Storage::quantized(const Context& context, const QuantSpec& spec,
                                                             std::size_t rows, std::size_t cols, bool act_order,
-                                                            cudaStream_t stream) {
+                                                            cudaStream_t stream, bool canonical_codes) {
   const auto buffer = [&](std::size_t bytes) { return DeviceBuffer(bytes, context.allocator(), stream); };
   auto out = std::make_unique<Storage>();
+  out->compute_capability = context.device().compute_capability;
   CanonicalMatrix& view = out->view;
   view.spec = spec;
   view.rows = rows;
   view.cols = cols;
   view.pitch = (packed_bytes(cols, spec.bits) + kGemvPitch - 1) / kGemvPitch * kGemvPitch;
   const std::size_t groups = spec.group_count(rows, cols);
-  out->codes = buffer(rows * view.pitch);
+  if (canonical_codes) out->codes = buffer(rows * view.pitch);
   const std::size_t scale_bytes = spec.double_quant ? 1 : spec.scale_type == ScaleType::f32 ? 4 : 2;
   out->scales = buffer(groups * scale_bytes);
   if (spec.has_zero_points()) out->zero_points = buffer(groups * (spec.hold_zero ? 1 : sizeof(std::int32_t)));
@@ -86,18 +88,27 @@ const QuantSpec& Matrix::spec() const { return storage_->view.spec; }
 std::size_t Matrix::storage_bytes() const {
   const Storage& s = *storage_;
   return s.codes.size() + s.scales.size() + s.zero_points.size() + s.codebook.size() + s.g_idx.size() +
-         s.nested_absmax.size() + s.nested_map.size() + s.nested_offset.size();
+         s.nested_absmax.size() + s.nested_map.size() + s.nested_offset.size() +
+         (s.tensor == nullptr ? 0 : s.tensor->bytes());
+}
+CodeLayout Matrix::code_layout() const {
+  if (storage_->tensor == nullptr) return CodeLayout::canonical;
+  return storage_->codes.size() == 0 ? CodeLayout::tensor_core : CodeLayout::both;
 }
 
-MatrixPtr pack(const Context& context, const QuantizedMatrix& q, cudaStream_t stream) {
+MatrixPtr pack(const Context& context, const QuantizedMatrix& q, cudaStream_t stream, CodeLayout layout) {
   q.validate("weights to be packed");
   const DeviceScope scope(context.device().ordinal);
-  auto s = Matrix::Storage::quantized(context, q.spec, q.rows, q.cols, !q.g_idx.empty(), stream);
+  if (!has_tensor_core_layout(q)) layout = CodeLayout::canonical;
+  auto s = Matrix::Storage::quantized(context, q.spec, q.rows, q.cols, !q.g_idx.empty(), stream,
+                                      layout != CodeLayout::tensor_core);
   s->has_small_zeros = has_small_zeros(q);
+  if (layout != CodeLayout::canonical) pack_tensor_core(context, q, *s, stream);
   WaitOnError work(stream);
-  check(cudaMemcpy2DAsync(s->codes.as<>(), s->view.pitch, q.codes.data(), q.row_bytes(), q.row_bytes(), q.rows,
-                          cudaMemcpyHostToDevice, stream),
-        "cudaMemcpy2DAsync", "uploading codes");
+  if (layout != CodeLayout::tensor_core)
+    check(cudaMemcpy2DAsync(s->codes.as<>(), s->view.pitch, q.codes.data(), q.row_bytes(), q.row_bytes(), q.rows,
+                            cudaMemcpyHostToDevice, stream),
+          "cudaMemcpy2DAsync", "uploading codes");
   upload(s->scales, q.scales.data(), stream);
   upload(s->zero_points, q.zero_points.data(), stream);
   upload(s->codebook, q.codebook.data(), stream);
@@ -139,9 +150,11 @@ QuantizedMatrix unpack(const Context& context, const Matrix& w, cudaStream_t str
   q.nested.absmax.resize(s.nested_absmax.size() / sizeof(float));
   q.nested.map.resize(s.nested_map.size() / sizeof(float));
   WaitOnError work(stream);
-  check(cudaMemcpy2DAsync(q.codes.writable<std::byte>(), q.row_bytes(), s.codes.as<>(), s.view.pitch, q.row_bytes(),
-                          q.rows, cudaMemcpyDeviceToHost, stream),
-        "cudaMemcpy2DAsync", "downloading codes");
+  if (w.code_layout() == CodeLayout::tensor_core) unpack_tensor_core(s, q, stream);
+  else
+    check(cudaMemcpy2DAsync(q.codes.writable<std::byte>(), q.row_bytes(), s.codes.as<>(), s.view.pitch, q.row_bytes(),
+                            q.rows, cudaMemcpyDeviceToHost, stream),
+          "cudaMemcpy2DAsync", "downloading codes");
   download(q.scales.writable<std::byte>(), s.scales, stream);
   download(q.zero_points.writable<std::byte>(), s.zero_points, stream);
   download(q.codebook.data(), s.codebook, stream);

@@ -363,6 +363,17 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
   return cudaSuccess;
 }
 
+// By threads and shared memory alone; registers are the compiler's, and there is none here.
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void*, int threads, size_t shared_bytes) {
+  if (detail::begin_call("cudaOccupancyMaxActiveBlocksPerMultiprocessor")) return record(cudaErrorInvalidValue);
+  const DeviceModel& model = state().computer.devices.at(static_cast<std::size_t>(state().current_device));
+  const std::size_t system_bytes = 1024, most_threads = model.major == 7 ? 1024 : 2048;
+  if (shared_bytes > model.shared_bytes_optin) return record(cudaErrorInvalidValue);
+  const std::size_t by_memory = (model.shared_bytes_optin + system_bytes) / (shared_bytes + system_bytes);
+  *blocks = static_cast<int>(std::min(by_memory, most_threads / static_cast<std::size_t>(threads)));
+  return cudaSuccess;
+}
+
 cudaError_t cudaGetLastError() {
   const Lock lock(state().mutex);
   return std::exchange(state().last_error, cudaSuccess);

@@ -1,0 +1,73 @@
+// What the tests of the CUDA backend's host code share: an emulated machine, and exact products.
+#pragma once
+
+#include <cmath>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "nibble/backend/cuda.h"
+#include "tests/cuda/failures.h"
+#include "tests/cuda/support.h"
+
+namespace nibble::cuda_test {
+
+namespace machine = cuda_emulation;
+
+inline void power_on() { machine::power_on({13000, {machine::a100()}}); }
+
+inline const Backend& backend() {
+  cuda::register_backend();
+  return find_backend("cuda");
+}
+
+inline void expect_clean() { EXPECT_EQ(machine::faults(), ""); }
+
+inline bool equal(const Buffer& a, const Buffer& b) {
+  return a.size() == b.size() && (a.size() == 0 || std::memcmp(a.data(), b.data(), a.size()) == 0);
+}
+
+inline void expect_same(const QuantizedMatrix& a, const QuantizedMatrix& b, const std::string& name) {
+  EXPECT_EQ(a.spec, b.spec) << name;
+  EXPECT_TRUE(equal(a.codes, b.codes)) << name << ": codes";
+  EXPECT_TRUE(equal(a.scales, b.scales)) << name << ": scales";
+  EXPECT_TRUE(equal(a.zero_points, b.zero_points)) << name << ": zero points";
+  EXPECT_EQ(a.codebook, b.codebook) << name;
+  EXPECT_EQ(a.g_idx, b.g_idx) << name;
+  EXPECT_EQ(a.nested.absmax, b.nested.absmax) << name;
+  EXPECT_EQ(a.nested.map, b.nested.map) << name;
+  EXPECT_EQ(a.nested.offset, b.nested.offset) << name;
+}
+
+inline QuantizedMatrix on_cpu(const std::vector<float>& w, std::size_t rows, std::size_t cols, const char* spec) {
+  return find_backend("scalar").quantize(MatrixView<const float>(w.data(), rows, cols), QuantSpec::parse(spec), "w",
+                                         serial_executor());
+}
+
+/// The weights that a product is made of.
+struct Weights {
+  std::size_t rows, cols;
+  std::function<float(std::size_t, std::size_t)> value;
+};
+
+/// y [n, rows] against exact sums, within `relative`·Σ|x·w| + `rounding`·|y|.
+template <class X, class Y>
+void expect_product(const std::vector<X>& x, const Weights& w, const std::vector<Y>& y, std::size_t n, double relative,
+                    double rounding, const std::string& name) {
+  for (std::size_t t = 0; t < n; ++t)
+    for (std::size_t r = 0; r < w.rows; ++r) {
+      double exact = 0, size = 0;
+      for (std::size_t c = 0; c < w.cols; ++c) {
+        const double p =
+            static_cast<double>(static_cast<float>(x[t * w.cols + c])) * static_cast<double>(w.value(r, c));
+        exact += p;
+        size += std::abs(p);
+      }
+      const double bound = relative * size;
+      ASSERT_NEAR(static_cast<double>(static_cast<float>(y[t * w.rows + r])), exact,
+                  bound + rounding * (std::abs(exact) + bound))
+          << name << ": token " << t << " of " << n << ", row " << r;
+    }
+}
+
+}  // namespace nibble::cuda_test
