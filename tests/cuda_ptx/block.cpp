@@ -1,5 +1,6 @@
 // Running a grid: threads up to their next meeting, warps and blocks in turn.
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <numeric>
 #include <random>
@@ -21,7 +22,7 @@ Dim position(std::size_t n, const Dim& size) {
 
 template <class T>
 void arrange(std::vector<T>& order, unsigned seed, std::mt19937& random) {
-  if (seed == 1) std::reverse(order.begin(), order.end());
+  if (seed == 1) std::sort(order.begin(), order.end(), std::greater<>());
   if (seed > 1) std::shuffle(order.begin(), order.end(), random);
 }
 

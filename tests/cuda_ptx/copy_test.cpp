@@ -34,7 +34,7 @@ TEST(PtxCopies, ArriveWithTheirGroups) {
   EXPECT_EQ(o.fault, "");
   EXPECT_EQ(o.out[2], 0x5555555522222222u);
   // An empty group counts.
-  EXPECT_TRUE(copy(kCopy + kCommit + "cp.async.wait_group 1; " + kRead).blames("under way"));
+  EXPECT_TRUE(copy(kCopy + kCommit + "cp.async.wait_group 1; " + kRead).blames("touched while a copy"));
   EXPECT_EQ(copy(kCopy + kCommit + kCommit + "cp.async.wait_group 1; " + kRead).fault, "");
 }
 
@@ -73,12 +73,12 @@ TEST(PtxCopies, TakeACachePolicy) {
 
 TEST(PtxCopies, KeepOthersFromTheirTarget) {
   const std::string begin = kCopy + kCommit, wait = "cp.async.wait_group 0; ";
-  EXPECT_TRUE(copy(begin + kRead).blames("under way"));                              // no wait
-  EXPECT_TRUE(copy(begin + "cp.async.wait_group 1; " + kRead).blames("under way"));  // of a younger group
-  EXPECT_TRUE(copy(kCopy + wait + kRead).blames("under way"));                       // of no group
-  EXPECT_TRUE(copy(begin + "st.shared.u32 [%at+12], 0;").blames("under way"));       // overwritten
-  EXPECT_TRUE(copy(begin + "st.shared.u8 [%at+15], 0;").blames("under way"));        // a byte of it
-  EXPECT_TRUE(copy(begin + kCopy).blames("under way"));                              // by a second copy
+  EXPECT_TRUE(copy(begin + kRead).blames("touched while a copy"));                              // no wait
+  EXPECT_TRUE(copy(begin + "cp.async.wait_group 1; " + kRead).blames("touched while a copy"));  // of a younger group
+  EXPECT_TRUE(copy(kCopy + wait + kRead).blames("touched while a copy"));                       // of no group
+  EXPECT_TRUE(copy(begin + "st.shared.u32 [%at+12], 0;").blames("touched while a copy"));       // overwritten
+  EXPECT_TRUE(copy(begin + "st.shared.u8 [%at+15], 0;").blames("touched while a copy"));        // a byte of it
+  EXPECT_TRUE(copy(begin + kCopy).blames("touched while a copy"));                              // by a second copy
   EXPECT_TRUE(copy(begin).blames("ends with a copy under way"));
   EXPECT_TRUE(copy(kCopy).blames("ends with a copy under way"));
   EXPECT_EQ(copy(begin + wait + "st.shared.u32 [%at], 0; " + begin + wait + kRead).fault, "");
@@ -94,10 +94,20 @@ TEST(PtxCopies, ReachOtherThreadsByABarrier) {
     const Outcome right = copy(begin + wait + "bar.sync 0; " + other, 2, seed);
     EXPECT_EQ(right.fault, "");
     EXPECT_EQ(right.out, (std::vector<std::uint64_t>{kBefore[2], kBefore[3], kBefore[0], kBefore[1]}));
-    EXPECT_NE(copy(begin + wait + other, 2, seed).fault, "");                        // no barrier
-    EXPECT_TRUE(copy(begin + "bar.sync 0; " + other, 2, seed).blames("under way"));  // no wait
-    EXPECT_NE(copy(begin + "bar.sync 0; " + wait + other, 2, seed).fault, "");       // in the wrong order
+    EXPECT_NE(copy(begin + wait + other, 2, seed).fault, "");                                   // no barrier
+    EXPECT_TRUE(copy(begin + "bar.sync 0; " + other, 2, seed).blames("touched while a copy"));  // no wait
+    EXPECT_NE(copy(begin + "bar.sync 0; " + wait + other, 2, seed).fault, "");                  // in the wrong order
   }
+}
+
+/// The end of a copy is a write at the time of the wait, whenever the copy began.
+TEST(PtxCopies, EndWithTheWait) {
+  const std::string first = "setp.ne.u32 %p1, %tid, 0; mov.u32 %r1, tile; ";
+  const std::string begin = "@!%p1 cp.async.cg.shared.global [%r1], [%out], 16; bar.sync 0; ";
+  const std::string read = "@%p1 ld.shared.u32 %r4, [%r1]; ";
+  EXPECT_EQ(copy(first + begin + "cp.async.wait_all; bar.sync 0; " + read, 2).fault, "");
+  EXPECT_TRUE(copy(first + begin + "cp.async.wait_all; " + read, 2).blames("race with thread 0"));
+  EXPECT_TRUE(copy(first + begin + "cp.async.wait_all; " + read, 2, 1).blames("touched while a copy"));
 }
 
 TEST(PtxCopies, HaveCheckedAddresses) {
