@@ -46,7 +46,8 @@ void check_product(const cuda::Context& context, const cuda::Matrix& w, const Bl
   cuda::matmul(context, {dx.get(), DType::f32, tokens, kCols, kCols}, w, {dy.get(), DType::f32, tokens, kRows, kRows},
                scratch.span(), nullptr);
   const auto y = dy.host();
-  const double in = kCols, roundings = cuda::matmul_tier(w, tokens) == cuda::Tier::gemv ? in / 1024 + 40 : in + 1;
+  const bool few = cuda::matmul_tier(w, tokens, DType::f32) == cuda::Tier::gemv;
+  const double in = kCols, roundings = few ? in / 1024 + 40 : in + 1;
   std::vector<float> row(kCols);
   for (std::size_t r = 0; r < kRows; ++r) {
     m.decode_row(r, 0, kCols, row.data());
