@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <sstream>
 #include <string_view>
 
 #include "kernels/cuda/gemm_w4a16.h"
@@ -96,12 +97,13 @@ std::vector<cuda::TierRow> modelled_table() {
 }
 
 std::string table_text(std::span<const cuda::TierRow> rows, const std::string& source) {
-  std::string out = "// Made by cuda_tier_table (bench/cuda): " + source +
-                    "\n// {compute capability, family, {most tokens of gemv, of tensor cores}}\n";
+  std::ostringstream out;
+  out << "// Made by cuda_tier_table (bench/cuda): " << source
+      << "\n// {compute capability, family, {most tokens of gemv, of tensor cores}}\n";
   for (const cuda::TierRow& row : rows)
-    out += "{" + std::to_string(row.compute_capability) + ", TierFamily::" + std::string(name_of(row.family)) + ", {" +
-           std::to_string(row.limits.gemv) + ", " + std::to_string(row.limits.tensor_core) + "}},\n";
-  return out;
+    out << "{" << row.compute_capability << ", TierFamily::" << name_of(row.family) << ", {" << row.limits.gemv << ", "
+        << row.limits.tensor_core << "}},\n";
+  return out.str();
 }
 
 }  // namespace nibble::bench

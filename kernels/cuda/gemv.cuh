@@ -201,9 +201,12 @@ NIBBLE_DEVICE void store_result(void* y, DType type, std::size_t at, float value
   else static_cast<bf16*>(y)[at] = narrow<bf16>(value);
 }
 
+/// Blocks on one multiprocessor that registers must allow: 8-bit codes of 8 tokens spill where 4 are asked for (sm_80).
+constexpr unsigned gemv_blocks(int bits, int tokens) { return bits == 8 && tokens == 8 ? 3 : 4; }
+
 /// Dynamic shared memory: Tokens × `columns` floats, `columns` a multiple of a step.
 template <int Bits, bool IsCodebook, bool Uniform, int Tokens>
-NIBBLE_KERNEL(kGemvThreads, 4)
+NIBBLE_KERNEL(kGemvThreads, gemv_blocks(Bits, Tokens))
 void gemv_kernel(CanonicalMatrix w, GroupMap groups, GemvVectors x, std::size_t tokens, unsigned columns, void* y,
                  DType y_type, std::size_t y_stride) {
   NIBBLE_DYNAMIC_SHARED(shared);
