@@ -1,29 +1,16 @@
-// cuda_tier_table: prints the table by which the CUDA matmul chooses its tier.
+// cuda_tier_table: prints the table by which the CUDA matmul chooses its tier, by the model of tier_model.h.
 //
-//   cuda_tier_table > src/backend/cuda/tier_table.inc              by the model (tier_model.h)
-//   cuda_tier_table --measure > src/backend/cuda/tier_table.inc    this device's rows measured, the others by the model
+//   cuda_tier_table > src/backend/cuda/tier_table.inc
 #include <cstdio>
-#include <cstring>
-#include <exception>
 
-#include "bench/cuda/tier_measure.h"
 #include "bench/cuda/tier_model.h"
 
-int main(int argc, char** argv) {
+int main(int argc, char**) {
   using namespace nibble;
-  const bool measure = argc == 2 && std::strcmp(argv[1], "--measure") == 0;
-  if (argc > 1 && !measure) {
-    std::fprintf(stderr, "usage: cuda_tier_table [--measure]\n");
+  if (argc > 1) {
+    std::fprintf(stderr, "usage: cuda_tier_table > src/backend/cuda/tier_table.inc\n");
     return 2;
   }
-  try {
-    auto rows = bench::modelled_table();
-    std::string source = bench::kModelSource;
-    if (measure) source = bench::measure_rows(rows);
-    std::fputs(bench::table_text(rows, source).c_str(), stdout);
-    return 0;
-  } catch (const std::exception& e) {
-    std::fprintf(stderr, "cuda_tier_table: %s\n", e.what());
-    return 1;
-  }
+  std::fputs(bench::table_text(bench::modelled_table(), bench::kModelSource).c_str(), stdout);
+  return 0;
 }

@@ -220,8 +220,8 @@ enum class Tier {
   blas,         ///< The rest: weights are decoded to x's type, at most 64 MiB at a time, and multiplied by cuBLAS.
 };
 /// The tier of a product with so many tokens of this type. Where several can serve, a table by device and scheme says
-/// up to how many tokens each does (src/backend/cuda/tier_table.inc); the command cuda_tier_table makes it, from a
-/// model of the devices or from measurements on one.
+/// up to how many tokens each does (src/backend/cuda/tier_table.inc); the command cuda_tier_table makes it from a
+/// model of the devices.
 [[nodiscard]] Tier matmul_tier(const Matrix& w, std::size_t tokens, DType x_type);
 
 /// Bytes that matmul() works in, for so many tokens of this type. Tier::gemv: 0. Tier::tensor_core: all are needed. In
