@@ -25,10 +25,11 @@ struct GemvVectors {
 };
 
 /// Where four activations of a token lie in shared memory, in units of 16 bytes: those of lane l are spread over eight
-/// rows of 32, and the lanes of row f are exchanged by l xor f. Then a warp that stages neighbouring columns, and one
-/// whose lanes each read the f-th four of their own columns, meet every bank once.
+/// rows of 32, and the lanes of row f are exchanged by l xor f (2·f where a piece is 16 columns). Then a warp that
+/// stages neighbouring columns, and one whose lanes each read the f-th four of their own columns, meet every bank once.
+template <int Bits>
 NIBBLE_DEVICE unsigned staged_at(unsigned step, unsigned lane, unsigned fours) {
-  return (step * 8 + fours) * kWarp + (lane ^ fours);
+  return (step * 8 + fours) * kWarp + (lane ^ (kGemvPiece<Bits> == 16 ? fours * 2 % 8 : fours));
 }
 
 NIBBLE_DEVICE void load_vector_run(const GemvVectors& x, std::size_t token, std::size_t col, int n,
@@ -62,9 +63,9 @@ NIBBLE_DEVICE void stage_activations(const GemvVectors& x, std::size_t tokens, s
 #if NIBBLE_MUTANT == 20
       to[(c / kGemvStep * 8 + fours) * kWarp + lane] = float4{v[0], v[1], v[2], v[3]};
 #else
-      to[staged_at(c / kGemvStep, lane, fours)] = float4{v[0], v[1], v[2], v[3]};
+      to[staged_at<Bits>(c / kGemvStep, lane, fours)] = float4{v[0], v[1], v[2], v[3]};
 #endif
-      to[staged_at(c / kGemvStep, lane, fours + 1)] = float4{v[4], v[5], v[6], v[7]};
+      to[staged_at<Bits>(c / kGemvStep, lane, fours + 1)] = float4{v[4], v[5], v[6], v[7]};
     }
 }
 
@@ -178,8 +179,8 @@ struct GemvLane {
 #pragma unroll
         for (int t = 0; t < Tokens; ++t) {
           const unsigned fours = static_cast<unsigned>(first_code) / 4;
-          const float4 a = staged[static_cast<unsigned>(t) * token_stride + staged_at(0, lane, fours)];
-          const float4 b = staged[static_cast<unsigned>(t) * token_stride + staged_at(0, lane, fours + 1)];
+          const float4 a = staged[static_cast<unsigned>(t) * token_stride + staged_at<Bits>(0, lane, fours)];
+          const float4 b = staged[static_cast<unsigned>(t) * token_stride + staged_at<Bits>(0, lane, fours + 1)];
           const float x[kRun] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
 #pragma unroll
           for (unsigned r = 0; r < kGemvRows; ++r)

@@ -85,6 +85,7 @@ class BlockRunner {
       moved |= meet_in_warps();
       moved |= meet_at_barrier();
     }
+    if (is_finished()) block_.banks.finish(*run_.statistics);
     bool waits_in_loop = false;
     for (Thread& t : block_.threads) {
       waits_in_loop |= t.yields;

@@ -91,6 +91,15 @@ void compare(const std::string& kernel, const Snapshot& interpreted, const Snaps
   }
 }
 
+/// Whether no two lanes may meet in a bank of shared memory: the tensor-core products, and those of few tokens whose
+/// codes are not looked up.
+bool is_free_of_bank_conflicts(const std::string& kernel) {
+  for (const char* part : {"gemm_w4a16_kernel", "gemm_w8a8_kernel"})
+    if (kernel.find(part) != std::string::npos) return true;
+  const std::size_t gemv = kernel.find("gemv_kernelILi");  // <bits, codebook, …>
+  return gemv != std::string::npos && kernel.compare(gemv + 16, 3, "Lb0") == 0;
+}
+
 cudaError_t run_ptx(const KernelLaunch& from) {
   const std::string name = name_of(from.kernel);
   const Launch launch = launch_of(from);
@@ -102,7 +111,10 @@ cudaError_t run_ptx(const KernelLaunch& from) {
   if (status != cudaSuccess) return status;
   const Snapshot emulated = snapshot();
   restore(before);
-  module_of(name).run(name, launch, memory);
+  const Statistics statistics = module_of(name).run(name, launch, memory);
+  if (is_free_of_bank_conflicts(name) && statistics.bank_conflict_ratio() != 1.0)
+    throw Fault(name + ": bank conflicts: " + std::to_string(statistics.shared_passes) + " passes in place of " +
+                std::to_string(statistics.shared_ideal_passes));
   compare(name, snapshot(), emulated);
   return cudaSuccess;
 }

@@ -68,6 +68,15 @@ struct Launch {
 struct Statistics {
   std::uint64_t instructions = 0, barriers = 0;
   std::map<std::string, std::uint64_t> opcodes;  ///< Of each opcode, by threads; warp-wide ones count once a warp.
+  /// Passes through the banks of shared memory by all accesses (loads, stores, matrix loads, asynchronous copies), and
+  /// as many as they would be if no two lanes of an access met in one bank.
+  std::uint64_t shared_passes = 0, shared_ideal_passes = 0;
+
+  /// 1.0 without bank conflicts, up to 32.
+  [[nodiscard]] double bank_conflict_ratio() const {
+    return shared_ideal_passes == 0 ? 1.0
+                                    : static_cast<double>(shared_passes) / static_cast<double>(shared_ideal_passes);
+  }
 };
 
 struct Program;

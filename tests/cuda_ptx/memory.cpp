@@ -120,6 +120,7 @@ void begin_copy(Thread& t, const Instruction& i) {
   }
   const std::string wrong = t.block->shared.begin_copy(t.id, copy.target, bytes);
   if (!wrong.empty()) fault(t, i, wrong);
+  t.block->banks.note(t.id, i.number, copy.target, bytes);
   t.open.push_back(copy);
 }
 void commit_copies(Thread& t, const Instruction&) {
@@ -184,6 +185,7 @@ std::byte* access(Thread& t, const Instruction& i, Space space, std::uint64_t ad
   require_inside(t.block->shared.size(), "shared memory");
   const std::string wrong = t.block->shared.touch(t.id, offset, bytes, kind);
   if (!wrong.empty()) fault(t, i, wrong);
+  if (i.kind == Instruction::plain) t.block->banks.note(t.id, i.number, offset, bytes);
   return t.block->shared.data() + offset;
 }
 

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "tests/cuda_ptx/bank_traffic.h"
 #include "tests/cuda_ptx/program.h"
 #include "tests/cuda_ptx/shared_memory.h"
 
@@ -49,6 +50,7 @@ struct Block {
   Dim index;
   std::vector<Thread> threads;
   SharedMemory shared;
+  BankTraffic banks;
   int live = 0;
   bool finished = false;
 };

@@ -90,12 +90,15 @@ void load_matrices(const Lanes& lanes, const Instruction& i) {
   const bool is_transposed = i.has("trans");
   for (std::size_t m = 0; m < matrices; ++m) {
     std::array<std::array<std::uint16_t, 8>, 8> matrix{};
+    std::array<std::uint32_t, 8> rows{};
     for (std::size_t r = 0; r < 8; ++r) {
       Thread& owner = *lanes[8 * m + r];
-      std::memcpy(matrix[r].data(),
-                  access(owner, i, Space::shared, address_of(owner, i.operands[1]), 16, SharedMemory::Access::read),
-                  16);
+      const std::byte* row =
+          access(owner, i, Space::shared, address_of(owner, i.operands[1]), 16, SharedMemory::Access::read);
+      std::memcpy(matrix[r].data(), row, 16);
+      rows[r] = static_cast<std::uint32_t>(row - owner.block->shared.data());
     }
+    lanes[0]->block->banks.note_matrix(rows);
     for (Thread* t : lanes) {
       const auto row = static_cast<std::size_t>(t->lane / 4), column = static_cast<std::size_t>(t->lane % 4 * 2);
       const std::uint32_t low = is_transposed ? matrix[column][row] : matrix[row][column];
