@@ -6,8 +6,10 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <string>
 #include <vector>
 
+#include "kernels/cuda/gemm_w4a16.h"
 #include "tests/cuda_static/cubin.h"
 
 namespace nibble::roofline {
@@ -23,6 +25,7 @@ struct Tier {
   double activation_bytes;  ///< Of one element of the input.
   double result_bytes;      ///< Of one element of the product.
   std::size_t most_tokens;  ///< The tier takes no more; 0: any number.
+  double operations = 0;    ///< Of one weight, whatever the number of tokens.
 };
 
 /// Products. 4 bits are symmetric, groups of 128 with fp16 scales: 0.5 + 2 / 128 bytes a weight. Dequantizing for
@@ -40,12 +43,17 @@ inline const std::vector<Tier>& products() {
 /// Passes over a tensor: weight_bytes is what one element reads and writes.
 inline const std::vector<Tier>& streams() {
   constexpr double int4 = 0.5 + 2.0 / 128, nf4 = 0.5 + 4.0 / 64;
-  static const std::vector<Tier> all{{"quantize fp32 to int4-g128", Unit::none, 4 + int4, 0, 0, 0},
-                                     {"quantize fp32 to nf4", Unit::none, 4 + nf4, 0, 0, 0},
-                                     {"dequantize int4-g128 to fp16", Unit::none, int4 + 2, 0, 0, 0},
-                                     {"dequantize nf4 to fp16", Unit::none, nf4 + 2, 0, 0, 0},
-                                     // Weight and gradient in fp32, two states of a byte and one absmax in 256.
-                                     {"adam8", Unit::none, 8 + 4 + 4 + 2 * 8.0 / 256, 0, 0, 0}};
+  static const std::vector<Tier> all{
+      {"quantize fp32 to int4-g128", Unit::none, 4 + int4, 0, 0, 0},
+      {"quantize fp32 to nf4", Unit::none, 4 + nf4, 0, 0, 0},
+      {"dequantize int4-g128 to fp16", Unit::none, int4 + 2, 0, 0, 0},
+      {"dequantize nf4 to fp16", Unit::none, nf4 + 2, 0, 0, 0},
+      // Weight and gradient in fp32, two states of a byte and one absmax in 256.
+      {"adam8", Unit::none, 8 + 4 + 4 + 2 * 8.0 / 256, 0, 0, 0},
+      // Blocks of 128 columns: a weight is read, its code and error are written, scale
+      // and zero point one in 128; it changes by its block's other columns, on average
+      // half of them before it: a fused multiply-add each.
+      {"gptq_update, fp32, blocks of 128", Unit::cuda_cores, 4 + 1 + 4 + 8.0 / 128, 0, 0, 0, 127}};
   return all;
 }
 
@@ -74,7 +82,7 @@ inline Floor floor_of(const Tier& tier, const cuda_static::Gpu& gpu, std::size_t
   f.bytes = tier.weight_bytes * r * c + n * (tier.activation_bytes * c + tier.result_bytes * r);
   f.memory_seconds = f.bytes / gpu.memory_bandwidth;
   if (tier.unit == Unit::none) return f;
-  f.operations = 2 * r * c * n;
+  f.operations = r * c * (2 * n + tier.operations);
   f.compute_seconds = f.operations / peak(gpu, tier.unit);
   return f;
 }
@@ -87,6 +95,39 @@ inline std::size_t crossover(const Tier& tier, const cuda_static::Gpu& gpu, std:
   if (compute_a_token <= memory_a_token) return 0;
   const double weights = tier.weight_bytes * r * c / gpu.memory_bandwidth;
   return static_cast<std::size_t>(weights / (compute_a_token - memory_a_token)) + 1;
+}
+
+/// The inner loop of a product's kernel, and how often warps run through it.
+struct Loop {
+  const char* file = nullptr;  ///< Of the kernel; null for products of cuBLAS.
+  std::string kernel;          ///< What its mangled name contains.
+  const char* operation = "";  ///< What is multiplied with.
+  double passes = 0;           ///< By all warps together.
+};
+
+/// Of the products with a kernel: fp16 activations, integer codes. A pass is 2 rows × 1024 columns in GEMV, 32 rows ×
+/// 64 columns × the warp's tokens in W4A16, 32 × 128 in W8A8.
+inline Loop loop_of(const Tier& tier, std::size_t rows, std::size_t cols, std::size_t tokens) {
+  const auto up = [](std::size_t n, std::size_t to) { return static_cast<double>((n + to - 1) / to); };
+  const std::string name = tier.name;
+  if (name.starts_with("GEMV")) {
+    const std::size_t most = tokens == 1 ? 1 : tokens <= 4 ? 4 : 8;
+    return {"gemv", "gemv_kernelILi4ELb0ELb1ELi" + std::to_string(most) + "EEEv", "FFMA", up(rows, 2) * up(cols, 1024)};
+  }
+  const bool is_w4 = name.starts_with("W4A16");
+  if (!is_w4 && !name.starts_with("W8A8")) return {};
+  const std::size_t tile = is_w4 ? cuda::w4a16_tile_tokens(tokens) : tokens <= 32 ? 32 : 128;
+  const double row_warps = tile < 64 ? 1 : 2, tiles = up(tokens, tile);
+  const std::string of_tile = "TileILj" + std::to_string(tile) + "E";
+  if (is_w4)
+    return {"gemm_w4a16", "6__halfLb0ENS0_6W4" + of_tile, "HMMA", up(rows, 128) * 4 * row_warps * tiles * up(cols, 64)};
+  return {"gemm_w8a8", "Int8" + of_tile, "IMMA", up(rows, 128) * 4 * row_warps * tiles * up(cols, 128)};
+}
+
+/// What a loop takes if nothing but the schedulers' one instruction a clock holds it up. Code that few iterations run
+/// is among the instructions, so this is above what the issue of instructions costs; it is no floor.
+inline double issue_seconds(const Loop& loop, std::size_t instructions, const cuda_static::Gpu& gpu) {
+  return loop.passes * static_cast<double>(instructions) / gpu.issue_rate;
 }
 
 }  // namespace nibble::roofline

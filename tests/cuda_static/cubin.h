@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstddef>
+#include <initializer_list>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace nibble::cuda_static {
@@ -14,6 +16,13 @@ namespace nibble::cuda_static {
 /// instructions are known. Throws std::runtime_error where the file is no 64-bit ELF.
 using InstructionCounts = std::map<std::string, std::size_t>;
 std::map<std::string, InstructionCounts> count_instructions(const std::string& cubin_path);
+/// The same of one loop in each kernel: of those that hold `operation`, the innermost. Whatever stands between a
+/// backward branch and its target counts once, be it on a path that few iterations take. Kernels without such a loop
+/// are left out.
+std::map<std::string, InstructionCounts> count_loops(const std::string& cubin_path, const std::string& operation);
+/// Of all operations that are named, each with any width.
+std::size_t count_of(const InstructionCounts& counts, std::initializer_list<std::string_view> operations);
+std::size_t count_of(const InstructionCounts& counts);  ///< Of all instructions.
 
 /// What `ptxas -v` tells of one kernel.
 struct Resources {
@@ -34,6 +43,8 @@ struct Gpu {
   double float_peak;        ///< Operations a second, fp32 on CUDA cores.
   double half_tensor_peak;  ///< Operations a second, fp16 with fp32 sums, dense.
   double int8_tensor_peak;
+  /// Instructions of warps a second: multiprocessors × 4 schedulers × the boost clock.
+  double issue_rate = 0;
 };
 const std::vector<Gpu>& gpus();
 

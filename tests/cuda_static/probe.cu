@@ -24,4 +24,30 @@ __global__ void probe_kernel(const uint4* in, uint4* out, int n) {
                                         static_cast<unsigned>(picked)});
 }
 
+/// A product before a loop, one in it, and one in a loop around that.
+__global__ void probe_loop_kernel(const std::uint32_t* in, float* out, int n) {
+  float c[4] = {};
+  const std::uint32_t a[4] = {in[0], in[1], in[2], in[3]};
+  std::uint32_t b[2] = {in[4], in[5]};
+  mma(c, a, b, half{});
+#pragma unroll 1
+  for (int i = 0; i < n; ++i) {
+    b[0] = in[i];
+    mma(c, a, b, half{});
+    mma(c, a, b, half{});
+#pragma unroll 1
+    for (unsigned j = 0; j < b[0]; ++j) {
+      b[1] = in[i + j];
+      mma(c, a, b, half{});
+    }
+  }
+  out[threadIdx.x] = c[0];
+}
+
+/// An integer becomes a number, and a number an integer.
+__global__ void probe_conversion_kernel(const int* in, float* out, int* rounded) {
+  out[threadIdx.x] = static_cast<float>(in[threadIdx.x]);
+  rounded[threadIdx.x] = static_cast<int>(out[threadIdx.x + 1024]);
+}
+
 }  // namespace nibble::cuda

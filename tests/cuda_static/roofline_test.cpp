@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include "bench/roofline/table.h"
+
 namespace nibble::roofline {
 namespace {
 
@@ -37,6 +39,37 @@ TEST(Roofline, TheCrossoverIsWhereArithmeticBeginsToTakeLonger) {
       EXPECT_FALSE(floor_of(tier, gpu, 4096, 14336, n).is_memory_bound()) << gpu.name << " " << tier.name;
       EXPECT_TRUE(floor_of(tier, gpu, 4096, 14336, n - 1).is_memory_bound()) << gpu.name << " " << tier.name;
     }
+}
+
+TEST(Roofline, APassWithArithmeticIsBoundByTheLonger) {
+  const Tier pass{"p", Unit::cuda_cores, 10, 0, 0, 0, 200};
+  const Floor f = floor_of(pass, kGpu, 10, 20, 0);
+  EXPECT_DOUBLE_EQ(f.bytes, 10 * 200);
+  EXPECT_DOUBLE_EQ(f.operations, 200 * 200);
+  EXPECT_DOUBLE_EQ(f.seconds(), 200 * 200 / 1e10);
+}
+
+TEST(Roofline, LoopsCoverTheProduct) {
+  const auto passes = [](const char* name, std::size_t tokens) {
+    return loop_of({name, Unit::none, 0, 0, 0, 0}, 256, 2048, tokens).passes;
+  };
+  EXPECT_DOUBLE_EQ(passes("GEMV int4-g128", 5), 128 * 2);
+  EXPECT_DOUBLE_EQ(passes("W4A16 int4-g128", 16), 8 * 32);
+  EXPECT_DOUBLE_EQ(passes("W4A16 int4-g128", 64), 2 * 8 * 32);       // two warps share 64 tokens
+  EXPECT_DOUBLE_EQ(passes("W4A16 int4-g128", 129), 2 * 2 * 8 * 32);  // two tiles
+  EXPECT_DOUBLE_EQ(passes("W8A8 int8", 32), 8 * 16);
+  EXPECT_EQ(loop_of(products()[0], 256, 2048, 1).file, nullptr);
+  cuda_static::Gpu gpu = kGpu;
+  gpu.issue_rate = 1e6;
+  EXPECT_DOUBLE_EQ(issue_seconds({"f", "k", "FFMA", 500}, 40, gpu), 0.02);
+}
+
+TEST(Table, IsAlignedOrMarkedOrSeparated) {
+  Table table(1, {"what", "n"});
+  table.add({"a", "1000"});
+  EXPECT_EQ(table.written(Style::text), "what     n\na     1000\n");
+  EXPECT_EQ(table.written(Style::markdown), "| what | n |\n|---|---:|\n| a | 1000 |\n");
+  EXPECT_EQ(table.written(Style::csv), "what,n\na,1000\n");
 }
 
 }  // namespace

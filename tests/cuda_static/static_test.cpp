@@ -87,13 +87,61 @@ TEST_P(EveryArchitecture, GemvReadsWeightsSixteenBytesAtATime) {
   EXPECT_GT(kernels, 0u);
 }
 
-/// A tensor-core product's tile: what its kernels' names hold, and the fragments of 16 tokens of a warp.
+/// A lane's share of a step of GEMV: 32 codes of each of two rows.
+constexpr std::size_t kGemvWeights = 64;
+
+/// Where pieces lie in one group, a step holds a fused multiply-add a weight and token, a few for scales, one
+/// subtraction to decode an affine code, and the shifts and masks that take it out of its word. Nothing is converted
+/// but zero points and scales.
+TEST_P(EveryArchitecture, GemvDecodesWithoutConversions) {
+  std::size_t kernels = 0;
+  for (const auto& [name, counts] : count_loops(folder() + "/gemv.cubin", "FFMA"))
+    for (const std::size_t tokens : {1, 4, 8})
+      for (const bool is_codebook : {false, true}) {
+        const std::string arguments = std::string(is_codebook ? "ELb1E" : "ELb0E") + "Lb1ELi" + std::to_string(tokens);
+        if (name.find(arguments + "EEEv") == std::string::npos) continue;
+        ++kernels;
+        const std::size_t products = count_of(counts, {"FFMA"});
+        EXPECT_GE(products, tokens * kGemvWeights) << name;
+        EXPECT_LE(products, tokens * (kGemvWeights + 4) + 4) << name;
+        EXPECT_EQ(count_of(counts, {"FADD"}), is_codebook ? 0 : kGemvWeights) << name;
+        EXPECT_LE(count_of(counts, {"LOP3", "SHF", "PRMT"}), kGemvWeights * (is_codebook ? 28 : 36) / 10) << name;
+        EXPECT_LE(count_of(counts, {"I2F", "I2FP", "F2I"}), 16u) << name;
+      }
+  EXPECT_EQ(kernels, 3 * 5u) << "2, 3, 4 and 8 bits, and codebooks of 4";
+}
+
+/// A tensor-core product's tile: what its kernels' names hold, the fragments of 16 tokens of a warp, and the most
+/// instructions of a step for each product of fragments.
 struct TensorTile {
   const char* name;
   std::size_t fragments;
+  std::size_t most_a_product;
 };
-constexpr TensorTile kW4Tiles[] = {{"W4TileILj16E", 1}, {"W4TileILj32E", 2}, {"W4TileILj64E", 2}, {"W4TileILj128E", 4}};
-constexpr TensorTile kInt8Tiles[] = {{"Int8TileILj32E", 2}, {"Int8TileILj128E", 4}};
+constexpr TensorTile kW4Tiles[] = {
+    {"W4TileILj16E", 1, 54}, {"W4TileILj32E", 2, 30}, {"W4TileILj64E", 2, 30}, {"W4TileILj128E", 4, 18}};
+constexpr TensorTile kInt8Tiles[] = {{"Int8TileILj32E", 2, 7}, {"Int8TileILj128E", 4, 5}};
+
+/// The loop over steps, the innermost with products, holds all products and each fragment once.
+void expect_loop(const std::string& file, const TensorTile& tile, const char* product) {
+  std::size_t found = 0;
+  for (const auto& [name, counts] : count_loops(file, product)) {
+    if (name.find(tile.name) == std::string::npos) continue;
+    ++found;
+    const std::size_t products = count_of(counts, {product});
+    EXPECT_EQ(products, 4 * 4 * tile.fragments) << name;
+    EXPECT_EQ(count_of(counts, {"LDSM"}), 4 * tile.fragments) << name;
+    EXPECT_GT(count_of(counts, {"LDGSTS"}), 0u) << name << ": copies overlap with products";
+    EXPECT_EQ(count_of(counts, {"LDG", "STG", "STS"}), 0u) << name << ": all comes by asynchronous copies";
+    EXPECT_LE(count_of(counts), tile.most_a_product * products) << name;
+  }
+  EXPECT_GT(found, 0u) << tile.name;
+}
+
+TEST_P(EveryArchitecture, TheLoopOverStepsKeepsWithinItsCeiling) {
+  for (const TensorTile& tile : kW4Tiles) expect_loop(folder() + "/gemm_w4a16.cubin", tile, "HMMA");
+  for (const TensorTile& tile : kInt8Tiles) expect_loop(folder() + "/gemm_w8a8.cubin", tile, "IMMA");
+}
 
 /// A step is there once, and holds nothing but its share: 4 depths of 16 (or 32) columns, each a fragment of 16 tokens
 /// by 4 of 8 outputs; a fragment of activations is one ldmatrix.x4, read ahead of the step once more; stages are filled
@@ -186,17 +234,38 @@ TEST(Gates, AgreeWithTheTiles) {
   }
 }
 
+/// The counts of one kernel among several.
+const InstructionCounts& counts_of(const std::map<std::string, InstructionCounts>& kernels, const char* part) {
+  for (const auto& [name, counts] : kernels)
+    if (name.find(part) != std::string::npos) return counts;
+  throw std::runtime_error(std::string("no kernel ") + part);
+}
+std::string probe(const char* architecture) { return std::string(NIBBLE_PROBES) + "/" + architecture + "/probe.cubin"; }
+
 /// probe.cu holds one known instruction of each kind that the counts above rest on.
 TEST_P(EveryArchitecture, TheCountsAreRightOnAKnownKernel) {
-  const auto kernels = count_instructions(std::string(NIBBLE_PROBES) + "/" + GetParam() + "/probe.cubin");
-  ASSERT_EQ(kernels.size(), 1u);
-  const InstructionCounts& counts = kernels.begin()->second;
+  const auto kernels = count_instructions(probe(GetParam()));
+  ASSERT_EQ(kernels.size(), 3u);
+  const InstructionCounts& counts = counts_of(kernels, "probe_kernel");
   for (const char* operation : {"HMMA", "IMMA", "LDSM", "LDGSTS.128", "LDG.128", "STG.128", "SHFL"})
     EXPECT_TRUE(counts.contains(operation)) << operation;
   EXPECT_EQ(counts.at("HMMA"), 1u);
   EXPECT_EQ(counts.at("LDSM"), 1u);
   EXPECT_EQ(counts.at("LDGSTS.128"), 1u);
   EXPECT_TRUE(counts.contains("LDL") && counts.contains("STL")) << "a local array that must be found";
+  const InstructionCounts& conversions = counts_of(kernels, "probe_conversion_kernel");
+  EXPECT_EQ(count_of(conversions, {"I2F", "I2FP"}), 1u);
+  EXPECT_EQ(count_of(conversions, {"F2I"}), 1u);
+  EXPECT_EQ(count_of(conversions, {"LDG"}), 2u);
+}
+
+TEST_P(EveryArchitecture, TheInnermostLoopIsFoundInAKnownKernel) {
+  const InstructionCounts whole = counts_of(count_instructions(probe(GetParam())), "probe_loop_kernel");
+  EXPECT_EQ(whole.at("HMMA"), 4u);
+  const auto loops = count_loops(probe(GetParam()), "HMMA");
+  EXPECT_EQ(loops.size(), 1u) << "the other kernels multiply outside of loops";
+  EXPECT_EQ(counts_of(loops, "probe_loop_kernel").at("HMMA"), 1u);
+  EXPECT_LT(count_of(counts_of(loops, "probe_loop_kernel")), count_of(whole) / 2);
 }
 
 INSTANTIATE_TEST_SUITE_P(Cuda, EveryArchitecture, testing::ValuesIn(kArchitectures),
