@@ -13,27 +13,6 @@ using namespace cuda_test;
 using namespace testing_support;
 namespace machine = cuda_emulation;
 
-/// Channels in nearly equal pairs: what tells them apart is 10⁻⁵ of their size, its square below fp32's last bit.
-Hessian paired(std::size_t cols) {
-  const std::size_t tokens = 4 * cols;
-  const auto x = normal(tokens * cols, 16), apart = normal(tokens * cols, 17, 1e-5f);
-  const auto value = [&](std::size_t t, std::size_t c) {
-    return static_cast<double>(x[t * cols + c / 2 * 2]) + (c % 2 == 1 ? static_cast<double>(apart[t * cols + c]) : 0);
-  };
-  std::vector<double> sum(cols * cols);
-  for (std::size_t i = 0; i < cols; ++i)
-    for (std::size_t j = 0; j < cols; ++j)
-      for (std::size_t t = 0; t < tokens; ++t) sum[i * cols + j] += value(t, i) * value(t, j);
-  return Hessian::from_sum({sum.data(), cols, cols}, tokens, "paired");
-}
-
-/// No sum of squares: indefinite whatever the damp.
-Hessian indefinite(std::size_t cols) {
-  std::vector<double> sum(cols * cols, 5.0);
-  for (std::size_t i = 0; i < cols; ++i) sum[i * cols + i] = 1;
-  return Hessian::from_sum({sum.data(), cols, cols}, 10, "indefinite");
-}
-
 void expect_same_report(const gptq::Report& actual, const gptq::Report& expected) {
   EXPECT_EQ(actual.name, expected.name);
   EXPECT_EQ(actual.damp, expected.damp);
@@ -71,8 +50,8 @@ TEST(CudaGptqRecovery, IsTheCpus) {
   expect_recovery(deficient, {.group_size = 16, .damp = 0}, "damp raised to 0.01");
   expect_recovery(deficient, {.group_size = 16, .damp = 0, .damp_increment = 0.005, .double_precision = true},
                   "damp raised to 0.005");
-  expect_recovery(paired(64), {.group_size = 32, .damp = 2e-7}, "factored in fp64");
-  expect_recovery(indefinite(32), {.group_size = 32}, "sum of its row's magnitudes", true);
+  expect_recovery(paired_hessian(64), {.group_size = 32, .damp = 2e-7}, "factored in fp64");
+  expect_recovery(indefinite_hessian(32), {.group_size = 32}, "sum of its row's magnitudes", true);
 }
 
 TEST(CudaGptqRecovery, RoundsToNearestLoudly) {
@@ -193,7 +172,7 @@ TEST(CudaGptq, HoldsNoMoreMemoryThanItSays) {
   check_memory(layer.h, 3, {.group_size = 16}, false);
   check_memory(layer.h, 3, {.group_size = 16, .calibration_tokens = 1000000}, false);
   check_memory(layer.h, 600, {.group_size = 16, .symmetric = false, .calibration_tokens = 1000000}, false);
-  check_memory(paired(64), 3, {.group_size = 32, .damp = 2e-7}, true);
+  check_memory(paired_hessian(64), 3, {.group_size = 32, .damp = 2e-7}, true);
 }
 
 TEST(CudaGptqFailures, OfEveryCallAreToldAndLeaveNothingBehind) {
@@ -213,7 +192,7 @@ TEST(CudaGptqFailures, OfEveryCallAreToldAndLeaveNothingBehind) {
   };
   solve(h, {.group_size = 8, .act_order = true, .static_groups = true, .asymmetric_share = 0.25, .name = "groups"});
   solve(h, {.calibration_tokens = 100000, .name = "rounded"});
-  solve(paired(20), {.group_size = 10, .damp = 2e-7, .name = "factored in fp64"});
+  solve(paired_hessian(20), {.group_size = 10, .damp = 2e-7, .name = "factored in fp64"});
   const DeviceArray<float> dx(x), dfull(full);
   fail_every_call("a Hessian", 0, [&] {
     const cuda::Context context;

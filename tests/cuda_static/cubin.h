@@ -33,7 +33,7 @@ struct Resources {
 std::map<std::string, Resources> read_resources(const std::string& path);
 
 /// A GPU, as much as occupancy and the roofline need. Sources: NVIDIA's CUDA programming guide, "Technical
-/// specifications per compute capability"; the data sheets of the A100 SXM 40 GB, GeForce RTX 4090 and H100 SXM.
+/// specifications per compute capability"; the data sheets of the A100 SXM 80 GB, GeForce RTX 4090 and H100 SXM.
 struct Gpu {
   const char* name;
   int major, minor;

@@ -215,17 +215,8 @@ TEST(GptqRecovery, ADeficientHessianIsDampedUntilItServes) {
 }
 
 TEST(GptqRecovery, AnIllConditionedHessianIsFactoredInDouble) {
-  // Channels in nearly equal pairs: what tells them apart is 10⁻⁵ of their size, its square below fp32's last bit.
-  const std::size_t rows = 16, cols = 64, tokens = 256;
-  const auto x = normal(tokens * cols, 16), apart = normal(tokens * cols, 17, 1e-5f);
-  const auto value = [&](std::size_t t, std::size_t c) {
-    return static_cast<double>(x[t * cols + c / 2 * 2]) + (c % 2 == 1 ? static_cast<double>(apart[t * cols + c]) : 0);
-  };
-  std::vector<double> sum(cols * cols);
-  for (std::size_t i = 0; i < cols; ++i)
-    for (std::size_t j = 0; j < cols; ++j)
-      for (std::size_t t = 0; t < tokens; ++t) sum[i * cols + j] += value(t, i) * value(t, j);
-  const Hessian h = Hessian::from_sum({sum.data(), cols, cols}, tokens, "x");
+  const std::size_t rows = 16, cols = 64;
+  const Hessian h = paired_hessian(cols);
   const auto w = normal(rows * cols, 18);
   const auto [q, report] = solve(view(w, cols), h, {.group_size = 32, .damp = 0});
   ASSERT_EQ(report.recovery.size(), 1u);
@@ -241,9 +232,7 @@ TEST(GptqRecovery, AnIllConditionedHessianIsFactoredInDouble) {
 
 TEST(GptqRecovery, AnIndefiniteMatrixGetsADominantDiagonal) {
   const std::size_t cols = 32;
-  std::vector<double> sum(cols * cols, 5.0);
-  for (std::size_t i = 0; i < cols; ++i) sum[i * cols + i] = 1;
-  const Hessian h = Hessian::from_sum({sum.data(), cols, cols}, 10, "x");
+  const Hessian h = indefinite_hessian(cols);
   const auto w = normal(4 * cols, 19);
   const auto [q, report] = solve(view(w, cols), h, {.group_size = 32});
   EXPECT_EQ(report.fallback, "");

@@ -47,6 +47,28 @@ inline Hessian diagonal_hessian(std::size_t channels, unsigned seed) {
   return Hessian::from_sum({sum.data(), channels, channels}, 100, "x");
 }
 
+/// Channels in nearly equal pairs: what tells them apart is 10⁻⁵ of their size, its square below fp32's last bit.
+inline Hessian paired_hessian(std::size_t channels) {
+  const std::size_t tokens = 4 * channels;
+  const auto x = normal(tokens * channels, 16), apart = normal(tokens * channels, 17, 1e-5f);
+  const auto value = [&](std::size_t t, std::size_t c) {
+    return static_cast<double>(x[t * channels + c / 2 * 2]) +
+           (c % 2 == 1 ? static_cast<double>(apart[t * channels + c]) : 0);
+  };
+  std::vector<double> sum(channels * channels);
+  for (std::size_t i = 0; i < channels; ++i)
+    for (std::size_t j = 0; j < channels; ++j)
+      for (std::size_t t = 0; t < tokens; ++t) sum[i * channels + j] += value(t, i) * value(t, j);
+  return Hessian::from_sum({sum.data(), channels, channels}, tokens, "paired");
+}
+
+/// No sum of squares: indefinite whatever the damp.
+inline Hessian indefinite_hessian(std::size_t channels) {
+  std::vector<double> sum(channels * channels, 5.0);
+  for (std::size_t i = 0; i < channels; ++i) sum[i * channels + i] = 1;
+  return Hessian::from_sum({sum.data(), channels, channels}, 10, "indefinite");
+}
+
 /// H as solve() sees it: (2/tokens)·sum, dead channels at the mean of the others (or 1), λ on the diagonal.
 inline Doubles damped(const Hessian& h, double damp, bool compat = false) {
   const std::size_t n = h.channels();

@@ -186,14 +186,12 @@ class Matrix {
 };
 using MatrixPtr = std::shared_ptr<const Matrix>;
 
-/// Uploads. Allocates, and waits for the stream. Matrices that no tensor-core kernel takes stay canonical, whatever
-/// `layout`; taken are
-///   4 bits (symmetric, asymmetric, NF4, FP4; act-order, too) of a multiple of 8 columns, 32 neighbours of which share
-///   a
-///     scale: Tier::tensor_core;
-///   8 bits (symmetric, LLM.int8) with one scale a row or for all: matmul_int8().
-/// Their layout pads rows to 128 and columns to 64 (8 bits: 128), and repeats scales and zero points in its own order,
-/// double-quantized ones as fp32. Errors: corrupt_file (buffers of another size than the spec asks for), CudaError.
+/// Uploads. Allocates, and waits for the stream. Whatever `layout`, matrices that no tensor-core kernel takes stay
+/// canonical. matmul() takes on tensor cores 4 bits (symmetric, asymmetric, NF4, FP4; act-order, too) of a multiple of
+/// 8 columns, every 32 neighbours of which share a scale; matmul_int8() takes 8 bits (symmetric, LLM.int8) with one
+/// scale a row or for all. Their layout pads rows to 128 and columns to 64 (8 bits: 128), and repeats scales and zero
+/// points in its own order, double-quantized ones as fp32. Errors: corrupt_file (buffers of another size than the spec
+/// asks for), CudaError.
 MatrixPtr pack(const Context& context, const QuantizedMatrix& q, cudaStream_t stream,
                CodeLayout layout = CodeLayout::canonical);
 /// The same for weights in host memory that stay unquantized, in their own type. Errors: unsupported (another type),
