@@ -56,10 +56,12 @@ class DeviceHessian {
 /// code is the one nearest to v_i/scale but where v_i is nearly in the middle between two, with which v_i/scale is off
 /// by at most ½ + (A_i + 2ε|v_i|)/scale:
 ///
-///   A_j = Σ_{k≤j} Λ_k·|R_kj|·U_jj                                what was lost before, as the columns between spread
-///   it Λ_j = 1.01·(Σ_{k<j} E_k·(D_kj + |U_kj|·(3ε + D_kk/U_kk)) + (j + 1)·ε·(|w_j| + Σ_{k<j} E_k·|U_kj|)) E_k = |e_k|
-///   + 1.01·A_k/U_kk D   = ε·((n + 3)·T + n·|U|·|R|·|U| + |U|)                    what the factor is off by T_ij =
-///   a_i·Σ_{i≤k≤j} a_k·|U_kj|, a_i = Σ_j |U_ij|·√H_jj      by the backward error of Cholesky's factorisation
+///   A_j  = Σ_{k≤j} Λ_k·|R_kj|·U_jj              what was lost before, as the columns between spread it
+///   Λ_j  = 1.01·(Σ_{k<j} E_k·(D_kj + |U_kj|·(3ε + D_kk/U_kk)) + (j + 1)·ε·(|w_j| + Σ_{k<j} E_k·|U_kj|))
+///   E_k  = |e_k| + 1.01·A_k/U_kk
+///   D    = ε·((n + 3)·T + n·|U|·|R|·|U| + |U|)  what the factor is off by
+///   T_ij = a_i·Σ_{i≤k≤j} a_k·|U_kj|             by the backward error of Cholesky's factorisation
+///   a_i  = Σ_j |U_ij|·√H_jj
 ///
 /// to first order in D, for any order of adding up (Higham, Accuracy and Stability of Numerical Algorithms, theorems
 /// 8.5, 10.3 and 10.5); asymmetric_share adds P's share of each of these (tests/cuda/gptq_replay.h has it). Where the
@@ -69,8 +71,8 @@ gptq::Result gptq_solve(const Context& context, FloatMatrix weights, const Hessi
 
 /// The most bytes that gptq_solve() holds on the device at once for weights of this shape and type, whatever it takes
 /// to factor the Hessian; all of it comes from the context's allocator. Asks cuSOLVER; allocates nothing. 16·cols² and
-/// 32 MiB, or 4·cols² + 5·rows·cols and 32 MiB, make up most of it. Errors:
-/// invalid_argument (an option out of range), unsupported (as gptq_solve()), CudaError.
+/// 32 MiB, or 4·cols² + 5·rows·cols and 32 MiB, make up most of it. Errors: invalid_argument (an option out of range),
+/// unsupported (as gptq_solve()), CudaError.
 std::size_t gptq_device_bytes(const Context& context, std::size_t rows, std::size_t cols, DType type,
                               const gptq::Options& options);
 

@@ -36,4 +36,12 @@ class Context::Libraries {
 /// What cuBLAS recommends for compute capability 9.0; earlier ones need less.
 inline constexpr std::size_t kBlasWorkspace = std::size_t{32} << 20;
 
+/// A float type by cuBLAS's name.
+inline cudaDataType blas_type(DType type) {
+  return type == DType::f16 ? CUDA_R_16F : type == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F;
+}
+
+/// cuBLAS and cuSOLVER count in int; callers have checked that what they count fits.
+inline int narrow(std::size_t n) { return static_cast<int>(n); }
+
 }  // namespace nibble::cuda

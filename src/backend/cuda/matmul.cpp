@@ -28,10 +28,6 @@ std::size_t blas_workspace(const Matrix& w, DType type) {
   return kBlasWorkspace + (w.is_quantized() ? row * std::clamp<std::size_t>(kBandBytes / row, 1, w.rows()) : 0);
 }
 
-cudaDataType blas_type(DType type) {
-  return type == DType::f16 ? CUDA_R_16F : type == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F;
-}
-
 std::string shape(std::size_t rows, std::size_t cols, std::size_t stride) {
   return "[" + std::to_string(rows) + ", " + std::to_string(cols) + "] with rows " + std::to_string(stride) + " apart";
 }
@@ -41,8 +37,6 @@ bool is_vector_type(DType type) { return type == DType::f32 || type == DType::f1
 std::size_t least_blas_workspace(const Matrix& w, DType type) {
   return kBlasWorkspace + (w.is_quantized() ? w.cols() * size_of(type) : 0);
 }
-
-int narrow(std::size_t n) { return static_cast<int>(n); }
 
 /// Rows of the weights in x's type, one after another: calls body(first, rows, row-major data).
 template <class Body>

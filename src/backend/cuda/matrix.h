@@ -68,8 +68,4 @@ class WaitOnError {
   bool armed_ = true;
 };
 
-inline void check_kernel(int status, const char* kernel) {
-  check(static_cast<cudaError_t>(status), "a kernel launch", kernel);
-}
-
 }  // namespace nibble::cuda

@@ -17,6 +17,10 @@ void check(cudaError_t status, const char* call, std::string_view purpose = {});
 void check(cublasStatus_t status, const char* call, std::string_view purpose = {});
 void check(cusolverStatus_t status, const char* call, std::string_view purpose = {});
 
+inline void check_kernel(int status, const char* kernel) {
+  check(static_cast<cudaError_t>(status), "a kernel launch", kernel);
+}
+
 /// Makes a device the current one, and the one that was so again.
 class DeviceScope {
  public:

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "backend/cuda/matrix.h"
+#include "backend/cuda/pieces.h"
 
 namespace nibble::cuda {
 
@@ -21,22 +22,5 @@ std::size_t tensor_core_workspace(const Matrix::Storage& s, std::size_t tokens, 
 /// y = x · Wᵀ by gemm_w4a16; operands and workspace are checked.
 void multiply_tensor_core(const Matrix::Storage& s, const DeviceMatrix& x, const MutableDeviceMatrix& y,
                           DeviceSpan workspace, cudaStream_t stream);
-
-/// Cuts a workspace into pieces that are aligned to 256 bytes. Without one, it counts what it would need.
-class Pieces {
- public:
-  explicit Pieces(DeviceSpan workspace = {}) : workspace_(workspace) {}
-  template <class T>
-  T* take(std::size_t count) {
-    std::byte* const piece = workspace_.data == nullptr ? nullptr : static_cast<std::byte*>(workspace_.data) + used_;
-    used_ += round_up(count * sizeof(T), 256);
-    return reinterpret_cast<T*>(piece);
-  }
-  [[nodiscard]] std::size_t used() const { return used_; }
-
- private:
-  DeviceSpan workspace_;
-  std::size_t used_ = 0;
-};
 
 }  // namespace nibble::cuda

@@ -48,9 +48,6 @@ inline float element(FloatMatrix m, std::size_t r, std::size_t c) {
   }
 }
 
-/// cuBLAS and cuSOLVER count in int.
-inline int narrow(std::size_t n) { return static_cast<int>(n); }
-
 /// Error{unsupported} for a matrix that they cannot count.
 void check_extents(const gptq::Options& o, std::size_t rows, std::size_t cols);
 

@@ -1,20 +1,14 @@
 // The cuBLAS and cuSOLVER entry points that the library calls, as plain loops. Sums are fp64, so results are better
 // than a GPU's; tests compare within bounds that hold for both.
-#include <cublas_v2.h>
 #include <cusolverDn.h>
 
 #include <cmath>
 #include <cstring>
 #include <functional>
 
-#include "nibble/core/float_types.h"
-#include "tests/cuda_emulation/runtime/runtime.h"
+#include "tests/cuda_emulation/runtime/blas.h"
 
-// The types that the toolkit's headers only name.
-struct cublasContext {
-  cudaStream_t stream = nullptr;
-  bool has_workspace = false;
-};
+// The type that the toolkit's header only names.
 struct cusolverDnContext {
   cudaStream_t stream = nullptr;
 };
@@ -22,99 +16,7 @@ struct cusolverDnContext {
 namespace {
 
 using namespace nibble::cuda_emulation;
-using nibble::bf16;
-using nibble::f16;
-
-std::size_t size_of(cudaDataType type) {
-  switch (type) {
-    case CUDA_R_8I: return 1;
-    case CUDA_R_16F:
-    case CUDA_R_16BF: return 2;
-    case CUDA_R_32F:
-    case CUDA_R_32I: return 4;
-    case CUDA_R_64F: return 8;
-    default: return 0;
-  }
-}
-
-/// A column-major matrix of a type known at run time.
-struct Matrix {
-  void* data;
-  cudaDataType type;
-  std::size_t ld;
-
-  [[nodiscard]] double get(std::size_t r, std::size_t c) const {
-    const std::size_t i = c * ld + r;
-    switch (type) {
-      case CUDA_R_8I: return static_cast<const signed char*>(data)[i];
-      case CUDA_R_32I: return static_cast<const int*>(data)[i];
-      case CUDA_R_16F: return static_cast<double>(static_cast<float>(static_cast<const f16*>(data)[i]));
-      case CUDA_R_16BF: return static_cast<double>(static_cast<float>(static_cast<const bf16*>(data)[i]));
-      case CUDA_R_32F: return static_cast<double>(static_cast<const float*>(data)[i]);
-      default: return static_cast<const double*>(data)[i];
-    }
-  }
-  void set(std::size_t r, std::size_t c, double x) const {
-    const std::size_t i = c * ld + r;
-    switch (type) {
-      case CUDA_R_32I: static_cast<int*>(data)[i] = static_cast<int>(x); break;
-      case CUDA_R_16F: static_cast<f16*>(data)[i] = f16(static_cast<float>(x)); break;
-      case CUDA_R_16BF: static_cast<bf16*>(data)[i] = bf16(static_cast<float>(x)); break;
-      case CUDA_R_32F: static_cast<float*>(data)[i] = static_cast<float>(x); break;
-      default: static_cast<double*>(data)[i] = x; break;
-    }
-  }
-};
-
-std::size_t u(int n) { return static_cast<std::size_t>(n); }
-
-/// A rows × cols operand must lie in device memory and be aligned to its type.
-bool valid(const Matrix& m, std::size_t rows, std::size_t cols, const char* who) {
-  if (rows == 0 || cols == 0) return true;
-  if (m.ld < rows) {
-    detail::fault(std::string(who) + ": a leading dimension is less than the rows");
-    return false;
-  }
-  return detail::require_device_memory(m.data, ((cols - 1) * m.ld + rows) * size_of(m.type), who);
-}
-
-/// What every call of a handle begins with.
-cublasStatus_t begin(cublasHandle_t handle, const char* name) {
-  if (detail::begin_call(name)) return CUBLAS_STATUS_EXECUTION_FAILED;
-  if (!handle->has_workspace) detail::fault(std::string(name) + " was left to cuBLAS's own workspace");
-  return detail::catch_up(handle->stream) ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_EXECUTION_FAILED;
-}
-
-double scalar(const void* p, cublasComputeType_t compute) {
-  switch (compute) {
-    case CUBLAS_COMPUTE_32I: return *static_cast<const int*>(p);
-    case CUBLAS_COMPUTE_64F: return *static_cast<const double*>(p);
-    default: return static_cast<double>(*static_cast<const float*>(p));
-  }
-}
-
-/// Whether cuBLAS has a product of these types (the table of cublasGemmEx, as far as the library needs it).
-bool has_product(cublasComputeType_t compute, cudaDataType a, cudaDataType b, cudaDataType c) {
-  if (a != b) return false;
-  switch (compute) {
-    case CUBLAS_COMPUTE_32I: return a == CUDA_R_8I && c == CUDA_R_32I;
-    case CUBLAS_COMPUTE_64F: return a == CUDA_R_64F && c == CUDA_R_64F;
-    case CUBLAS_COMPUTE_32F:
-      return (a == CUDA_R_16F || a == CUDA_R_16BF || a == CUDA_R_32F) && (c == a || c == CUDA_R_32F);
-    default: return false;
-  }
-}
-
-/// C = alpha·op(A)·op(B) + beta·C; C is not read where beta is 0.
-void multiply(bool ta, bool tb, std::size_t m, std::size_t n, std::size_t k, double alpha, const Matrix& a,
-              const Matrix& b, double beta, const Matrix& c) {
-  for (std::size_t j = 0; j < n; ++j)
-    for (std::size_t i = 0; i < m; ++i) {
-      double sum = 0;
-      for (std::size_t l = 0; l < k; ++l) sum += (ta ? a.get(l, i) : a.get(i, l)) * (tb ? b.get(j, l) : b.get(l, j));
-      c.set(i, j, alpha * sum + (beta == 0 ? 0 : beta * c.get(i, j)));
-    }
-}
+using namespace nibble::cuda_emulation::blas;
 
 /// Solves op(A)·X = alpha·B or X·op(A) = alpha·B for a triangular A, in place of B (m × n).
 cublasStatus_t triangular_solve(cublasHandle_t handle, const char* name, cublasSideMode_t side, cublasFillMode_t fill,
@@ -220,13 +122,18 @@ cublasStatus_t cublasGemmEx(cublasHandle_t handle, cublasOperation_t ta, cublasO
                             cublasComputeType_t compute, cublasGemmAlgo_t) {
   if (const cublasStatus_t status = begin(handle, "cublasGemmEx"); status != CUBLAS_STATUS_SUCCESS) return status;
   if (!has_product(compute, a_type, b_type, c_type)) return CUBLAS_STATUS_NOT_SUPPORTED;
-  const Matrix ma{const_cast<void*>(a), a_type, u(lda)}, mb{const_cast<void*>(b), b_type, u(ldb)},
-      mc{c, c_type, u(ldc)};
-  const bool at = ta != CUBLAS_OP_N, bt = tb != CUBLAS_OP_N;
-  if (!valid(ma, u(at ? k : m), u(at ? m : k), "cublasGemmEx") ||
-      !valid(mb, u(bt ? n : k), u(bt ? k : n), "cublasGemmEx") || !valid(mc, u(m), u(n), "cublasGemmEx"))
-    return CUBLAS_STATUS_INVALID_VALUE;
-  multiply(at, bt, u(m), u(n), u(k), scalar(alpha, compute), ma, mb, scalar(beta, compute), mc);
+  const Product p{ta != CUBLAS_OP_N,
+                  tb != CUBLAS_OP_N,
+                  u(m),
+                  u(n),
+                  u(k),
+                  scalar(alpha, compute),
+                  scalar(beta, compute),
+                  {const_cast<void*>(a), a_type, u(lda)},
+                  {const_cast<void*>(b), b_type, u(ldb)},
+                  {c, c_type, u(ldc)}};
+  if (!valid(p, "cublasGemmEx")) return CUBLAS_STATUS_INVALID_VALUE;
+  multiply(p);
   return CUBLAS_STATUS_SUCCESS;
 }
 
