@@ -48,9 +48,10 @@ void adam8_kernel(T* parameters, const T* gradients, std::size_t count, Adam8Sta
   const int n = at >= count ? 0 : count - at < kRun ? static_cast<int>(count - at) : kRun;
 
   float p[kRun], g[kRun], m[kRun], v[kRun];
-  load_run(parameters + at, n, p);
+  load_run<false>(parameters + at, n, p);
   load_run(gradients + at, n, g);
-  const std::uint64_t m_word = load_codes<8>(state.m_codes + at, n), v_word = load_codes<8>(state.v_codes + at, n);
+  const std::uint64_t m_word = load_codes<8, false>(state.m_codes + at, n);
+  const std::uint64_t v_word = load_codes<8, false>(state.v_codes + at, n);
   const float m_absmax = state.m_absmax[block], v_absmax = state.v_absmax[block];
   float m_most = 0, v_most = 0;
 #pragma unroll

@@ -55,23 +55,31 @@ NIBBLE_DEVICE bool is_aligned(const void* p, unsigned bytes) {
   return (reinterpret_cast<std::uintptr_t>(p) & (bytes - 1)) == 0;
 }
 
-/// The first n of eight packed codes from `at`, code i at bit i·Bits. Reads no byte past the last code's.
-template <int Bits>
+/// What lies at an address; by the read-only cache, unless the same launch writes there.
+template <bool IsConstant, class T>
+NIBBLE_DEVICE T load(const T* at) {
+  if constexpr (IsConstant) return __ldg(at);
+  else return *at;
+}
+
+/// The first n of eight packed codes from `at`, code i at bit i·Bits. Reads no byte past the last code's. `IsConstant`:
+/// the launch does not write them.
+template <int Bits, bool IsConstant = true>
 NIBBLE_DEVICE std::uint64_t load_codes(const std::uint8_t* at, int n) {
   if (n == kRun) {
     if constexpr (Bits == 2) {
-      if (is_aligned(at, 2)) return __ldg(reinterpret_cast<const unsigned short*>(at));
+      if (is_aligned(at, 2)) return load<IsConstant>(reinterpret_cast<const unsigned short*>(at));
     } else if constexpr (Bits == 4) {
-      if (is_aligned(at, 4)) return __ldg(reinterpret_cast<const unsigned*>(at));
+      if (is_aligned(at, 4)) return load<IsConstant>(reinterpret_cast<const unsigned*>(at));
     } else if constexpr (Bits == 8) {
-      if (is_aligned(at, 8)) return __ldg(reinterpret_cast<const unsigned long long*>(at));
+      if (is_aligned(at, 8)) return load<IsConstant>(reinterpret_cast<const unsigned long long*>(at));
     }
   }
   std::uint64_t word = 0;
   const int bytes = (n * Bits + 7) / 8;
 #pragma unroll
   for (int i = 0; i < Bits; ++i)
-    if (i < bytes) word |= static_cast<std::uint64_t>(__ldg(at + i)) << (8 * i);
+    if (i < bytes) word |= static_cast<std::uint64_t>(load<IsConstant>(at + i)) << (8 * i);
   return word;
 }
 
@@ -112,14 +120,14 @@ union Quad {
 };
 
 /// out[i] = at[i] for i < n ≤ 8, zero for the rest; by 16-byte loads where n = 8 and the address allows.
-template <class T>
+template <bool IsConstant = true, class T>
 NIBBLE_DEVICE void load_run(const T* at, int n, float (&out)[kRun]) {
   constexpr int each = 16 / sizeof(T);
   if (n == kRun && is_aligned(at, 16)) {
 #pragma unroll
     for (int i = 0; i < kRun; i += each) {
       Quad<T> quad;
-      quad.bits = __ldg(reinterpret_cast<const uint4*>(at + i));
+      quad.bits = load<IsConstant>(reinterpret_cast<const uint4*>(at + i));
 #pragma unroll
       for (int j = 0; j < each; ++j) out[i + j] = widen(quad.value[j]);
     }

@@ -116,8 +116,9 @@ struct Registry {
   }
 };
 
+/// Never destroyed: a backend may own what its libraries tear down before it when the process ends.
 Registry& registry() {
-  static Registry r;
+  static Registry& r = *new Registry;
   return r;
 }
 

@@ -1,4 +1,4 @@
-// What the tests of the CUDA backend's host code share: an emulated machine, and exact products.
+// What the tests of the CUDA backend's host code share: matrices of the CPU's, and exact products.
 #pragma once
 
 #include <cmath>
@@ -7,21 +7,14 @@
 #include <vector>
 
 #include "nibble/backend/cuda.h"
-#include "tests/cuda/failures.h"
-#include "tests/cuda/support.h"
+#include "tests/cuda/machine.h"
 
 namespace nibble::cuda_test {
-
-namespace machine = cuda_emulation;
-
-inline void power_on() { machine::power_on({13000, {machine::a100()}}); }
 
 inline const Backend& backend() {
   cuda::register_backend();
   return find_backend("cuda");
 }
-
-inline void expect_clean() { EXPECT_EQ(machine::faults(), ""); }
 
 inline bool equal(const Buffer& a, const Buffer& b) {
   return a.size() == b.size() && (a.size() == 0 || std::memcmp(a.data(), b.data(), a.size()) == 0);
@@ -42,6 +35,14 @@ inline void expect_same(const QuantizedMatrix& a, const QuantizedMatrix& b, cons
 inline QuantizedMatrix on_cpu(const std::vector<float>& w, std::size_t rows, std::size_t cols, const char* spec) {
   return find_backend("scalar").quantize(MatrixView<const float>(w.data(), rows, cols), QuantSpec::parse(spec), "w",
                                          serial_executor());
+}
+
+/// Columns in an order that spreads every group over the row.
+inline QuantizedMatrix with_act_order(QuantizedMatrix q) {
+  const auto groups = static_cast<std::int32_t>(q.spec.groups_per_row(q.cols));
+  for (std::int32_t c = 0; c < static_cast<std::int32_t>(q.cols); ++c) q.g_idx.push_back(c % groups);
+  q.validate("w");
+  return q;
 }
 
 /// The weights that a product is made of.

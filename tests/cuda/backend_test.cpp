@@ -1,5 +1,4 @@
-// The host code of the CUDA backend on an emulated machine: what it computes, what it says when something is missing,
-// and that no call that fails, whichever, leaves anything behind.
+// The host code of the CUDA backend: what it computes, and what it refuses.
 #include "nibble/backend/cuda.h"
 
 #include <cmath>
@@ -17,29 +16,6 @@ using namespace testing_support;
 const char* const kSpecs[] = {"int4-g32-asym", "int3-g7-sym", "int8",     "int5-b50-asym", "int2-channel-asymraw-f32",
                               "nf4-b64-dq",    "fp4-b33",     "llm-int8", "dynamic8-b256"};
 
-TEST(CudaDevices, SayWhatIsMissing) {
-  const struct {
-    machine::Computer computer;
-    const char* words;
-  } cases[] = {{{0, {}}, "there is no NVIDIA driver"},
-               {{11040, {machine::a100()}}, "serves CUDA up to 11.4"},
-               {{13000, {}}, "there is a driver, but no CUDA device"},
-               {{13000, {machine::v100()}}, "has compute capability 7.0; 7.5 (Turing) is the least"}};
-  cuda::register_backend();
-  for (const auto& c : cases) {
-    machine::power_on(c.computer);
-    expect_error(ErrorCode::unsupported, c.words, [] { (void)find_backend("cuda"); });
-    expect_error(ErrorCode::unsupported, c.words, [] { const cuda::Context context; });
-    EXPECT_EQ(machine::leaks(), "");
-  }
-  power_on();
-  EXPECT_EQ(cuda::why_unavailable(), "");
-  expect_error(ErrorCode::unsupported, "there is no CUDA device 3", [] { (void)cuda::device_info(3); });
-  EXPECT_EQ(cuda::device_info().compute_capability, 80);
-  EXPECT_EQ(cuda::device_info().name, "A100-SXM4-80GB");
-  EXPECT_NE(default_backend().name(), "cuda");  // its name alone chooses it
-}
-
 TEST(CudaBackend, QuantizesAndDecodesAsTheCpu) {
   power_on();
   const std::size_t rows = 6, cols = 150;
@@ -55,7 +31,7 @@ TEST(CudaBackend, QuantizesAndDecodesAsTheCpu) {
     EXPECT_EQ(std::memcmp(actual.data(), expected.data(), actual.size() * sizeof(f16)), 0) << text;
   }
   expect_clean();
-  EXPECT_EQ(machine::leaks(), "");
+  expect_no_leaks();
 }
 
 double blas_bound(std::size_t depth) { return 1.01 * static_cast<double>(depth + 1) * 0x1p-24; }
@@ -86,7 +62,7 @@ TEST(CudaBackend, MultipliesWithinItsBounds) {
     ASSERT_NO_FATAL_FAILURE(expect_product(x, turned, y, 3, blas_bound(rows), 0, text));
   }
   expect_clean();
-  EXPECT_EQ(machine::bytes_in_use(), 0u);
+  expect_bytes_in_use(0);
 }
 
 TEST(CudaBackend, MultipliesUnquantizedWeights) {
@@ -107,8 +83,8 @@ template <class T>
 void check_on_device(const char* text, std::size_t n, std::size_t band, double rounded_weight, double rounding) {
   const std::size_t rows = 11, cols = 72;
   const cuda::Context context;
-  cudaStream_t stream = nullptr;
-  require(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+  const Stream own;
+  cudaStream_t stream = own.get();
   {
     const auto values = normal(rows * cols, 7);
     const QuantizedMatrix q = on_cpu(values, rows, cols, text);
@@ -122,20 +98,13 @@ void check_on_device(const char* text, std::size_t n, std::size_t band, double r
       cuda::matmul(context, {dx.get(), dtype_of<T>, n, cols, cols}, *w, {dy.get(), dtype_of<T>, n, rows, rows},
                    workspace.span(), stream);
     };
-    multiply();
-    const std::size_t allocations = machine::calls_of("cudaMalloc"), waits = machine::calls_of("cudaStreamSynchronize"),
-                      copies = machine::calls_of("cudaMemcpyAsync");
-    multiply();
-    EXPECT_EQ(machine::calls_of("cudaMalloc"), allocations);
-    EXPECT_EQ(machine::calls_of("cudaStreamSynchronize"), waits);
-    EXPECT_EQ(machine::calls_of("cudaDeviceSynchronize"), 0u);
-    EXPECT_EQ(machine::calls_of("cudaMemcpyAsync"), copies);
+    multiply();  // what is made at the first call, is made
+    expect_asynchronous(stream, multiply);
     const Weights weights{rows, cols, [&](std::size_t r, std::size_t c) { return q.value(r, c); }};
     const bool few = cuda::matmul_tier(*w, n, dtype_of<T>) == cuda::Tier::gemv;
     EXPECT_EQ(best == 0, few);
     expect_product(x, weights, dy.host(), n, bound_of(n, q.spec, cols) + (few ? 0 : rounded_weight), rounding, text);
   }
-  require(cudaStreamDestroy(stream), "cudaStreamDestroy");
 }
 
 TEST(CudaMatmul, IsOnTheCallersStreamAndAllocatesNothing) {
@@ -148,7 +117,7 @@ TEST(CudaMatmul, IsOnTheCallersStreamAndAllocatesNothing) {
         ASSERT_NO_FATAL_FAILURE(check_on_device<bf16>(text, n, band, 0x1p-8, 0x1p-8));
       }
   expect_clean();
-  EXPECT_EQ(machine::leaks(), "");
+  expect_no_leaks();
 }
 
 TEST(CudaMatmul, LeavesLargeRawZeroPointsToBlas) {
@@ -158,19 +127,6 @@ TEST(CudaMatmul, LeavesLargeRawZeroPointsToBlas) {
   EXPECT_EQ(cuda::matmul_tier(*cuda::pack(context, q, nullptr), 1, DType::f32), cuda::Tier::gemv);
   q.zero_points.writable<std::int32_t>()[1] = -(1 << 22) - 1;  // as only a file could hold it
   EXPECT_EQ(cuda::matmul_tier(*cuda::pack(context, q, nullptr), 1, DType::f32), cuda::Tier::blas);
-}
-
-TEST(CudaDevices, LeaveTheCurrentOneAsItWas) {
-  machine::power_on({13000, {machine::t4(), machine::h100()}});
-  const cuda::Context context(1);
-  EXPECT_EQ(context.device().name, "H100 SXM");
-  const QuantizedMatrix q = on_cpu(normal(3 * 32, 17), 3, 32, "fp4-b32");
-  expect_same(cuda::unpack(context, *cuda::pack(context, q, nullptr), nullptr), q, "on the second device");
-  EXPECT_EQ(machine::calls_of("cudaSetDevice"), 4u);  // there and back, twice
-  int current = -1;
-  require(cudaGetDevice(&current), "cudaGetDevice");
-  EXPECT_EQ(current, 0);
-  expect_clean();
 }
 
 TEST(CudaMatmul, RefusesWhatDoesNotFit) {
@@ -250,52 +206,9 @@ TEST(CudaMemory, ComesFromTheCallersAllocator) {
   {
     const auto w = cuda::pack(context, on_cpu(normal(4 * 64, 12), 4, 64, "nf4-b64-dq"), nullptr);
     EXPECT_EQ(allocator.held, w->storage_bytes());
-    EXPECT_EQ(allocator.held, machine::bytes_in_use());
+    expect_bytes_in_use(allocator.held);
   }
   EXPECT_EQ(allocator.held, 0u);
-}
-
-TEST(CudaFailures, OfTheDeviceApiLeaveNothingBehind) {
-  power_on();
-  const auto values = normal(5 * 64, 13);
-  const QuantizedMatrix q = on_cpu(values, 5, 64, "nf4-b64-dq");
-  const DeviceArray<float> x(normal(9 * 64, 14)), y(9 * 5);
-  fail_every_call("pack and unpack", 0, [&] {
-    const cuda::Context context;
-    expect_same(cuda::unpack(context, *cuda::pack(context, q, nullptr), nullptr), q, "unpacked");
-  });
-  fail_every_call("quantize", 0, [&] {
-    const cuda::Context context;
-    (void)cuda::quantize(context, {x.get(), DType::f32, 9, 64, 64}, q.spec, "w", nullptr);
-  });
-  for (const std::size_t n : {1u, 9u})
-    fail_every_call("matmul", 0, [&] {
-      const cuda::Context context;
-      const auto w = cuda::pack(context, q, nullptr);
-      const cuda::DeviceBuffer workspace(cuda::matmul_workspace(*w, n, DType::f32), context.allocator(), nullptr);
-      cuda::matmul(context, {x.get(), DType::f32, n, 64, 64}, *w, {y.get(), DType::f32, n, 5, 5}, workspace.span(),
-                   nullptr);
-    });
-}
-
-TEST(CudaFailures, OfTheBackendLeaveNothingBehind) {
-  power_on();
-  const auto values = normal(5 * 64, 15), x = normal(9 * 64, 16);
-  const QuantizedMatrix q = on_cpu(values, 5, 64, "int4-g32-asym");
-  std::vector<float> y(9 * 5), out(5 * 64), back(9 * 64);
-  fail_every_call("quantize", 1, [&] {
-    expect_same(backend().quantize(MatrixView<const float>(values.data(), 5, 64), q.spec, "w", serial_executor()), q,
-                "quantized");
-  });
-  fail_every_call("dequantize", 1, [&] { backend().dequantize(q, 0, {out.data(), 5, 64}, serial_executor()); });
-  fail_every_call("matmul", 2, [&] {
-    const auto w = backend().pack(q);
-    backend().matmul({x.data(), 9, 64}, *w, {y.data(), 9, 5}, serial_executor());
-  });
-  fail_every_call("matmul_transposed", 2, [&] {
-    const auto w = backend().pack(q);
-    backend().matmul_transposed({y.data(), 9, 5}, *w, {back.data(), 9, 64}, serial_executor());
-  });
 }
 
 }  // namespace

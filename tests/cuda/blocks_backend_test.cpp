@@ -1,11 +1,11 @@
-// GGUF's blocks as weights on the emulated device.
+// GGUF's blocks as weights on the device.
 #include "nibble/backend/cuda_blocks.h"
 
 #include <cmath>
 #include <cstring>
 
-#include "tests/cuda/failures.h"
-#include "tests/cuda/support.h"
+#include "tests/cuda/blocks_support.h"
+#include "tests/cuda/machine.h"
 #include "tests/support/expect_error.h"
 
 namespace nibble {
@@ -13,29 +13,8 @@ namespace {
 
 using namespace cuda_test;
 using namespace testing_support;
-namespace machine = cuda_emulation;
 
 constexpr std::size_t kRows = 3, kCols = 256;
-
-/// Small values, in blocks of any type: those that cannot be encoded get small bytes and ordinary scales.
-BlockMatrix blocks_of(BlockType type) {
-  const auto w = normal(kRows * kCols, 71, 0.1f);
-  if (can_encode(type))
-    return BlockMatrix::encode(MatrixView<const float>(w.data(), kRows, kCols), type, "w", serial_executor());
-  BlockMatrix m = BlockMatrix::allocate(type, kRows, kCols);
-  auto* bytes = m.blocks.writable<std::uint8_t>();
-  for (std::size_t i = 0; i < m.blocks.size(); ++i) bytes[i] = static_cast<std::uint8_t>(i * 37 % 251);
-  for (std::size_t at = 0; at < m.blocks.size(); at += block_bytes(type)) {
-    const f16 half(0.01f);
-    const float whole = 0.01f;
-    if (type == BlockType::q8_k) std::memcpy(bytes + at, &whole, 4);
-    else {
-      std::memcpy(bytes + at, &half, 2);
-      if (type == BlockType::q5_k) std::memcpy(bytes + at + 2, &half, 2);
-    }
-  }
-  return m;
-}
 
 /// y = x·Wᵀ of two tokens against exact sums, by the bound of the tier that made it (cuda.h).
 void check_product(const cuda::Context& context, const cuda::Matrix& w, const BlockMatrix& m) {
@@ -65,29 +44,29 @@ void check_product(const cuda::Context& context, const cuda::Matrix& w, const Bl
 }
 
 TEST(CudaBlockMatrix, MultipliesByWhatTheBlocksDecodeTo) {
-  machine::power_on({13000, {machine::a100()}});
+  power_on();
   {
     const cuda::Context context;
     for (const BlockType type : kBlockTypes) {
       if (type == BlockType::f16 || type == BlockType::bf16) continue;  // matmul() wants x of their type
-      const BlockMatrix m = blocks_of(type);
+      const BlockMatrix m = blocks_of(type, kRows, kCols);
       const auto w = cuda::pack(context, m, DType::f32, nullptr);
       EXPECT_EQ(w->is_quantized(), exact_spec(type).has_value()) << name_of(type);
       ASSERT_NO_FATAL_FAILURE(check_product(context, *w, m));
     }
-    const BlockMatrix half = blocks_of(BlockType::f16);
+    const BlockMatrix half = blocks_of(BlockType::f16, kRows, kCols);
     const auto w = cuda::pack(context, half, DType::f32, nullptr);
     EXPECT_FALSE(w->is_quantized());
     EXPECT_EQ(w->storage_bytes(), kRows * kCols * sizeof(f16));
   }
-  EXPECT_EQ(machine::leaks(), "");
-  EXPECT_EQ(machine::faults(), "");
+  expect_no_leaks();
+  expect_clean();
 }
 
 TEST(CudaBlockMatrix, NamesWhatItCannotTake) {
-  machine::power_on({13000, {machine::a100()}});
+  power_on();
   const cuda::Context context;
-  BlockMatrix m = blocks_of(BlockType::q4_k);
+  BlockMatrix m = blocks_of(BlockType::q4_k, kRows, kCols);
   expect_error(ErrorCode::unsupported, "tensor 'up': Q4_K blocks decode to F32, F16 and BF16, not to I32",
                [&] { (void)cuda::pack(context, m, DType::i32, nullptr, "up"); });
   m.rows = 4;
@@ -107,17 +86,6 @@ TEST(CudaBlockMatrix, NamesWhatItCannotTake) {
   expect_error(ErrorCode::unsupported, "not to I32", [&] { decode(BlockType::q4_0, 0, DType::i32, 64, 64); });
   expect_error(ErrorCode::unsupported, "F16 blocks are plain floats",
                [&] { decode(BlockType::f16, 0, DType::f32, 64, 64); });
-}
-
-TEST(CudaBlockMatrix, AFailureOfAnyCallLeavesNothingBehind) {
-  machine::power_on({13000, {machine::a100()}});
-  for (const BlockType type : {BlockType::q4_k, BlockType::q4_0}) {
-    const BlockMatrix m = blocks_of(type);
-    fail_every_call(std::string(name_of(type)), 0, [&] {
-      const cuda::Context context;
-      (void)cuda::pack(context, m, DType::f16, nullptr);
-    });
-  }
 }
 
 }  // namespace

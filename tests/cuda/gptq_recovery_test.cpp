@@ -1,7 +1,6 @@
-// What GPTQ on the emulated device does with Hessians that say too little, or nothing; its memory; its errors.
+// What GPTQ on the device does with Hessians that say too little, or nothing; its memory; its errors.
 #include <cmath>
 
-#include "tests/cuda/failures.h"
 #include "tests/cuda/gptq_replay.h"
 #include "tests/cuda/gptq_support.h"
 #include "tests/support/expect_error.h"
@@ -11,7 +10,6 @@ namespace {
 
 using namespace cuda_test;
 using namespace testing_support;
-namespace machine = cuda_emulation;
 
 void expect_same_report(const gptq::Report& actual, const gptq::Report& expected) {
   EXPECT_EQ(actual.name, expected.name);
@@ -39,7 +37,8 @@ void expect_recovery(const Hessian& h, const gptq::Options& o, const std::string
     GptqReplay replay(view(w, cols), h, o, actual.report.damp, {epsilon, raised ? epsilon : 0x1p-53}, dominant);
     ASSERT_LT(replay.perturbation(), 0.1);
     for (std::size_t r = 0; r < rows; ++r) (void)replay.row(actual.matrix, r);
-    EXPECT_LT(replay.most_slack, 0.125);  // or the bound says nothing
+    // Or the bound says nothing, as it does of a GPU's fp32 factor of a Hessian so near to singular.
+    if (!on_gpu || o.double_precision || !raised) EXPECT_LT(replay.most_slack, 0.125);
     EXPECT_NEAR(actual.report.loss, replay.loss, replay.loss_slack + 1e-12 * replay.loss);
   });
 }
@@ -147,20 +146,20 @@ class CountingAllocator final : public cuda::DeviceAllocator {
   std::size_t calls = 0, held = 0, most = 0;
 };
 
-/// All memory is the allocator's, and no more than said; exactly as much where the greediest phase was gone through.
+/// All memory is the allocator's, and no more than said; exactly as much where the greediest phase was gone through
+/// (of a GPU's own cuSOLVER another one may be).
 void check_memory(const Hessian& h, std::size_t rows, const gptq::Options& o, bool exact) {
   const auto w = normal(rows * h.channels(), 50);
-  machine::power_on({13000, {machine::a100()}});
+  power_on();
   CountingAllocator allocator;
   const cuda::Context context(0, allocator);
   const std::size_t said = cuda::gptq_device_bytes(context, rows, h.channels(), DType::f32, o);
   EXPECT_EQ(allocator.calls, 0u);
   (void)cuda::gptq_solve(context, view(w, h.channels()), h, o, nullptr);
-  EXPECT_EQ(machine::calls_of("cudaMalloc"), allocator.calls);
-  EXPECT_EQ(machine::peak_bytes(), allocator.most);
+  expect_allocations(allocator.calls, allocator.most);
   EXPECT_EQ(allocator.held, 0u);
   EXPECT_LE(allocator.most, said) << o.name;
-  if (exact) EXPECT_EQ(allocator.most, said) << o.name;
+  if (exact && !on_gpu) EXPECT_EQ(allocator.most, said) << o.name;
 }
 
 TEST(CudaGptq, HoldsNoMoreMemoryThanItSays) {
@@ -173,37 +172,6 @@ TEST(CudaGptq, HoldsNoMoreMemoryThanItSays) {
   check_memory(layer.h, 3, {.group_size = 16, .calibration_tokens = 1000000}, false);
   check_memory(layer.h, 600, {.group_size = 16, .symmetric = false, .calibration_tokens = 1000000}, false);
   check_memory(paired_hessian(64), 3, {.group_size = 32, .damp = 2e-7}, true);
-}
-
-TEST(CudaGptqFailures, OfEveryCallAreToldAndLeaveNothingBehind) {
-#ifdef __SANITIZE_THREAD__
-  GTEST_SKIP() << "one thread of the host, which has nothing to race with, and takes long under ThreadSanitizer";
-#endif
-  machine::power_on({13000, {machine::a100()}});
-  const std::size_t rows = 3, cols = 40;
-  const auto w = normal(rows * cols, 51), x = activations(70, cols, 52), full = activations(70, cols, 53);
-  Hessian h(cols, "h", true);
-  h.add(view(x, cols), view(full, cols));
-  const auto solve = [&](const Hessian& hessian, const gptq::Options& o) {
-    fail_every_call(o.name, 0, [&] {
-      const cuda::Context context;
-      (void)cuda::gptq_solve(context, view(w, hessian.channels()), hessian, o, nullptr);
-    });
-  };
-  solve(h, {.group_size = 8, .act_order = true, .static_groups = true, .asymmetric_share = 0.25, .name = "groups"});
-  solve(h, {.calibration_tokens = 100000, .name = "rounded"});
-  solve(paired_hessian(20), {.group_size = 10, .damp = 2e-7, .name = "factored in fp64"});
-  const DeviceArray<float> dx(x), dfull(full);
-  fail_every_call("a Hessian", 0, [&] {
-    const cuda::Context context;
-    cuda::DeviceHessian sums(context, cols, "h", nullptr, true);
-    sums.add({dx.get(), DType::f32, 70, cols, cols}, {dfull.get(), DType::f32, 70, cols, cols}, nullptr);
-    (void)sums.download(nullptr);
-  });
-  fail_every_call("how much memory", 0, [&] {
-    const cuda::Context context;
-    (void)cuda::gptq_device_bytes(context, rows, cols, DType::f32, {});
-  });
 }
 
 TEST(CudaHessian, SumsAsTheCpu) {

@@ -12,6 +12,7 @@
 #include "nibble/scheme/gptq_grid.h"
 #include "solver/gptq_plan.h"
 #include "solver/gptq_setup.h"
+#include "tests/cuda/machine.h"
 #include "tests/solver/layers.h"
 
 namespace nibble::cuda_test {
@@ -19,12 +20,17 @@ namespace nibble::cuda_test {
 using testing_support::Doubles;
 using testing_support::index;
 
-/// What one operation loses, and how many of them the libraries do on one number. Sums of the emulated cuBLAS and
-/// cuSOLVER are fp64 and rounded once; gptq_cuda.h says what holds of any.
+/// What one operation loses.
 struct Rounding {
   double epsilon = 0x1p-24;         ///< Of the solution.
   double factor_epsilon = 0x1p-24;  ///< Of the factorisation.
-  double factor_roundings = 3, inverse_roundings = 1;
+  /// The libraries add up in their own precision, in any order (gptq_cuda.h); the emulated ones in fp64, and round
+  /// once.
+  bool any_order = on_gpu;
+
+  /// How many such losses one number of the factor has, and one of its inverse.
+  [[nodiscard]] double factor_roundings(std::size_t n) const { return any_order ? static_cast<double>(n) + 3 : 3; }
+  [[nodiscard]] double inverse_roundings(std::size_t n) const { return any_order ? static_cast<double>(n) : 1; }
 };
 
 class GptqReplay {
@@ -110,11 +116,12 @@ class GptqReplay {
     const Doubles l = reversed.llt().matrixL();
     r_ = l.reverse();
     u_ = r_.triangularView<Eigen::Upper>().solve(Doubles::Identity(index(n_), index(n_)));
-    const double g = rounding_.factor_roundings * rounding_.factor_epsilon;
+    const double g = rounding_.factor_roundings(n_) * rounding_.factor_epsilon;
     const Eigen::VectorXd reach = u_.cwiseAbs() * in_order_.diagonal().cwiseSqrt();
     perturbation_ = g * reach.squaredNorm();
-    error_ = rounding_.inverse_roundings * rounding_.factor_epsilon * u_.cwiseAbs() * r_.cwiseAbs() * u_.cwiseAbs() +
-             rounding_.epsilon * u_.cwiseAbs();
+    error_ =
+        rounding_.inverse_roundings(n_) * rounding_.factor_epsilon * u_.cwiseAbs() * r_.cwiseAbs() * u_.cwiseAbs() +
+        rounding_.epsilon * u_.cwiseAbs();
     for (Eigen::Index j = 0; j < u_.cols(); ++j) {
       double sum = 0;
       for (Eigen::Index i = j; i >= 0; --i) {
@@ -132,7 +139,7 @@ class GptqReplay {
       for (std::size_t j = 0; j < n_; ++j)
         c(index(i), index(j)) = options_.asymmetric_share * gptq::scale_of(h) * h.cross(plan_.order[i], plan_.order[j]);
     Doubles y = c * u_.transpose();
-    const double e = rounding_.inverse_roundings * rounding_.factor_epsilon;
+    const double e = rounding_.inverse_roundings(n_) * rounding_.factor_epsilon;
     const Doubles size = u_.cwiseAbs(), r = r_.cwiseAbs();
     Doubles dy = c.cwiseAbs() * (error_ + rounding_.factor_epsilon * size).transpose() +
                  e * y.cwiseAbs() * (size * r).transpose();

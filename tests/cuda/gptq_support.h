@@ -1,10 +1,10 @@
-// What the tests of GPTQ on the emulated device share.
+// What the tests of GPTQ on the device share.
 #pragma once
 
 #include <gtest/gtest.h>
 
 #include "nibble/solver/gptq_cuda.h"
-#include "tests/cuda/support.h"
+#include "tests/cuda/machine.h"
 #include "tests/solver/layers.h"
 
 namespace nibble::cuda_test {
@@ -27,13 +27,13 @@ inline std::vector<float> activations(std::size_t tokens, std::size_t channels, 
 /// On a fresh machine; nothing may be left on it, and nothing done wrong.
 template <class Body>
 void on_device(const Body& body) {
-  cuda_emulation::power_on({13000, {cuda_emulation::a100()}});
+  power_on();
   {
     const cuda::Context context;
     body(context);
   }
-  EXPECT_EQ(cuda_emulation::leaks(), "");
-  EXPECT_EQ(cuda_emulation::faults(), "");
+  expect_no_leaks();
+  expect_clean();
 }
 
 /// A layer of which one input is dead; its Hessian is asymmetric.

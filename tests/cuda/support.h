@@ -33,6 +33,7 @@ class DeviceArray {
     const void* from = values == nullptr ? static_cast<const void*>(poison.data()) : values;
     require(cudaMalloc(&data_, n_ * sizeof(T) + (n_ == 0)), "cudaMalloc");
     if (n > 0) require(cudaMemcpy(data_, from, n * sizeof(T), cudaMemcpyHostToDevice), "cudaMemcpy");
+    require(cudaDeviceSynchronize(), "cudaDeviceSynchronize");  // streams that do not block would not wait for the copy
   }
   ~DeviceArray() { (void)cudaFree(data_); }
   DeviceArray(const DeviceArray&) = delete;
@@ -43,6 +44,7 @@ class DeviceArray {
   /// Waits for the device.
   [[nodiscard]] std::vector<T> host() const {
     std::vector<T> out(n_);
+    require(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
     if (n_ > 0) require(cudaMemcpy(out.data(), data_, n_ * sizeof(T), cudaMemcpyDeviceToHost), "cudaMemcpy");
     return out;
   }

@@ -14,14 +14,6 @@ using namespace testing_support;
 using cuda::CodeLayout;
 using cuda::Tier;
 
-/// Columns in an order that spreads every group over the row.
-QuantizedMatrix with_act_order(QuantizedMatrix q) {
-  const auto groups = static_cast<std::int32_t>(q.spec.groups_per_row(q.cols));
-  for (std::int32_t c = 0; c < static_cast<std::int32_t>(q.cols); ++c) q.g_idx.push_back(c % groups);
-  q.validate("w");
-  return q;
-}
-
 TEST(CudaPack, KeepsOneCopyOfTheCodes) {
   power_on();
   const cuda::Context context;
@@ -55,33 +47,37 @@ struct Operands {
 
 template <class T, class Y>
 void check_product(const cuda::Context& context, const QuantizedMatrix& q, CodeLayout layout, const Operands& o,
-                   Tier tier) {
+                   Tier expected_tier) {
   const std::string name = q.spec.to_string() + ", " + std::to_string(o.tokens) + " tokens";
-  const auto w = cuda::pack(context, q, nullptr, layout);
-  ASSERT_EQ(cuda::matmul_tier(*w, o.tokens, dtype_of<T>), tier) << name;
+  const Stream stream;
+  const auto w = cuda::pack(context, q, stream.get(), layout);
+  const Tier tier = cuda::matmul_tier(*w, o.tokens, dtype_of<T>);
+  // What a GPU's table says otherwise is its own business; the bounds are those of the tier that it says.
+  if (!on_gpu) ASSERT_EQ(tier, expected_tier) << name;
   const auto x = converted<T>(normal(o.tokens * o.cols, 62));
   std::vector<T> spread(o.offset + o.tokens * o.stride, T(NAN));
   for (std::size_t t = 0; t < o.tokens; ++t)
     std::copy_n(x.data() + t * o.cols, o.cols, spread.data() + o.offset + t * o.stride);
   const DeviceArray<T> dx(spread);
   const DeviceArray<Y> dy(o.tokens * o.rows);
-  const cuda::DeviceBuffer workspace(cuda::matmul_workspace(*w, o.tokens, dtype_of<T>), context.allocator(), nullptr);
+  const cuda::DeviceBuffer workspace(cuda::matmul_workspace(*w, o.tokens, dtype_of<T>), context.allocator(),
+                                     stream.get());
   const auto multiply = [&] {
     cuda::matmul(context, {dx.get() + o.offset, dtype_of<T>, o.tokens, o.cols, o.stride}, *w,
-                 {dy.get(), dtype_of<Y>, o.tokens, o.rows, o.rows}, workspace.span(), nullptr);
-    return dy.host();
+                 {dy.get(), dtype_of<Y>, o.tokens, o.rows, o.rows}, workspace.span(), stream.get());
   };
-  const auto y = multiply();
-  const std::size_t allocations = machine::calls_of("cudaMalloc"), waits = machine::calls_of("cudaStreamSynchronize");
-  const auto again = multiply();
+  multiply();
+  const auto y = dy.host();
+  expect_asynchronous(stream.get(), multiply);
+  const auto again = dy.host();
   EXPECT_EQ(std::memcmp(y.data(), again.data(), y.size() * sizeof(Y)), 0) << name;
-  EXPECT_EQ(machine::calls_of("cudaMalloc"), allocations);
-  EXPECT_EQ(machine::calls_of("cudaStreamSynchronize"), waits);
   const double rounded = std::is_same_v<T, f16> ? 0x1p-11 : 0x1p-8;
   double bound = 1.01 * ((q.spec.is_codebook() ? rounded : 0) + (static_cast<double>(o.cols) / 16 + 149) * 0x1p-24);
   if (tier == Tier::gemv) bound = cuda::gemv_relative_error(o.cols, 4);
   if (tier == Tier::blas) bound = rounded + 1.01 * static_cast<double>(o.cols + 1) * 0x1p-24;
-  const Weights weights{o.rows, o.cols, [&](std::size_t r, std::size_t c) { return q.value(r, c); }};
+  std::vector<float> values(o.rows * o.cols);
+  find_backend("scalar").dequantize(q, 0, {values.data(), o.rows, o.cols}, serial_executor());
+  const Weights weights{o.rows, o.cols, [&](std::size_t r, std::size_t c) { return values[r * o.cols + c]; }};
   ASSERT_NO_FATAL_FAILURE(expect_product(x, weights, y, o.tokens, bound, sizeof(Y) == 4 ? 0 : 2 * rounded, name));
 }
 
@@ -100,7 +96,7 @@ TEST(CudaTensorCore, MultipliesWithinItsBound) {
     }
   }
   expect_clean();
-  EXPECT_EQ(machine::leaks(), "");
+  expect_no_leaks();
 }
 
 /// Long rows are cut between many blocks, whose locks begin wherever the caller's workspace was used for before.
@@ -122,24 +118,28 @@ TEST(CudaTensorCore, TakesAnyOrderAndAlignment) {
   expect_clean();
 }
 
-TEST(CudaTensorCore, IsChosenByTheTable) {
+/// A large layer's shape, ragged, on a GPU: every tier fills it, and tiles are many.
+TEST(CudaMatmul, EveryTierKeepsItsBound) {
   power_on();
-  const cuda::Context context;
-  const auto q = on_cpu(normal(9 * 64, 65), 9, 64, "int4-g32-asym");
-  const auto both = cuda::pack(context, q, nullptr, CodeLayout::both);
-  EXPECT_EQ(cuda::matmul_tier(*both, 1, DType::f16), Tier::gemv);
-  EXPECT_EQ(cuda::matmul_tier(*both, 9, DType::f16), Tier::tensor_core);
-  EXPECT_EQ(cuda::matmul_tier(*both, 100000, DType::f16), Tier::blas);
-  EXPECT_EQ(cuda::matmul_tier(*both, 8, DType::f32), Tier::gemv);
-  EXPECT_EQ(cuda::matmul_tier(*both, 9, DType::f32), Tier::blas);
-  const Operands few{2, 9, 64, 0, 64}, many{300, 9, 64, 0, 64};  // an A100's limits lie between
-  ASSERT_NO_FATAL_FAILURE((check_product<f16, f16>(context, q, CodeLayout::both, few, Tier::gemv)));
-  ASSERT_NO_FATAL_FAILURE((check_product<f16, f16>(context, q, CodeLayout::tensor_core, many, Tier::blas)));
-  machine::power_on({13000, {machine::t4()}});
-  const cuda::Context turing;
-  const auto w = cuda::pack(turing, q, nullptr, CodeLayout::tensor_core);
-  EXPECT_EQ(cuda::matmul_tier(*w, 9, DType::f16), Tier::tensor_core);
-  EXPECT_EQ(cuda::matmul_tier(*w, 9, DType::bf16), Tier::blas);  // no bf16 on its tensor cores
+  const std::size_t rows = on_gpu ? 1029 : 9, cols = on_gpu ? 4096 : 64;
+  {
+    const cuda::Context context;
+    for (const char* text : {"int4-g32-asym", "nf4-b64"}) {
+      const auto q = on_cpu(normal(rows * cols, 65), rows, cols, text);
+      const auto check = [&](std::size_t n, CodeLayout layout, Tier tier) {
+        ASSERT_NO_FATAL_FAILURE((check_product<f16, f16>(context, q, layout, {n, rows, cols, 0, cols}, tier)));
+        ASSERT_NO_FATAL_FAILURE((check_product<bf16, float>(context, q, layout, {n, rows, cols, 0, cols}, tier)));
+      };
+      check(1, CodeLayout::both, Tier::gemv);
+      check(7, CodeLayout::canonical, Tier::gemv);
+      check(9, CodeLayout::both, Tier::tensor_core);
+      check(67, CodeLayout::tensor_core, Tier::tensor_core);
+      check(300, CodeLayout::tensor_core, Tier::blas);  // an A100's limit lies below
+      check(9, CodeLayout::canonical, Tier::blas);
+    }
+  }
+  expect_clean();
+  expect_no_leaks();
 }
 
 TEST(CudaTensorCore, RefusesASmallWorkspace) {
@@ -190,7 +190,7 @@ TEST(CudaInt8, EqualsTheCpu) {
     }
   }
   expect_clean();
-  EXPECT_EQ(machine::bytes_in_use(), 0u);
+  expect_bytes_in_use(0);
 }
 
 template <class T>
@@ -252,32 +252,6 @@ TEST(CudaInt8, SaysWhatItCannotDo) {
   const auto w = cuda::pack(context, q, nullptr, CodeLayout::tensor_core);
   expect_error(ErrorCode::invalid_argument, "are the least", [&] { multiply(*w, {dx.get(), 16}); });
   expect_clean();
-}
-
-TEST(CudaTensorCore, FailuresLeaveNothingBehind) {
-  power_on();
-  const auto q = with_act_order(on_cpu(normal(5 * 64, 72), 5, 64, "int4-g32-asym"));
-  const auto eight = on_cpu(normal(5 * 64, 73), 5, 64, "llm-int8");
-  const DeviceArray<f16> x(converted<f16>(normal(9 * 64, 74))), y(9 * 5);
-  const cuda::DeviceMatrix dx{x.get(), DType::f16, 9, 64, 64};
-  const cuda::MutableDeviceMatrix dy{y.get(), DType::f16, 9, 5, 5};
-  fail_every_call("matmul", 0, [&] {
-    const cuda::Context context;
-    const auto w = cuda::pack(context, q, nullptr, CodeLayout::tensor_core);
-    const cuda::DeviceBuffer workspace(cuda::matmul_workspace(*w, 9, DType::f16), context.allocator(), nullptr);
-    cuda::matmul(context, dx, *w, dy, workspace.span(), nullptr);
-  });
-  fail_every_call("matmul_int8", 0, [&] {
-    const cuda::Context context;
-    const auto w = cuda::pack(context, eight, nullptr, CodeLayout::both);
-    const cuda::DeviceBuffer workspace(cuda::matmul_int8_workspace(*w, 9), context.allocator(), nullptr);
-    cuda::matmul_int8(context, dx, *w, dy, workspace.span(), nullptr, nullptr);
-  });
-  std::vector<float> host(9 * 64, 1.0f), out(9 * 5);
-  fail_every_call("matmul_int8 from the host", 2, [&] {
-    const auto w = backend().pack(eight);
-    backend().matmul({host.data(), 9, 64}, *w, {out.data(), 9, 5}, serial_executor());
-  });
 }
 
 }  // namespace

@@ -11,8 +11,10 @@
 // its name chooses.
 //
 // Calls that take a stream put their work on it and return; they neither wait for the device nor allocate on it, but
-// where they say so. What they are given must live until the stream has got there. A Context may serve several threads
-// and streams; buffers and matrices are as thread safe as the memory they are.
+// where they say so. (CUDA itself loads a kernel when it is first launched, which may wait; CUDA_MODULE_LOADING=EAGER
+// has it load all at once.) What they are given must live until the stream has got there: memory that a stream of
+// another order still reads, a Matrix say, must not be given back before. A Context may serve several threads and
+// streams; buffers and matrices are as thread safe as the memory they are.
 #pragma once
 
 #include <cstddef>
@@ -81,7 +83,8 @@ struct DeviceSpan {
   std::size_t size = 0;
 };
 
-/// Owns device memory; gives it back to its allocator, in the order of its stream. Not initialised.
+/// Owns device memory; gives it back to its allocator, in the order of its stream, which must still be there. Not
+/// initialised.
 class DeviceBuffer {
  public:
   DeviceBuffer() = default;
@@ -132,10 +135,12 @@ struct MutableDeviceMatrix {
   operator DeviceMatrix() const { return {data, type, rows, cols, stride}; }
 };
 
-/// A device, the allocator for what lives on it, and its cuBLAS and cuSOLVER handles, made when first needed.
+/// A device, the allocator for what lives on it, and its cuBLAS and cuSOLVER handles. The latter is made when GPTQ
+/// first needs it; both take some memory of the device's, beside the allocator's.
 class Context {
  public:
-  /// Error{unsupported} with why_unavailable(). The allocator must outlive all that was made with the context.
+  /// Error{unsupported} with why_unavailable(); CudaError. The allocator must outlive all that was made with the
+  /// context.
   explicit Context(int device = 0, DeviceAllocator& allocator = default_allocator());
   ~Context();
   Context(const Context&) = delete;
@@ -229,13 +234,16 @@ enum class Tier {
 
 /// y [n, out] = x [n, in] · Wᵀ on the stream. y is of x's type or f32. ε = 2⁻²⁴, u what rounding to x's type adds to a
 /// weight (2⁻¹¹ for f16 within its normal range, 2⁻⁸ for bf16, 0 for f32); before y is rounded to its type,
-///   Tier::gemv: |error| ≤ 1.01·(in/1024 + 40)·ε·Σ|x·w|, the same for any number of tokens;
+///   Tier::gemv: |error| ≤ 1.01·(in/1024 + 40)·ε·Σ|x·w|, of 8 bits 1.01·(in/512 + 24)·ε·Σ|x·w|, the same for any number
+///   of tokens;
 ///   Tier::tensor_core: |error| ≤ 1.01·(v + (in/16 + 149)·ε)·Σ|x·w|, v = u where the weights are NF4 or FP4, else 0;
-///   Tier::blas: |error| ≤ (u + 1.01·(in + 1)·ε)·Σ|x·w|; unquantized weights: u = 0, and x must be of their type.
+///   Tier::blas: |error| ≤ (u + 1.01·(in + 1)·ε)·Σ|x·w| for x in f32, else (u + 2.3·(in + 16)·ε)·Σ|x·w|, since tensor
+///   cores cut off where they add; unquantized weights: u = 0, and x must be of their type.
 /// LLM.int8 weights are multiplied as they decode: activations are not rounded here. Columns of x in act-order need no
-/// change. Results depend on nothing but the operands, the layout and the device. Errors: shape_mismatch (names the
-/// shapes); invalid_argument (a workspace that holds no row, or not aligned to 256; a shape beyond 2³¹−1); unsupported
-/// (types); CudaError.
+/// change. Results depend on nothing but the operands, the layout and the device; in Tier::blas also on cuBLAS's
+/// version, the workspace's size and the alignment of x and y. Errors: shape_mismatch (names the shapes);
+/// invalid_argument (a workspace that holds no row, or not aligned to 256; a shape beyond 2³¹−1; weights of another
+/// device than the context's); unsupported (types); CudaError.
 void matmul(const Context& context, const DeviceMatrix& x, const Matrix& w, const MutableDeviceMatrix& y,
             DeviceSpan workspace, cudaStream_t stream);
 

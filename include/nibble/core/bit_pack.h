@@ -3,8 +3,8 @@
 // Code k of width b occupies stream bits k·b … k·b+b−1, bit i of the stream being bit i%8 of byte i/8. Eight codes
 // fill exactly b bytes, which is the unit of the fast paths; a 3-bit code may straddle bytes:
 //
-//   b = 4   byte 0: [code1 | code0]                b = 3   byte 0: [c2 lo2 | c1 | c0]  byte 1: [c5 lo1 | c4 | c3 | c2
-//   hi1] …
+//   b = 4   byte 0: [c1 | c0]            byte 1: [c3 | c2]                …
+//   b = 3   byte 0: [c2 lo2 | c1 | c0]   byte 1: [c5 lo1 | c4 | c3 | c2 hi1]   …
 #pragma once
 
 #include <cstddef>

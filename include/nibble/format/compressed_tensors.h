@@ -3,8 +3,7 @@
 // For a layer `L` with K input and N output features and b bits (2 to 8):
 //
 //   L.weight_packed      I32 [N, words(K)]   row n is an LSB-first stream of its codes, 32 bits a word, zero bits at
-//   the
-//                                            end: the canonical row, padded to whole words
+//                                            the end: the canonical row, padded to whole words
 //   L.weight_scale       F16, BF16 or F32 [N, G]; strategy channel [N, 1]; tensor [1]
 //   L.weight_zero_point  I32 [words(N), G]   asymmetric only: column g is such a stream over n; tensor: I8 [1], signed
 //   L.weight_shape       I64 or I32 [2]      N, K

@@ -2,8 +2,7 @@
 //
 // For a layer `L` (without ".weight"), K = input features, N = output features:
 //
-//   bitsandbytes        nf4, fp4     L.weight U8 [⌈NK/2⌉, 1], the even element of the flattened matrix in the high
-//   nibble
+//   bitsandbytes        nf4, fp4     L.weight U8 [⌈NK/2⌉, 1], even elements of the flattened matrix in high nibbles;
 //                                    L.weight.absmax F32 [blocks], or U8 with L.weight.nested_absmax F32 and
 //                                    L.weight.nested_quant_map F32 [256]; L.weight.quant_map F32 [16];
 //                                    L.weight.quant_state.bitsandbytes__nf4 | __fp4 U8: JSON

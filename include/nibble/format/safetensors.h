@@ -1,8 +1,8 @@
 // Safetensors: a memory-mapped reader and a crash-safe streaming writer.
 //
-//   8 bytes            N, little-endian
-//   N bytes            JSON: {"name": {"dtype", "shape", "data_offsets": [begin, end]}, …, "__metadata__": {text:
-//   text}} the rest           the data; offsets count from here, tensors cover it without gap or overlap
+//   8 bytes   N, little-endian
+//   N bytes   JSON: {"name": {"dtype", "shape", "data_offsets": [begin, end]}, …, "__metadata__": {text: text}}
+//   the rest  the data; offsets count from here, tensors cover it without gap or overlap
 //
 // Source: the format section of the safetensors documentation. A header is untrusted: whatever it says is checked
 // before it is used, and a refusal is Error{corrupt_file} that names the tensor and the value.

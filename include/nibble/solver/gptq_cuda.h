@@ -13,7 +13,8 @@
 namespace nibble::cuda {
 
 /// Σ x·xᵀ over tokens, in fp32 on the device (nibble::Hessian adds batches in fp64): an element is off by at most
-/// tokens·ε·Σ|x_i·x_j|, ε = 2⁻²⁴; one of the cross statistic by (tokens + 1)·ε·Σ|(full − x)_i·x_j|.
+/// tokens·ε·Σ|x_i·x_j|, ε = 2⁻²⁴; one of the cross statistic by (tokens + 1)·ε·Σ|(full − x)_i·x_j|. Of one stream at a
+/// time.
 class DeviceHessian {
  public:
   /// Holds channels² floats and cuBLAS's 32 MiB; with `asymmetric`, for GPTAQ, channels² and 256·channels floats more.
@@ -53,8 +54,8 @@ class DeviceHessian {
 /// How near the codes are to those of exact arithmetic. Let ε be 2⁻²⁴ (2⁻⁵³ with double_precision), n the columns,
 /// H + λI = R·Rᵀ and U = R⁻¹ exact, indices in the order of solving, and follow a row exactly but with the codes that
 /// the device chose: v_i is what column i then comes to, q_i what its code decodes to, e_i = (v_i − q_i)/U_ii. Each
-/// code is the one nearest to v_i/scale but where v_i is nearly in the middle between two, with which v_i/scale is off
-/// by at most ½ + (A_i + 2ε|v_i|)/scale:
+/// code is then within ½ + (A_i + 2ε|v_i|)/scale of v_i/scale: the nearest one, but where v_i is nearly in the middle
+/// between two.
 ///
 ///   A_j  = Σ_{k≤j} Λ_k·|R_kj|·U_jj              what was lost before, as the columns between spread it
 ///   Λ_j  = 1.01·(Σ_{k<j} E_k·(D_kj + |U_kj|·(3ε + D_kk/U_kk)) + (j + 1)·ε·(|w_j| + Σ_{k<j} E_k·|U_kj|))
@@ -70,9 +71,9 @@ gptq::Result gptq_solve(const Context& context, FloatMatrix weights, const Hessi
                         const gptq::Options& options, cudaStream_t stream);
 
 /// The most bytes that gptq_solve() holds on the device at once for weights of this shape and type, whatever it takes
-/// to factor the Hessian; all of it comes from the context's allocator. Asks cuSOLVER; allocates nothing. 16·cols² and
-/// 32 MiB, or 4·cols² + 5·rows·cols and 32 MiB, make up most of it. Errors: invalid_argument (an option out of range),
-/// unsupported (as gptq_solve()), CudaError.
+/// to factor the Hessian; all of it comes from the context's allocator. Asks cuSOLVER; allocates nothing but its
+/// handle. 16·cols² and 32 MiB, or 4·cols² + 5·rows·cols and 32 MiB, make up most of it. Errors: invalid_argument (an
+/// option out of range), unsupported (as gptq_solve()), CudaError.
 std::size_t gptq_device_bytes(const Context& context, std::size_t rows, std::size_t cols, DType type,
                               const gptq::Options& options);
 

@@ -8,7 +8,7 @@ namespace nibble::cuda {
 
 namespace {
 
-/// One call's stream: waits for all that was put on it before it ends, however it ends.
+/// A stream that waits for all that was put on it before it ends, however it ends.
 class Stream {
  public:
   Stream() { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags"); }
@@ -115,22 +115,20 @@ class CudaBackend final : public Backend {
   using Backend::pack;  // GGUF's blocks are refused
   PackedMatrixPtr pack(QuantizedMatrix q) const override {
     const DeviceScope scope(context().device().ordinal);
-    const Stream stream;
     const CodeLayout layout = q.spec.scheme == SchemeKind::llm_int8 ? CodeLayout::tensor_core
                               : q.spec.bits == 8                    ? CodeLayout::both
                                                                     : CodeLayout::canonical;
-    return std::make_shared<const CudaMatrix>(*this, cuda::pack(context(), q, stream.get(), layout));
+    return std::make_shared<const CudaMatrix>(*this, cuda::pack(context(), q, packing_stream(), layout));
   }
   /// As fp32, the type of the activations that this interface brings.
   PackedMatrixPtr pack(FloatMatrix weights) const override {
     const DeviceScope scope(context().device().ordinal);
-    const Stream stream;
     if (weights.type != DType::f16 && weights.type != DType::bf16)
-      return std::make_shared<const CudaMatrix>(*this, cuda::pack(context(), weights, stream.get()));
+      return std::make_shared<const CudaMatrix>(*this, cuda::pack(context(), weights, packing_stream()));
     std::vector<float> values(weights.rows * weights.cols);
     const MatrixView<float> wide(values.data(), weights.rows, weights.cols);
     widen(weights, wide);
-    return std::make_shared<const CudaMatrix>(*this, cuda::pack(context(), FloatMatrix(wide), stream.get()));
+    return std::make_shared<const CudaMatrix>(*this, cuda::pack(context(), FloatMatrix(wide), packing_stream()));
   }
   QuantizedMatrix unpack(const PackedMatrix& packed) const override {
     const DeviceScope scope(context().device().ordinal);
@@ -227,10 +225,17 @@ class CudaBackend final : public Backend {
     if (!context_) context_ = std::make_unique<Context>(0, allocator_);
     return *context_;
   }
+  /// Where packed weights come from and are given back to: it outlives them.
+  cudaStream_t packing_stream() const {
+    const std::lock_guard lock(mutex_);
+    if (!packing_stream_) packing_stream_ = std::make_unique<Stream>();
+    return packing_stream_->get();
+  }
 
   DeviceAllocator& allocator_;
   mutable std::mutex mutex_;
   mutable std::unique_ptr<Context> context_;
+  mutable std::unique_ptr<Stream> packing_stream_;
 };
 
 }  // namespace

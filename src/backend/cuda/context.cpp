@@ -2,10 +2,14 @@
 
 namespace nibble::cuda {
 
-Context::Context(int device, DeviceAllocator& allocator)
-    : device_(device_info(device)), allocator_(&allocator), libraries_(std::make_unique<Libraries>()) {}
+Context::Context(int device, DeviceAllocator& allocator) : device_(device_info(device)), allocator_(&allocator) {
+  const DeviceScope scope(device);
+  libraries_ = std::make_unique<Libraries>();
+}
 
 Context::~Context() = default;
+
+Context::Libraries::Libraries() { check(cublasCreate(&blas_), "cublasCreate"); }
 
 Context::Libraries::~Libraries() {
   if (blas_ != nullptr) (void)cublasDestroy(blas_);
@@ -13,8 +17,7 @@ Context::Libraries::~Libraries() {
 }
 
 auto Context::Libraries::blas(cudaStream_t stream, DeviceSpan workspace) -> Held<cublasHandle_t> {
-  std::unique_lock lock(mutex_);
-  if (blas_ == nullptr) check(cublasCreate(&blas_), "cublasCreate");
+  std::unique_lock lock(blas_mutex_);
   check(cublasSetStream(blas_, stream), "cublasSetStream");
   // Setting the stream takes the workspace away, so the order matters.
   check(cublasSetWorkspace(blas_, workspace.data, workspace.size), "cublasSetWorkspace");
@@ -23,7 +26,7 @@ auto Context::Libraries::blas(cudaStream_t stream, DeviceSpan workspace) -> Held
 }
 
 auto Context::Libraries::solver(cudaStream_t stream) -> Held<cusolverDnHandle_t> {
-  std::unique_lock lock(mutex_);
+  std::unique_lock lock(solver_mutex_);
   if (solver_ == nullptr) check(cusolverDnCreate(&solver_), "cusolverDnCreate");
   check(cusolverDnSetStream(solver_, stream), "cusolverDnSetStream");
   return {solver_, std::move(lock)};

@@ -10,7 +10,9 @@ namespace nibble::cuda {
 /// A handle has one stream and one workspace at a time, so its user holds the lock from setting them to the last call.
 class Context::Libraries {
  public:
-  Libraries() = default;
+  /// Of the current device. Makes cuBLAS's handle, which takes memory of the device's; cuSOLVER's when it is first
+  /// asked for.
+  Libraries();
   ~Libraries();
   Libraries(const Libraries&) = delete;
   Libraries& operator=(const Libraries&) = delete;
@@ -28,7 +30,7 @@ class Context::Libraries {
   [[nodiscard]] Held<cusolverDnHandle_t> solver(cudaStream_t stream);
 
  private:
-  std::mutex mutex_;
+  std::mutex blas_mutex_, solver_mutex_;
   cublasHandle_t blas_ = nullptr;
   cusolverDnHandle_t solver_ = nullptr;
 };

@@ -38,6 +38,7 @@ std::unique_ptr<Matrix::Storage> Matrix::Storage::quantized(const Context& conte
                                                             cudaStream_t stream, bool canonical_codes) {
   const auto buffer = [&](std::size_t bytes) { return DeviceBuffer(bytes, context.allocator(), stream); };
   auto out = std::make_unique<Storage>();
+  out->device = context.device().ordinal;
   out->compute_capability = context.device().compute_capability;
   CanonicalMatrix& view = out->view;
   view.spec = spec;
@@ -71,6 +72,7 @@ std::unique_ptr<Matrix::Storage> Matrix::Storage::quantized(const Context& conte
 std::unique_ptr<Matrix::Storage> Matrix::Storage::floats(const Context& context, DType type, std::size_t rows,
                                                          std::size_t cols, cudaStream_t stream) {
   auto out = std::make_unique<Storage>();
+  out->device = context.device().ordinal;
   out->is_quantized = false;
   out->type = type;
   out->view.rows = rows;

@@ -43,7 +43,8 @@ struct Matrix::Storage {
   bool has_small_zeros = true;  ///< Every zero point is one that gemv() takes.
   DeviceBuffer codes, scales, zero_points, codebook, g_idx, nested_absmax, nested_map, nested_offset;
   std::unique_ptr<TensorCoreCodes> tensor;  ///< Null if there are none; `codes` may be empty if there are.
-  int compute_capability = 0;               ///< Of the device that it lies on.
+  int device = 0;                           ///< That it lies on,
+  int compute_capability = 0;               ///< and what it can do.
   CanonicalMatrix view;                     ///< Of the buffers. Unquantized weights: rows and cols only.
 };
 
