@@ -96,13 +96,16 @@ std::vector<cuda::TierRow> modelled_table() {
   return rows;
 }
 
-std::string table_text(std::span<const cuda::TierRow> rows, const std::string& source) {
+std::string table_text(std::span<const cuda::TierRow> rows, const Measured& measured) {
   std::ostringstream out;
-  out << "// Made by cuda_tier_table (bench/cuda): " << source
+  out << "// Made by cuda_tier_table (bench/cuda): a model of the devices, no measurement but where a line says so"
       << "\n// {compute capability, family, {most tokens of gemv, of tensor cores}}\n";
-  for (const cuda::TierRow& row : rows)
+  for (const cuda::TierRow& row : rows) {
     out << "{" << row.compute_capability << ", TierFamily::" << name_of(row.family) << ", {" << row.limits.gemv << ", "
-        << row.limits.tensor_core << "}},\n";
+        << row.limits.tensor_core << "}},";
+    if (row.compute_capability == measured.compute_capability) out << "  // measured on " << measured.device;
+    out << "\n";
+  }
   return out.str();
 }
 

@@ -1,6 +1,6 @@
-// What each tier of the CUDA matmul would take on a device, by a model of three limits: bytes from memory, tensor-core
-// products, instructions issued. Not a measurement: it says where one tier overtakes another, for the table that
-// matmul() looks its tier up in (src/backend/cuda/tier_table.inc).
+// The table that matmul() looks its tier up in (src/backend/cuda/tier_table.inc), and what each tier of the CUDA matmul
+// would take on a device by a model of three limits: bytes from memory, tensor-core products, instructions issued. Not
+// a measurement: it says where one tier overtakes another.
 #pragma once
 
 #include <cstddef>
@@ -36,10 +36,15 @@ using Seconds = std::function<double(ModelTier, std::size_t tokens)>;
 /// Looks at the numbers of tokens in `tokens`, ascending. A limit is the last of them before the tier is left.
 cuda::TierLimits find_limits(const Seconds& seconds, std::span<const std::size_t> tokens);
 
-inline constexpr const char* kModelSource = "a model of the devices, no measurement";
 /// The model's rows for every known device.
 std::vector<cuda::TierRow> modelled_table();
-/// The text of tier_table.inc.
-std::string table_text(std::span<const cuda::TierRow> rows, const std::string& source);
+
+/// A device whose rows were measured.
+struct Measured {
+  int compute_capability = 0;  ///< 0: none was.
+  std::string device;          ///< Its name.
+};
+/// The text of tier_table.inc; rows of the measured device say so.
+std::string table_text(std::span<const cuda::TierRow> rows, const Measured& measured = {});
 
 }  // namespace nibble::bench

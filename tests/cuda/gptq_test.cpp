@@ -93,8 +93,8 @@ std::vector<gptq::Options> every_option() {
 TEST(CudaGptq, EveryOptionInSinglePrecision) {
   const Layer layer;
   for (gptq::Options o : every_option()) {
-    o.damp =
-        on_gpu ? 1 : 0.1;  // where sums may be in any order, only a better conditioned Hessian has a bound that tells
+    // Where sums may be in any order, only the bound of a better conditioned Hessian tells anything.
+    o.damp = on_gpu ? 1 : 0.1;
     ASSERT_NO_FATAL_FAILURE(check_solution(layer, o, 0.125));
   }
 }

@@ -89,18 +89,25 @@ void check_workspace(DeviceSpan workspace, std::size_t least, std::size_t best) 
     throw Error(ErrorCode::invalid_argument, "matmul: the workspace is not aligned to 256 bytes");
 }
 
-Tier matmul_tier(const Matrix& w, std::size_t tokens, DType x_type) {
+bool can_serve(const Matrix& w, Tier tier, std::size_t tokens, DType x_type) {
   const Matrix::Storage& s = w.storage();
-  if (!s.is_quantized) return Tier::blas;
-  const TierLimits limits = tier_limits(s.compute_capability, tier_family(s.view.spec));
-  const bool tensor_core = tensor_core_plan(s, tokens, x_type).blocks > 0;
-  const bool few = tokens <= kMostGemvTokens && s.view.codes != nullptr && has_gemv(s.view.spec) && s.has_small_zeros;
-  if (few && (!tensor_core || tokens <= limits.gemv)) return Tier::gemv;
-  return tensor_core && tokens <= limits.tensor_core ? Tier::tensor_core : Tier::blas;
+  if (tier == Tier::blas) return true;
+  if (!s.is_quantized) return false;
+  if (tier == Tier::tensor_core) return tensor_core_plan(s, tokens, x_type).blocks > 0;
+  return tokens <= kMostGemvTokens && s.view.codes != nullptr && has_gemv(s.view.spec) && s.has_small_zeros;
 }
 
-std::size_t matmul_workspace(const Matrix& w, std::size_t tokens, DType x_type) {
-  switch (matmul_tier(w, tokens, x_type)) {
+Tier matmul_tier(const Matrix& w, std::size_t tokens, DType x_type) {
+  const bool few = can_serve(w, Tier::gemv, tokens, x_type),
+             tensor_core = can_serve(w, Tier::tensor_core, tokens, x_type);
+  if (!tensor_core) return few ? Tier::gemv : Tier::blas;
+  const TierLimits limits = tier_limits(w.storage().compute_capability, tier_family(w.spec()));
+  if (few && tokens <= limits.gemv) return Tier::gemv;
+  return tokens <= limits.tensor_core ? Tier::tensor_core : Tier::blas;
+}
+
+std::size_t tier_workspace(const Matrix& w, Tier tier, std::size_t tokens, DType x_type) {
+  switch (tier) {
     case Tier::gemv: return 0;
     case Tier::tensor_core: return tensor_core_workspace(w.storage(), tokens, x_type);
     case Tier::blas: break;
@@ -108,17 +115,24 @@ std::size_t matmul_workspace(const Matrix& w, std::size_t tokens, DType x_type) 
   return blas_workspace(w, x_type);
 }
 
-// cuBLAS counts columns first: a row-major matrix is to it the transposed one, so that yᵀ = W·xᵀ is asked for.
+std::size_t matmul_workspace(const Matrix& w, std::size_t tokens, DType x_type) {
+  return tier_workspace(w, matmul_tier(w, tokens, x_type), tokens, x_type);
+}
+
 void matmul(const Context& context, const DeviceMatrix& x, const Matrix& w, const MutableDeviceMatrix& y,
             DeviceSpan workspace, cudaStream_t stream) {
   check_operands(x, w, y, w.cols(), w.rows());
-  if (x.rows == 0) return;
+  if (x.rows > 0) matmul_by(matmul_tier(w, x.rows, x.type), context, x, w, y, workspace, stream);
+}
+
+// cuBLAS counts columns first: a row-major matrix is to it the transposed one, so that yᵀ = W·xᵀ is asked for.
+void matmul_by(Tier tier, const Context& context, const DeviceMatrix& x, const Matrix& w, const MutableDeviceMatrix& y,
+               DeviceSpan workspace, cudaStream_t stream) {
   const DeviceScope scope(context.device().ordinal);
-  const Tier tier = matmul_tier(w, x.rows, x.type);
   if (tier == Tier::gemv)
     return check_kernel(gemv(w.storage().view, x.data, x.type, x.stride, x.rows, y.data, y.type, y.stride, stream),
                         "gemv");
-  const std::size_t best = matmul_workspace(w, x.rows, x.type);
+  const std::size_t best = tier_workspace(w, tier, x.rows, x.type);
   check_workspace(workspace, tier == Tier::blas ? least_blas_workspace(w, x.type) : best, best);
   if (tier == Tier::tensor_core) return multiply_tensor_core(w.storage(), x, y, workspace, stream);
   const auto blas = context.libraries().blas(stream, {workspace.data, kBlasWorkspace});

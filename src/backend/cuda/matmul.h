@@ -10,6 +10,13 @@ void check_operands(const DeviceMatrix& x, const Matrix& w, const DeviceMatrix& 
 /// Error{invalid_argument} for a workspace of less than `least` bytes or not aligned to 256.
 void check_workspace(DeviceSpan workspace, std::size_t least, std::size_t best);
 
+/// Whether a tier can make such a product, whatever the table of tiers says.
+bool can_serve(const Matrix& w, Tier tier, std::size_t tokens, DType x_type);
+/// matmul_workspace() and matmul() by one tier, which must be one that can serve; operands are checked, tokens not 0.
+std::size_t tier_workspace(const Matrix& w, Tier tier, std::size_t tokens, DType x_type);
+void matmul_by(Tier tier, const Context& context, const DeviceMatrix& x, const Matrix& w, const MutableDeviceMatrix& y,
+               DeviceSpan workspace, cudaStream_t stream);
+
 /// y [n, in] = x [n, out] · W, both f32. The workspace is matmul_workspace() of more than kMostGemvTokens tokens.
 /// Errors as matmul's.
 void matmul_transposed(const Context& context, const DeviceMatrix& x, const Matrix& w, const MutableDeviceMatrix& y,
