@@ -91,7 +91,8 @@ NIBBLE_DEVICE void mma_s8(int (&c)[4], const std::uint32_t (&a)[4], const std::u
 
 /// Starts to copy 16 bytes from global to shared memory, past the L1 cache ("cp.async"); both aligned to 16. !pred:
 /// writes zeros and does not read. Nobody may touch the target until the copying thread has waited for the copy's
-/// group, and other threads not until a barrier after that.
+/// group, and other threads not until a barrier after that. Has no form with a hint to the L2 cache: CUDA 13.0's ptxas
+/// makes of it, where a part of the target's address is uniform, an instruction that sm_90 refuses as illegal.
 NIBBLE_DEVICE void cp_async_16(void* dst, const void* src, bool pred = true) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
   const int bytes = pred ? 16 : 0;
@@ -99,22 +100,6 @@ NIBBLE_DEVICE void cp_async_16(void* dst, const void* src, bool pred = true) {
                : "memory");
 #else
   *static_cast<uint4*>(dst) = pred ? __ldg(static_cast<const uint4*>(src)) : uint4{0, 0, 0, 0};
-#endif
-}
-/// The same for what is read once: the L2 cache gives it up first.
-NIBBLE_DEVICE void cp_async_16_evict_first(void* dst, const void* src, bool pred = true) {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-  const int bytes = pred ? 16 : 0;
-  asm volatile(
-      "{\n"
-      ".reg .b64 policy;\n"
-      "createpolicy.fractional.L2::evict_first.b64 policy, 1.0;\n"
-      "cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, policy;\n"
-      "}\n" ::"r"(shared_address(dst)),
-      "l"(src), "r"(bytes)
-      : "memory");
-#else
-  cp_async_16(dst, src, pred);
 #endif
 }
 /// The copies started since the last commit become a group, an empty one if there are none.

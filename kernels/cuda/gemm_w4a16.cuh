@@ -106,7 +106,7 @@ struct W4Thread {
       const unsigned at = first + threadIdx.x;
       const std::size_t word = (std::size_t{step} * 2 + at / half_chunks) * padded_rows * 4 + output * 4 +
                                at % half_chunks * 4;  // 32 columns of a row are 4 words
-      cp_async_16_evict_first(to + at * 16, args.w.codes + word);
+      cp_async_16(to + at * 16, args.w.codes + word);
     }
     to += kW4CodeBytes;
 #if NIBBLE_MUTANT == 57

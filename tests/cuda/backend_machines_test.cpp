@@ -43,10 +43,15 @@ TEST(CudaDevices, LeaveTheCurrentOneAsItWas) {
   EXPECT_EQ(context.device().name, "H100 SXM");
   const QuantizedMatrix q = on_cpu(normal(3 * 32, 17), 3, 32, "fp4-b32");
   expect_same(cuda::unpack(context, *cuda::pack(context, q, nullptr), nullptr), q, "on the second device");
-  EXPECT_EQ(machine::calls_of("cudaSetDevice"), 4u);  // there and back, twice
+  EXPECT_EQ(machine::calls_of("cudaSetDevice"), 6u);  // there and back, three times
   int current = -1;
   require(cudaGetDevice(&current), "cudaGetDevice");
   EXPECT_EQ(current, 0);
+  const cuda::Context other(0);
+  const auto w = cuda::pack(context, q, nullptr);
+  expect_error(ErrorCode::invalid_argument, "the weights lie on CUDA device 1, the context is of device 0", [&] {
+    cuda::matmul(other, {nullptr, DType::f32, 1, 32, 32}, *w, {nullptr, DType::f32, 1, 3, 3}, {}, nullptr);
+  });
   expect_clean();
 }
 
@@ -58,6 +63,8 @@ TEST(CudaTensorCore, IsChosenByTheTable) {
   EXPECT_EQ(cuda::matmul_tier(*both, 1, DType::f16), Tier::gemv);
   EXPECT_EQ(cuda::matmul_tier(*both, 9, DType::f16), Tier::tensor_core);
   EXPECT_EQ(cuda::matmul_tier(*both, 100000, DType::f16), Tier::blas);
+  const auto act_order = cuda::pack(context, with_act_order(q), nullptr, CodeLayout::both);
+  EXPECT_EQ(cuda::matmul_tier(*act_order, 1, DType::f16), Tier::tensor_core);  // its codes are sorted by group
   EXPECT_EQ(cuda::matmul_tier(*both, 8, DType::f32), Tier::gemv);
   EXPECT_EQ(cuda::matmul_tier(*both, 9, DType::f32), Tier::blas);
   machine::power_on({13000, {machine::t4()}});

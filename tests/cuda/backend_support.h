@@ -45,6 +45,12 @@ inline QuantizedMatrix with_act_order(QuantizedMatrix q) {
   return q;
 }
 
+/// What cuda.h promises of Tier::blas, but for the rounding of weights.
+inline double blas_bound(std::size_t depth, DType x_type) {
+  const double n = static_cast<double>(depth);
+  return (x_type == DType::f32 ? 1.01 * (n + 1) : 2.3 * (n + 16)) * 0x1p-24;
+}
+
 /// The weights that a product is made of.
 struct Weights {
   std::size_t rows, cols;

@@ -74,7 +74,7 @@ void check_product(const cuda::Context& context, const QuantizedMatrix& q, CodeL
   const double rounded = std::is_same_v<T, f16> ? 0x1p-11 : 0x1p-8;
   double bound = 1.01 * ((q.spec.is_codebook() ? rounded : 0) + (static_cast<double>(o.cols) / 16 + 149) * 0x1p-24);
   if (tier == Tier::gemv) bound = cuda::gemv_relative_error(o.cols, 4);
-  if (tier == Tier::blas) bound = rounded + 1.01 * static_cast<double>(o.cols + 1) * 0x1p-24;
+  if (tier == Tier::blas) bound = rounded + blas_bound(o.cols, dtype_of<T>);
   std::vector<float> values(o.rows * o.cols);
   find_backend("scalar").dequantize(q, 0, {values.data(), o.rows, o.cols}, serial_executor());
   const Weights weights{o.rows, o.cols, [&](std::size_t r, std::size_t c) { return values[r * o.cols + c]; }};

@@ -176,7 +176,7 @@ void copy_kernel(const uint4* in, CopyStages* out) {
   target[0] = target[1] = target[2] = uint4{1, 1, 1, 1};
   cp_async_16(&target[0], &in[0]);
   cp_async_commit();
-  cp_async_16_evict_first(&target[1], &in[1]);
+  cp_async_16(&target[1], &in[1]);
   cp_async_16(&target[2], nullptr, false);
   cp_async_commit();
   out->before_wait = target[0];

@@ -81,10 +81,6 @@ inline void cp_async_16(void* dst, const void* src, bool pred = true,
                         cuda_emulation::Site site = cuda_emulation::Site::here()) {
   detail::start_copy(dst, src, pred, site);
 }
-inline void cp_async_16_evict_first(void* dst, const void* src, bool pred = true,
-                                    cuda_emulation::Site site = cuda_emulation::Site::here()) {
-  detail::start_copy(dst, src, pred, site);
-}
 inline void cp_async_commit() { cuda_emulation::commit_copies(); }
 template <int N>
 void cp_async_wait() {

@@ -211,8 +211,8 @@ QuantizedMatrix unpack(const Context& context, const Matrix& w, cudaStream_t str
 MatrixPtr quantize(const Context& context, const DeviceMatrix& weights, const QuantSpec& spec, std::string_view name,
                    cudaStream_t stream);
 
-/// Decodes rows [first_row, first_row + out.rows), bit for bit as Backend::dequantize_to. Errors: shape_mismatch,
-/// unsupported (unquantized weights, another type), CudaError.
+/// Decodes rows [first_row, first_row + out.rows), bit for bit as Backend::dequantize_to, but for the bits of a NaN,
+/// which a file's scale can bring. Errors: shape_mismatch, unsupported (unquantized weights, another type), CudaError.
 void dequantize(const Context& context, const Matrix& w, std::size_t first_row, const MutableDeviceMatrix& out,
                 cudaStream_t stream);
 

@@ -21,9 +21,9 @@ MatrixPtr pack(const Context& context, const BlockMatrix& blocks, DType type, cu
                std::string_view name = "weights");
 
 /// Decodes coded blocks that lie on the device as in a BlockMatrix, rows without gaps, aligned to 4 bytes: bit for bit
-/// what decode_blocks() gives, rounded once to the type of `out`. Errors: shape_mismatch (out's columns are no whole
-/// number of blocks, or its stride is less), invalid_argument (the alignment), unsupported (plain floats; another type
-/// of out), CudaError.
+/// what decode_blocks() gives, rounded once to the type of `out`, but for the bits of a NaN. Errors: shape_mismatch
+/// (out's columns are no whole number of blocks, or its stride is less), invalid_argument (the alignment), unsupported
+/// (plain floats; another type of out), CudaError.
 void dequantize(const Context& context, BlockType type, const void* blocks, const MutableDeviceMatrix& out,
                 cudaStream_t stream);
 

@@ -31,8 +31,8 @@ struct LoraProduct {
 /// Bytes that add_lora() works in: 32 MiB for cuBLAS, the x·Aᵀ, and addresses.
 [[nodiscard]] std::size_t lora_workspace(std::span<const LoraProduct> products);
 
-/// All products. Several may add to the same y: their sum does not depend on how they are grouped, since those that
-/// meet are added in their order. x·Aᵀ is rounded to x's type, so it must lie within that type's range.
+/// All products. Several may add to the same y: one after the other, in their order. x·Aᵀ is rounded to x's type, so it
+/// must lie within that type's range.
 ///
 /// ε = 2⁻²⁴, u = 2⁻¹¹ for f16, 2⁻⁸ for bf16, 0 for f32. Before y is rounded to its type,
 ///   |error| ≤ (u + 2.1·(in + r + 4)·ε)·S + 2ε·|y|,  S = |scale|·Σ_k |b_ok|·Σ_i |x_i·a_ki|,

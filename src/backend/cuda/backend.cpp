@@ -8,7 +8,7 @@ namespace nibble::cuda {
 
 namespace {
 
-/// A stream that waits for all that was put on it before it ends, however it ends.
+/// One call's stream: waits for all that was put on it before it ends, however it ends.
 class Stream {
  public:
   Stream() { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags"); }
@@ -25,6 +25,10 @@ class Stream {
  private:
   cudaStream_t stream_ = nullptr;
 };
+
+/// Packed weights outlive the call that makes them, and are given back in the order of a stream that must outlive them:
+/// the default one.
+constexpr cudaStream_t kPackingStream = nullptr;
 
 class CudaMatrix final : public PackedMatrix {
  public:
@@ -118,17 +122,17 @@ class CudaBackend final : public Backend {
     const CodeLayout layout = q.spec.scheme == SchemeKind::llm_int8 ? CodeLayout::tensor_core
                               : q.spec.bits == 8                    ? CodeLayout::both
                                                                     : CodeLayout::canonical;
-    return std::make_shared<const CudaMatrix>(*this, cuda::pack(context(), q, packing_stream(), layout));
+    return std::make_shared<const CudaMatrix>(*this, cuda::pack(context(), q, kPackingStream, layout));
   }
   /// As fp32, the type of the activations that this interface brings.
   PackedMatrixPtr pack(FloatMatrix weights) const override {
     const DeviceScope scope(context().device().ordinal);
     if (weights.type != DType::f16 && weights.type != DType::bf16)
-      return std::make_shared<const CudaMatrix>(*this, cuda::pack(context(), weights, packing_stream()));
+      return std::make_shared<const CudaMatrix>(*this, cuda::pack(context(), weights, kPackingStream));
     std::vector<float> values(weights.rows * weights.cols);
     const MatrixView<float> wide(values.data(), weights.rows, weights.cols);
     widen(weights, wide);
-    return std::make_shared<const CudaMatrix>(*this, cuda::pack(context(), FloatMatrix(wide), packing_stream()));
+    return std::make_shared<const CudaMatrix>(*this, cuda::pack(context(), FloatMatrix(wide), kPackingStream));
   }
   QuantizedMatrix unpack(const PackedMatrix& packed) const override {
     const DeviceScope scope(context().device().ordinal);
@@ -225,17 +229,10 @@ class CudaBackend final : public Backend {
     if (!context_) context_ = std::make_unique<Context>(0, allocator_);
     return *context_;
   }
-  /// Where packed weights come from and are given back to: it outlives them.
-  cudaStream_t packing_stream() const {
-    const std::lock_guard lock(mutex_);
-    if (!packing_stream_) packing_stream_ = std::make_unique<Stream>();
-    return packing_stream_->get();
-  }
 
   DeviceAllocator& allocator_;
   mutable std::mutex mutex_;
   mutable std::unique_ptr<Context> context_;
-  mutable std::unique_ptr<Stream> packing_stream_;
 };
 
 }  // namespace

@@ -61,7 +61,12 @@ std::byte* at(const MutableDeviceMatrix& m, std::size_t col) {
 
 }  // namespace
 
-void check_operands(const DeviceMatrix& x, const Matrix& w, const DeviceMatrix& y, std::size_t in, std::size_t out) {
+void check_operands(const Context& context, const DeviceMatrix& x, const Matrix& w, const DeviceMatrix& y,
+                    std::size_t in, std::size_t out) {
+  if (w.storage().device != context.device().ordinal)
+    throw Error(ErrorCode::invalid_argument, "matmul: the weights lie on CUDA device " +
+                                                 std::to_string(w.storage().device) + ", the context is of device " +
+                                                 std::to_string(context.device().ordinal));
   if (x.cols != in || y.cols != out || x.rows != y.rows || x.stride < x.cols || y.stride < y.cols)
     throw Error(ErrorCode::shape_mismatch, "matmul: x is " + shape(x.rows, x.cols, x.stride) + ", the weights are [" +
                                                std::to_string(w.rows()) + ", " + std::to_string(w.cols()) + "], y is " +
@@ -102,7 +107,8 @@ Tier matmul_tier(const Matrix& w, std::size_t tokens, DType x_type) {
              tensor_core = can_serve(w, Tier::tensor_core, tokens, x_type);
   if (!tensor_core) return few ? Tier::gemv : Tier::blas;
   const TierLimits limits = tier_limits(w.storage().compute_capability, tier_family(w.spec()));
-  if (few && tokens <= limits.gemv) return Tier::gemv;
+  const bool in_order = w.storage().view.g_idx == nullptr;  // else gemv looks up each column's group
+  if (few && in_order && tokens <= limits.gemv) return Tier::gemv;
   return tokens <= limits.tensor_core ? Tier::tensor_core : Tier::blas;
 }
 
@@ -121,7 +127,7 @@ std::size_t matmul_workspace(const Matrix& w, std::size_t tokens, DType x_type) 
 
 void matmul(const Context& context, const DeviceMatrix& x, const Matrix& w, const MutableDeviceMatrix& y,
             DeviceSpan workspace, cudaStream_t stream) {
-  check_operands(x, w, y, w.cols(), w.rows());
+  check_operands(context, x, w, y, w.cols(), w.rows());
   if (x.rows > 0) matmul_by(matmul_tier(w, x.rows, x.type), context, x, w, y, workspace, stream);
 }
 
@@ -149,7 +155,7 @@ void matmul_by(Tier tier, const Context& context, const DeviceMatrix& x, const M
 
 void matmul_transposed(const Context& context, const DeviceMatrix& x, const Matrix& w, const MutableDeviceMatrix& y,
                        DeviceSpan workspace, cudaStream_t stream) {
-  check_operands(x, w, y, w.rows(), w.cols());
+  check_operands(context, x, w, y, w.rows(), w.cols());
   if (x.rows == 0) return;
   check_workspace(workspace, least_blas_workspace(w, x.type), blas_workspace(w, x.type));
   const DeviceScope scope(context.device().ordinal);

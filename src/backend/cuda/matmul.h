@@ -5,8 +5,10 @@
 
 namespace nibble::cuda {
 
-/// x [n, in] and y [n, out] must fit each other, the weights, the kernels and cuBLAS. Errors as matmul's.
-void check_operands(const DeviceMatrix& x, const Matrix& w, const DeviceMatrix& y, std::size_t in, std::size_t out);
+/// x [n, in] and y [n, out] must fit each other, the weights, the context's device, the kernels and cuBLAS. Errors as
+/// matmul's.
+void check_operands(const Context& context, const DeviceMatrix& x, const Matrix& w, const DeviceMatrix& y,
+                    std::size_t in, std::size_t out);
 /// Error{invalid_argument} for a workspace of less than `least` bytes or not aligned to 256.
 void check_workspace(DeviceSpan workspace, std::size_t least, std::size_t best);
 

@@ -49,7 +49,7 @@ void matmul_int8(const Context& context, const DeviceMatrix& x, const Matrix& w,
                 "these are " +
                     (w.is_quantized() ? w.spec().to_string() : std::string("unquantized")) +
                     (w.is_quantized() && w.code_layout() == CodeLayout::canonical ? ", packed canonically" : ""));
-  check_operands(x, w, y, w.cols(), w.rows());
+  check_operands(context, x, w, y, w.cols(), w.rows());
   const DeviceScope scope(context.device().ordinal);
   if (x.rows == 0) {
     if (non_finite != nullptr)

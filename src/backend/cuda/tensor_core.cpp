@@ -159,7 +159,8 @@ void multiply_tensor_core(const Matrix::Storage& s, const DeviceMatrix& x, const
     stride = x.cols;
   }
 #if NIBBLE_MUTANT != 100
-  check(cudaMemsetAsync(space.sums, 0, plan.lock_bytes, stream), "cudaMemsetAsync", "the locks of gemm_w4a16");
+  if (plan.steps_a_block % plan.steps_a_tile != 0)  // blocks share a tile, and wait for each other
+    check(cudaMemsetAsync(space.sums, 0, plan.lock_bytes, stream), "cudaMemsetAsync", "the locks of gemm_w4a16");
 #endif
   check_kernel(gemm_w4a16(t.w4, from, x.type, stride, x.rows, y.data, y.type, y.stride, plan, space.sums, stream),
                "gemm_w4a16");
