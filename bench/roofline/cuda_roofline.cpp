@@ -44,12 +44,12 @@ std::filesystem::path cubins(const Gpu& gpu) {
 /// The time that issuing a product's inner loop takes; "" without a kernel of ours.
 std::string issue_text(const Loop& loop, const Gpu& gpu) {
   if (loop.file == nullptr) return "";
-  static std::map<std::string, std::map<std::string, InstructionCounts>> known;
+  static std::map<std::string, std::map<std::string, std::vector<InstructionCounts>>> known;
   const std::string path = (cubins(gpu) / loop.file).string() + ".cubin";
   if (!known.contains(path)) known[path] = cuda_static::count_loops(path, loop.operation);
-  for (const auto& [name, counts] : known[path])
+  for (const auto& [name, loops] : known[path])
     if (name.find(loop.kernel) != std::string::npos)
-      return fmt::format("{:.2f}", issue_seconds(loop, count_of(counts), gpu) * 1e6);
+      return fmt::format("{:.2f}", issue_seconds(loop, count_of(loops.front()), gpu) * 1e6);
   throw std::runtime_error(path + " holds no loop of " + loop.kernel);
 }
 
@@ -85,15 +85,16 @@ Table pass_table(const Options& o, const Gpu& gpu) {
   return table;
 }
 
-/// The loop that does a kernel's work: the innermost with products of the tensor cores, or else of the CUDA cores.
+/// The loop that does a kernel's work: the shortest innermost one with products of the tensor cores, or else of the
+/// CUDA cores.
 struct Work {
   std::size_t products = 0, instructions = 0;
 };
 std::map<std::string, Work> work_of(const std::string& cubin) {
   std::map<std::string, Work> out;
   for (const char* operation : {"HMMA", "IMMA", "FFMA"})
-    for (const auto& [name, counts] : cuda_static::count_loops(cubin, operation))
-      out.try_emplace(name, Work{count_of(counts, {operation}), count_of(counts)});
+    for (const auto& [name, loops] : cuda_static::count_loops(cubin, operation))
+      out.try_emplace(name, Work{count_of(loops.front(), {operation}), count_of(loops.front())});
   return out;
 }
 

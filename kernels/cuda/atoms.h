@@ -124,6 +124,16 @@ NIBBLE_DEVICE std::uint32_t lop3(std::uint32_t a, std::uint32_t b, std::uint32_t
   return d;
 }
 
+/// x, which the compiler keeps: what is cheap to compute it would compute anew in every iteration of a loop.
+NIBBLE_DEVICE std::uint32_t in_register(std::uint32_t x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+NIBBLE_DEVICE std::uint64_t in_register(std::uint64_t x) {
+  asm volatile("" : "+l"(x));
+  return x;
+}
+
 /// Loads 16 bytes that nobody writes during the launch and nobody reads again; the L1 cache keeps no copy.
 template <class T>
 NIBBLE_DEVICE T load_stream(const T* p) {

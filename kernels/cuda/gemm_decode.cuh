@@ -33,23 +33,39 @@ NIBBLE_DEVICE std::uint32_t mask_and_set(std::uint32_t bits, std::uint32_t mask,
 /// two is that power plus q·(unit of its last place): no conversion is needed, only a subtraction.
 template <class T>
 struct AffineDecoder {
+  /// A pair of 1024 as half, of 128 as bfloat16.
+  static constexpr std::uint32_t kExponent = std::is_same_v<T, half> ? 0x64006400u : 0x43004300u;
+  /// What is subtracted from the codes of four rows, whose zero points are the bytes of a word: pairs of one number.
+  struct Zeros {
+    std::uint32_t low[4], high[4];  ///< 1024 + z (bfloat16: 128 + z); half only: −64 − z.
+    NIBBLE_DEVICE explicit Zeros(std::uint32_t zero_points) {
+#if NIBBLE_MUTANT == 42
+      zero_points = 0x08080808u;
+#endif
+#pragma unroll
+      for (unsigned j = 0; j < 4; ++j) {
+        low[j] = __byte_perm(zero_points, 0, 0x4040u + j * 0x0101u) | kExponent;
+        if constexpr (std::is_same_v<T, half>)
+          high[j] = bits_of(__hsub2(pair_of<half2>(0x63806380u), pair_of<half2>(low[j])));  // 960 − low
+      }
+    }
+  };
+
   NIBBLE_DEVICE explicit AffineDecoder(const float*) {}
 
-  /// b[i] = the pair that is `k16` · 2 + i of the word, k16 = 0, 1.
-  NIBBLE_DEVICE void decode(std::uint32_t word, unsigned k16, std::uint32_t zero_point, std::uint32_t (&b)[2]) const {
-#if NIBBLE_MUTANT == 42
-    zero_point = 8;
-#endif
-    const std::uint32_t zeros = zero_point * 0x00010001u, codes = word >> (8 * k16);
+  /// b[i] = the pair that is `k16` · 2 + i of the word of row j, k16 = 0, 1.
+  NIBBLE_DEVICE void decode(std::uint32_t word, unsigned k16, const Zeros& zeros, unsigned j,
+                            std::uint32_t (&b)[2]) const {
+    const std::uint32_t codes = word >> (8 * k16);
     if constexpr (std::is_same_v<T, half>) {
       // 1024 + q, less 1024 + z; and 1024 + 16q, which is 16·(64 + q), less 64 + z after the multiplication.
       const auto low = pair_of<half2>(mask_and_set(codes, 0x000f000fu, 0x64006400u));
       const auto high = pair_of<half2>(mask_and_set(codes, 0x00f000f0u, 0x64006400u));
-      b[0] = bits_of(__hsub2(low, pair_of<half2>(0x64006400u | zeros)));
-      b[1] = bits_of(__hfma2(high, pair_of<half2>(0x2c002c00u), pair_of<half2>(0xd400d400u | zeros << 4)));
+      b[0] = bits_of(__hsub2(low, pair_of<half2>(zeros.low[j])));
+      b[1] = bits_of(__hfma2(high, pair_of<half2>(0x2c002c00u), pair_of<half2>(zeros.high[j])));
     } else {
       // 128 + q, less 128 + z. The fraction has 7 bits, so that the second pair is shifted.
-      const auto less = pair_of<__nv_bfloat162>(0x43004300u | zeros);
+      const auto less = pair_of<__nv_bfloat162>(zeros.low[j]);
       const auto first = pair_of<__nv_bfloat162>(mask_and_set(codes, 0x000f000fu, 0x43004300u));
       const auto second = pair_of<__nv_bfloat162>(mask_and_set(codes >> 4, 0x000f000fu, 0x43004300u));
       b[0] = bits_of(__hsub2(first, less));
@@ -67,6 +83,11 @@ struct AffineDecoder {
 /// permutation looks up four codes at once among eight entries: shared memory would serve lanes that differ one by one.
 template <class T>
 struct CodebookDecoder {
+  /// Values have no zero points.
+  struct Zeros {
+    NIBBLE_DEVICE explicit Zeros(std::uint32_t) {}
+  };
+
   std::uint32_t low[4] = {}, high[4] = {};
 
   NIBBLE_DEVICE explicit CodebookDecoder(const float* codebook) {
@@ -88,7 +109,7 @@ struct CodebookDecoder {
     return __byte_perm(__byte_perm(bytes[0], bytes[1], entry), __byte_perm(bytes[2], bytes[3], entry), which);
   }
 
-  NIBBLE_DEVICE void decode(std::uint32_t word, unsigned k16, std::uint32_t, std::uint32_t (&b)[2]) const {
+  NIBBLE_DEVICE void decode(std::uint32_t word, unsigned k16, const Zeros&, unsigned, std::uint32_t (&b)[2]) const {
     const std::uint32_t codes = word >> (16 * k16);
     const std::uint32_t low_bytes = look_up(low, codes), high_bytes = look_up(high, codes);
 #if NIBBLE_MUTANT == 43

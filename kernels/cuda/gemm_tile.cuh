@@ -20,6 +20,25 @@ NIBBLE_DEVICE unsigned swizzled(unsigned row, unsigned chunk) {
 #endif
 }
 
+/// Eight values from shared memory, aligned to 16 bytes, as float.
+template <class T>
+NIBBLE_DEVICE void load_eight(const T* at, float (&out)[8]) {
+  const auto* const quads = reinterpret_cast<const uint4*>(at);
+#pragma unroll
+  for (unsigned i = 0; i < sizeof(T) / 2; ++i) {
+    const uint4 quad = quads[i];
+    const std::uint32_t words[4] = {quad.x, quad.y, quad.z, quad.w};
+#pragma unroll
+    for (unsigned j = 0; j < 4; ++j)
+      if constexpr (sizeof(T) == 4) {
+        out[4 * i + j] = std::bit_cast<float>(words[j]);
+      } else {
+        out[2 * j] = widen(T::from_bits(static_cast<std::uint16_t>(words[j])));
+        out[2 * j + 1] = widen(T::from_bits(static_cast<std::uint16_t>(words[j] >> 16)));
+      }
+  }
+}
+
 /// One value or two neighbouring ones, where they lie within the row.
 NIBBLE_DEVICE void store_pair(void* y, DType type, std::size_t at, std::size_t left, float first, float second) {
   if (type == DType::f32) {

@@ -4,6 +4,7 @@
 #include <cuda_runtime_api.h>
 #include <elf.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <fstream>
@@ -85,6 +86,12 @@ struct Code {
   }
 };
 
+/// Instructions from begin to a branch back to it, the last before end.
+struct Loop {
+  std::size_t begin, end;
+  [[nodiscard]] bool contains(const Loop& other) const { return begin <= other.begin && other.end <= end; }
+};
+
 std::vector<Code> read_code(const std::string& path) {
   const std::string bytes = read_file(path);
   const auto header = at<Elf64_Ehdr>(bytes, 0);
@@ -118,21 +125,25 @@ std::map<std::string, InstructionCounts> count_instructions(const std::string& c
   return out;
 }
 
-std::map<std::string, InstructionCounts> count_loops(const std::string& cubin_path, const std::string& operation) {
-  std::map<std::string, InstructionCounts> out;
+std::map<std::string, std::vector<InstructionCounts>> count_loops(const std::string& cubin_path,
+                                                                  const std::string& operation) {
+  std::map<std::string, std::vector<InstructionCounts>> out;
   for (const Code& code : read_code(cubin_path)) {
-    std::size_t least = code.instructions.size() + 1;
+    std::vector<Loop> loops;
     for (std::size_t n = 0; n < code.instructions.size(); ++n) {
       if (code.instructions[n].name() != "BRA") continue;
       const std::ptrdiff_t target = static_cast<std::ptrdiff_t>(n) + 1 + code.distance(n);
       if (target < 0 || target > static_cast<std::ptrdiff_t>(code.instructions.size()))
         throw std::runtime_error(cubin_path + ": a branch out of " + code.kernel);
-      const auto begin = static_cast<std::size_t>(target);
-      if (begin > n || n + 1 - begin >= least) continue;
-      InstructionCounts counts = code.count(begin, n + 1);
-      if (count_of(counts, {operation}) == 0) continue;
-      least = n + 1 - begin;
-      out[code.kernel] = std::move(counts);
+      const Loop loop{static_cast<std::size_t>(target), n + 1};
+      if (loop.begin <= n && count_of(code.count(loop.begin, loop.end), {operation}) > 0) loops.push_back(loop);
+    }
+    std::stable_sort(loops.begin(), loops.end(), [](Loop a, Loop b) { return a.end - a.begin < b.end - b.begin; });
+    std::vector<Loop> innermost;
+    for (const Loop loop : loops) {
+      if (std::any_of(innermost.begin(), innermost.end(), [&](Loop l) { return loop.contains(l); })) continue;
+      innermost.push_back(loop);
+      out[code.kernel].push_back(code.count(loop.begin, loop.end));
     }
   }
   return out;

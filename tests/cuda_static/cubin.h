@@ -16,10 +16,11 @@ namespace nibble::cuda_static {
 /// instructions are known. Throws std::runtime_error where the file is no 64-bit ELF.
 using InstructionCounts = std::map<std::string, std::size_t>;
 std::map<std::string, InstructionCounts> count_instructions(const std::string& cubin_path);
-/// The same of one loop in each kernel: of those that hold `operation`, the innermost. Whatever stands between a
-/// backward branch and its target counts once, be it on a path that few iterations take. Kernels without such a loop
-/// are left out.
-std::map<std::string, InstructionCounts> count_loops(const std::string& cubin_path, const std::string& operation);
+/// The same of each kernel's loops that hold `operation` and no other such loop, the shortest first. Whatever stands
+/// between a backward branch and its target counts once, be it on a path that few iterations take. Kernels without such
+/// a loop are left out.
+std::map<std::string, std::vector<InstructionCounts>> count_loops(const std::string& cubin_path,
+                                                                  const std::string& operation);
 /// Of all operations that are named, each with any width.
 std::size_t count_of(const InstructionCounts& counts, std::initializer_list<std::string_view> operations);
 std::size_t count_of(const InstructionCounts& counts);  ///< Of all instructions.
