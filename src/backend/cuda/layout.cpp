@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "nibble/core/error.h"
+#include "nibble/core/parallel.h"
 
 namespace nibble::cuda {
 
@@ -45,6 +46,14 @@ std::size_t shared_columns(const QuantizedMatrix& q, const std::vector<std::int3
   for (const std::size_t columns : {all, std::size_t{128}, std::size_t{64}, std::size_t{32}})
     if (columns <= all && runs_share_groups(q, order, columns)) return columns;
   return 0;
+}
+
+/// Calls body(row) on all threads: a word of either layout holds codes of one row, so rows do not meet.
+template <class Body>
+void for_each_row(std::size_t rows, const Body& body) {
+  parallel_for(default_executor(), rows, 16, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t row = begin; row < end; ++row) body(row);
+  });
 }
 
 template <class Layout>
@@ -106,11 +115,12 @@ HostW4 pack_w4(const QuantizedMatrix& q) {
   out.codebook = q.codebook;
   const PackedLayout layout = out.layout();
   out.codes.resize(layout.words());
-  for (std::size_t row = 0; row < q.rows; ++row)
+  for_each_row(q.rows, [&](std::size_t row) {
     for (std::size_t k = 0; k < q.cols; ++k) {
       const CodePlace at = layout.place(row, k);
       out.codes[at.word] |= std::uint32_t{q.code(row, packed_column(q, out.column_order, k))} << at.shift;
     }
+  });
   pack_parameters(q, out);
   return out;
 }
@@ -175,13 +185,14 @@ HostInt8 pack_int8(const QuantizedMatrix& q) {
   out.cols = q.cols;
   const PackedInt8Layout layout = out.layout();
   out.codes.resize(layout.words());
-  for (std::size_t row = 0; row < q.rows; ++row) {
+  out.multipliers.resize(q.rows);
+  for_each_row(q.rows, [&](std::size_t row) {
     for (std::size_t col = 0; col < q.cols; ++col) {
       const CodePlace at = layout.place(row, col);
       out.codes[at.word] |= (q.code(row, col) ^ 0x80u) << at.shift;
     }
-    out.multipliers.push_back(q.multiplier(q.group_of(row, 0)));
-  }
+    out.multipliers[row] = q.multiplier(q.group_of(row, 0));
+  });
   return out;
 }
 
