@@ -15,8 +15,8 @@ namespace nibble::cli {
 namespace {
 
 constexpr const char* kNoCuda =
-    "this build of nibble has no CUDA backend; one that is configured with -DNIBBLE_CUDA=ON has (it takes nvcc, cuBLAS "
-    "and cuSOLVER)";
+    "this build of nibble has no CUDA backend; configure it with -DNIBBLE_CUDA=ON, which takes nvcc, cuBLAS and "
+    "cuSOLVER";
 
 std::string why_not_here(const Backend& b) {
   if (b.available()) return "";

@@ -221,8 +221,8 @@ TEST(Tool, ListsBackendsAndWhyOneCannotRunHere) {
   const std::string refusal = "the backend 'cuda' cannot run here: " + why;
 #else
   const std::string refusal =
-      "this build of nibble has no CUDA backend; one that is configured with -DNIBBLE_CUDA=ON has (it takes nvcc, "
-      "cuBLAS and cuSOLVER)";
+      "this build of nibble has no CUDA backend; configure it with -DNIBBLE_CUDA=ON, which takes nvcc, cuBLAS and "
+      "cuSOLVER";
   EXPECT_TRUE(has(help.text, refusal)) << help.text;
 #endif
   for (const auto& outcome :
