@@ -13,6 +13,16 @@ install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/nibble DESTINATION ${CMAKE_INSTA
 if(TARGET nibble_cli)
   install(TARGETS nibble_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 endif()
+# Shared libraries are found where they lie to each other and to the tool, in a tree that was moved, too.
+file(RELATIVE_PATH bin_to_lib /p/${CMAKE_INSTALL_BINDIR} /p/${CMAKE_INSTALL_LIBDIR})
+foreach(target nibble nibble_llama nibble_cuda)
+  if(TARGET ${target})
+    set_property(TARGET ${target} APPEND PROPERTY INSTALL_RPATH $ORIGIN)
+  endif()
+endforeach()
+if(TARGET nibble_cli)
+  set_property(TARGET nibble_cli APPEND PROPERTY INSTALL_RPATH $ORIGIN/${bin_to_lib})
+endif()
 
 # In an export of its own, so that who wants no more than nibble::nibble need not have CUDA's toolkit.
 set(NIBBLE_HAS_CUDA OFF)

@@ -29,6 +29,7 @@ cmake --install "$build" --prefix "$work/prefix" >"$work/install.log"
 consume installed -DCMAKE_PREFIX_PATH="$work/prefix"
 mv "$work/prefix" "$work/elsewhere"
 consume moved -DCMAKE_PREFIX_PATH="$work/elsewhere"
+[ ! -e "$work/elsewhere/bin/nibble" ] || echo "the tool: $("$work/elsewhere/bin/nibble" --version)"
 libs=$(dirname "$(find "$work/elsewhere" -name 'libnibble.*' -print -quit)")
 has_cuda=$(find "$libs" -name 'libnibble_cuda.*' -print -quit)
 if [ -n "$has_cuda" ] && [ ! -e "$work/moved/consumer_cuda" ]; then
