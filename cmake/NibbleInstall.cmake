@@ -1,13 +1,10 @@
-# Install rules and the CMake package: find_package(nibble CONFIG) gives nibble::nibble, with the component llama also
-# nibble::llama, and nibble::cuda where it was built.
+# Install rules and the CMake package: find_package(nibble CONFIG) gives nibble::nibble and, where they were built,
+# nibble::llama and nibble::cuda, the latter where CUDA's toolkit is found, too. COMPONENTS llama or cuda insist on them.
 include(CMakePackageConfigHelpers)
 
 set(installed nibble)
 if(TARGET nibble_llama)
   list(APPEND installed nibble_llama)
-endif()
-if(TARGET nibble_cuda)
-  list(APPEND installed nibble_cuda)
 endif()
 install(TARGETS ${installed} EXPORT nibbleTargets
   ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
@@ -16,10 +13,24 @@ install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/nibble DESTINATION ${CMAKE_INSTA
 if(TARGET nibble_cli)
   install(TARGETS nibble_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 endif()
+# Shared libraries are found where they lie to each other and to the tool, in a tree that was moved, too.
+file(RELATIVE_PATH bin_to_lib /p/${CMAKE_INSTALL_BINDIR} /p/${CMAKE_INSTALL_LIBDIR})
+foreach(target nibble nibble_llama nibble_cuda)
+  if(TARGET ${target})
+    set_property(TARGET ${target} APPEND PROPERTY INSTALL_RPATH $ORIGIN)
+  endif()
+endforeach()
+if(TARGET nibble_cli)
+  set_property(TARGET nibble_cli APPEND PROPERTY INSTALL_RPATH $ORIGIN/${bin_to_lib})
+endif()
 
+# In an export of its own, so that who wants no more than nibble::nibble need not have CUDA's toolkit.
 set(NIBBLE_HAS_CUDA OFF)
 if(TARGET nibble_cuda)
   set(NIBBLE_HAS_CUDA ON)
+  install(TARGETS nibble_cuda EXPORT nibbleCudaTargets
+    ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+  install(EXPORT nibbleCudaTargets NAMESPACE nibble:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/nibble)
 endif()
 set(NIBBLE_HAS_LLAMA OFF)
 if(TARGET nibble_llama)
@@ -32,5 +43,13 @@ install(FILES ${PROJECT_BINARY_DIR}/nibbleConfig.cmake ${PROJECT_BINARY_DIR}/nib
   DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/nibble)
 # The prefix is found from the file itself, so an installed tree can be moved.
 file(RELATIVE_PATH NIBBLE_PC_UP /p/${CMAKE_INSTALL_LIBDIR}/pkgconfig /p)
-configure_file(${PROJECT_SOURCE_DIR}/cmake/nibble.pc.in ${PROJECT_BINARY_DIR}/nibble.pc @ONLY)
-install(FILES ${PROJECT_BINARY_DIR}/nibble.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+set(packages nibble)
+if(NIBBLE_HAS_CUDA)
+  list(APPEND packages nibble-cuda)
+  get_target_property(NIBBLE_CUDA_LIBDIR CUDA::cublas IMPORTED_LOCATION)
+  get_filename_component(NIBBLE_CUDA_LIBDIR ${NIBBLE_CUDA_LIBDIR} DIRECTORY)
+endif()
+foreach(package IN LISTS packages)
+  configure_file(${PROJECT_SOURCE_DIR}/cmake/${package}.pc.in ${PROJECT_BINARY_DIR}/${package}.pc @ONLY)
+  install(FILES ${PROJECT_BINARY_DIR}/${package}.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+endforeach()

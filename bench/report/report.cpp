@@ -18,7 +18,7 @@ namespace {
 
 struct Case {
   std::string name, limit;
-  double milliseconds = 0, gflops = 0, gbps = 0, of_limit = 0;
+  double milliseconds = 0, gflops = 0, gbps = 0, of_limit = 0, over_fp16 = 0;
 };
 
 double median(std::vector<double> v) {
@@ -30,9 +30,10 @@ std::vector<Case> read_cases(const nlohmann::json& document) {
   std::vector<std::string> order;
   std::map<std::string, std::vector<nlohmann::json>> runs;
   for (const auto& b : document.at("benchmarks")) {
-    if (b.value("run_type", "") != "iteration") continue;
+    if (b.value("run_type", "") != "iteration" || b.value("error_occurred", false)) continue;
     std::string name = b.at("run_name");
-    if (name.ends_with("/real_time")) name.resize(name.size() - std::string("/real_time").size());
+    for (const std::string_view clock : {"/real_time", "/manual_time"})
+      if (name.ends_with(clock)) name.resize(name.size() - clock.size());
     if (!runs.contains(name)) order.push_back(name);
     runs[name].push_back(b);
   }
@@ -43,8 +44,9 @@ std::vector<Case> read_cases(const nlohmann::json& document) {
       for (const auto& run : runs[name]) values.push_back(run.value(key, 0.0));
       return median(values);
     };
-    cases.push_back(
-        {name, runs[name][0].value("label", ""), of("real_time"), of("gflops"), of("gbps"), of("of_limit")});
+    const double unit = runs[name][0].value("time_unit", "ms") == "us" ? 1e-3 : 1;
+    cases.push_back({name, runs[name][0].value("label", ""), of("real_time") * unit, of("gflops"), of("gbps"),
+                     of("of_limit"), of("over_fp16")});
   }
   return cases;
 }
@@ -52,8 +54,9 @@ std::vector<Case> read_cases(const nlohmann::json& document) {
 void print_table(const std::vector<Case>& cases) {
   fmt::print("{:<58}{:>10}{:>10}{:>9}{:>10}  {}\n", "case", "ms", "GOP/s", "GB/s", "of limit", "which");
   for (const Case& c : cases)
-    fmt::print("{:<58}{:>10.3f}{:>10.1f}{:>9.2f}{:>9.0f}%  {}\n", c.name, c.milliseconds, c.gflops, c.gbps,
-               100 * c.of_limit, c.limit.starts_with("limit: ") ? c.limit.substr(7) : c.limit);
+    fmt::print("{:<58}{:>10.4g}{:>10.1f}{:>9.2f}{:>9.0f}%  {}{}\n", c.name, c.milliseconds, c.gflops, c.gbps,
+               100 * c.of_limit, c.limit.starts_with("limit: ") ? c.limit.substr(7) : c.limit,
+               c.over_fp16 > 0 ? fmt::format(", {:.2f} times cuBLAS fp16", c.over_fp16) : "");
 }
 
 /// Logarithmic axes: operations per byte of weights against operations per second.

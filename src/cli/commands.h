@@ -10,6 +10,9 @@
 
 namespace nibble::cli {
 
+/// --backend, which all commands take, and the list of backends under --help. Before the commands.
+void add_backend_option(CLI::App& app);
+
 void add_compare_command(CLI::App& app);
 void add_quantize_command(CLI::App& app);
 void add_convert_command(CLI::App& app);

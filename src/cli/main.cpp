@@ -12,13 +12,9 @@ int main(int argc, char** argv) {
   CLI::App app("nibble: quantize a language model, and see what each method costs in quality, size and speed.");
   app.set_version_flag("--version", NIBBLE_VERSION);
   app.require_subcommand(1);
-  app.footer(
-      "Environment: NIBBLE_BACKEND=scalar|avx2|avxvnni|avx512|avx512vnni chooses the kernels, NIBBLE_THREADS the "
-      "threads, NIBBLE_DATA the "
-      "folder of the embedded "
-      "model.\nExit status: 0 success, 1 error, 130 interrupted; the command line's own errors are above 100.");
   using namespace nibble::cli;
   install_interrupt_handler();
+  add_backend_option(app);
   add_compare_command(app);
   add_quantize_command(app);
   add_convert_command(app);

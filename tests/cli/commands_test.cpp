@@ -7,6 +7,9 @@
 #include <sstream>
 #include <string>
 
+#ifdef NIBBLE_WITH_CUDA
+#include "nibble/backend/cuda.h"
+#endif
 #include "tests/support/run_tool.h"
 #include "tests/support/temporary_folder.h"
 
@@ -199,9 +202,34 @@ TEST(Generate, TheSameSeedGivesTheSameTextOnEveryBackend) {
   EXPECT_GT(best.text.size(), 60u);
   EXPECT_EQ(best.text, run(arguments, "NIBBLE_BACKEND=scalar").text);
   EXPECT_EQ(best.text, run(arguments, "NIBBLE_THREADS=1").text);
+  EXPECT_EQ(best.text, run(arguments + " --backend scalar").text);
+  EXPECT_EQ(best.text, run("--backend scalar " + arguments, "NIBBLE_BACKEND=avx3").text);  // before the environment
   const auto misspelt = run(arguments, "NIBBLE_BACKEND=avx3");
   EXPECT_EQ(misspelt.status, 1);
   EXPECT_TRUE(has(misspelt.text, "there is no backend 'avx3'; there are")) << misspelt.text;
+}
+
+TEST(Tool, ListsBackendsAndWhyOneCannotRunHere) {
+  const auto help = run("--help", "NIBBLE_BACKEND=avx3");  // help is given whatever else is wrong
+  EXPECT_EQ(help.status, 0);
+  for (const char* part : {"--backend", "scalar        plain C++", "cuda  ", "NIBBLE_THREADS"})
+    EXPECT_TRUE(has(help.text, part)) << part << ": " << help.text;
+#ifdef NIBBLE_WITH_CUDA
+  const std::string why = cuda::why_unavailable();
+  if (why.empty()) return;  // a GPU: tests of label gpu
+  EXPECT_TRUE(has(help.text, "not here: " + why)) << help.text;
+  const std::string refusal = "the backend 'cuda' cannot run here: " + why;
+#else
+  const std::string refusal =
+      "this build of nibble has no CUDA backend; configure it with -DNIBBLE_CUDA=ON, which takes nvcc, cuBLAS and "
+      "cuSOLVER";
+  EXPECT_TRUE(has(help.text, refusal)) << help.text;
+#endif
+  for (const auto& outcome :
+       {run("generate --backend cuda"), run("--backend cuda generate"), run("generate", "NIBBLE_BACKEND=cuda")}) {
+    EXPECT_EQ(outcome.status, 1);
+    EXPECT_EQ(outcome.text, "nibble: " + refusal + "\n");
+  }
 }
 
 TEST(Tool, NamesTheFileThatIsMissing) {

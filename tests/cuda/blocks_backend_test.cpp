@@ -4,8 +4,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "tests/cuda/backend_support.h"
 #include "tests/cuda/blocks_support.h"
-#include "tests/cuda/machine.h"
 #include "tests/support/expect_error.h"
 
 namespace nibble {
@@ -61,6 +61,33 @@ TEST(CudaBlockMatrix, MultipliesByWhatTheBlocksDecodeTo) {
   }
   expect_no_leaks();
   expect_clean();
+}
+
+/// Few tokens and many of every type, floats included, from host memory and back.
+TEST(CudaBlockMatrix, BehindTheInterface) {
+  power_on();
+  cuda::register_backend();
+  const Backend& backend = find_backend("cuda");
+  for (const BlockType type : kBlockTypes) {
+    const BlockMatrix m = blocks_of(type, kRows, kCols);
+    const auto packed = backend.pack(m);
+    std::vector<float> w(kRows * kCols);
+    for (std::size_t r = 0; r < kRows; ++r) m.decode_row(r, 0, kCols, w.data() + r * kCols);
+    const Weights weights{kRows, kCols, [&](std::size_t r, std::size_t c) { return w[r * kCols + c]; }};
+    for (const std::size_t n : {1u, 9u}) {
+      const auto x = normal(n * kCols, 73);
+      std::vector<float> y(n * kRows, NAN);
+      backend.matmul({x.data(), n, kCols}, *packed, {y.data(), n, kRows}, serial_executor());
+      ASSERT_NO_FATAL_FAILURE(
+          expect_product(x, weights, y, n, 1.01 * (kCols + 1) * 0x1p-24, 0, std::string(name_of(type))));
+    }
+    if (exact_spec(type)) expect_same(backend.unpack(*packed), to_quantized(m), std::string(name_of(type)));
+  }
+  BlockMatrix m = blocks_of(BlockType::q4_k, kRows, kCols);
+  m.rows = 4;
+  expect_error(ErrorCode::corrupt_file, "(Q4_K, 4 × 256)", [&] { (void)backend.pack(m); });
+  expect_clean();
+  expect_bytes_in_use(0);
 }
 
 TEST(CudaBlockMatrix, NamesWhatItCannotTake) {

@@ -69,7 +69,8 @@ class Backend {
   /// pack() for unquantized weights, kept in their own type.
   [[nodiscard]] virtual PackedMatrixPtr pack(FloatMatrix weights) const = 0;
   /// pack() for GGUF's blocks. The built-in backends take those of an exact_spec to the kernels of that spec, and
-  /// decode the others panel by panel, on the fly. Error{unsupported} from a backend that does not know blocks.
+  /// decode the others panel by panel, on the fly. Error: as BlockMatrix::validate; unsupported from a backend that
+  /// does not know blocks.
   [[nodiscard]] virtual PackedMatrixPtr pack(BlockMatrix blocks) const;
 
   /// y [n, out] = x [n, in] · Wᵀ, without loss of activations: bit-identical on every built-in backend, for any batch

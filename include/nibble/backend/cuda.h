@@ -265,8 +265,9 @@ void matmul_int8(const Context& context, const DeviceMatrix& x, const Matrix& w,
 /// nothing. Nothing is asked of the driver until then. That backend takes host memory: each call uploads, computes and
 /// downloads on a stream of its own and waits. Codes, scales and decoded values are bit for bit the CPU backends',
 /// products within matmul()'s bounds, with 8-bit activations and of LLM.int8 weights bit for bit, too. 8-bit symmetric
-/// weights are packed in both layouts, LLM.int8's in the one for tensor cores. It never computes on the host instead:
-/// what it cannot do is Error{unsupported}.
+/// weights are packed in both layouts, LLM.int8's in the one for tensor cores. GGUF's blocks are packed as
+/// cuda_blocks.h does to fp32: those of an exact_spec keep their size, the others take 4 bytes a weight. It never
+/// computes on the host instead: what it cannot do is Error{unsupported}.
 /// Device 0; memory from `allocator`, which must live for ever.
 void register_backend(DeviceAllocator& allocator = default_allocator());
 

@@ -3,6 +3,7 @@
 
 #include "backend/cuda/matmul.h"
 #include "kernels/cuda/gemv.h"
+#include "nibble/backend/cuda_blocks.h"
 
 namespace nibble::cuda {
 
@@ -116,7 +117,6 @@ class CudaBackend final : public Backend {
     stream.wait("dequantize");
   }
 
-  using Backend::pack;  // GGUF's blocks are refused
   PackedMatrixPtr pack(QuantizedMatrix q) const override {
     const DeviceScope scope(context().device().ordinal);
     const CodeLayout layout = q.spec.scheme == SchemeKind::llm_int8 ? CodeLayout::tensor_core
@@ -133,6 +133,13 @@ class CudaBackend final : public Backend {
     const MatrixView<float> wide(values.data(), weights.rows, weights.cols);
     widen(weights, wide);
     return std::make_shared<const CudaMatrix>(*this, cuda::pack(context(), FloatMatrix(wide), kPackingStream));
+  }
+  /// As codes where a spec has them, else decoded to fp32.
+  PackedMatrixPtr pack(BlockMatrix blocks) const override {
+    blocks.validate("weights");
+    if (is_float(blocks.type)) return pack(blocks.aligned().as_floats());
+    const DeviceScope scope(context().device().ordinal);
+    return std::make_shared<const CudaMatrix>(*this, cuda::pack(context(), blocks, DType::f32, kPackingStream));
   }
   QuantizedMatrix unpack(const PackedMatrix& packed) const override {
     const DeviceScope scope(context().device().ordinal);
