@@ -14,11 +14,20 @@ namespace nibble::cuda {
 /// Columns that one thread decodes or encodes at a time.
 inline constexpr int kRun = 8;
 
+/// What all columns of a row share in group_of.
+struct RowGroups {
+  std::size_t first, columns;
+};
+NIBBLE_DEVICE RowGroups row_groups(const GroupMap& map, std::size_t row) {
+  return {row * map.groups_per_row, row * map.columns_per_row};
+}
+NIBBLE_DEVICE std::size_t group_of(const GroupMap& map, const RowGroups& row, std::size_t col) {
+  if (map.g_idx != nullptr) return row.first + static_cast<std::size_t>(__ldg(map.g_idx + col));
+  const std::size_t index = row.columns + col;
+  return row.first + (map.shift >= 0 ? index >> map.shift : index / map.size);
+}
 NIBBLE_DEVICE std::size_t group_of(const GroupMap& map, std::size_t row, std::size_t col) {
-  const std::size_t first = row * map.groups_per_row;
-  if (map.g_idx != nullptr) return first + static_cast<std::size_t>(__ldg(map.g_idx + col));
-  const std::size_t index = row * map.columns_per_row + col;
-  return first + (map.shift >= 0 ? index >> map.shift : index / map.size);
+  return group_of(map, row_groups(map, row), col);
 }
 
 /// Whether columns col … col+n−1 of a row share a group, which is then group_of(map, row, col).
@@ -26,11 +35,16 @@ NIBBLE_DEVICE bool share_group(const GroupMap& map, std::size_t row, std::size_t
   return map.g_idx == nullptr && group_of(map, row, col) == group_of(map, row, col + static_cast<std::size_t>(n) - 1);
 }
 
+/// Widened without loss. The hardware's conversion of a NaN may differ from f16's; quantizers refuse NaN anyway.
+NIBBLE_DEVICE float widen(float v) { return v; }
+NIBBLE_DEVICE float widen(f16 v) { return __half2float(__ushort_as_half(v.bits)); }
+NIBBLE_DEVICE float widen(bf16 v) { return static_cast<float>(v); }
+
 /// QuantizedMatrix::scale of scales of one type.
 NIBBLE_DEVICE float read_scale(const void* scales, ScaleType type, std::size_t group) {
   if (type == ScaleType::f32) return __ldg(static_cast<const float*>(scales) + group);
   const std::uint16_t bits = __ldg(static_cast<const unsigned short*>(scales) + group);
-  return type == ScaleType::f16 ? static_cast<float>(f16::from_bits(bits)) : static_cast<float>(bf16::from_bits(bits));
+  return type == ScaleType::f16 ? widen(f16::from_bits(bits)) : widen(bf16::from_bits(bits));
 }
 
 /// QuantizedMatrix::multiplier: what a decoded integer or a value of the codebook is multiplied by.
@@ -95,11 +109,6 @@ NIBBLE_DEVICE void store_codes(std::uint8_t* at, int n, int bits, std::uint64_t 
   else
     for (int i = 0; i < (n * bits + 7) / 8; ++i) at[i] = static_cast<std::uint8_t>(word >> (8 * i));
 }
-
-/// Widened without loss. The hardware's conversion of a NaN may differ from f16's; quantizers refuse NaN anyway.
-NIBBLE_DEVICE float widen(float v) { return v; }
-NIBBLE_DEVICE float widen(f16 v) { return __half2float(__ushort_as_half(v.bits)); }
-NIBBLE_DEVICE float widen(bf16 v) { return static_cast<float>(v); }
 
 /// Rounded once, half to even, bit for bit as f16 and bf16 do. The hardware rounds to binary16 alike, but makes every
 /// NaN the same one.

@@ -105,22 +105,64 @@ NIBBLE_DEVICE std::uint32_t code_of_words(const std::uint32_t (&words)[Bits], in
   return code & ((1u << Bits) - 1u);
 }
 
-/// What a row's codes mean in one place: the scale, and for affine codes 2^23 + zero_point.
-struct GemvParams {
-  float scale, bias;
-};
-template <bool IsCodebook>
-NIBBLE_DEVICE GemvParams gemv_params(const CanonicalMatrix& w, std::size_t group) {
-  return {multiplier_of(w, group), IsCodebook ? 0.0f : static_cast<float>(0x800000 + zero_point_of(w, group))};
+/// An affine code becomes a number without a conversion: among the fraction bits of the power of two in which its
+/// lowest bit counts 1, it makes power + code; taking power + zero_point from it is exact (both are integers of
+/// magnitude below 2^24). So `places` neighbouring codes may stay where they are in a word, with a power for each
+/// place: one shift serves them all. Codes of 8 bits have one power, 2^23; 8 tokens leave the registers for two.
+template <int Bits>
+constexpr int gemv_places(int tokens) {
+  return Bits == 8 ? 1 : tokens == 8 ? 2 : 4;
+}
+template <int Bits>
+constexpr float gemv_power(int place) {
+  return static_cast<float>(1 << (23 - Bits * place));
+}
+/// power + code i of 32, whose place is i % Places.
+template <int Places, int Bits>
+NIBBLE_DEVICE float power_and_code(const std::uint32_t (&words)[Bits], int i) {
+  if constexpr (Bits == 8) {
+    const auto power = std::bit_cast<std::uint32_t>(gemv_power<Bits>(0));
+    return std::bit_cast<float>(__byte_perm(words[i / 4], power, 0x7440u + static_cast<unsigned>(i % 4)));
+  } else {
+    const int place = i % Places, first = (i - place) * Bits, word = first / 32, shift = first % 32;
+    std::uint32_t codes = words[word] >> shift;
+    if (shift + Places * Bits > 32) codes |= words[(word + 1) % Bits] << ((32 - shift) % 32);
+    const std::uint32_t mask = ((1u << Bits) - 1u) << (Bits * place);
+    return std::bit_cast<float>(lop3<0xea>(codes, mask, std::bit_cast<std::uint32_t>(gemv_power<Bits>(place))));
+  }
 }
 
-/// code − zero_point or the codebook's value. A code below 2^23, put in the fraction of 2^23, is 2^23 + code without a
-/// conversion; taking 2^23 + zero_point from it is exact.
-template <bool IsCodebook>
-NIBBLE_DEVICE float gemv_decode(std::uint32_t code, float bias, const float* codebook) {
-  if constexpr (IsCodebook) return codebook[code];
-  else return std::bit_cast<float>(0x4b000000u | code) - bias;
-}
+/// One of a warp's rows: what does not change from step to step.
+struct GemvRow {
+  const std::uint8_t* codes;
+  RowGroups groups;
+
+  GemvRow() = default;
+  NIBBLE_DEVICE GemvRow(const CanonicalMatrix& w, const GroupMap& map, std::size_t row)
+      : codes(w.codes + row * w.pitch), groups(row_groups(map, row)) {}
+};
+
+/// What a row's codes mean in one place: the scale, and for affine codes power + zero_point of each place.
+template <int Bits, bool IsCodebook, int Places>
+struct GemvParams {
+  float scale = 1;
+  float bias[Places] = {};
+
+  GemvParams() = default;
+  NIBBLE_DEVICE GemvParams(const CanonicalMatrix& w, std::size_t group) : scale(multiplier_of(w, group)) {
+    if constexpr (IsCodebook) return;
+    const bool is_symmetric = w.spec.scheme != SchemeKind::asymmetric;
+    const float zero_point = is_symmetric ? 1 << (Bits - 1) : static_cast<float>(zero_point_of(w, group));
+#pragma unroll
+    for (int place = 0; place < Places; ++place) bias[place] = gemv_power<Bits>(place) + zero_point;
+  }
+
+  /// Code i of 32, less the zero point, or the codebook's value.
+  NIBBLE_DEVICE float decode(const std::uint32_t (&words)[Bits], int i, const float* codebook) const {
+    if constexpr (IsCodebook) return codebook[code_of_words<Bits>(words, i)];
+    else return power_and_code<Places>(words, i) - bias[i % Places];
+  }
+};
 
 /// The sums of one lane: its columns of a step for both rows, all tokens. `Uniform`: every piece of every row lies in
 /// one group, whose scale multiplies the piece's sum; else each value is multiplied by its own.
@@ -128,44 +170,43 @@ template <int Bits, bool IsCodebook, bool Uniform, int Tokens>
 struct GemvLane {
   static constexpr unsigned piece = kGemvPiece<Bits>;
   static constexpr int runs = piece / kRun;
+  using Params = GemvParams<Bits, IsCodebook, gemv_places<Bits>(Tokens)>;
   float sum[kGemvRows][Tokens] = {};
 
   /// Decodes a run of eight columns of one row.
-  static NIBBLE_DEVICE void decode(const CanonicalMatrix& w, const GroupMap& groups, std::size_t row, std::size_t col,
-                                   const std::uint32_t (&words)[Bits], int first_code, const GemvParams& params,
-                                   const float* codebook, float (&q)[kRun]) {
+  static NIBBLE_DEVICE void decode(const CanonicalMatrix& w, const GroupMap& groups, const RowGroups& row,
+                                   std::size_t col, const std::uint32_t (&words)[Bits], int first_code,
+                                   const Params& params, const float* codebook, float (&q)[kRun]) {
 #pragma unroll
     for (int i = 0; i < kRun; ++i) {
-      const std::uint32_t code = code_of_words<Bits>(words, first_code + i);
       if constexpr (Uniform) {
-        q[i] = gemv_decode<IsCodebook>(code, params.bias, codebook);
+        q[i] = params.decode(words, first_code + i, codebook);
       } else {
         const std::size_t last = w.cols - 1, at = col + static_cast<std::size_t>(i);
-        const GemvParams own = gemv_params<IsCodebook>(w, group_of(groups, row, at < last ? at : last));
-        q[i] = gemv_decode<IsCodebook>(code, own.bias, codebook) * own.scale;
+        const Params own(w, group_of(groups, row, at < last ? at : last));
+        q[i] = own.decode(words, first_code + i, codebook) * own.scale;
       }
     }
   }
 
   /// Adds one step, whose first column is `step_col`. `staged` begins at the step's activations, tokens `token_stride`
   /// apart.
-  NIBBLE_DEVICE void add(const CanonicalMatrix& w, const GroupMap& groups, std::size_t row, std::size_t step_col,
-                         unsigned lane, const std::uint32_t (&words)[kGemvRows][Bits], const float* codebook,
-                         const float4* staged, unsigned token_stride) {
+  NIBBLE_DEVICE void add(const CanonicalMatrix& w, const GroupMap& groups, const GemvRow (&rows)[kGemvRows],
+                         std::size_t step_col, unsigned lane, const std::uint32_t (&words)[kGemvRows][Bits],
+                         const float* codebook, const float4* staged, unsigned token_stride) {
 #pragma unroll
     for (unsigned p = 0; p < 32 / piece; ++p) {
       const std::size_t col = step_col + p * (kWarp * piece) + lane * piece;
       if (col >= w.cols) continue;
-      GemvParams params[kGemvRows] = {{1, 0}, {1, 0}};
+      Params params[kGemvRows];
       float part[kGemvRows][Tokens] = {};
 #pragma unroll
       for (unsigned r = 0; r < kGemvRows; ++r) {
         if constexpr (!Uniform) continue;
-        const std::size_t at = row + r < w.rows ? row + r : row;
 #if NIBBLE_MUTANT == 21
-        params[r] = gemv_params<IsCodebook>(w, group_of(groups, at, step_col));
+        params[r] = Params(w, group_of(groups, rows[r].groups, step_col));
 #else
-        params[r] = gemv_params<IsCodebook>(w, group_of(groups, at, col));
+        params[r] = Params(w, group_of(groups, rows[r].groups, col));
 #endif
       }
 #pragma unroll
@@ -174,8 +215,8 @@ struct GemvLane {
         float q[kGemvRows][kRun];
 #pragma unroll
         for (unsigned r = 0; r < kGemvRows; ++r)
-          decode(w, groups, row + r < w.rows ? row + r : row, col + static_cast<std::size_t>(run * kRun), words[r],
-                 first_code, params[r], codebook, q[r]);
+          decode(w, groups, rows[r].groups, col + static_cast<std::size_t>(run * kRun), words[r], first_code, params[r],
+                 codebook, q[r]);
 #pragma unroll
         for (int t = 0; t < Tokens; ++t) {
           const unsigned fours = static_cast<unsigned>(first_code) / 4;
@@ -202,8 +243,11 @@ NIBBLE_DEVICE void store_result(void* y, DType type, std::size_t at, float value
   else static_cast<bf16*>(y)[at] = narrow<bf16>(value);
 }
 
-/// Blocks on one multiprocessor that registers must allow: 8-bit codes of 8 tokens spill where 4 are asked for (sm_80).
-constexpr unsigned gemv_blocks(int bits, int tokens) { return bits == 8 && tokens == 8 ? 3 : 4; }
+/// Blocks on one multiprocessor that registers must allow: as many as need no spills. One token waits for memory more
+/// than others, which many warps hide.
+constexpr unsigned gemv_blocks(int bits, int tokens) {
+  return tokens == 1 ? (bits == 8 ? 6 : 8) : bits == 8 && tokens == 8 ? 3 : 4;
+}
 
 /// Dynamic shared memory: Tokens × `columns` floats, `columns` a multiple of a step.
 template <int Bits, bool IsCodebook, bool Uniform, int Tokens>
@@ -216,31 +260,33 @@ void gemv_kernel(CanonicalMatrix w, GroupMap groups, GemvVectors x, std::size_t 
   if (IsCodebook && threadIdx.x < 16) codebook[threadIdx.x] = __ldg(w.codebook + threadIdx.x);
   const unsigned lane = threadIdx.x % kWarp;
   const std::size_t row = (std::size_t{blockIdx.x} * kGemvWarps + threadIdx.x / kWarp) * kGemvRows;
-  const std::size_t steps = row < w.rows ? (w.cols + kGemvStep - 1) / kGemvStep : 0;
-  const std::uint8_t* codes[kGemvRows];
-  for (unsigned r = 0; r < kGemvRows; ++r) codes[r] = w.codes + (row + r < w.rows ? row + r : row) * w.pitch;
+  const auto all_steps = static_cast<unsigned>((w.cols + kGemvStep - 1) / kGemvStep);
+  const unsigned steps = row < w.rows ? all_steps : 0;
+  GemvRow rows[kGemvRows];
+  if (steps > 0)
+    for (unsigned r = 0; r < kGemvRows; ++r) rows[r] = GemvRow(w, groups, row + r < w.rows ? row + r : row);
 
   GemvLane<Bits, IsCodebook, Uniform, Tokens> sums;
   std::uint32_t words[kGemvRows][Bits] = {};
   if (steps > 0)
-    for (unsigned r = 0; r < kGemvRows; ++r) load_lane_codes<Bits>(codes[r], w.pitch, 0, lane, words[r]);
-  for (std::size_t first = 0; first < w.cols; first += columns) {
+    for (unsigned r = 0; r < kGemvRows; ++r) load_lane_codes<Bits>(rows[r].codes, w.pitch, 0, lane, words[r]);
+  for (unsigned first = 0; first < all_steps; first += columns / kGemvStep) {
 #if NIBBLE_MUTANT != 22
     __syncthreads();  // the last columns have been read
 #endif
-    stage_activations<Bits, Tokens>(x, tokens, w.cols, first, columns, staged);
+    stage_activations<Bits, Tokens>(x, tokens, w.cols, std::size_t{first} * kGemvStep, columns, staged);
 #if NIBBLE_MUTANT != 23
     __syncthreads();
 #endif
-    for (unsigned s = 0; s < columns / kGemvStep; ++s) {
-      const std::size_t step = first / kGemvStep + s;
-      if (step >= steps) break;
+    const unsigned staged_end = first + columns / kGemvStep, end = staged_end < steps ? staged_end : steps;
+    for (unsigned step = first; step < end; ++step) {
       std::uint32_t now[kGemvRows][Bits];
       for (unsigned r = 0; r < kGemvRows; ++r) {
         for (int i = 0; i < Bits; ++i) now[r][i] = words[r][i];
-        if (step + 1 < steps) load_lane_codes<Bits>(codes[r], w.pitch, step + 1, lane, words[r]);
+        if (step + 1 < steps) load_lane_codes<Bits>(rows[r].codes, w.pitch, step + 1, lane, words[r]);
       }
-      sums.add(w, groups, row, step * kGemvStep, lane, now, codebook, staged + s * (kGemvStep / 4), columns / 4);
+      sums.add(w, groups, rows, std::size_t{step} * kGemvStep, lane, now, codebook,
+               staged + (step - first) * (kGemvStep / 4), columns / 4);
     }
   }
 #pragma unroll

@@ -91,8 +91,9 @@ TEST_P(EveryArchitecture, GemvReadsWeightsSixteenBytesAtATime) {
 constexpr std::size_t kGemvWeights = 64;
 
 /// Where pieces lie in one group, a step holds a fused multiply-add a weight and token, a few for scales, one
-/// subtraction to decode an affine code, and the shifts and masks that take it out of its word. Nothing is converted
-/// but zero points and scales.
+/// subtraction to decode an affine code, a few for zero points, and what takes a code out of its word: one mask and a
+/// shift for two or four codes, or one byte permutation; the rest is addresses. A codebook's are shifted one by one.
+/// Nothing is converted but zero points and scales.
 TEST_P(EveryArchitecture, GemvDecodesWithoutConversions) {
   std::size_t kernels = 0;
   for (const auto& [name, loops] : count_loops(folder() + "/gemv.cubin", "FFMA"))
@@ -105,8 +106,9 @@ TEST_P(EveryArchitecture, GemvDecodesWithoutConversions) {
         const std::size_t products = count_of(counts, {"FFMA"});
         EXPECT_GE(products, tokens * kGemvWeights) << name;
         EXPECT_LE(products, tokens * (kGemvWeights + 4) + 4) << name;
-        EXPECT_EQ(count_of(counts, {"FADD"}), is_codebook ? 0 : kGemvWeights) << name;
-        EXPECT_LE(count_of(counts, {"LOP3", "SHF", "PRMT"}), kGemvWeights * (is_codebook ? 28 : 36) / 10) << name;
+        EXPECT_GE(count_of(counts, {"FADD"}), is_codebook ? 0 : kGemvWeights) << name;
+        EXPECT_LE(count_of(counts, {"FADD"}), is_codebook ? 0 : kGemvWeights + 8) << name;
+        EXPECT_LE(count_of(counts, {"LOP3", "SHF", "PRMT"}), kGemvWeights * (is_codebook ? 26 : 22) / 10) << name;
         EXPECT_LE(count_of(counts, {"I2F", "I2FP", "F2I"}), 16u) << name;
       }
   EXPECT_EQ(kernels, 3 * 5u) << "2, 3, 4 and 8 bits, and codebooks of 4";
