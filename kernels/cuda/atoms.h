@@ -133,11 +133,6 @@ NIBBLE_DEVICE std::uint64_t in_register(std::uint64_t x) {
   asm volatile("" : "+l"(x));
   return x;
 }
-template <class T>
-NIBBLE_DEVICE T* in_register(T* x) {
-  asm volatile("" : "+l"(x));
-  return x;
-}
 
 /// Loads 16 bytes that nobody writes during the launch and nobody reads again; the L1 cache keeps no copy.
 template <class T>

@@ -99,10 +99,6 @@ constexpr std::uint32_t lop3(std::uint32_t a, std::uint32_t b, std::uint32_t c) 
 
 constexpr std::uint32_t in_register(std::uint32_t x) { return x; }
 constexpr std::uint64_t in_register(std::uint64_t x) { return x; }
-template <class T>
-constexpr T* in_register(T* x) {
-  return x;
-}
 
 template <class T>
 T load_stream(const T* p) {
