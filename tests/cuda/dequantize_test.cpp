@@ -94,6 +94,7 @@ void check_order(const QuantizedMatrix& q, const std::vector<std::uint32_t>& cod
   if (!places.empty()) view.tensor_places = columns.get();
   ASSERT_NO_FATAL_FAILURE(check<float>(q, view, 1, q.cols, name));
   ASSERT_NO_FATAL_FAILURE(check<f16>(q, view, 0, q.cols + 3, name));
+  ASSERT_NO_FATAL_FAILURE(check<bf16>(q, view, 2, q.cols, name));
 }
 
 TEST(CudaDequantize, ReadsCodesInTheOrderOfTensorCores) {

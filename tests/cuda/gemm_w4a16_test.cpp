@@ -114,6 +114,15 @@ TEST(CudaGemmW4A16, TakesRaggedShapes) {
   }
 }
 
+/// Every tile of a codebook, cut, so that blocks add their sums.
+TEST(CudaGemmW4A16, AddsSumsOfCodebooks) {
+  for (const Shape& s :
+       {Shape{3, 130, 320, 3}, Shape{20, 130, 320, 3}, Shape{49, 130, 320, 2}, Shape{130, 130, 320, 2}}) {
+    ASSERT_NO_FATAL_FAILURE((check<f16, float>("nf4-b64", quantized("nf4-b64", s), s, 1)));
+    ASSERT_NO_FATAL_FAILURE((check<bf16, bf16>("nf4-b64", quantized("nf4-b64", s), s, 1)));
+  }
+}
+
 /// Tiles that are cut in two, and in many; a block whose run ends in one tile and begins in another; one that has whole
 /// tiles, between which nothing waits but for the stages.
 TEST(CudaGemmW4A16, BlocksAddInOrder) {

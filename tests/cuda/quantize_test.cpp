@@ -120,6 +120,8 @@ TEST(CudaQuantize, JoinsThePartsOfLargeGroups) {
     for (const char* text :
          {"int8-tensor-asym", "int4-tensor-sym", "int4-channel-asymraw-f32", "llm-int8", "nf4-b9000"})
       ASSERT_NO_FATAL_FAILURE(check<float>(text, x, 3, 5003, 5003));
+    ASSERT_NO_FATAL_FAILURE(check<f16>("int8-channel-asym", x, 3, 5003, 5003));
+    ASSERT_NO_FATAL_FAILURE(check<bf16>("int8-channel-asym", x, 3, 5003, 5003));
   });
 }
 

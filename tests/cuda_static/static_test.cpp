@@ -217,6 +217,7 @@ TEST(Ptx, HoldsTheDesignsInstructions) {
       EXPECT_GT(occurrences(text, "ldmatrix.sync.aligned.m8n8.x4"), 0u);
       EXPECT_GT(occurrences(text, "cp.async.cg.shared.global"), 0u);
       EXPECT_EQ(occurrences(text, "cp.async.ca"), 0u) << "copies of less than 16 bytes";
+      EXPECT_EQ(occurrences(text, "cache_hint"), 0u) << "of which ptxas can make an illegal instruction (atoms.h)";
     }
     EXPECT_GT(occurrences(gemv, ".v4"), 0u);
     EXPECT_EQ(occurrences(gemv, ".f64"), 0u) << "arithmetic in double by mistake";
