@@ -139,7 +139,8 @@ std::string joined(const std::vector<std::string>& lines) {
   return out;
 }
 const std::string kLegend = joined(
-    {"A prediction, not a measurement: no GPU has run these kernels. A floor is the longer of bytes over bandwidth and",
+    {"A prediction, not a measurement (bench/README.md has what an H100 took). A floor is the longer of bytes over "
+     "bandwidth and",
      "operations over peak; crossover is the number of tokens from which arithmetic is the longer. issue: what the",
      "schedulers take for the kernel's inner loop at one instruction a clock, code for scales of other types included:",
      "an estimate from above of that limit, and no floor. loop: the instructions of the innermost loop with "

@@ -224,7 +224,7 @@ enum class Tier {
 };
 /// The tier of a product with so many tokens of this type. Where several can serve, a table by device and scheme says
 /// up to how many tokens each does (src/backend/cuda/tier_table.inc); the command cuda_tier_table makes it from a
-/// model of the devices.
+/// model of the devices, or measures it.
 [[nodiscard]] Tier matmul_tier(const Matrix& w, std::size_t tokens, DType x_type);
 
 /// Bytes that matmul() works in, for so many tokens of this type. Tier::gemv: 0. Tier::tensor_core: all are needed. In
