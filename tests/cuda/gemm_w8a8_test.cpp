@@ -22,7 +22,8 @@ class DeviceInt8 {
   DeviceArray<float> multipliers_;
 };
 
-/// Activations, rounded by their definition, and their outlier columns.
+/// Activations of type X, rounded by their definition, and their outlier columns.
+template <class X>
 struct Input {
   std::size_t tokens, cols;
   std::vector<float> x;
@@ -31,7 +32,7 @@ struct Input {
   std::vector<std::int32_t> columns;
 
   Input(std::size_t token_count, std::size_t columns_of_x, float threshold) : tokens(token_count), cols(columns_of_x) {
-    x = normal(tokens * cols, 41);
+    for (const X v : converted<X>(normal(tokens * cols, 41))) x.push_back(static_cast<float>(v));
     const auto rounded = quantize_activations_llm_int8({x.data(), tokens, cols}, threshold);
     const std::size_t stride = padded();
     codes.resize(tokens * stride);
@@ -56,20 +57,21 @@ struct Input {
   }
 };
 
-template <class Y>
+template <class Y, class X = float>
 void check(const char* spec, std::size_t tokens, std::size_t rows, std::size_t cols, float threshold,
            std::size_t shared_bytes = 96 << 10) {
   const auto weights = normal(rows * cols, 42);
   const auto q = quantize(MatrixView<const float>(weights.data(), rows, cols), spec);
-  const Input in(tokens, cols, threshold);
+  const Input<X> in(tokens, cols, threshold);
   const DeviceInt8 w(q);
   const DeviceArray<std::int8_t> codes(in.codes);
-  const DeviceArray<float> absmax(in.absmax), x(in.x);
+  const DeviceArray<float> absmax(in.absmax);
+  const DeviceArray<X> x(converted<X>(in.x));
   const DeviceArray<std::int32_t> columns(in.columns);
   const DeviceArray<std::int32_t> count(std::vector<std::int32_t>{static_cast<std::int32_t>(in.columns.size())});
   const cuda::RoundedActivations rounded{codes.get(), in.padded(), absmax.get(), tokens};
   cuda::OutlierColumns outliers;
-  if (threshold > 0) outliers = {{x.get(), DType::f32, tokens, cols, cols}, columns.get(), count.get()};
+  if (threshold > 0) outliers = {{x.get(), dtype_of<X>, tokens, cols, cols}, columns.get(), count.get()};
   const std::size_t y_stride = rows + 5;
 #ifndef NIBBLE_TEST_ON_GPU
   cuda_emulation::reset_statistics();
@@ -112,6 +114,8 @@ TEST(CudaGemmW8A8, AddsOutlierColumns) {
   for (const float threshold : {10.0f, 3.0f, 2.0f}) {
     ASSERT_NO_FATAL_FAILURE((check<float>("llm-int8", 5, 43, 200, threshold)));
     ASSERT_NO_FATAL_FAILURE((check<float>("llm-int8", 34, 130, 200, threshold)));
+    ASSERT_NO_FATAL_FAILURE((check<f16, f16>("llm-int8", 5, 43, 200, threshold)));
+    ASSERT_NO_FATAL_FAILURE((check<float, bf16>("llm-int8", 34, 43, 200, threshold)));
   }
 }
 

@@ -209,6 +209,17 @@ TEST(CudaGptqUpdate, RefusesAStepThatIsNone) {
   EXPECT_NE(cuda::gptq_update({.rows = 1, .cols = 4, .begin = 0, .end = 4, .groups = 0}, none, nullptr), cudaSuccess);
 }
 
+template <class T>
+void check_mask() {
+  std::vector<T> square(17 * 17);
+  for (std::size_t i = 0; i < square.size(); ++i) square[i] = T(1) / static_cast<T>(i + 3);
+  const DeviceArray<T> matrix(square);
+  require(cuda::gptq_keep_above_diagonal(matrix.get(), 17, nullptr), "keep above diagonal");
+  const auto kept = matrix.host();
+  for (std::size_t c = 0; c < 17; ++c)
+    for (std::size_t r = 0; r < 17; ++r) ASSERT_EQ(kept[c * 17 + r], r < c ? square[c * 17 + r] : T(0));
+}
+
 TEST(CudaGptqDense, SubtractsMasksNarrowsAndSums) {
   for_each_order([&] {
     const std::size_t rows = 5, cols = 301;
@@ -218,6 +229,12 @@ TEST(CudaGptqDense, SubtractsMasksNarrowsAndSums) {
     const auto d = difference.host();
     for (std::size_t r = 0; r < rows; ++r)
       for (std::size_t c = 0; c < cols; ++c) ASSERT_EQ(d[r * cols + c], a[r * 310 + c] - b[r * 305 + c]);
+    const DeviceArray<float> in_place(d);  // the second operand may be the result
+    require(cuda::gptq_subtract(da.get(), 310, in_place.get(), cols, in_place.get(), cols, rows, cols, nullptr),
+            "subtract in place");
+    const auto twice = in_place.host();
+    for (std::size_t r = 0; r < rows; ++r)
+      for (std::size_t c = 0; c < cols; ++c) ASSERT_EQ(twice[r * cols + c], a[r * 310 + c] - d[r * cols + c]);
     const DeviceArray<double> sums(rows);
     require(cuda::gptq_row_products(da.get(), difference.get(), rows, cols, sums.get(), nullptr), "row products");
     const auto s = sums.host();
@@ -230,16 +247,15 @@ TEST(CudaGptqDense, SubtractsMasksNarrowsAndSums) {
       }
       ASSERT_NEAR(s[r], expected, 2 * static_cast<double>(cols) * 0x1p-53 * size);  // products of floats are exact
     }
-    std::vector<double> square(17 * 17);
-    for (std::size_t i = 0; i < square.size(); ++i) square[i] = 1.0 / static_cast<double>(i + 3);
-    const DeviceArray<double> matrix(square);
-    const DeviceArray<float> narrow(square.size());
-    require(cuda::gptq_keep_above_diagonal(matrix.get(), 17, nullptr), "keep above diagonal");
-    require(cuda::gptq_narrow(matrix.get(), narrow.get(), square.size(), nullptr), "narrow");
+    ASSERT_NO_FATAL_FAILURE(check_mask<float>());
+    ASSERT_NO_FATAL_FAILURE(check_mask<double>());
+    std::vector<double> wide(289);
+    for (std::size_t i = 0; i < wide.size(); ++i) wide[i] = 1.0 / static_cast<double>(i + 3);
+    const DeviceArray<double> from(wide);
+    const DeviceArray<float> narrow(wide.size());
+    require(cuda::gptq_narrow(from.get(), narrow.get(), wide.size(), nullptr), "narrow");
     const auto n = narrow.host();
-    for (std::size_t c = 0; c < 17; ++c)
-      for (std::size_t r = 0; r < 17; ++r)
-        ASSERT_EQ(n[c * 17 + r], r < c ? static_cast<float>(square[c * 17 + r]) : 0.0f);
+    for (std::size_t i = 0; i < n.size(); ++i) ASSERT_EQ(n[i], static_cast<float>(wide[i]));
   });
 }
 
