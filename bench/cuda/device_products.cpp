@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
-#include <random>
 
 #include "backend/cuda/matmul.h"
+#include "bench/support/random.h"
 #include "nibble/quantize/quantize.h"
 
 namespace nibble::bench {
@@ -13,14 +13,6 @@ namespace {
 
 using cuda::check;
 using cuda::Tier;
-
-std::vector<float> random(std::size_t n, unsigned seed) {
-  std::vector<float> out(n);
-  std::mt19937 engine(seed);
-  std::uniform_real_distribution<float> values(-1, 1);
-  for (float& x : out) x = values(engine);
-  return out;
-}
 
 std::vector<f16> halves(const std::vector<float>& values) {
   std::vector<f16> out;

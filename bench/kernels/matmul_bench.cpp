@@ -10,11 +10,11 @@
 #include <Eigen/Dense>
 #include <chrono>
 #include <map>
-#include <random>
 #include <set>
 
 #include "bench/kernels/peers.h"
 #include "bench/support/limits.h"
+#include "bench/support/random.h"
 #include "nibble/quantize/quantize.h"
 
 namespace nibble {
@@ -24,20 +24,12 @@ struct Shape {
   std::size_t rows, cols;
 };
 
-std::vector<float> random(std::size_t n, unsigned seed) {
-  std::vector<float> out(n);
-  std::mt19937 engine(seed);
-  std::uniform_real_distribution<float> values(-1, 1);
-  for (float& x : out) x = values(engine);
-  return out;
-}
-
 /// The quantized matrix of a case, made once: quantizing takes longer than multiplying.
 const QuantizedMatrix& quantized(const std::string& spec, Shape s) {
   static std::map<std::string, QuantizedMatrix> known;
   const std::string key = spec + std::to_string(s.rows) + "x" + std::to_string(s.cols);
   if (const auto it = known.find(key); it != known.end()) return it->second;
-  const auto w = random(s.rows * s.cols, 1);
+  const auto w = bench::random(s.rows * s.cols, 1);
   return known.emplace(key, quantize(MatrixView<const float>(w.data(), s.rows, s.cols), spec)).first->second;
 }
 
@@ -106,7 +98,7 @@ void run_nibble(benchmark::State& state, const Case& c) {
   const Backend& backend = c.backend.empty() ? default_backend() : find_backend(c.backend);
   const auto& copies = packed_copies(backend, c.spec, c.shape, c.tokens == 1 && !c.in_cache ? std::size_t{1} << 30 : 1);
   const std::size_t turns = c.in_cache ? 1 : copies.size(), bytes = copies[0]->storage_bytes();
-  const auto x = random(c.tokens * c.shape.cols, 2);
+  const auto x = bench::random(c.tokens * c.shape.cols, 2);
   std::vector<float> y(c.tokens * c.shape.rows);
   const Limits limit = limits(c.threads, c.int8, backend.name().starts_with("avx512"), c.in_cache ? bytes : 0);
   std::size_t turn = 0;
@@ -128,7 +120,7 @@ using RowMajor = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::Row
 void run_eigen(benchmark::State& state, const std::string& spec, Shape s, std::size_t tokens) {
   const QuantizedMatrix& q = quantized(spec, s);
   RowMajor w(s.rows, s.cols), y(tokens, s.rows);
-  const auto values = random(tokens * s.cols, 2);
+  const auto values = bench::random(tokens * s.cols, 2);
   const Eigen::Map<const RowMajor> x(values.data(), static_cast<Eigen::Index>(tokens),
                                      static_cast<Eigen::Index>(s.cols));
   const Limits limit = limits(1, false, true);

@@ -6,8 +6,9 @@
 //
 // A product of a few rows and a rank of 8 to 64 leaves a device idle, and a layer has many: the projections of one x
 // (q, k, v; gate, up), and, where requests with different adapters share a batch, the tokens of each. All products of
-// a call are two calls of cuBLAS's grouped product. Those whose result is of another type than x, or which are of 16
-// bits and not aligned to 16 bytes, are calls of their own.
+// a call are two calls of cuBLAS's grouped product. Those that add to the same elements take one more for each that
+// must wait; those whose result is of another type than x, or which are of 16 bits and not aligned to 16 bytes, are
+// calls of their own.
 //
 // The library is nibble::cuda. Its calls put work on the stream and return; they neither wait nor allocate.
 #pragma once

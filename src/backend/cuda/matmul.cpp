@@ -18,8 +18,7 @@ namespace {
 constexpr std::size_t kBandBytes = std::size_t{64} << 20;
 
 /// Bands begin at multiples of so many rows, where there is room for them: cuBLAS's fastest kernels want results that
-/// are aligned. (An H100 took 4 times as long for 2048 tokens of 4096 x 14336 in bands of 2340 rows as in such of
-/// 2304.)
+/// are aligned. (2048 tokens of 4096 x 14336 took an H100 1369 µs in bands of 2340 rows, 437 in such of 2304.)
 constexpr std::size_t kBandStep = 256;
 
 /// Rows that a workspace has room for.
