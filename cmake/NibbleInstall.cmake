@@ -1,15 +1,30 @@
-# Install rules and the CMake package: find_package(nibble CONFIG) gives nibble::nibble and, where they were built,
-# nibble::llama and nibble::cuda, the latter where CUDA's toolkit is found, too. COMPONENTS llama or cuda insist on them.
+# Install rules and the CMake package. find_package(nibble CONFIG) gives nibble::nibble and, where they were built and what
+# they need is found, nibble::llama (ICU) and nibble::cuda (CUDA's toolkit); COMPONENTS llama or cuda insist on them.
 include(CMakePackageConfigHelpers)
 
-set(installed nibble)
+set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/nibble)
+# nibble_install_library(<target> <export>): each has an export of its own, so that who wants no more than nibble::nibble
+# need not have what the others are built on.
+function(nibble_install_library target export)
+  install(TARGETS ${target} EXPORT ${export}
+    ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+  install(EXPORT ${export} NAMESPACE nibble:: DESTINATION ${package_dir})
+endfunction()
+
+nibble_install_library(nibble nibbleTargets)
+set(NIBBLE_HAS_LLAMA OFF)
 if(TARGET nibble_llama)
-  list(APPEND installed nibble_llama)
+  set(NIBBLE_HAS_LLAMA ON)
+  nibble_install_library(nibble_llama nibbleLlamaTargets)
 endif()
-install(TARGETS ${installed} EXPORT nibbleTargets
-  ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
-install(EXPORT nibbleTargets NAMESPACE nibble:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/nibble)
+set(NIBBLE_HAS_CUDA OFF)
+if(TARGET nibble_cuda)
+  set(NIBBLE_HAS_CUDA ON)
+  nibble_install_library(nibble_cuda nibbleCudaTargets)
+endif()
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/nibble DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(FILES ${PROJECT_SOURCE_DIR}/LICENSE ${PROJECT_SOURCE_DIR}/cmake/THIRD_PARTY_NOTICES.md
+  DESTINATION ${CMAKE_INSTALL_DATADIR}/licenses/nibble)
 if(TARGET nibble_cli)
   install(TARGETS nibble_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 endif()
@@ -24,23 +39,12 @@ if(TARGET nibble_cli)
   set_property(TARGET nibble_cli APPEND PROPERTY INSTALL_RPATH $ORIGIN/${bin_to_lib})
 endif()
 
-# In an export of its own, so that who wants no more than nibble::nibble need not have CUDA's toolkit.
-set(NIBBLE_HAS_CUDA OFF)
-if(TARGET nibble_cuda)
-  set(NIBBLE_HAS_CUDA ON)
-  install(TARGETS nibble_cuda EXPORT nibbleCudaTargets
-    ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
-  install(EXPORT nibbleCudaTargets NAMESPACE nibble:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/nibble)
-endif()
-set(NIBBLE_HAS_LLAMA OFF)
-if(TARGET nibble_llama)
-  set(NIBBLE_HAS_LLAMA ON)
-endif()
 configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/nibbleConfig.cmake.in ${PROJECT_BINARY_DIR}/nibbleConfig.cmake
-  INSTALL_DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/nibble)
-write_basic_package_version_file(${PROJECT_BINARY_DIR}/nibbleConfigVersion.cmake COMPATIBILITY SameMajorVersion)
+  INSTALL_DESTINATION ${package_dir})
+# Before 1.0 each minor version may change the interface.
+write_basic_package_version_file(${PROJECT_BINARY_DIR}/nibbleConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 install(FILES ${PROJECT_BINARY_DIR}/nibbleConfig.cmake ${PROJECT_BINARY_DIR}/nibbleConfigVersion.cmake
-  DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/nibble)
+  DESTINATION ${package_dir})
 # The prefix is found from the file itself, so an installed tree can be moved.
 file(RELATIVE_PATH NIBBLE_PC_UP /p/${CMAKE_INSTALL_LIBDIR}/pkgconfig /p)
 set(packages nibble)

@@ -4,3 +4,26 @@ function(nibble_configure_target target)
   set_target_properties(${target} PROPERTIES CXX_EXTENSIONS OFF POSITION_INDEPENDENT_CODE ON)
   target_compile_options(${target} PRIVATE -Wall -Wextra -Wconversion $<$<BOOL:${NIBBLE_WERROR}>:-Werror>)
 endfunction()
+
+# What every library of the project shares: the version in its name, and which symbols others see. A static library's
+# are hidden, so that a shared library that contains nibble does not hand its copy to the rest of the process; a shared
+# one exports nibble's own names, versioned.
+configure_file(${PROJECT_SOURCE_DIR}/cmake/exports.map.in ${PROJECT_BINARY_DIR}/exports.map @ONLY)
+function(nibble_configure_library target)
+  nibble_configure_target(${target})
+  set_target_properties(${target} PROPERTIES VERSION ${PROJECT_VERSION}
+    SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})  # 0.x: each minor version is another interface
+  get_target_property(type ${target} TYPE)
+  if(NOT type STREQUAL SHARED_LIBRARY)
+    set_target_properties(${target} PROPERTIES CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
+  elseif(CMAKE_SYSTEM_NAME STREQUAL Linux)
+    target_link_options(${target} PRIVATE LINKER:--version-script=${PROJECT_BINARY_DIR}/exports.map)
+    set_property(TARGET ${target} APPEND PROPERTY LINK_DEPENDS ${PROJECT_BINARY_DIR}/exports.map)
+  endif()
+endfunction()
+
+# The inline namespace of nibble/core/abi.h is the version's.
+file(STRINGS ${PROJECT_SOURCE_DIR}/include/nibble/core/abi.h abi REGEX "^#define NIBBLE_ABI ")
+if(NOT abi STREQUAL "#define NIBBLE_ABI v${PROJECT_VERSION_MAJOR}_${PROJECT_VERSION_MINOR}")
+  message(FATAL_ERROR "include/nibble/core/abi.h says '${abi}', and the project's version is ${PROJECT_VERSION}")
+endif()

@@ -6,7 +6,7 @@ bad=0
 IFS=';' read -ra objects <<<"$*"
 for object in "${objects[@]}"; do
   symbols=$("${NM:-nm}" --defined-only --extern-only "$object" | awk '{print $NF}')
-  others=$(grep -vE '^_ZN6nibble7kernels[0-9]+[a-z0-9]+_kernelsE$' <<<"$symbols" || true)
+  others=$(grep -vE '^_ZN6nibble[0-9]+v[0-9]+_[0-9]+kernels[0-9]+[a-z0-9]+_kernelsE$' <<<"$symbols" || true)
   if [ -n "$others" ]; then
     echo "$object defines more than its table:"
     echo "$others"

@@ -1,21 +1,34 @@
 #!/usr/bin/env bash
-# Builds and runs the consumer against an installed copy, the same copy moved, pkg-config, and the source tree; where the
-# copy has nibble::cuda, a consumer of that, too.
+# Builds and runs consumers against an installed copy, the same copy moved, pkg-config, and the source tree as a shared
+# library; where the copy has nibble::llama and nibble::cuda, consumers of those, too.
 # usage: check.sh SOURCE BUILD COMPILER
 set -euo pipefail
 source=$1 build=$2 compiler=$3
 work=$build/consumer
 here=$(cd "$(dirname "$0")" && pwd)
 rm -rf "$work" && mkdir -p "$work"
+fail() { echo "$*"; exit 1; }
 
-consume() {  # NAME CMAKE-ARGUMENTS…
+configure() {  # NAME SOURCE CMAKE-ARGUMENTS…
+  local name=$1 project=$2
+  shift 2
+  cmake -S "$project" -B "$work/$name" -G Ninja -DCMAKE_CXX_COMPILER="$compiler" -DCMAKE_BUILD_TYPE=Release "$@" >"$work/$name.log" 2>&1
+}
+
+consume() {  # NAME SOURCE CMAKE-ARGUMENTS…
   local name=$1 program
-  shift
-  cmake -S "$here" -B "$work/$name" -G Ninja -DCMAKE_CXX_COMPILER="$compiler" -DCMAKE_BUILD_TYPE=Release "$@" >"$work/$name.log" 2>&1 &&
-    cmake --build "$work/$name" >>"$work/$name.log" 2>&1 || { cat "$work/$name.log"; exit 1; }
-  for program in consumer consumer_cuda; do
+  configure "$@" && cmake --build "$work/$name" >>"$work/$name.log" 2>&1 || { cat "$work/$name.log"; exit 1; }
+  for program in consumer consumer_llama consumer_cuda; do
     [ ! -e "$work/$name/$program" ] || echo "$name: $("$work/$name/$program")"
   done
+}
+
+refused() {  # NAME WORDS CMAKE-ARGUMENTS…: the package says so
+  local name=$1 words=$2
+  shift 2
+  ! configure "$name" "$here" "$@" || fail "$name: was configured, and should have been refused"
+  tr -s ' \n' ' ' <"$work/$name.log" | grep -q "$words" || { cat "$work/$name.log"; fail "$name: does not say '$words'"; }
+  echo "$name: refused"
 }
 
 consume_package() {  # PACKAGE SOURCE: by pkg-config
@@ -26,18 +39,38 @@ consume_package() {  # PACKAGE SOURCE: by pkg-config
 }
 
 cmake --install "$build" --prefix "$work/prefix" >"$work/install.log"
-consume installed -DCMAKE_PREFIX_PATH="$work/prefix"
+consume installed "$here" -DCMAKE_PREFIX_PATH="$work/prefix"
 mv "$work/prefix" "$work/elsewhere"
-consume moved -DCMAKE_PREFIX_PATH="$work/elsewhere"
+consume moved "$here" -DCMAKE_PREFIX_PATH="$work/elsewhere"
 [ ! -e "$work/elsewhere/bin/nibble" ] || echo "the tool: $("$work/elsewhere/bin/nibble" --version)"
+for text in LICENSE THIRD_PARTY_NOTICES.md; do
+  [ -s "$work/elsewhere/share/licenses/nibble/$text" ] || fail "$text is not installed"
+done
+
 libs=$(dirname "$(find "$work/elsewhere" -name 'libnibble.*' -print -quit)")
-has_cuda=$(find "$libs" -name 'libnibble_cuda.*' -print -quit)
-if [ -n "$has_cuda" ] && [ ! -e "$work/moved/consumer_cuda" ]; then
-  echo "the package has $has_cuda, but gave no nibble::cuda"
-  exit 1
-fi
+for part in llama cuda; do
+  [ -z "$(find "$libs" -name "libnibble_$part.*" -print -quit)" ] || [ -e "$work/moved/consumer_$part" ] ||
+    fail "the package has nibble_$part, but gave no nibble::$part"
+done
+# Who wants the kernels alone needs nothing that the engine is built on; another minor version is another interface.
+consume without-icu "$here" -DCMAKE_PREFIX_PATH="$work/elsewhere" -DCMAKE_DISABLE_FIND_PACKAGE_ICU=ON
+[ ! -e "$work/without-icu/consumer_llama" ] || fail "nibble::llama was given without ICU"
+refused component 'nibble::llama needs ICU\|was built without its reference engine' \
+  -DCMAKE_PREFIX_PATH="$work/elsewhere" -DCMAKE_DISABLE_FIND_PACKAGE_ICU=ON -DNIBBLE_WANTED='COMPONENTS;llama'
+refused older 'is considered to be compatible\|is compatible with requested version\|not acceptable\|requested version' \
+  -DCMAKE_PREFIX_PATH="$work/elsewhere" -DNIBBLE_WANTED=0.0
+
 if command -v pkg-config >/dev/null; then
   consume_package nibble main.cpp
-  [ -z "$has_cuda" ] || consume_package nibble-cuda cuda.cpp
+  [ -z "$(find "$libs" -name 'libnibble_cuda.*' -print -quit)" ] || consume_package nibble-cuda cuda.cpp
 fi
-consume subdirectory -DNIBBLE_SOURCE="$source"
+
+# As a subdirectory, shared; the library on it is static and hands nibble on to its own users.
+consume subdirectory "$here" -DNIBBLE_SOURCE="$source" -DBUILD_SHARED_LIBS=ON
+shared=$(find "$work/subdirectory" -name 'libnibble.so.*' -type f -print -quit)
+strangers=$(nm -D --defined-only "$shared" | awk '{print $3}' | grep -vE '^(_ZN|_ZNK|_ZT[A-Z]N|_ZT[hvc].*_N|_ZGVZ?N|_ZZN)6nibble|^NIBBLE_' || true)
+[ -z "$strangers" ] || fail "$shared exports more than nibble's own names: $strangers"
+nm -D --defined-only "$shared" | grep -q '6nibble4v0_1.*@@NIBBLE_0\.1' || fail "$shared: its names carry no version"
+! nm -D --defined-only "$shared" | grep -E '_ZNK?6nibble[0-9]' | grep -vq '6nibble4v0_1' || fail "$shared: names outside the versioned namespace"
+cmake --install "$work/subdirectory" --prefix "$work/engine" >>"$work/install.log"
+consume engine-user "$here/engine_user" -DCMAKE_PREFIX_PATH="$work/engine"

@@ -1,0 +1,3 @@
+include(CMakeFindDependencyMacro)
+find_dependency(nibble)
+include(${CMAKE_CURRENT_LIST_DIR}/engineTargets.cmake)
