@@ -121,6 +121,12 @@ const CpuMatrix& as_cpu_matrix(const PackedMatrix& w) {
               "the matrix was packed by the backend '" + std::string(w.backend().name()) + "'; multiply by it there");
 }
 
+/// Which column of W the packed column k holds; empty: its own.
+std::span<const std::uint32_t> column_order(const CpuMatrix& w) {
+  const auto* interleaved = dynamic_cast<const InterleavedMatrix*>(&w);
+  return interleaved == nullptr ? std::span<const std::uint32_t>() : interleaved->order();
+}
+
 /// The inputs of the calling thread, kept between calls. Those of equal needs share one.
 std::vector<CpuInput>& thread_inputs() {
   thread_local std::vector<CpuInput> inputs;
@@ -222,13 +228,38 @@ void cpu_matmul_swiglu(const KernelTable& isa, MatrixView<const float> x, const 
   });
 }
 
+bool cpu_has_gather_rows(const PackedMatrix& w) { return dynamic_cast<const CpuMatrix*>(&w) != nullptr; }
+
+void cpu_gather_rows(const KernelTable& isa, const PackedMatrix& packed, std::span<const std::int32_t> rows,
+                     MatrixView<float> out, Executor& executor) {
+  const CpuMatrix& w = as_cpu_matrix(packed);
+  if (out.rows != rows.size() || out.cols != w.cols())
+    throw Error(ErrorCode::shape_mismatch, "gather_rows: " + std::to_string(rows.size()) + " rows of " +
+                                               std::to_string(w.cols()) + " columns do not fit an output of " +
+                                               shape(out.rows, out.cols));
+  for (std::size_t i = 0; i < rows.size(); ++i)
+    if (rows[i] < 0 || static_cast<std::size_t>(rows[i]) >= w.rows())
+      throw Error(ErrorCode::invalid_argument, "gather_rows: row " + std::to_string(i) + " of those asked for is " +
+                                                   std::to_string(rows[i]) + "; the matrix has rows 0 to " +
+                                                   std::to_string(w.rows() - 1));
+  const std::span<const std::uint32_t> order = column_order(w);
+  parallel_for(executor, rows.size(), 1, [&](std::size_t begin, std::size_t end) {
+    float values[kPanelWidth];
+    for (std::size_t i = begin; i < end; ++i)
+      for (std::size_t col0 = 0; col0 < w.cols(); col0 += kPanelWidth) {
+        const auto r = static_cast<std::size_t>(rows[i]);
+        w.output_panel(isa, col0, r, r + 1, values);
+        for (std::size_t j = 0; j < std::min(kPanelWidth, w.cols() - col0); ++j)
+          out(i, order.empty() ? col0 + j : order[col0 + j]) = values[j];
+      }
+  });
+}
+
 void cpu_matmul_transposed(const KernelTable& isa, MatrixView<const float> x, const PackedMatrix& packed,
                            MatrixView<float> y, Executor& executor) {
   const CpuMatrix& w = as_cpu_matrix(packed);
   check_shapes(x, w.rows(), w.cols(), y, "matmul_transposed");
-  const auto* interleaved = dynamic_cast<const InterleavedMatrix*>(&w);
-  const std::span<const std::uint32_t> order =
-      interleaved == nullptr ? std::span<const std::uint32_t>() : interleaved->order();
+  const std::span<const std::uint32_t> order = column_order(w);
   parallel_for(executor, (w.cols() + kPanelWidth - 1) / kPanelWidth, 1, [&](std::size_t begin, std::size_t end) {
     Scratch& s = thread_scratch(x.rows);
     for (std::size_t p = begin; p < end; ++p) {

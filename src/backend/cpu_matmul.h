@@ -23,6 +23,9 @@ void cpu_matmul(const kernels::KernelTable& isa, MatrixView<const float> x, std:
 void cpu_matmul_swiglu(const kernels::KernelTable& isa, MatrixView<const float> x, const PackedMatrix& gate,
                        const PackedMatrix& up, MatrixView<float> y, Activations activations, Executor& executor);
 bool cpu_has_int8_matmul(const PackedMatrix& w);
+bool cpu_has_gather_rows(const PackedMatrix& w);
+void cpu_gather_rows(const kernels::KernelTable& isa, const PackedMatrix& w, std::span<const std::int32_t> rows,
+                     MatrixView<float> out, Executor& executor);
 void cpu_matmul_transposed(const kernels::KernelTable& isa, MatrixView<const float> x, const PackedMatrix& w,
                            MatrixView<float> y, Executor& executor);
 

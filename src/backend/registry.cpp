@@ -77,6 +77,11 @@ class CpuBackend final : public Backend {
                      Activations activations, Executor& executor) const override {
     cpu_matmul_swiglu(isa_, x, gate, up, y, activations, executor);
   }
+  bool has_gather_rows(const PackedMatrix& w) const noexcept override { return cpu_has_gather_rows(w); }
+  void gather_rows(const PackedMatrix& w, std::span<const std::int32_t> rows, MatrixView<float> out,
+                   Executor& executor) const override {
+    cpu_gather_rows(isa_, w, rows, out, executor);
+  }
   void matmul_transposed(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y,
                          Executor& executor) const override {
     cpu_matmul_transposed(isa_, x, w, y, executor);
@@ -194,6 +199,10 @@ void Backend::matmul_swiglu(MatrixView<const float> x, const PackedMatrix& gate,
 // NOLINTNEXTLINE(performance-unnecessary-value-param): backends that take them keep them
 PackedMatrixPtr Backend::pack(BlockMatrix) const {
   throw Error(ErrorCode::unsupported, "the backend '" + std::string(name()) + "' does not take GGUF blocks");
+}
+
+void Backend::gather_rows(const PackedMatrix&, std::span<const std::int32_t>, MatrixView<float>, Executor&) const {
+  throw Error(ErrorCode::unsupported, "the backend '" + std::string(name()) + "' gathers no rows of packed matrices");
 }
 
 QuantizedMatrix Backend::unpack(const PackedMatrix&) const {

@@ -18,7 +18,7 @@ namespace {
 struct Options {
   std::string model, text, method, json, save_reference, reference;
   std::size_t window = 512, stride = 512, tokens = 0;
-  bool quiet = false, int8_activations = false;
+  bool quiet = false, int8_activations = false, head = false;
 };
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
@@ -55,6 +55,7 @@ void run(const Options& o) {
   if (!o.method.empty()) {
     const Method method = parse_loading_method(o.method);
     load.quantize = method.spec;
+    load.quantize_head = o.head;
     load.int8_activations = method.int8_activations;
   }
   load.int8_activations = load.int8_activations || o.int8_activations;
@@ -78,14 +79,17 @@ void run(const Options& o) {
                            {"weight_bytes", model.weight_bytes()},
                            {"perplexity", e.perplexity()},
                            {"predicted_tokens", e.predicted},
-                           {"kl_mean", o.reference.empty() ? 0.0 : e.kl_mean()},
+                           {"kl_mean", e.kl_mean()},
+                           {"kl_predictions", e.kl_predictions},
                            {"prefill_tokens_per_s", speed.prefill},
                            {"decode_tokens_per_s", speed.decode}};
   if (!o.json.empty()) save_text(o.json, j.dump(2) + "\n");
   if (o.quiet) return;
   fmt::print("perplexity          {:.4f} per token ({:.4f} bits), over {} predicted tokens\n", e.perplexity(),
              std::log2(e.perplexity()), e.predicted);
-  if (!o.reference.empty()) fmt::print("mean KL divergence  {:.6f} nats from the reference\n", e.kl_mean());
+  if (!o.reference.empty())
+    fmt::print("mean KL divergence  {:.6f} nats from the reference, over {} predictions\n", e.kl_mean(),
+               e.kl_predictions);
   fmt::print("bits per weight     {:.3f} in the blocks' linear layers\n", model.bits_per_weight());
   fmt::print("speed               {:.0f} tokens/s prefill, {:.0f} decode\n", speed.prefill, speed.decode);
   fmt::print("memory              {} of weights, {} at the peak of the process\n", megabytes(model.weight_bytes()),
@@ -101,7 +105,9 @@ void add_eval_command(CLI::App& app) {
   c->add_option("--text", o->text, "Text to predict (default: the embedded evaluation text)");
   c->add_flag("--int8-activations", o->int8_activations,
               "Multiply integer layers by activations in 8 bits: faster, at a loss");
-  c->add_option("--method", o->method, "Quantize while loading");
+  CLI::Option* method = c->add_option("--method", o->method, "Quantize while loading");
+  c->add_flag("--lm-head", o->head, "Quantize the output head, too, and the embedding where it is tied to it")
+      ->needs(method);
   c->add_option("--window", o->window, "Tokens in a window")->capture_default_str()->check(CLI::PositiveNumber);
   c->add_option("--stride", o->stride, "Tokens from one window to the next; smaller is slower and gives more context")
       ->capture_default_str()

@@ -2,17 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <optional>
+
+#include "reference.h"
 
 namespace nibble::llama {
 
 namespace {
-
-/// What a reference file must agree on before its numbers mean anything.
-struct ReferenceHeader {
-  char magic[8] = {'n', 'i', 'b', 'l', 'r', 'e', 'f', '1'};
-  std::uint64_t vocab = 0, tokens = 0, window = 0, stride = 0, text_hash = 0;
-};
 
 std::uint64_t fnv1a(std::span<const std::int32_t> ids) {
   std::uint64_t hash = 14695981039346656037u;
@@ -28,60 +24,6 @@ void log_softmax(std::span<float> x) {
   const auto shift = static_cast<float>(std::log(sum)) + most;
   for (float& v : x) v -= shift;
 }
-
-double divergence(std::span<const float> reference, std::span<const float> other) {
-  double sum = 0;
-  for (std::size_t i = 0; i < reference.size(); ++i) {
-    const auto r = static_cast<double>(reference[i]);
-    sum += std::exp(r) * (r - static_cast<double>(other[i]));
-  }
-  return sum;
-}
-
-/// The reference being written or read beside the evaluation.
-class Reference {
- public:
-  Reference(const EvaluateOptions& options, const ReferenceHeader& header) {
-    if (!options.save_reference.empty()) {
-      out_.open(options.save_reference, std::ios::binary | std::ios::trunc);
-      out_.write(reinterpret_cast<const char*>(&header), sizeof header);
-      check(out_.good(), "write", options.save_reference);
-    }
-    if (!options.compare_reference.empty()) {
-      path_ = options.compare_reference;
-      in_.open(path_, std::ios::binary);
-      check(in_.is_open(), "open", path_);
-      ReferenceHeader theirs;
-      in_.read(reinterpret_cast<char*>(&theirs), sizeof theirs);
-      if (!in_ || std::memcmp(&theirs, &header, sizeof header) != 0)
-        throw Error(ErrorCode::corrupt_file,
-                    "'" + path_.string() + "' is not a reference for this text, vocabulary and window; make it again");
-    }
-  }
-
-  void save(std::span<const float> row) {
-    if (!out_.is_open()) return;
-    out_.write(reinterpret_cast<const char*>(row.data()), static_cast<std::streamsize>(row.size_bytes()));
-    if (!out_) throw Error(ErrorCode::io, "cannot write the reference: is the disk full?");
-  }
-  /// KL of the next reference row against `row`; 0 without a reference.
-  double compare(std::span<const float> row) {
-    if (!in_.is_open()) return 0;
-    buffer_.resize(row.size());
-    in_.read(reinterpret_cast<char*>(buffer_.data()), static_cast<std::streamsize>(row.size_bytes()));
-    if (!in_) throw Error(ErrorCode::corrupt_file, "'" + path_.string() + "' ends early");
-    return divergence(buffer_, row);
-  }
-
- private:
-  static void check(bool ok, const char* what, const std::filesystem::path& path) {
-    if (!ok) throw Error(ErrorCode::io, std::string("cannot ") + what + " '" + path.string() + "'");
-  }
-  std::filesystem::path path_;
-  std::ofstream out_;
-  std::ifstream in_;
-  std::vector<float> buffer_;
-};
 
 }  // namespace
 
@@ -103,7 +45,17 @@ Evaluation evaluate(const Model& model, std::span<const std::int32_t> ids, const
   header.window = options.window;
   header.stride = options.stride;
   header.text_hash = fnv1a(ids);
-  Reference reference(options, header);
+  header.rows = std::min<std::uint64_t>(ids.size() - 1, options.reference_limit / reference_row_bytes(vocab));
+  std::optional<ReferenceWriter> saved;
+  std::optional<ReferenceReader> compared;
+  if (!options.save_reference.empty()) {
+    if (header.rows == 0)
+      throw Error(ErrorCode::invalid_argument, "a reference of " + std::to_string(options.reference_limit) +
+                                                   " bytes holds no prediction of " + std::to_string(vocab) +
+                                                   " tokens; raise its limit");
+    saved.emplace(options.save_reference, header);
+  }
+  if (!options.compare_reference.empty()) compared.emplace(options.compare_reference, header);
 
   Evaluation result;
   KvCache cache(model.config(), std::min(options.window, ids.size()));
@@ -117,12 +69,14 @@ Evaluation evaluate(const Model& model, std::span<const std::int32_t> ids, const
       const std::span<float> row(logits.data() + (target - 1 - begin) * vocab, vocab);
       log_softmax(row);
       result.nll -= static_cast<double>(row[static_cast<std::size_t>(ids[target])]);
-      result.kl += reference.compare(row);
-      reference.save(row);
+      if (compared)
+        if (const auto kl = compared->divergence(row)) result.kl += *kl, ++result.kl_predictions;
+      if (saved) saved->add(row);
       ++result.predicted;
     }
     next = end;
   }
+  if (saved) saved->finish();
   report(options.progress, 1, "evaluated");
   return result;
 }

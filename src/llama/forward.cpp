@@ -3,6 +3,11 @@
 
 namespace nibble::llama {
 
+void Embedding::look_up(std::span<const std::int32_t> ids, MatrixView<float> out, Executor& executor) const {
+  if (head_) return head_->backend().gather_rows(*head_, ids, out, executor);
+  for (std::size_t t = 0; t < ids.size(); ++t) rows_.decode_row(static_cast<std::size_t>(ids[t]), &out(t, 0));
+}
+
 std::vector<float> Model::forward(std::span<const std::int32_t> ids, KvCache& cache, bool last_only) const {
   if (ids.empty()) throw Error(ErrorCode::invalid_argument, "forward: no tokens were given");
   for (std::size_t t = 0; t < ids.size(); ++t)
@@ -23,7 +28,7 @@ std::vector<float> Model::forward(std::span<const std::int32_t> ids, KvCache& ca
   std::vector<float> stream(n * config_.hidden);
   BlockPass::Scratch scratch;
   const MatrixView<float> x(stream.data(), n, config_.hidden);
-  for (std::size_t t = 0; t < n; ++t) embedding_.decode_row(static_cast<std::size_t>(ids[t]), &x(t, 0));
+  embedding_.look_up(ids, x, *executor_);
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
     const KeyValues seen{{cache.keys_[i].data(), cache.capacity_, cache.width_},
                          {cache.values_[i].data(), cache.capacity_, cache.width_},

@@ -43,7 +43,6 @@ Linear Loader::linear(const std::string& name, std::size_t out, std::size_t in) 
     if (quantizes)
       l.weight = backend_.pack(backend_.quantize(m.as_floats(), *options_.quantize, name + ".weight", executor_));
     else l.weight = pack(m);
-    gguf_->release(name + ".weight");
   } else if (auto q = decode_quantized(checkpoint_, name)) {
     check_shape(name, q->rows, q->cols, out, in);
     linear_bits_ += q->spec.bits_per_weight(out, in) * count;
@@ -58,8 +57,8 @@ Linear Loader::linear(const std::string& name, std::size_t out, std::size_t in) 
       linear_bits_ += 8.0 * static_cast<double>(size_of(m.type)) * count;
       l.weight = backend_.pack(m);
     }
-    checkpoint_.release(name + ".weight");
   }
+  release(name + ".weight");
   linear_weights_ += count;
   if (contains(name + ".bias")) l.bias = vector(name + ".bias", out);
   return l;
@@ -99,14 +98,28 @@ BlockMatrix Loader::embedding() const {
 
 std::vector<float> Loader::norm() const { return vector("model.norm.weight", config_.hidden); }
 
-Linear Loader::head(const BlockMatrix& embedding) {
-  if (!gguf_ && layout_of(checkpoint_, "lm_head")) return linear("lm_head", config_.vocab, config_.hidden);
-  const bool tied = config_.tied_embeddings || !contains("lm_head.weight");
-  if (tied && !config_.tied_embeddings)
-    throw Error(ErrorCode::corrupt_file, "there is no tensor 'lm_head.weight', and the embeddings are not tied");
-  const BlockMatrix head = tied ? embedding : matrix("lm_head.weight");
-  check_shape("lm_head", head.rows, head.cols, config_.vocab, config_.hidden);
-  return {"lm_head", pack(head), {}};
+Linear Loader::head() {
+  const bool stored_quantized = !gguf_ && layout_of(checkpoint_, "lm_head").has_value();
+  head_is_embedding_ = config_.tied_embeddings && !stored_quantized;
+  const std::string name = head_is_embedding_ ? "model.embed_tokens" : "lm_head";
+  if (!stored_quantized && !contains(name + ".weight"))
+    throw Error(ErrorCode::corrupt_file, "there is no tensor '" + name + ".weight'" +
+                                             (head_is_embedding_ ? "" : ", and the embeddings are not tied"));
+  if (stored_quantized || (options_.quantize && options_.quantize_head)) {
+    Linear head = linear(name, config_.vocab, config_.hidden);
+    head.name = "lm_head";
+    return head;
+  }
+  const BlockMatrix head = matrix(name + ".weight");
+  check_shape(name, head.rows, head.cols, config_.vocab, config_.hidden);
+  Linear packed{"lm_head", pack(head), {}};
+  release(name + ".weight");
+  return packed;
+}
+
+Embedding Loader::embedding(const Linear& head) const {
+  if (head_is_embedding_ && backend_.has_gather_rows(*head.weight)) return Embedding(head.weight);
+  return Embedding(embedding());
 }
 
 }  // namespace nibble::llama

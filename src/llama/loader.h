@@ -20,9 +20,11 @@ class Loader {
 
   [[nodiscard]] Block block(std::size_t index);
   [[nodiscard]] BlockMatrix embedding() const;
+  /// The same for a model that has this head: its rows where both are one matrix.
+  [[nodiscard]] Embedding embedding(const Linear& head) const;
   [[nodiscard]] std::vector<float> norm() const;
-  /// Embedding and final norm stay floating point; the head too, but in a few GPTQ models.
-  [[nodiscard]] Linear head(const BlockMatrix& embedding);
+  /// The final norm stays floating point, and the head unless the checkpoint or the options have it quantized.
+  [[nodiscard]] Linear head();
 
   /// Stored bits of the quantizable layers loaded so far, and how many weights they hold.
   [[nodiscard]] double linear_bits() const { return linear_bits_; }
@@ -36,6 +38,11 @@ class Loader {
   [[nodiscard]] bool contains(const std::string& name) const {
     return gguf_ ? gguf_->contains(name) : checkpoint_.contains(name);
   }
+  /// A tensor that is packed by now need not stay in memory.
+  void release(const std::string& name) const {
+    if (gguf_) gguf_->release(name);
+    else if (checkpoint_.contains(name)) checkpoint_.release(name);
+  }
   /// Floats go to the backend as such: not every backend need know blocks.
   [[nodiscard]] PackedMatrixPtr pack(const BlockMatrix& m) const {
     return is_float(m.type) ? backend_.pack(m.as_floats()) : backend_.pack(m);
@@ -47,6 +54,7 @@ class Loader {
   Executor& executor_;
   std::optional<GgufWeights> gguf_;  ///< Where there is one it holds the weights, else checkpoint_ does.
   Checkpoint checkpoint_;
+  bool head_is_embedding_ = false;  ///< As head() found.
   double linear_bits_ = 0, linear_weights_ = 0;
 };
 

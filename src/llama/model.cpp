@@ -40,9 +40,9 @@ Model Model::load(const std::filesystem::path& path, const LoadOptions& options)
   Loader loader(path, model.config_, options);
   model.executor_ = &loader.executor();
   model.activations_ = options.int8_activations ? Activations::int8 : Activations::fp32;
-  model.embedding_ = loader.embedding();
   model.norm_ = loader.norm();
-  model.head_ = loader.head(model.embedding_);
+  model.head_ = loader.head();
+  model.embedding_ = loader.embedding(model.head_);
   for (std::size_t i = 0; i < model.config_.layers; ++i) {
     report(options.progress, static_cast<double>(i) / static_cast<double>(model.config_.layers),
            "loading layer " + std::to_string(i));

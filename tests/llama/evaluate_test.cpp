@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <fstream>
 
 #include "tests/support/expect_error.h"
 #include "tests/support/temporary_folder.h"
@@ -64,7 +65,11 @@ TEST(Evaluate, DivergenceIsFromTheReference) {
   save.save_reference = folder / "reference";
   compare.compare_reference = folder / "reference";
   (void)evaluate(model(), ids, save);
-  EXPECT_NEAR(evaluate(model(), ids, compare).kl_mean(), 0, 1e-12);
+  // A reference row is a distribution whose logarithms differ from the model's by a step of range / 65535 at most.
+  const double self = evaluate(model(), ids, compare).kl_mean(), step = 40.0 / 65535;
+  EXPECT_GE(self, -1e-12);
+  EXPECT_LT(self, step * step);
+  EXPECT_EQ(evaluate(model(), ids, compare).kl_predictions, 600u - 3u);
   LoadOptions load;
   load.quantize = QuantSpec::parse("int3-g32-sym");
   const Model rough = Model::load(NIBBLE_EXAMPLE_DATA "/austen-5m", load);
@@ -78,6 +83,58 @@ TEST(Evaluate, DivergenceIsFromTheReference) {
   corrupt(ids, windows(128, 128), "is not a reference for this text");
   std::filesystem::resize_file(folder / "reference", std::filesystem::file_size(folder / "reference") - 1);
   corrupt(ids, windows(256, 256), "ends early");
+}
+
+/// KL(p ‖ q) of two models over a text of one window, from their logits in double.
+double exact_divergence(const Model& p, const Model& q, std::span<const std::int32_t> ids) {
+  const std::size_t vocab = p.config().vocab;
+  KvCache a(p.config(), ids.size()), b(q.config(), ids.size());
+  const auto left = p.forward(ids, a), right = q.forward(ids, b);
+  double sum = 0;
+  for (std::size_t t = 0; t + 1 < ids.size(); ++t) {
+    double za = 0, zb = 0;
+    for (std::size_t i = 0; i < vocab; ++i) {
+      za += std::exp(static_cast<double>(left[t * vocab + i]));
+      zb += std::exp(static_cast<double>(right[t * vocab + i]));
+    }
+    for (std::size_t i = 0; i < vocab; ++i) {
+      const double lp = static_cast<double>(left[t * vocab + i]) - std::log(za);
+      sum += std::exp(lp) * (lp - static_cast<double>(right[t * vocab + i]) + std::log(zb));
+    }
+  }
+  return sum / static_cast<double>(ids.size() - 1);
+}
+
+TEST(Evaluate, SixteenBitsAreEnoughForTheDivergence) {
+  const TemporaryFolder folder;
+  const auto ids = text_ids(256);
+  auto save = windows(256, 256), compare = save;
+  save.save_reference = folder / "reference";
+  compare.compare_reference = folder / "reference";
+  (void)evaluate(model(), ids, save);
+  LoadOptions load;
+  load.quantize = QuantSpec::parse("int8");  // a divergence of 1e-5, the smallest that the tool shows
+  const Model other = Model::load(NIBBLE_EXAMPLE_DATA "/austen-5m", load);
+  const double exact = exact_divergence(model(), other, ids);
+  EXPECT_GT(exact, 1e-6);
+  EXPECT_NEAR(evaluate(other, ids, compare).kl_mean(), exact, 2e-7);
+  EXPECT_LT(std::filesystem::file_size(folder / "reference"), 256u * (2 * 256 + 8) + 100);
+}
+
+TEST(Evaluate, AReferenceKeepsWhatItsLimitHolds) {
+  const TemporaryFolder folder;
+  const auto ids = text_ids(300);
+  auto save = windows(128, 128), compare = save;
+  save.save_reference = folder / "reference";
+  save.reference_limit = 100 * (2 * 256 + 8) + 7;
+  compare.compare_reference = folder / "reference";
+  (void)evaluate(model(), ids, save);
+  EXPECT_LT(std::filesystem::file_size(folder / "reference"), save.reference_limit + 100);
+  const Evaluation e = evaluate(model(), ids, compare);
+  EXPECT_EQ(e.kl_predictions, 100u);
+  EXPECT_EQ(e.predicted, 300u - 3u);
+  save.reference_limit = 500;
+  expect_error(ErrorCode::invalid_argument, "raise its limit", [&] { (void)evaluate(model(), ids, save); });
 }
 
 TEST(Evaluate, RefusesWhatPredictsNothing) {

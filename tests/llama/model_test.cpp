@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <fstream>
 
 #include "nibble/core/error.h"
 #include "nibble/llama/evaluate.h"
@@ -93,6 +94,34 @@ TEST(EmbeddedModel, LogitsDoNotDependOnTheThreads) {
               many = Model::load(NIBBLE_EXAMPLE_DATA "/austen-5m");
   KvCache a(one.config(), 200), b(many.config(), 200);
   EXPECT_EQ(one.forward(ids, a), many.forward(ids, b));
+}
+
+TEST(Model, HoldsATiedEmbeddingOnce) {
+  const std::string folder = NIBBLE_TEST_DATA "/llama/golden/gqa_tied";
+  const Checkpoint checkpoint = Checkpoint::open(folder);
+  const std::size_t embedding = checkpoint.info("model.embed_tokens.weight").bytes;
+  const Model model = Model::load(folder);
+  ASSERT_TRUE(model.config().tied_embeddings);
+  std::size_t all = 0;
+  for (const TensorInfo& t : checkpoint.tensors()) all += t.bytes;
+  EXPECT_LT(model.weight_bytes(), all + embedding);  // panels of 32 rows are padded, by less than that
+
+  // Quantized with the head: the vectors of the tokens are rows of the same matrix, decoded.
+  LoadOptions load;
+  load.quantize = QuantSpec::parse("int8");
+  load.quantize_head = true;
+  const Model quantized = Model::load(folder, load);
+  EXPECT_LT(quantized.weight_bytes(), model.weight_bytes() / 2);
+  const std::int32_t ids[] = {3, 1, 4, 1, 5};
+  KvCache a(model.config(), 5), b(model.config(), 5);
+  const auto exact = model.forward(ids, a), rounded = quantized.forward(ids, b);
+  double error = 0, size = 0;
+  for (std::size_t i = 0; i < exact.size(); ++i) {
+    error += std::pow(exact[i] - rounded[i], 2);
+    size += std::pow(exact[i], 2);
+  }
+  EXPECT_GT(error, 0);
+  EXPECT_LT(error, 1e-2 * size);  // rows of another token would make it about 2
 }
 
 TEST(Model, RefusesWhatItCannotServe) {

@@ -117,6 +117,15 @@ class Backend {
   virtual void matmul_swiglu(MatrixView<const float> x, const PackedMatrix& gate, const PackedMatrix& up,
                              MatrixView<float> y, Activations activations, Executor& executor) const;
 
+  /// Whether gather_rows takes this matrix.
+  [[nodiscard]] virtual bool has_gather_rows(const PackedMatrix&) const noexcept { return false; }
+
+  /// out[i] = row rows[i] of W, decoded to fp32: what dequantize gives of the matrix that was packed, or the unquantized
+  /// values themselves. An embedding that is tied to the output head is thus held once. Errors: shape_mismatch unless
+  /// out is [rows.size(), in]; invalid_argument names a row that W has not; unsupported where has_gather_rows is false.
+  virtual void gather_rows(const PackedMatrix& w, std::span<const std::int32_t> rows, MatrixView<float> out,
+                           Executor& executor) const;
+
   /// y [n, in] = x [n, out] · W: the gradient of matmul with respect to its input.
   virtual void matmul_transposed(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y,
                                  Executor& executor) const = 0;

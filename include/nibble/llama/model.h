@@ -36,9 +36,29 @@ class KvCache {
   std::vector<std::vector<float>> keys_, values_;  ///< Per layer [token][kv_head][head_dim].
 };
 
+/// The vectors of the tokens: a matrix of their own, or the rows of the packed output head where that is the same
+/// matrix (tied embeddings), which is then held once.
+class Embedding {
+ public:
+  Embedding() = default;
+  explicit Embedding(BlockMatrix rows) : rows_(std::move(rows)) {}
+  /// Needs a backend with has_gather_rows(*head).
+  explicit Embedding(PackedMatrixPtr head) : head_(std::move(head)) {}
+  /// out[t] = the vector of ids[t]; the ids must lie within the vocabulary.
+  void look_up(std::span<const std::int32_t> ids, MatrixView<float> out, Executor& executor) const;
+  /// Bytes it holds beside the head.
+  [[nodiscard]] std::size_t storage_bytes() const { return rows_.storage_bytes(); }
+
+ private:
+  BlockMatrix rows_;
+  PackedMatrixPtr head_;
+};
+
 struct LoadOptions {
   /// Quantize the linear layers of the blocks while loading; layers the checkpoint holds quantized stay as they are.
   std::optional<QuantSpec> quantize;
+  /// The output head, too; with tied embeddings the vectors of the tokens are then rows of the quantized matrix.
+  bool quantize_head = false;
   /// Multiply quantized integer layers by activations rounded to 8 bits per token (Backend::matmul_int8): faster, at a
   /// loss. NF4, FP4, LLM.int8 and dense layers are not touched.
   bool int8_activations = false;
@@ -69,7 +89,7 @@ class Model {
   Config config_;
   Executor* executor_ = nullptr;
   Activations activations_ = Activations::fp32;
-  BlockMatrix embedding_;
+  Embedding embedding_;
   std::vector<Block> blocks_;
   std::vector<float> norm_;
   Linear head_;
