@@ -13,6 +13,9 @@ function(nibble_configure_library target)
   nibble_configure_target(${target})
   set_target_properties(${target} PROPERTIES VERSION ${PROJECT_VERSION}
     SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})  # 0.x: each minor version is another interface
+  if(NIBBLE_BUILD_FUZZ)
+    target_compile_options(${target} PRIVATE -fsanitize=fuzzer-no-link)  # its branches guide the fuzzers
+  endif()
   get_target_property(type ${target} TYPE)
   if(NOT type STREQUAL SHARED_LIBRARY)
     set_target_properties(${target} PROPERTIES CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
