@@ -3,6 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <optional>
+
+#include "core/files.h"
+#include "core/output_path.h"
+#include "core/pending.h"
 
 namespace nibble::llama {
 
@@ -43,43 +48,51 @@ class Reference {
  public:
   Reference(const EvaluateOptions& options, const ReferenceHeader& header) {
     if (!options.save_reference.empty()) {
-      out_.open(options.save_reference, std::ios::binary | std::ios::trunc);
-      out_.write(reinterpret_cast<const char*>(&header), sizeof header);
-      check(out_.good(), "write", options.save_reference);
+      files::check_output({options.save_reference, files::OutputKind::file, "the reference to be saved"},
+                          {options.compare_reference});
+      out_.emplace(options.save_reference);
+      append(std::as_bytes(std::span(&header, 1)));
     }
     if (!options.compare_reference.empty()) {
       path_ = options.compare_reference;
-      in_.open(path_, std::ios::binary);
-      check(in_.is_open(), "open", path_);
+      in_ = files::open_input(path_);
       ReferenceHeader theirs;
-      in_.read(reinterpret_cast<char*>(&theirs), sizeof theirs);
-      if (!in_ || std::memcmp(&theirs, &header, sizeof header) != 0)
+      take(std::as_writable_bytes(std::span(&theirs, 1)));
+      if (std::memcmp(&theirs, &header, sizeof header) != 0)
         throw Error(ErrorCode::corrupt_file,
                     "'" + path_.string() + "' is not a reference for this text, vocabulary and window; make it again");
     }
   }
 
   void save(std::span<const float> row) {
-    if (!out_.is_open()) return;
-    out_.write(reinterpret_cast<const char*>(row.data()), static_cast<std::streamsize>(row.size_bytes()));
-    if (!out_) throw Error(ErrorCode::io, "cannot write the reference: is the disk full?");
+    if (out_) append(std::as_bytes(row));
   }
   /// KL of the next reference row against `row`; 0 without a reference.
   double compare(std::span<const float> row) {
-    if (!in_.is_open()) return 0;
+    if (in_.get() < 0) return 0;
     buffer_.resize(row.size());
-    in_.read(reinterpret_cast<char*>(buffer_.data()), static_cast<std::streamsize>(row.size_bytes()));
-    if (!in_) throw Error(ErrorCode::corrupt_file, "'" + path_.string() + "' ends early");
+    take(std::as_writable_bytes(std::span(buffer_)));
     return divergence(buffer_, row);
+  }
+  /// The file to be saved gets its name.
+  void finish() {
+    if (out_) out_->commit();
   }
 
  private:
-  static void check(bool ok, const char* what, const std::filesystem::path& path) {
-    if (!ok) throw Error(ErrorCode::io, std::string("cannot ") + what + " '" + path.string() + "'");
+  void append(std::span<const std::byte> bytes) {
+    out_->write(bytes, written_);
+    written_ += bytes.size();
   }
+  void take(std::span<std::byte> bytes) {
+    files::read_at(in_.get(), bytes, read_, path_);
+    read_ += bytes.size();
+  }
+
   std::filesystem::path path_;
-  std::ofstream out_;
-  std::ifstream in_;
+  std::optional<files::PendingFile> out_;
+  files::Descriptor in_;
+  std::size_t written_ = 0, read_ = 0;
   std::vector<float> buffer_;
 };
 
@@ -123,6 +136,7 @@ Evaluation evaluate(const Model& model, std::span<const std::int32_t> ids, const
     }
     next = end;
   }
+  reference.finish();
   report(options.progress, 1, "evaluated");
   return result;
 }
