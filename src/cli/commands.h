@@ -6,7 +6,11 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
+
+#include "core/output_path.h"
+#include "nibble/core/printable.h"
 
 namespace nibble::cli {
 
@@ -27,6 +31,15 @@ void add_recommend_command(CLI::App& app);
 std::filesystem::path example_data();
 /// The token ids of a text file by the model's own tokenizer.
 std::vector<std::int32_t> read_tokens(const std::filesystem::path& model, const std::filesystem::path& text);
+/// Error unless all outputs of a command can be written and none reaches one of its inputs (files::check_outputs);
+/// outputs and inputs that were not given are empty, and passed over. Before the work.
+void check_given_outputs(std::vector<files::Output> outputs, const std::vector<std::filesystem::path>& inputs);
+/// For options that name an output: an empty name is a mistake, not the same as no option.
+extern const CLI::Validator kNamed;
+/// "nibble: note: …" on standard error.
+void note(std::string_view text);
+/// The same of files beside the weights that were not copied.
+void note_left_out(const std::vector<std::string>& files);
 /// A whole text file through a temporary one, so that a crash leaves no half of it.
 void save_text(const std::filesystem::path& path, const std::string& text);
 /// The most memory this process has held, in bytes.

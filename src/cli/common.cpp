@@ -20,6 +20,19 @@ std::vector<std::int32_t> read_tokens(const std::filesystem::path& model, const 
   return llama::load_tokenizer(model)->encode(format::read_text(text));
 }
 
+void check_given_outputs(std::vector<files::Output> outputs, const std::vector<std::filesystem::path>& inputs) {
+  std::erase_if(outputs, [](const files::Output& o) { return o.path.empty(); });
+  files::check_outputs(outputs, inputs);
+}
+
+void note(std::string_view text) { fmt::print(stderr, "nibble: note: {}\n", printable(text)); }
+
+const CLI::Validator kNamed([](std::string& name) { return std::string(name.empty() ? "the name is empty" : ""); }, "");
+
+void note_left_out(const std::vector<std::string>& files) {
+  if (!files.empty()) note(fmt::format("not copied: {}", fmt::join(files, ", ")));
+}
+
 void save_text(const std::filesystem::path& path, const std::string& text) { format::write_file(path, text); }
 
 std::size_t peak_rss_bytes() {

@@ -11,6 +11,7 @@
 #include <set>
 
 #include "commands.h"
+#include "core/pending.h"
 #include "format/files.h"
 #include "interrupt.h"
 #include "methods.h"
@@ -37,26 +38,6 @@ struct Row {
   std::string method;
   double bits_per_weight = 0, perplexity = 0, kl_mean = 0, prefill = 0, decode = 0;
   std::size_t file_bytes = 0, peak_rss_bytes = 0;
-};
-
-/// A folder for the quantized copies, gone with the object.
-class WorkFolder {
- public:
-  WorkFolder() {
-    std::string pattern = (fs::temp_directory_path() / "nibble-compare-XXXXXX").string();
-    if (mkdtemp(pattern.data()) == nullptr) format::throw_system_error("create a folder like", pattern);
-    path_ = pattern;
-  }
-  ~WorkFolder() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  WorkFolder(const WorkFolder&) = delete;
-  WorkFolder& operator=(const WorkFolder&) = delete;
-  const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_;
 };
 
 /// Runs this tool again with other arguments: a process per step is the only honest way to measure its peak memory.
@@ -137,7 +118,8 @@ class Comparison {
   }
 
   const Options& o_;
-  WorkFolder work_;
+  /// For the quantized copies and the figures.
+  files::PendingDirectory work_{files::PendingDirectory::Scratch{}, fs::temp_directory_path() / "nibble-compare"};
   std::set<std::string> made_;  ///< Models that are there.
   Row reference_;
 };
@@ -168,11 +150,24 @@ void save_json(const std::vector<Row>& rows, const std::string& path) {
   save_text(path, out.dump(2) + "\n");
 }
 
+/// Of everything that is written, before minutes of work.
+void check_places(const Options& o) {
+  std::vector<files::Output> outputs{{o.json, files::OutputKind::file, "--json"},
+                                     {o.plot, files::OutputKind::file, "--plot"}};
+  std::set<std::string> saved{"fp32"};
+  for (const auto& name : o.methods) saved.emplace(stored_name(name));
+  if (!o.save.empty())
+    for (const auto& name : saved)
+      outputs.push_back({fs::path(o.save) / name, files::OutputKind::new_folder, "--save"});
+  check_given_outputs(outputs, {o.model, o.text, o.calibration, example_data() / "calibration.txt"});
+}
+
 void run(Options o) {
   if (o.model.empty()) o.model = (example_data() / "austen-5m").string();
   if (o.text.empty()) o.text = (example_data() / "evaluation.txt").string();
   if (o.methods.empty()) o.methods = default_methods();
   for (const auto& name : o.methods) (void)parse_method(name);  // before minutes of work
+  check_places(o);
   Comparison comparison(o);
   const auto rows = comparison.run();
   print_table(rows, comparison.reference());
@@ -207,9 +202,9 @@ void add_compare_command(CLI::App& app) {
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
   c->add_option("--calibration", o->calibration, "Text that gptq-… and awq-… calibrate on (default: the embedded one)");
-  c->add_option("--save", o->save, "Keep each quantized model, in a directory of its name in this one");
-  c->add_option("--json", o->json, "Write the rows as JSON");
-  c->add_option("--plot", o->plot, "Write a chart of perplexity against file size, as SVG");
+  c->add_option("--save", o->save, "Keep each quantized model, in a directory of its name in this one")->check(kNamed);
+  c->add_option("--json", o->json, "Write the rows as JSON")->check(kNamed);
+  c->add_option("--plot", o->plot, "Write a chart of perplexity against file size, as SVG")->check(kNamed);
   c->callback([o] { run(*o); });
 }
 

@@ -32,9 +32,11 @@ void run(const Options& o) {
   if (!report.losses.empty()) {  // said even if quiet: it was allowed, not unseen
     const auto& first = report.losses.front();
     fmt::print(stderr, "{} of {} layers are not the same any more; first {} ({} to {}): {}\n", report.losses.size(),
-               report.layers, first.layer, first.from.to_string(), first.to.to_string(), first.why);
+               report.layers, printable(first.layer), first.from.to_string(), first.to.to_string(),
+               printable(first.why));
   }
   if (o.quiet) return;
+  note_left_out(report.left_out);
   fmt::print("{}: {} quantized layers in the layout {}, {}; model.safetensors is {}\n", o.output, report.layers, o.to,
              report.losses.empty() ? "without loss" : "with the loss said above", megabytes(report.file_bytes));
 }

@@ -51,6 +51,10 @@ Speed measure_speed(const llama::Model& model, std::span<const std::int32_t> ids
 }
 
 void run(const Options& o) {
+  const std::filesystem::path text = o.text.empty() ? example_data() / "evaluation.txt" : std::filesystem::path(o.text);
+  check_given_outputs(
+      {{o.json, files::OutputKind::file, "--json"}, {o.save_reference, files::OutputKind::file, "--save-reference"}},
+      {o.model, text, o.reference});
   llama::LoadOptions load;
   if (!o.method.empty()) {
     const Method method = parse_loading_method(o.method);
@@ -60,8 +64,7 @@ void run(const Options& o) {
   }
   load.int8_activations = load.int8_activations || o.int8_activations;
   const llama::Model model = llama::Model::load(o.model, load);
-  const auto ids =
-      read_tokens(o.model, o.text.empty() ? example_data() / "evaluation.txt" : std::filesystem::path(o.text));
+  const auto ids = read_tokens(o.model, text);
   const Speed speed = measure_speed(model, ids);
 
   ProgressBar bar("evaluating", o.quiet);
@@ -113,9 +116,10 @@ void add_eval_command(CLI::App& app) {
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
   c->add_option("--tokens", o->tokens, "Use only the first so many tokens (0: all)")->capture_default_str();
-  c->add_option("--save-reference", o->save_reference, "Write this model's log-probabilities, to compare others with");
+  c->add_option("--save-reference", o->save_reference, "Write this model's log-probabilities, to compare others with")
+      ->check(kNamed);
   c->add_option("--reference", o->reference, "Measure KL divergence from log-probabilities saved before");
-  c->add_option("--json", o->json, "Write the figures as JSON");
+  c->add_option("--json", o->json, "Write the figures as JSON")->check(kNamed);
   c->add_flag("--quiet", o->quiet, "Print nothing on success");
   c->callback([o] { run(*o); });
 }

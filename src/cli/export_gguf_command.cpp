@@ -26,13 +26,14 @@ void run(const Options& o) {
       if (can_encode(t)) known += (known.empty() ? "" : ", ") + std::string(name_of(t));
     throw Error(ErrorCode::invalid_argument, "'" + o.type + "' is no type to write; there are " + known);
   }
+  files::check_output({o.output, files::OutputKind::file}, {o.model});
   if (std::filesystem::exists(o.output) && !o.force)
     throw Error(ErrorCode::invalid_argument, "'" + o.output + "' exists already; --force replaces it");
   options.type = *type;
   ProgressBar bar("exporting", o.quiet);
   options.progress = bar.callback();
   const auto report = llama::export_gguf(o.model, o.output, options);
-  for (const std::string& note : report.notes) fmt::print(stderr, "nibble: note: {}\n", note);
+  for (const std::string& text : report.notes) note(text);
   if (!o.quiet)
     fmt::print("{}: {}, linear layers as {} at {:.3f} bits per weight\n", o.output, megabytes(report.file_bytes),
                name_of(*type), report.bits_per_weight);

@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <memory>
@@ -37,9 +38,12 @@ void run(const Options& o) {
   llama::KvCache cache(model.config(), prompt.size() + o.tokens);
   llama::Sampler sampler(o.sampler);
   llama::TextStream stream(*tokenizer, prompt);
+  // What a model writes is as little to be trusted as its file; a pipe gets every byte as it is.
+  const bool terminal = ::isatty(STDOUT_FILENO) == 1;
   fmt::print("{}", o.prompt);
   llama::generate(model, cache, prompt, o.tokens, sampler, [&](std::int32_t token) {
-    const std::string text = stream.next(token);
+    std::string text = stream.next(token);
+    if (terminal) text = printable(text, TextKind::prose);
     std::fwrite(text.data(), 1, text.size(), stdout);
     std::fflush(stdout);
     return !interrupted();

@@ -33,7 +33,7 @@ int main(int argc, char** argv) {
     fmt::print(stderr, "nibble: {}\n", e.what());
     return e.code() == nibble::ErrorCode::cancelled ? kInterruptedExit : 1;
   } catch (const std::exception& e) {
-    fmt::print(stderr, "nibble: unexpected failure: {}\n", e.what());
+    fmt::print(stderr, "nibble: unexpected failure: {}\n", nibble::printable(e.what()));
     return 1;
   }
 }

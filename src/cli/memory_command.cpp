@@ -58,6 +58,7 @@ double bytes_of(const std::vector<Matrix>& matrices, const Method& method) {
 }
 
 void run(const Options& o) {
+  check_given_outputs({{o.json, files::OutputKind::file, "--json"}}, {o.model});
   constexpr double mib = 1 << 20, gib = 1 << 30;
   const Shape shape = shape_of(o);
   const double kv = static_cast<double>(shape.layers * shape.kv_width * o.context * o.batch) * 2;
@@ -107,7 +108,7 @@ void add_memory_command(CLI::App& app) {
   c->add_option("--context", o->context, "Tokens in the KV cache")->capture_default_str();
   c->add_option("--batch", o->batch, "Sequences at once")->capture_default_str();
   c->add_option("--methods", o->methods, "Comma-separated methods")->delimiter(',')->capture_default_str();
-  c->add_option("--json", o->json, "Write the rows as JSON");
+  c->add_option("--json", o->json, "Write the rows as JSON")->check(kNamed);
   c->callback([o] { run(*o); });
 }
 

@@ -8,6 +8,7 @@
 #include <cstdio>
 
 #include "interrupt.h"
+#include "nibble/core/printable.h"
 
 namespace nibble::cli {
 
@@ -18,6 +19,15 @@ std::string duration(double seconds) {
   if (whole >= 3600) return fmt::format("{}h{:02}m", whole / 3600, whole / 60 % 60);
   if (whole >= 60) return fmt::format("{}m{:02}s", whole / 60, whole % 60);
   return fmt::format("{}s", whole);
+}
+
+/// As much of a message as fits: 40 bytes, but no half of a character.
+std::string beginning(std::string_view message) {
+  std::string out = printable(message);
+  std::size_t length = std::min<std::size_t>(out.size(), 40);
+  while (length < out.size() && (static_cast<unsigned char>(out[length]) & 0xc0) == 0x80) --length;
+  out.resize(length);
+  return out;
 }
 
 }  // namespace
@@ -48,14 +58,14 @@ bool ProgressBar::update(double fraction, std::string_view message) {
 void ProgressBar::draw(double fraction, std::string_view message, double elapsed) {
   const std::string left = fraction > 0.005 ? duration(elapsed / fraction - elapsed) + " left" : "";
   if (!terminal_) {
-    fmt::print(stderr, "{}: {:3.0f} %, {}, {}\n", title_, 100 * fraction, left, message);
+    fmt::print(stderr, "{}: {:3.0f} %, {}, {}\n", title_, 100 * fraction, left, printable(message));
     return;
   }
   constexpr int width = 28;
   const int full = static_cast<int>(fraction * width);
   std::string bar;
   for (int i = 0; i < width; ++i) bar += i < full ? "█" : "░";
-  fmt::print(stderr, "\r{} {} {:3.0f} %  {}  {}\x1b[K", title_, bar, 100 * fraction, left, message.substr(0, 40));
+  fmt::print(stderr, "\r{} {} {:3.0f} %  {}  {}\x1b[K", title_, bar, 100 * fraction, left, beginning(message));
   std::fflush(stderr);
   drawn_ = true;
 }

@@ -106,20 +106,38 @@ void save_report(const llama::CalibrateReport& report, const Options& o) {
 /// Said even if quiet: what went other than asked for.
 void warn(const llama::CalibrateReport& report, const Options& o) {
   for (const llama::LayerReport& r : report.layers) {
-    if (!r.fallback.empty()) fmt::print(stderr, "WARNING: {}\n", r.fallback);
-    for (const std::string& step : r.recovery) fmt::print(stderr, "warning: {}: {}\n", r.layer, step);
+    if (!r.fallback.empty()) fmt::print(stderr, "WARNING: {}\n", printable(r.fallback));
+    for (const std::string& step : r.recovery)
+      fmt::print(stderr, "warning: {}: {}\n", printable(r.layer), printable(step));
   }
   if (!report.complete_before && report.samples < o.samples && !o.quiet)
     fmt::print(stderr, "note: the calibration text has {} samples of {} tokens, not {}\n", report.samples,
                o.sample_tokens, o.samples);
 }
 
+/// Of everything that is written, before minutes of work.
+void check_places(const Options& o, const std::filesystem::path& text) {
+  namespace fs = std::filesystem;
+  using enum files::OutputKind;
+  std::vector<files::Output> outputs{{o.output, o.resume ? folder : new_folder}};
+  if (!o.report.empty()) outputs.push_back({o.report, file, "--report"});
+  files::check_outputs(outputs, {o.model, text});
+  const fs::path report(o.report), name = report.filename();
+  const bool inside = files::parent_of(report) == files::without_slash(o.output);
+  if (inside && (fs::exists(fs::path(o.model) / name) || name.extension() == ".safetensors" ||
+                 name.string().ends_with("config.json")))
+    throw Error(ErrorCode::invalid_argument,
+                "--report '" + o.report + "' is the name of a file of the quantized model; choose another one");
+}
+
 void run_calibrated(const Options& o, const llama::CalibratedMethod& method) {
   llama::CalibrateOptions options = calibrate_options(o, method);
+  const std::filesystem::path text =
+      o.calibration.empty() ? example_data() / "calibration.txt" : std::filesystem::path(o.calibration);
+  check_places(o, text);
   ProgressBar bar("quantizing", o.quiet);
   options.progress = bar.callback();
-  const auto ids = read_tokens(
-      o.model, o.calibration.empty() ? example_data() / "calibration.txt" : std::filesystem::path(o.calibration));
+  const auto ids = read_tokens(o.model, text);
   const auto report = [&] {
     try {
       return llama::quantize_calibrated(o.model, o.output, ids, options);
@@ -136,6 +154,7 @@ void run_calibrated(const Options& o, const llama::CalibratedMethod& method) {
     fmt::print("{} is complete already\n", o.output);
     return;
   }
+  note_left_out(report.left_out);
   print_layers(report, method.kind == llama::CalibratedMethod::Kind::awq);
   fmt::print(
       "{}: {} linear layers by {} at {:.3f} bits per weight, calibrated on {} × {} tokens, in the layout {}; "
@@ -181,6 +200,7 @@ void run(const Options& o) {
   options.progress = bar.callback();
   const auto report = llama::quantize_model(o.model, o.output, options);
   if (o.quiet) return;
+  note_left_out(report.left_out);
   if (method.spec)
     fmt::print("{}: {} linear layers as {} at {:.3f} bits per weight; model.safetensors is {}\n", o.output,
                report.layers, method.spec->to_string(), report.bits_per_weight, megabytes(report.file_bytes));
@@ -216,7 +236,7 @@ void add_calibration_options(CLI::App& c, Options& o) {
       ->transform(CLI::AsSizeValue(false))
       ->default_str("4GB");
   c.add_flag("--resume", o.resume, "Go on where an earlier run with the same options was ended")->group(group);
-  add("--report", o.report, "Write the report on each layer as JSON");
+  add("--report", o.report, "Write the report on each layer as JSON")->check(kNamed);
 }
 
 }  // namespace

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "nibble/core/printable.h"
+
 namespace nibble::cli {
 
 namespace {
@@ -12,6 +14,11 @@ std::size_t width_of(const std::string& text) {
 }
 
 }  // namespace
+
+void Table::row(std::vector<std::string> cells) {
+  for (std::string& cell : cells) cell = printable(cell);
+  rows_.push_back(std::move(cells));
+}
 
 std::string Table::text() const {
   std::vector<std::size_t> widths(rows_[0].size(), 0);

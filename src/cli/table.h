@@ -9,7 +9,8 @@ namespace nibble::cli {
 class Table {
  public:
   explicit Table(std::vector<std::string> headers) : rows_{std::move(headers)} {}
-  void row(std::vector<std::string> cells) { rows_.push_back(std::move(cells)); }
+  /// Cells may come from files: they are shown printable().
+  void row(std::vector<std::string> cells);
   [[nodiscard]] std::string text() const;
 
  private:

@@ -8,30 +8,27 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdint>
-#include <fstream>
-#include <sstream>
 #include <system_error>
 
 namespace nibble::files {
 
 namespace {
 
-/// Closes a descriptor on the way out of an error.
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  [[nodiscard]] int get() const { return fd_; }
-
- private:
-  int fd_;
-};
+/// What is no regular file, in a word.
+const char* kind_of(mode_t mode) {
+  if (S_ISDIR(mode)) return "a folder";
+  if (S_ISFIFO(mode)) return "a pipe";
+  if (S_ISSOCK(mode)) return "a socket";
+  return "a device";
+}
 
 }  // namespace
+
+Descriptor::~Descriptor() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+bool Descriptor::close() { return ::close(std::exchange(fd_, -1)) == 0; }
 
 void throw_system_error(const char* what, const std::filesystem::path& path) {
   const int reason = errno;
@@ -39,12 +36,34 @@ void throw_system_error(const char* what, const std::filesystem::path& path) {
               std::string("cannot ") + what + " '" + path.string() + "': " + std::generic_category().message(reason));
 }
 
-std::shared_ptr<const std::span<const std::byte>> map_file(const std::filesystem::path& path) {
-  const Descriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+Descriptor open_input(const std::filesystem::path& path) {
+  if (path.native().find('\0') != std::string::npos)
+    throw Error(ErrorCode::io, "cannot open '" + path.string() + "': a file's name holds no NUL");
+  Descriptor fd(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
   if (fd.get() < 0) throw_system_error("open", path);
   struct stat status {};
   if (::fstat(fd.get(), &status) != 0) throw_system_error("look at", path);
-  if (!S_ISREG(status.st_mode)) throw Error(ErrorCode::io, "'" + path.string() + "' is not a regular file");
+  if (!S_ISREG(status.st_mode))
+    throw Error(ErrorCode::io, "'" + path.string() + "' is " + kind_of(status.st_mode) + ", not a regular file");
+  return fd;
+}
+
+void read_at(int file, std::span<std::byte> bytes, std::size_t offset, const std::filesystem::path& path) {
+  while (!bytes.empty()) {
+    const ssize_t n =
+        ::pread(file, bytes.data(), std::min(bytes.size(), std::size_t{1} << 30), static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) throw_system_error("read", path);
+    if (n == 0) throw Error(ErrorCode::corrupt_file, "'" + path.string() + "' ends early");
+    bytes = bytes.subspan(static_cast<std::size_t>(n));
+    offset += static_cast<std::size_t>(n);
+  }
+}
+
+std::shared_ptr<const std::span<const std::byte>> map_file(const std::filesystem::path& path) {
+  const Descriptor fd = open_input(path);
+  struct stat status {};
+  if (::fstat(fd.get(), &status) != 0) throw_system_error("look at", path);
   const auto size = static_cast<std::size_t>(status.st_size);
   if (size == 0) return std::make_shared<const std::span<const std::byte>>();
   void* bytes = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd.get(), 0);
@@ -67,38 +86,21 @@ void release_pages(std::span<const std::byte> bytes) {
 }
 
 std::string read_text(const std::filesystem::path& path) {
-  errno = 0;
-  std::ifstream in(path, std::ios::binary | std::ios::ate);
-  if (!in) throw_system_error("open", path);
-  const auto size = in.tellg();
-  if (size < 0 || size > (64 << 20))
-    throw Error(ErrorCode::corrupt_file, "'" + path.string() + "' is too large for what it should be");
-  std::string text(static_cast<std::size_t>(size), '\0');
-  in.seekg(0);
-  in.read(text.data(), size);
-  if (!in) throw_system_error("read", path);
-  return text;
-}
-
-std::filesystem::path temporary_beside(const std::filesystem::path& path) {
-  auto out = path;
-  out += ".tmp" + std::to_string(::getpid());
-  return out;
-}
-
-void commit_file(int file, const std::filesystem::path& temporary, const std::filesystem::path& path) {
-  const bool synced = ::fsync(file) == 0;
-  const int reason = errno;
-  const bool closed = ::close(file) == 0;
-  if (!synced || !closed) {
-    if (!synced) errno = reason;
-    throw_system_error("sync", temporary);
+  constexpr std::size_t most = 64 << 20;
+  const Descriptor fd = open_input(path);
+  std::string text;
+  for (std::size_t had = 0;;) {
+    text.resize(std::min(had + std::max(had, std::size_t{1} << 16), most + 1));
+    const ssize_t n = ::read(fd.get(), text.data() + had, text.size() - had);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) throw_system_error("read", path);
+    had += static_cast<std::size_t>(n);
+    if (had > most) throw Error(ErrorCode::corrupt_file, "'" + path.string() + "' is too large for what it should be");
+    if (n == 0) {
+      text.resize(had);
+      return text;
+    }
   }
-  if (::rename(temporary.c_str(), path.c_str()) != 0) throw_system_error("rename to", path);
-  auto folder = path.parent_path();
-  if (folder.empty()) folder = ".";
-  const Descriptor directory(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (directory.get() < 0 || ::fsync(directory.get()) != 0) throw_system_error("sync", folder);
 }
 
 void write_at(int file, std::span<const std::byte> bytes, std::size_t offset, const std::filesystem::path& path) {
@@ -110,20 +112,6 @@ void write_at(int file, std::span<const std::byte> bytes, std::size_t offset, co
     bytes = bytes.subspan(static_cast<std::size_t>(written));
     offset += static_cast<std::size_t>(written);
   }
-}
-
-void write_file(const std::filesystem::path& path, std::string_view text) {
-  const auto temporary = temporary_beside(path);
-  const int file = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (file < 0) throw_system_error("create", temporary);
-  try {
-    write_at(file, std::as_bytes(std::span(text)), 0, temporary);
-  } catch (...) {
-    ::close(file);
-    ::unlink(temporary.c_str());
-    throw;
-  }
-  commit_file(file, temporary, path);
 }
 
 }  // namespace nibble::files

@@ -1,4 +1,4 @@
-// Whole files: mapped for reading, written so that a crash leaves the old one or the new one.
+// Inputs: files opened, mapped and read whole. How outputs are written: pending.h.
 #pragma once
 
 #include <cstddef>
@@ -6,7 +6,7 @@
 #include <memory>
 #include <span>
 #include <string>
-#include <string_view>
+#include <utility>
 
 #include "nibble/core/error.h"
 
@@ -14,6 +14,31 @@ namespace nibble::files {
 
 /// Error{io} (not_found where that is why): "cannot <what> <path>: <reason of errno>".
 [[noreturn]] void throw_system_error(const char* what, const std::filesystem::path& path);
+
+/// A descriptor that is closed with the object.
+class Descriptor {
+ public:
+  explicit Descriptor(int fd = -1) : fd_(fd) {}
+  ~Descriptor();
+  Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  Descriptor& operator=(Descriptor&& other) noexcept {
+    std::swap(fd_, other.fd_);
+    return *this;
+  }
+  [[nodiscard]] int get() const { return fd_; }
+  /// Closes it now, and says whether that went well.
+  bool close();
+
+ private:
+  int fd_;
+};
+
+/// A regular file to read: every input is opened here. A pipe, device or folder is Error{io} at once, where reading it
+/// could wait for ever; so is a name that holds a NUL, since the system would open another file.
+Descriptor open_input(const std::filesystem::path& path);
+
+/// Reads all of `bytes` from `offset`. Error{corrupt_file} if the file ends before.
+void read_at(int file, std::span<std::byte> bytes, std::size_t offset, const std::filesystem::path& path);
 
 /// The file's bytes, mapped until the last copy of the pointer goes.
 std::shared_ptr<const std::span<const std::byte>> map_file(const std::filesystem::path& path);
@@ -25,13 +50,7 @@ void release_pages(std::span<const std::byte> bytes);
 /// Text of a small file; Error{corrupt_file} beyond 64 MiB.
 std::string read_text(const std::filesystem::path& path);
 
-/// A name beside `path` that no other process uses.
-std::filesystem::path temporary_beside(const std::filesystem::path& path);
-/// Syncs and closes `file`, renames it to `path` and syncs the folder.
-void commit_file(int file, const std::filesystem::path& temporary, const std::filesystem::path& path);
 /// Writes all of `bytes` at `offset`.
 void write_at(int file, std::span<const std::byte> bytes, std::size_t offset, const std::filesystem::path& path);
-/// A whole small file, through a temporary one.
-void write_file(const std::filesystem::path& path, std::string_view text);
 
 }  // namespace nibble::files

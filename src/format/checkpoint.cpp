@@ -31,7 +31,8 @@ std::map<std::string, std::string> read_index(const std::filesystem::path& path)
   for (const auto& [tensor, shard] : document["weight_map"].items()) {
     if (!shard.is_string()) refuse("the shard of tensor '" + tensor + "' is not a file name");
     const auto name = shard.get<std::string>();
-    if (name.empty() || name.starts_with('.') || name.find_first_of("/\\") != std::string::npos)
+    if (name.empty() || name != printable(name) || name.starts_with('.') ||
+        name.find_first_of("/\\") != std::string::npos)
       refuse("the shard '" + name + "' of tensor '" + tensor + "' is not a plain file name");
     out[tensor] = name;
   }

@@ -2,14 +2,13 @@
 #pragma once
 
 #include "core/files.h"
+#include "core/pending.h"
 
 namespace nibble::format {
 
-using files::commit_file;
 using files::map_file;
 using files::read_text;
 using files::release_pages;
-using files::temporary_beside;
 using files::throw_system_error;
 using files::write_at;
 using files::write_file;

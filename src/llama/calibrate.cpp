@@ -7,6 +7,7 @@
 #include "calibrated_output.h"
 #include "calibration_folder.h"
 #include "core/files.h"
+#include "core/output_path.h"
 #include "loader.h"
 
 namespace nibble::llama {
@@ -132,6 +133,10 @@ class Run {
 
 CalibrateReport quantize_calibrated(const fs::path& from, const fs::path& to, std::span<const std::int32_t> ids,
                                     const CalibrateOptions& options) {
+  using Kind = files::OutputKind;
+  files::check_outputs({{to, options.resume ? Kind::folder : Kind::new_folder},
+                        {CalibrationFolder::of(to), Kind::folder, "the folder of finished blocks"}},
+                       {from});
   const CalibrationPlan plan(from, options);
   plan.check_ids(ids);
   const auto manifest = plan.manifest(ids);

@@ -108,7 +108,7 @@ void write_calibrated(const CalibrationPlan& plan, const CalibrationFolder& fold
   files::write_file(directory.path() / "config.json", config_with_quantization(plan.from(), quantization));
   if (plan.layout() == CheckpointLayout::gptq || plan.layout() == CheckpointLayout::gptq_v2)
     files::write_file(directory.path() / "quantize_config.json", quantization + "\n");
-  copy_side_files(plan.from(), directory.path());
+  report.left_out = copy_side_files(plan.from(), directory.path());
   directory.commit();
 }
 

@@ -2,12 +2,15 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "core/files.h"
+#include "core/output_path.h"
+#include "core/pending.h"
 #include "layer_report_json.h"
 
 namespace nibble::llama {
@@ -58,10 +61,20 @@ void compare(const fs::path& folder, const CalibrationFolder::Manifest& asked) {
                                                    "'; resume with the same options, or remove it to start again");
 }
 
+/// A folder that is there without a manifest is a run's that was killed at once, and holds next to nothing, or
+/// somebody else's: what is in it would go with it when the run is done.
+void refuse_foreign(const fs::path& folder) {
+  std::error_code error;
+  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error))
+    if (const std::string name = it->path().filename().string(); name != "lock" && !files::is_temporary_name(name))
+      throw Error(ErrorCode::invalid_argument, "'" + folder.string() + "' is no folder of finished blocks: it holds '" +
+                                                   name + "'; move it away, or choose another output");
+}
+
 }  // namespace
 
 fs::path CalibrationFolder::of(const fs::path& output) {
-  fs::path out = output.filename().empty() ? output.parent_path() : output;  // "out/" means "out"
+  fs::path out = files::without_slash(output);
   out += ".partial";
   return out;
 }
@@ -69,6 +82,9 @@ fs::path CalibrationFolder::of(const fs::path& output) {
 CalibrationFolder::CalibrationFolder(const fs::path& output, const Manifest& manifest, bool resume)
     : path_(of(output)) {
   const fs::path file = path_ / "manifest.json";
+  if (fs::is_symlink(fs::symlink_status(path_)))
+    throw Error(ErrorCode::invalid_argument,
+                "'" + path_.string() + "' is a link; a run's finished blocks go into a folder of its own: remove it");
   if (fs::exists(file)) {
     if (!resume)
       throw Error(ErrorCode::invalid_argument,
@@ -79,6 +95,7 @@ CalibrationFolder::CalibrationFolder(const fs::path& output, const Manifest& man
     compare(path_, manifest);
     return;
   }
+  refuse_foreign(path_);
   std::error_code error;
   fs::create_directories(path_, error);
   if (error) throw Error(ErrorCode::io, "cannot create the directory '" + path_.string() + "': " + error.message());
@@ -91,10 +108,16 @@ CalibrationFolder::Lock::~Lock() {
 }
 
 void CalibrationFolder::Lock::take(const fs::path& folder) {
-  file_ = ::open((folder / "lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  file_ = ::open((folder / "lock").c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0644);
   if (file_ < 0) files::throw_system_error("create", folder / "lock");
   if (::flock(file_, LOCK_EX | LOCK_NB) != 0)
     throw Error(ErrorCode::invalid_argument, "another process is at work in '" + folder.string() + "'");
+  // The process that held it until now may have finished, and removed the folder.
+  struct stat held {
+  }, there{};
+  if (::fstat(file_, &held) != 0 || ::lstat((folder / "lock").c_str(), &there) != 0 || held.st_ino != there.st_ino)
+    throw Error(ErrorCode::invalid_argument,
+                "another process was at work in '" + folder.string() + "', and has finished; look at its output");
 }
 
 fs::path CalibrationFolder::block_file(std::size_t index) const {

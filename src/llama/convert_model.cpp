@@ -141,6 +141,7 @@ class Job {
 }  // namespace
 
 ConvertModelReport convert_model(const fs::path& from, const fs::path& to, const ConvertModelOptions& options) {
+  files::check_output({to, files::OutputKind::new_folder}, {from});
   (void)Config::load(from);  // a model this engine knows, before anything is written
   Job job(from, options);
   const std::string quantization = job.config();
@@ -149,7 +150,7 @@ ConvertModelReport convert_model(const fs::path& from, const fs::path& to, const
   format::write_file(out.path() / "config.json", config_with_quantization(from, quantization));
   if (options.to == CheckpointLayout::gptq || options.to == CheckpointLayout::gptq_v2)
     format::write_file(out.path() / "quantize_config.json", quantization + "\n");
-  copy_side_files(from, out.path());
+  result.left_out = copy_side_files(from, out.path());
   out.commit();
   return result;
 }

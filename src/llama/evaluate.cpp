@@ -4,6 +4,7 @@
 #include <cmath>
 #include <optional>
 
+#include "core/output_path.h"
 #include "reference.h"
 
 namespace nibble::llama {
@@ -53,6 +54,8 @@ Evaluation evaluate(const Model& model, std::span<const std::int32_t> ids, const
       throw Error(ErrorCode::invalid_argument, "a reference of " + std::to_string(options.reference_limit) +
                                                    " bytes holds no prediction of " + std::to_string(vocab) +
                                                    " tokens; raise its limit");
+    files::check_output({options.save_reference, files::OutputKind::file, "the reference to be saved"},
+                        {options.compare_reference});
     saved.emplace(options.save_reference, header);
   }
   if (!options.compare_reference.empty()) compared.emplace(options.compare_reference, header);

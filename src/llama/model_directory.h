@@ -1,36 +1,21 @@
-// What commands that write a whole model share: a directory that appears complete or not at all, and the files beside
-// the weights.
+// What commands that write a whole model share: a directory that appears complete or not at all, its config.json and
+// the files beside the weights.
 #pragma once
 
 #include <filesystem>
 #include <optional>
 #include <string>
 
+#include "core/output_path.h"
+#include "core/pending.h"
 #include "nibble/core/dtype.h"
 #include "nibble/core/progress.h"
 #include "nibble/format/checkpoint.h"
+#include "side_files.h"
 
 namespace nibble::llama {
 
-/// An output directory under a temporary name, removed unless committed.
-class PendingDirectory {
- public:
-  /// Error{invalid_argument} if `final_path` exists, Error{io}.
-  explicit PendingDirectory(std::filesystem::path final_path);
-  /// The same with a temporary name of the caller's, on the same file system; what is there is removed.
-  PendingDirectory(std::filesystem::path final_path, std::filesystem::path temporary);
-  ~PendingDirectory();
-  PendingDirectory(const PendingDirectory&) = delete;
-  PendingDirectory& operator=(const PendingDirectory&) = delete;
-  /// Where to write.
-  [[nodiscard]] const std::filesystem::path& path() const { return temporary_; }
-  /// Gives the directory its name.
-  void commit();
-
- private:
-  std::filesystem::path final_, temporary_;
-  bool committed_ = false;
-};
+using files::PendingDirectory;
 
 /// step(tensor) for each tensor of a checkpoint in its order; progress is the share of their bytes.
 template <class Step>
@@ -44,9 +29,6 @@ void each_tensor(const Checkpoint& in, const Progress& progress, Step&& step) {
   }
   report(progress, 1, "syncing");
 }
-
-/// Copies the tokenizer's and the generation's files that there are.
-void copy_side_files(const std::filesystem::path& from, const std::filesystem::path& to);
 
 /// from/config.json with another quantization_config (JSON text), or with none and another type of the weights.
 std::string config_with_quantization(const std::filesystem::path& from, const std::string& quantization);

@@ -122,12 +122,13 @@ class Job {
 }  // namespace
 
 QuantizeModelReport quantize_model(const fs::path& from, const fs::path& to, const QuantizeModelOptions& options) {
+  files::check_output({to, files::OutputKind::new_folder}, {from});
   (void)Config::load(from);  // a model this engine knows, before anything is written
   Job job(from, options);
   PendingDirectory out(to);
-  const QuantizeModelReport result = job.write(out.path() / "model.safetensors");
+  QuantizeModelReport result = job.write(out.path() / "model.safetensors");
   format::write_file(out.path() / "config.json", new_config(from, options));
-  copy_side_files(from, out.path());
+  result.left_out = copy_side_files(from, out.path());
   out.commit();
   return result;
 }

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "format/files.h"
+#include "core/files.h"
 #include "nibble/core/error.h"
 
 namespace nibble::llama {
@@ -57,7 +57,7 @@ void ReferenceWriter::finish() {
 }
 
 ReferenceReader::ReferenceReader(const std::filesystem::path& path, const ReferenceHeader& wanted)
-    : map_(format::map_file(path)) {
+    : map_(files::map_file(path)) {
   const auto refuse = [&](const char* why) {
     throw Error(ErrorCode::corrupt_file, "'" + path.string() + "' " + why + "; make it again");
   };

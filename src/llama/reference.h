@@ -16,7 +16,7 @@
 #include <span>
 #include <vector>
 
-#include "format/pending_file.h"
+#include "core/pending.h"
 
 namespace nibble::llama {
 
@@ -41,7 +41,7 @@ class ReferenceWriter {
   void finish();
 
  private:
-  format::PendingFile file_;
+  files::PendingFile file_;
   ReferenceHeader header_;
   std::size_t written_ = 0;
   std::vector<std::uint16_t> codes_;

@@ -1,6 +1,3 @@
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <array>
 #include <bit>
 #include <cmath>
@@ -8,6 +5,7 @@
 #include <span>
 
 #include "core/files.h"
+#include "core/pending.h"
 #include "nibble/core/error.h"
 #include "nibble/solver/hessian.h"
 
@@ -25,50 +23,24 @@ struct Header {
   std::uint64_t channels = 0, tokens = 0, asymmetric = 0, name_length = 0;
 };
 
-/// Removes an unfinished file on the way out of an error.
-class Unfinished {
- public:
-  explicit Unfinished(std::filesystem::path path) : path_(std::move(path)) {}
-  ~Unfinished() {
-    std::error_code ignored;
-    if (!done_) std::filesystem::remove(path_, ignored);
-  }
-  Unfinished(const Unfinished&) = delete;
-  Unfinished& operator=(const Unfinished&) = delete;
-  void done() { done_ = true; }
-
- private:
-  std::filesystem::path path_;
-  bool done_ = false;
-};
-
 }  // namespace
 
 void Hessian::save(const std::filesystem::path& path) const {
   if (name_.size() > kMostName)
     throw Error(ErrorCode::invalid_argument,
                 "the name of a Hessian to be saved has " + std::to_string(name_.size()) + " bytes; 4096 are the most");
-  const auto temporary = files::temporary_beside(path);
-  const int file = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (file < 0) files::throw_system_error("create", temporary);
-  Unfinished unfinished(temporary);
+  files::PendingFile file(path);
   std::size_t offset = 0;
   const auto write = [&](std::span<const std::byte> bytes) {
-    files::write_at(file, bytes, offset, temporary);
+    file.write(bytes, offset);
     offset += bytes.size();
   };
-  try {
-    const Header header{kMagic, channels_, tokens_, asymmetric() ? 1u : 0u, name_.size()};
-    write(std::as_bytes(std::span(&header, 1)));
-    write(std::as_bytes(std::span(name_)));
-    write(std::as_bytes(std::span(sums_)));
-    write(std::as_bytes(std::span(cross_)));
-  } catch (...) {
-    ::close(file);
-    throw;
-  }
-  files::commit_file(file, temporary, path);
-  unfinished.done();
+  const Header header{kMagic, channels_, tokens_, asymmetric() ? 1u : 0u, name_.size()};
+  write(std::as_bytes(std::span(&header, 1)));
+  write(std::as_bytes(std::span(name_)));
+  write(std::as_bytes(std::span(sums_)));
+  write(std::as_bytes(std::span(cross_)));
+  file.commit();
 }
 
 Hessian Hessian::load(const std::filesystem::path& path) {

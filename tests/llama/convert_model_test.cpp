@@ -112,7 +112,7 @@ TEST_F(ConvertModel, RefusesAModelWithNothingQuantized) {
   expect_error(ErrorCode::invalid_argument, "holds no quantized layer",
                [&] { convert(kModel, folder_ / "out", CheckpointLayout::gptq); });
   const auto model = quantized("nf4");
-  expect_error(ErrorCode::invalid_argument, "exists already", [&] { convert(model, model, CheckpointLayout::nibble); });
+  expect_error(ErrorCode::invalid_argument, "is the input", [&] { convert(model, model, CheckpointLayout::nibble); });
   ConvertModelOptions cancelled;
   int calls = 0;
   cancelled.progress = [&](double, std::string_view) { return ++calls < 10; };

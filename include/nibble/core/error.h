@@ -4,6 +4,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "nibble/core/printable.h"
+
 namespace nibble {
 
 /// What kind of thing went wrong; the message says which thing, where, and with what value.
@@ -19,10 +21,11 @@ enum class ErrorCode {
   device,            ///< An accelerator's runtime refused a call: no memory left, a launch that failed.
 };
 
-/// Thrown for every failure. No error is swallowed and no assert guards input.
+/// Thrown for every failure. No error is swallowed and no assert guards input. What a message quotes from files
+/// cannot harm a terminal or a log: it is printable().
 class Error : public std::runtime_error {
  public:
-  Error(ErrorCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
+  Error(ErrorCode code, const std::string& message) : std::runtime_error(printable(message)), code_(code) {}
   [[nodiscard]] ErrorCode code() const noexcept { return code_; }
 
  private:

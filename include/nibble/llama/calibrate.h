@@ -106,6 +106,8 @@ struct CalibrateReport {
   bool complete_before = false;         ///< With resume: the output was there already, made by the same options.
   std::size_t file_bytes = 0;           ///< Of model.safetensors.
   double bits_per_weight = 0;           ///< Over the quantized layers, scales included.
+  /// Files beside the weights that were not copied, each with the reason: "pytorch_model.bin (weights)".
+  std::vector<std::string> left_out;
 };
 
 /// Reads the dense model `from` and writes the model `to`, which must not exist, as quantize_model does. Holds one

@@ -36,6 +36,8 @@ struct ConvertModelReport {
   std::size_t layers = 0;      ///< Quantized layers.
   std::vector<Loss> losses;    ///< Those that are not the same any more, in file order.
   std::size_t file_bytes = 0;  ///< Of model.safetensors.
+  /// Files beside the weights that were not copied, each with the reason: "pytorch_model.bin (weights)".
+  std::vector<std::string> left_out;
 };
 
 /// Reads the model `from` and writes the model `to`, which must not exist, as quantize_model does: one layer in memory

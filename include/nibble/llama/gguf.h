@@ -4,10 +4,10 @@
 //
 // Reading needs no call of its own: Model::load, Config::load and load_tokenizer take a .gguf file.
 //
-// The tokenizer goes along as llama.cpp's "gpt2" (byte-level BPE) or "llama" (SentencePiece). A model over plain bytes
-// is written as a "gpt2" vocabulary of the 256 bytes in order with no merges: whatever words the pre-tokenizer cuts,
-// each byte becomes its own token. Such a model has no token that begins or ends a text; llama.cpp then takes number
-// 11, the vertical tab, for both, and is told not to add it.
+// The tokenizer goes along, with the model's chat templates, as llama.cpp's "gpt2" (byte-level BPE) or "llama"
+// (SentencePiece). A model over plain bytes is written as a "gpt2" vocabulary of the 256 bytes in order with no merges:
+// whatever words the pre-tokenizer cuts, each byte becomes its own token. Such a model has no token that begins or ends
+// a text; llama.cpp then takes number 11, the vertical tab, for both, and is told not to add it.
 #pragma once
 
 #include <cstddef>

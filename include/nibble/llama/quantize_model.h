@@ -23,12 +23,15 @@ struct QuantizeModelReport {
   std::size_t layers = 0;      ///< Linear layers quantized.
   std::size_t file_bytes = 0;  ///< Of model.safetensors.
   double bits_per_weight = 0;  ///< Over the quantized layers, scales included.
+  /// Files beside the weights that were not copied, each with the reason: "pytorch_model.bin (weights)".
+  std::vector<std::string> left_out;
 };
 
 /// Reads the model `from` and writes the model `to`, which must not exist: model.safetensors, config.json with its
-/// quantization_config, and the tokenizer's files. Holds about one tensor at a time, whatever the model's size. The
-/// directory gets its name only when complete, so an error, a cancel or a crash leaves nothing under it.
-/// Errors: invalid_argument (`to` exists, neither spec nor convert_to), those of Checkpoint and Backend::quantize.
+/// quantization_config, and all files beside the weights that do not speak of them. Holds about one tensor at a time,
+/// whatever the model's size. The directory gets its name only when complete, so an error, a cancel or a crash leaves
+/// nothing under it. Errors: invalid_argument (`to` exists, lies inside `from` or cannot be a folder's name; neither
+/// spec nor convert_to), those of Checkpoint and Backend::quantize.
 QuantizeModelReport quantize_model(const std::filesystem::path& from, const std::filesystem::path& to,
                                    const QuantizeModelOptions& options);
 

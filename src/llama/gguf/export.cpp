@@ -1,6 +1,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/output_path.h"
+#include "llama/gguf/chat_template.h"
 #include "llama/gguf/tokenizer.h"
 #include "llama/gguf/weights.h"
 #include "nibble/core/error.h"
@@ -94,6 +96,7 @@ class Job {
     metadata_ =
         model_metadata(config_, (named.has_filename() ? named : named.parent_path()).filename().string(), options.type);
     metadata_.merge(tokenizer_metadata(from, config_));
+    metadata_.merge(chat_templates(from, report_.notes));
     declare();
   }
 
@@ -244,6 +247,7 @@ class Job {
 ExportGgufReport export_gguf(const fs::path& from, const fs::path& to, const ExportGgufOptions& options) {
   if (is_gguf(from))
     throw Error(ErrorCode::unsupported, "'" + from.string() + "' is a GGUF file already; a model directory is needed");
+  files::check_output({to, files::OutputKind::file}, {from});
   return Job(from, options).write(to);
 }
 

@@ -1,9 +1,11 @@
 #include "llama/gguf/weights.h"
 
+#include <unistd.h>
+
 #include <array>
 #include <cstring>
-#include <fstream>
 
+#include "core/files.h"
 #include "llama/gguf/metadata.h"
 #include "nibble/core/error.h"
 
@@ -103,10 +105,12 @@ Config read_config(const GgufFile& file, const std::string& name) {
 }  // namespace
 
 bool is_gguf(const std::filesystem::path& path) {
-  if (!std::filesystem::is_regular_file(path)) return path.extension() == ".gguf";
-  char magic[4] = {};
-  std::ifstream(path, std::ios::binary).read(magic, 4);
-  return path.extension() == ".gguf" || std::string_view(magic, 4) == "GGUF";
+  std::error_code error;
+  if (path.extension() == ".gguf") return true;
+  if (!std::filesystem::is_regular_file(path, error)) return false;
+  const files::Descriptor file = files::open_input(path);
+  std::array<char, 4> magic{};
+  return ::pread(file.get(), magic.data(), magic.size(), 0) == 4 && std::string_view(magic.data(), 4) == "GGUF";
 }
 
 std::string gguf_name(std::string_view name) {
