@@ -30,6 +30,7 @@ class Builder final : public nlohmann::json_sax<nlohmann::json> {
   ~Builder() override {
     for (Frame& f : frames_)
       for (auto& [key, value] : f.members) dismantle(value);
+    dismantle(root_);
   }
   Builder(const Builder&) = delete;
   Builder& operator=(const Builder&) = delete;
