@@ -1,5 +1,8 @@
 #include "files.h"
 
+#include "mapped_files.h"
+#include "memory.h"
+
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -9,6 +12,8 @@
 #include <cerrno>
 #include <cstdint>
 #include <fstream>
+#include <mutex>
+#include <new>
 #include <sstream>
 #include <system_error>
 
@@ -49,8 +54,17 @@ std::shared_ptr<const std::span<const std::byte>> map_file(const std::filesystem
   if (size == 0) return std::make_shared<const std::span<const std::byte>>();
   void* bytes = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd.get(), 0);
   if (bytes == MAP_FAILED) throw_system_error("map", path);
-  return {new std::span<const std::byte>(static_cast<const std::byte*>(bytes), size),
-          [](const std::span<const std::byte>* map) {
+  const std::span<const std::byte>* view = nullptr;
+  try {
+    view = new std::span<const std::byte>(static_cast<const std::byte*>(bytes), size);
+    watch_map(*view, fd.get(), path);
+  } catch (...) {
+    delete view;
+    ::munmap(bytes, size);
+    throw;
+  }
+  return {view, [](const std::span<const std::byte>* map) {
+            unwatch_map(map->data());
             ::munmap(const_cast<std::byte*>(map->data()), map->size());
             delete map;
           }};
@@ -73,7 +87,9 @@ std::string read_text(const std::filesystem::path& path) {
   const auto size = in.tellg();
   if (size < 0 || size > (64 << 20))
     throw Error(ErrorCode::corrupt_file, "'" + path.string() + "' is too large for what it should be");
-  std::string text(static_cast<std::size_t>(size), '\0');
+  std::string text;
+  needing_memory([&] { return "the text of '" + path.string() + "'"; }, static_cast<std::size_t>(size),
+                 [&] { text.resize(static_cast<std::size_t>(size)); });
   in.seekg(0);
   in.read(text.data(), size);
   if (!in) throw_system_error("read", path);
@@ -87,6 +103,13 @@ std::filesystem::path temporary_beside(const std::filesystem::path& path) {
 }
 
 void commit_file(int file, const std::filesystem::path& temporary, const std::filesystem::path& path) {
+  std::filesystem::path folder;
+  try {  // all that allocates comes before the file has its name
+    folder = path.has_parent_path() ? path.parent_path() : ".";
+  } catch (...) {
+    ::close(file);
+    throw;
+  }
   const bool synced = ::fsync(file) == 0;
   const int reason = errno;
   const bool closed = ::close(file) == 0;
@@ -95,8 +118,6 @@ void commit_file(int file, const std::filesystem::path& temporary, const std::fi
     throw_system_error("sync", temporary);
   }
   if (::rename(temporary.c_str(), path.c_str()) != 0) throw_system_error("rename to", path);
-  auto folder = path.parent_path();
-  if (folder.empty()) folder = ".";
   const Descriptor directory(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (directory.get() < 0 || ::fsync(directory.get()) != 0) throw_system_error("sync", folder);
 }
@@ -123,7 +144,56 @@ void write_file(const std::filesystem::path& path, std::string_view text) {
     ::unlink(temporary.c_str());
     throw;
   }
-  commit_file(file, temporary, path);
+  try {
+    commit_file(file, temporary, path);
+  } catch (...) {
+    ::unlink(temporary.c_str());
+    throw;
+  }
+}
+
+void remove_quietly(const std::filesystem::path& path) noexcept {
+  // Once more if memory ended: what called this is on its way out, and gives memory back as it goes.
+  for (int tries = 0; tries < 3; ++tries) try {
+      std::error_code ignored;
+      std::filesystem::remove_all(path, ignored);
+      return;
+    } catch (const std::bad_alloc&) {
+      continue;
+    }
+}
+
+namespace {
+
+struct PendingList {
+  std::mutex mutex;
+  Pending* first = nullptr;
+};
+
+PendingList& pending_list() {
+  static PendingList list;
+  return list;
+}
+
+}  // namespace
+
+Pending::Pending(const std::filesystem::path& path) : path_(path) {
+  PendingList& list = pending_list();
+  const std::lock_guard lock(list.mutex);
+  next_ = list.first;
+  list.first = this;
+}
+
+Pending::~Pending() {
+  PendingList& list = pending_list();
+  const std::lock_guard lock(list.mutex);
+  Pending** at = &list.first;
+  while (*at != this) at = &(*at)->next_;
+  *at = next_;
+}
+
+void Pending::remove_all() noexcept {
+  for (Pending* p = pending_list().first; p != nullptr; p = p->next_) remove_quietly(p->path_);
 }
 
 }  // namespace nibble::files

@@ -31,6 +31,24 @@ std::filesystem::path temporary_beside(const std::filesystem::path& path);
 void commit_file(int file, const std::filesystem::path& temporary, const std::filesystem::path& path);
 /// Writes all of `bytes` at `offset`.
 void write_at(int file, std::span<const std::byte> bytes, std::size_t offset, const std::filesystem::path& path);
+/// Removes a file or a folder, if it is there; for ways out that cannot fail.
+void remove_quietly(const std::filesystem::path& path) noexcept;
+
+/// Something under a temporary name, for as long as it has that name.
+class Pending {
+ public:
+  explicit Pending(const std::filesystem::path& path);
+  ~Pending();
+  Pending(const Pending&) = delete;
+  Pending& operator=(const Pending&) = delete;
+  /// Removes all that there are: what a process does whose destructors will not run.
+  static void remove_all() noexcept;
+
+ private:
+  const std::filesystem::path& path_;  ///< Of the object that this is a part of.
+  Pending* next_ = nullptr;
+};
+
 /// A whole small file, through a temporary one.
 void write_file(const std::filesystem::path& path, std::string_view text);
 

@@ -8,6 +8,8 @@
 #include <string>
 #include <utility>
 
+#include "core/files.h"
+
 namespace nibble::format {
 
 /// It has a temporary name until commit(), and vanishes if that never comes.
@@ -28,6 +30,7 @@ class PendingFile {
 
  private:
   std::filesystem::path path_, temporary_;
+  files::Pending pending_{temporary_};
   int file_ = -1;
 };
 
