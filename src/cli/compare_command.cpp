@@ -11,6 +11,7 @@
 #include <set>
 
 #include "commands.h"
+#include "core/json.h"
 #include "core/pending.h"
 #include "format/files.h"
 #include "interrupt.h"
@@ -101,7 +102,8 @@ class Comparison {
                                   log_probabilities};
     if (int8_activations) eval.push_back("--int8-activations");
     run_self(std::move(eval));
-    const auto j = nlohmann::json::parse(format::read_text(figures));
+    const json::Document document = json::parse(format::read_text(figures), figures.string());
+    const nlohmann::json& j = *document;
     Row row{name,
             j["bits_per_weight"],
             j["perplexity"],

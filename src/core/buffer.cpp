@@ -1,5 +1,7 @@
 #include "nibble/core/buffer.h"
 
+#include "memory.h"
+
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -46,7 +48,7 @@ std::shared_ptr<std::byte> zeroed_block(std::size_t size) {
 }  // namespace
 
 Buffer Buffer::allocate(std::size_t size) {
-  auto block = zeroed_block(size);
+  auto block = needing_memory([] { return std::string("a buffer"); }, size, [&] { return zeroed_block(size); });
   Buffer out;
   out.data_ = out.writable_ = block.get();
   out.size_ = size;

@@ -1,5 +1,8 @@
 #include "files.h"
 
+#include "mapped_files.h"
+#include "memory.h"
+
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -68,8 +71,17 @@ std::shared_ptr<const std::span<const std::byte>> map_file(const std::filesystem
   if (size == 0) return std::make_shared<const std::span<const std::byte>>();
   void* bytes = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd.get(), 0);
   if (bytes == MAP_FAILED) throw_system_error("map", path);
-  return {new std::span<const std::byte>(static_cast<const std::byte*>(bytes), size),
-          [](const std::span<const std::byte>* map) {
+  const std::span<const std::byte>* view = nullptr;
+  try {
+    view = new std::span<const std::byte>(static_cast<const std::byte*>(bytes), size);
+    watch_map(*view, fd.get(), path);
+  } catch (...) {
+    delete view;
+    ::munmap(bytes, size);
+    throw;
+  }
+  return {view, [](const std::span<const std::byte>* map) {
+            unwatch_map(map->data());
             ::munmap(const_cast<std::byte*>(map->data()), map->size());
             delete map;
           }};
@@ -90,7 +102,8 @@ std::string read_text(const std::filesystem::path& path) {
   const Descriptor fd = open_input(path);
   std::string text;
   for (std::size_t had = 0;;) {
-    text.resize(std::min(had + std::max(had, std::size_t{1} << 16), most + 1));
+    const std::size_t room = std::min(had + std::max(had, std::size_t{1} << 16), most + 1);
+    needing_memory([&] { return "the text of '" + path.string() + "'"; }, room, [&] { text.resize(room); });
     const ssize_t n = ::read(fd.get(), text.data() + had, text.size() - had);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) throw_system_error("read", path);

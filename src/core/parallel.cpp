@@ -6,10 +6,12 @@
 #include <atomic>
 #include <cstdlib>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
 #include <unsupported/Eigen/CXX11/ThreadPool>
+#include <vector>
 
 #include "nibble/core/error.h"
 
@@ -34,10 +36,20 @@ inline void pause() {
 #endif
 }
 
-/// Eigen's work-stealing pool plus the calling thread; tasks are handed out one by one from a counter.
+/// Eigen's pool threads plus the calling one; tasks are handed out one by one from a counter.
 class PoolExecutor final : public Executor {
  public:
-  explicit PoolExecutor(int threads) : threads_(threads), pool_(std::max(1, threads - 1)) {}
+  /// With fewer threads where the system starts no more: results do not depend on how many there are.
+  explicit PoolExecutor(int threads) {
+    try {
+      pools_.reserve(static_cast<std::size_t>(threads - 1));
+      while (threads_ < threads) {
+        pools_.push_back(std::make_unique<Eigen::ThreadPool>(1));
+        ++threads_;
+      }
+    } catch (const std::exception&) {  // std::system_error, std::bad_alloc
+    }
+  }
   int concurrency() const noexcept override { return threads_; }
 
   void run(std::size_t count, FunctionRef<void(std::size_t)> task) override {
@@ -54,7 +66,8 @@ class PoolExecutor final : public Executor {
       busy.fetch_sub(1, std::memory_order_release);
       done.Notify();
     };
-    for (unsigned i = 0; i < helpers; ++i) pool_.Schedule([&help] { help(); });  // one reference: nothing to allocate
+    for (unsigned i = 0; i < helpers; ++i)
+      pools_[i]->Schedule([&help] { help(); });  // one reference: nothing to allocate
     work();
     // The others end a moment after this thread: far sooner than it could be put to sleep and woken.
     for (int i = 0; i < 4000 && busy.load(std::memory_order_acquire) != 0; ++i) pause();
@@ -62,8 +75,10 @@ class PoolExecutor final : public Executor {
   }
 
  private:
-  int threads_;
-  Eigen::ThreadPool pool_;
+  int threads_ = 1;
+  /// Pools of one thread each: one of several waits for ever in its constructor for those that it started, when it
+  /// cannot start the next.
+  std::vector<std::unique_ptr<Eigen::ThreadPool>> pools_;
 };
 
 /// CPUs this process may run on, which a container or taskset can make fewer than the machine has.

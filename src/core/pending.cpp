@@ -12,6 +12,8 @@
 #include <cerrno>
 #include <cstdint>
 #include <cstdio>
+#include <mutex>
+#include <new>
 #include <system_error>
 
 #include "core/output_path.h"
@@ -75,8 +77,7 @@ void remove_if_dead(const fs::path& path) {
   if (file.get() < 0 || ::fstat(file.get(), &status) != 0 || status.st_uid != ::geteuid()) return;
   if (!S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode)) return;
   if (!locks_are_certain(file.get()) || ::flock(file.get(), LOCK_EX | LOCK_NB) != 0 || !is_at(file.get(), path)) return;
-  std::error_code ignored;  // what stays costs room only
-  fs::remove_all(path, ignored);
+  remove_quietly(path);  // what stays costs room only
 }
 
 /// Removes what killed processes left in a folder.
@@ -94,6 +95,51 @@ void sync_folder(const fs::path& folder) {
 }
 
 }  // namespace
+
+void remove_quietly(const fs::path& path) noexcept {
+  // Once more if memory ended: what called this is on its way out, and gives memory back as it goes.
+  for (int tries = 0; tries < 3; ++tries) try {
+      std::error_code ignored;
+      fs::remove_all(path, ignored);
+      return;
+    } catch (const std::bad_alloc&) {
+      continue;
+    }
+}
+
+namespace {
+
+struct PendingList {
+  std::mutex mutex;
+  Pending* first = nullptr;
+};
+
+PendingList& pending_list() {
+  static PendingList list;
+  return list;
+}
+
+}  // namespace
+
+Pending::Pending(const fs::path& path) : path_(path) {
+  PendingList& list = pending_list();
+  const std::lock_guard lock(list.mutex);
+  next_ = list.first;
+  list.first = this;
+}
+
+Pending::~Pending() {
+  PendingList& list = pending_list();
+  const std::lock_guard lock(list.mutex);
+  Pending** at = &list.first;
+  while (*at != this) at = &(*at)->next_;
+  *at = next_;
+}
+
+void Pending::remove_all() noexcept {
+  for (Pending* p = pending_list().first; p != nullptr; p = p->next_)
+    if (!p->path_.empty()) remove_quietly(p->path_);
+}
 
 bool is_temporary_name(std::string_view name) {
   if (!name.ends_with(kEnd)) return false;
@@ -133,11 +179,12 @@ void PendingFile::resize(std::size_t size) {
 }
 
 void PendingFile::commit() {
+  const fs::path folder = parent_of(path_);  // all that allocates comes before the file has its name
   if (::fsync(file_.get()) != 0) throw_system_error("sync", temporary_);
   if (!file_.close()) throw_system_error("close", temporary_);
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) throw_system_error("rename to", path_);
   lock_ = Descriptor();
-  sync_folder(parent_of(path_));
+  sync_folder(folder);
 }
 
 void write_file(const fs::path& path, std::string_view text) {
@@ -181,8 +228,7 @@ PendingDirectory::PendingDirectory(fs::path final_path, fs::path temporary) : Pe
 
 PendingDirectory::~PendingDirectory() {
   if (committed_) return;
-  std::error_code ignored;
-  if (!temporary_.empty()) fs::remove_all(temporary_, ignored);
+  if (!temporary_.empty()) remove_quietly(temporary_);
   for (auto it = parents_.rbegin(); it != parents_.rend(); ++it)
     if (::rmdir(it->c_str()) != 0) return;
 }
@@ -198,6 +244,7 @@ void PendingDirectory::create_parents() {
 }
 
 void PendingDirectory::commit() {
+  const fs::path folder = parent_of(final_);  // all that allocates comes before it has its name
   sync_folder(temporary_);
   int result = ::renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, final_.c_str(), RENAME_NOREPLACE);
   if (result != 0 && (errno == EINVAL || errno == ENOSYS)) {  // a file system without it
@@ -211,7 +258,7 @@ void PendingDirectory::commit() {
                                                  "choose another name");
   if (result != 0) throw_system_error("rename to", final_);
   committed_ = true;
-  sync_folder(parent_of(final_));
+  sync_folder(folder);
 }
 
 }  // namespace nibble::files

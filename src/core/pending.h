@@ -16,6 +16,24 @@
 
 namespace nibble::files {
 
+/// Removes a file or a folder, if it is there; for ways out that cannot fail.
+void remove_quietly(const std::filesystem::path& path) noexcept;
+
+/// Something under a temporary name, for as long as it has that name.
+class Pending {
+ public:
+  explicit Pending(const std::filesystem::path& path);
+  ~Pending();
+  Pending(const Pending&) = delete;
+  Pending& operator=(const Pending&) = delete;
+  /// Removes all that there are: what a process does whose destructors will not run.
+  static void remove_all() noexcept;
+
+ private:
+  const std::filesystem::path& path_;  ///< Of the object that this is a part of.
+  Pending* next_ = nullptr;
+};
+
 /// A file under a temporary name until commit(); it vanishes if that never comes.
 class PendingFile {
  public:
@@ -34,6 +52,7 @@ class PendingFile {
 
  private:
   std::filesystem::path path_, temporary_;
+  Pending pending_{temporary_};
   Descriptor file_, lock_;  ///< One opened file: the lock outlives the close whose result is asked for.
 };
 
@@ -67,6 +86,7 @@ class PendingDirectory {
   void create_beside(const std::filesystem::path& path, unsigned mode);
 
   std::filesystem::path final_, temporary_;
+  Pending pending_{temporary_};
   std::vector<std::filesystem::path> parents_;  ///< Those that were made for it, the outermost first.
   Descriptor lock_;
   bool committed_ = false;

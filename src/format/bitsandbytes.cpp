@@ -1,6 +1,7 @@
 #include <bit>
 #include <nlohmann/json.hpp>
 
+#include "core/json.h"
 #include "description.h"
 #include "layer_format.h"
 #include "layer_tensors.h"
@@ -146,8 +147,8 @@ QuantizedMatrix decode_bnb4(const TensorSource& source, const std::string& layer
   const std::string w = layer + ".weight", state_name = quant_state_name(layer, kind);
   const NamedTensor state_tensor = need(source, state_name, DType::u8);
   if (state_tensor.bytes.size() > 4096) refuse(state_name, "is longer than any quant_state");
-  const auto* text = state_tensor.bytes.as<char>();
-  const auto state = nlohmann::json::parse(text, text + state_tensor.bytes.size(), nullptr, false);
+  const json::Document document = json::parse({state_tensor.bytes.as<char>(), state_tensor.bytes.size()}, state_name);
+  const nlohmann::json& state = *document;
   if (!state.is_object()) refuse(state_name, "is not a JSON object");
   const auto& shape = state_field(state, state_name, "shape");
   if (!shape.is_array() || shape.size() != 2) refuse(state_name, "\"shape\" must be [rows, columns]");

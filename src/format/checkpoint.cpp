@@ -1,9 +1,9 @@
 #include "nibble/format/checkpoint.h"
 
 #include <cstring>
-#include <nlohmann/json.hpp>
 #include <set>
 
+#include "core/json.h"
 #include "files.h"
 
 namespace nibble {
@@ -24,11 +24,11 @@ std::map<std::string, std::string> read_index(const std::filesystem::path& path)
   const auto refuse = [&](const std::string& why) {
     throw Error(ErrorCode::corrupt_file, "'" + path.string() + "': " + why);
   };
-  const auto document = nlohmann::json::parse(format::read_text(path), nullptr, false);
-  if (!document.is_object() || !document.contains("weight_map") || !document["weight_map"].is_object())
+  const json::Document document = json::parse(format::read_text(path), path.string());
+  if (!document->is_object() || !document->contains("weight_map") || !document->at("weight_map").is_object())
     refuse("there is no \"weight_map\"");
   std::map<std::string, std::string> out;
-  for (const auto& [tensor, shard] : document["weight_map"].items()) {
+  for (const auto& [tensor, shard] : document->at("weight_map").items()) {
     if (!shard.is_string()) refuse("the shard of tensor '" + tensor + "' is not a file name");
     const auto name = shard.get<std::string>();
     if (name.empty() || name != printable(name) || name.starts_with('.') ||
@@ -102,6 +102,10 @@ Buffer Checkpoint::data(const std::string& name) const {
 void Checkpoint::release(const std::string& name) const {
   const TensorInfo& t = info(name);
   files_[where_.at(name).file].release(t);
+}
+
+void Checkpoint::require_intact() const {
+  for (const SafetensorsFile& file : files_) file.require_intact();
 }
 
 FloatMatrix Checkpoint::matrix(const std::string& name) const {

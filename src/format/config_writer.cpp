@@ -98,14 +98,16 @@ std::string gptq_config(const std::vector<QuantizedLayer>& layers, const std::ve
          {"pack_dtype", "int32"},
          {"meta", {{"quantizer", {"nibble:0.1"}}}}};
   Json rules = Json::object();
+  auto& members = rules.get_ref<Json::object_t&>();  // names differ: nothing to search for
+  members.reserve(layers.size() + skipped.size());
   for (const std::string& name : skipped)
-    if (name != "lm_head") rules["-:" + exactly(name)] = Json::object();  // lm_head has a key of its own
+    if (name != "lm_head") members.emplace_back("-:" + exactly(name), Json::object());  // lm_head has a key of its own
   for (std::size_t i = 1; i < kinds.size(); ++i)
     for (const std::string& name : kinds[i].names)
-      rules["+:" + exactly(name)] = {{"bits", kinds[i].said.bits},
-                                     {"group_size", group_size(kinds[i].said)},
-                                     {"sym", kinds[i].said.scheme == SchemeKind::symmetric},
-                                     {"desc_act", kinds[i].said.act_order}};
+      members.emplace_back("+:" + exactly(name), Json{{"bits", kinds[i].said.bits},
+                                                      {"group_size", group_size(kinds[i].said)},
+                                                      {"sym", kinds[i].said.scheme == SchemeKind::symmetric},
+                                                      {"desc_act", kinds[i].said.act_order}});
   if (!rules.empty()) j["dynamic"] = rules;
   return j.dump();
 }

@@ -1,5 +1,7 @@
 #include <cstring>
 
+#include "core/mapped_files.h"
+#include "core/memory.h"
 #include "files.h"
 #include "gguf_internal.h"
 #include "nibble/core/error.h"
@@ -8,7 +10,9 @@
 namespace nibble {
 
 GgufFile::GgufFile(const std::filesystem::path& path)
-    : map_(format::map_file(path)), header_(parse_gguf_header(*map_, path.string())) {
+    : map_(format::map_file(path)),
+      header_(needing_memory([&] { return "the header of '" + path.string() + "'"; }, map_->size(),
+                             [&] { return parse_gguf_header(*map_, path.string()); })) {
   for (std::size_t i = 0; i < header_.tensors.size(); ++i) where_.emplace(header_.tensors[i].name, i);
 }
 
@@ -19,7 +23,10 @@ const GgufTensor& GgufFile::info(std::string_view tensor) const {
   return header_.tensors[it->second];
 }
 
+void GgufFile::require_intact() const { files::require_intact(map_->data()); }
+
 Buffer GgufFile::data(const GgufTensor& tensor) const {
+  require_intact();
   return Buffer::view(map_->subspan(header_.data_start + tensor.offset, tensor.bytes), map_);
 }
 

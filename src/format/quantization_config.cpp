@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cctype>
 #include <nlohmann/json.hpp>
+#include <unordered_map>
 
+#include "core/json.h"
 #include "files.h"
 #include "nibble/core/error.h"
 #include "pattern.h"
@@ -22,22 +24,6 @@ std::string lower(std::string text) {
 
 /// As JSON text, whatever bytes are in it. Not for nested values, which may be as deep as a file is long.
 std::string printed(const Json& value) { return value.dump(-1, ' ', false, Json::error_handler_t::replace); }
-
-/// Refuses an object of so many keys that a list of them, which keeps their order, is slow.
-Json parse_object(std::string_view json, const std::string& name) {
-  constexpr std::size_t most = 16384;
-  std::vector<std::size_t> keys(1);
-  const auto count = [&](int depth, Json::parse_event_t event, Json&) {
-    keys.resize(static_cast<std::size_t>(depth) + 2);
-    if (event == Json::parse_event_t::object_start) keys[static_cast<std::size_t>(depth) + 1] = 0;
-    if (event == Json::parse_event_t::key && ++keys[static_cast<std::size_t>(depth)] > most)
-      throw Error(ErrorCode::corrupt_file, "'" + name + "' has an object of more than 16384 keys");
-    return true;
-  };
-  Json document = Json::parse(json, count, false);
-  if (!document.is_object()) throw Error(ErrorCode::corrupt_file, "'" + name + "' is not a JSON object");
-  return document;
-}
 
 /// One JSON object; every error names the file, the place in it and the value.
 class Fields {
@@ -94,7 +80,48 @@ class Fields {
   std::string place_;
 };
 
+/// The name that a regular expression matches alone ("^model\.layers\.0$"), as most do that programs write.
+std::optional<std::string> only_name(std::string_view pattern) {
+  if (pattern.starts_with('^')) pattern.remove_prefix(1);
+  if (!pattern.ends_with('$')) return std::nullopt;
+  pattern.remove_suffix(1);
+  std::string out;
+  for (std::size_t i = 0; i < pattern.size(); ++i) {
+    char c = pattern[i];
+    if (c == '\\' && i + 1 < pattern.size() && pattern[i + 1] == '.') c = pattern[++i];
+    else if (std::isalnum(static_cast<unsigned char>(c)) == 0 && c != '_' && c != '-') return std::nullopt;
+    out += c;
+  }
+  return out;
+}
+
 }  // namespace
+
+/// Finds the first rule that matches a name without trying all: a configuration may have one for each layer.
+class format::RuleIndex {
+ public:
+  void add(const std::string& rule, bool is_regex) {
+    const std::size_t place = count_++;
+    const auto name = is_regex ? only_name(rule) : rule;
+    if (name) names_.emplace(*name, place);  // of several, the first
+    else patterns_.emplace_back(place, Pattern(rule));
+  }
+  [[nodiscard]] std::optional<std::size_t> first(const std::string& layer) const {
+    const auto it = names_.find(layer);
+    const std::size_t named = it == names_.end() ? count_ : it->second;
+    for (const auto& [place, pattern] : patterns_) {
+      if (place > named) break;
+      if (pattern.matches_start(layer)) return place;
+    }
+    return named < count_ ? std::optional(named) : std::nullopt;
+  }
+  [[nodiscard]] std::size_t patterns() const { return patterns_.size(); }
+
+ private:
+  std::size_t count_ = 0;
+  std::unordered_map<std::string, std::size_t> names_;
+  std::vector<std::pair<std::size_t, Pattern>> patterns_;
+};
 
 class QuantizationConfigParser {
  public:
@@ -105,7 +132,10 @@ class QuantizationConfigParser {
     else if (out_.method_ == "awq") awq(f);
     else if (out_.method_ == "compressed-tensors") compressed_tensors(f);
   }
-  QuantizationConfig take() { return std::move(out_); }
+  QuantizationConfig take() {
+    out_.index_ = std::move(index_);
+    return std::move(out_);
+  }
 
  private:
   [[noreturn]] static void unsupported(const Fields& f, const std::string& why) {
@@ -206,15 +236,22 @@ class QuantizationConfigParser {
   }
 
   void add(QuantizationConfig::Rule rule) {
-    if (rule.is_regex) (void)format::Pattern(rule.pattern);  // refuses what it does not know, before any layer is read
+    constexpr std::size_t most = 4096;
+    index_->add(rule.pattern, rule.is_regex);  // refuses a pattern that it does not know, before any layer is read
+    if (index_->patterns() > most)
+      throw Error(ErrorCode::unsupported, "the quantization_config has more than " + std::to_string(most) +
+                                              " patterns that match more than one name");
     out_.rules_.push_back(std::move(rule));
   }
 
   QuantizationConfig out_;
+  std::shared_ptr<format::RuleIndex> index_ = std::make_shared<format::RuleIndex>();
 };
 
-std::optional<QuantizationConfig> QuantizationConfig::parse(std::string_view json, const std::string& name) {
-  const Json document = parse_object(json, name);
+std::optional<QuantizationConfig> QuantizationConfig::parse(std::string_view text, const std::string& name) {
+  const json::OrderedDocument parsed = json::parse_ordered(text, name);
+  if (!parsed->is_object()) throw Error(ErrorCode::corrupt_file, "'" + name + "' is not a JSON object");
+  const Json& document = *parsed;
   const Json* object = &document;
   for (const char* key : {"quantization_config", "compression_config"})
     if (const auto it = document.find(key); it != document.end() && !it->is_null()) object = &*it;
@@ -232,9 +269,8 @@ std::optional<QuantizationConfig> QuantizationConfig::find(const std::filesystem
 }
 
 const LayerQuantization& QuantizationConfig::of_layer(const std::string& layer) const {
-  for (const Rule& rule : rules_)
-    if (rule.is_regex ? format::Pattern(rule.pattern).matches_start(layer) : rule.pattern == layer) return rule.as;
-  return base_;
+  const auto rule = index_ ? index_->first(layer) : std::nullopt;
+  return rule ? rules_[*rule].as : base_;
 }
 
 }  // namespace nibble

@@ -1,15 +1,36 @@
+#include <algorithm>
+#include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "core/mapped_files.h"
+#include "core/memory.h"
 #include "files.h"
+#include "nibble/core/error.h"
 #include "nibble/format/safetensors.h"
 #include "pending_file.h"
 
 namespace nibble {
 
+namespace {
+
+/// What a file says of its header's size, if it can be so.
+std::size_t header_bytes(std::span<const std::byte> file) {
+  std::uint64_t length = 0;
+  if (file.size() >= sizeof length) std::memcpy(&length, file.data(), sizeof length);
+  return static_cast<std::size_t>(std::min<std::uint64_t>(length, file.size()));
+}
+
+}  // namespace
+
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& path)
-    : map_(format::map_file(path)), header_(parse_safetensors_header(*map_, path.string())) {}
+    : map_(format::map_file(path)),
+      header_(needing_memory([&] { return "the header of '" + path.string() + "'"; }, header_bytes(*map_),
+                             [&] { return parse_safetensors_header(*map_, path.string()); })) {}
+
+void SafetensorsFile::require_intact() const { files::require_intact(map_->data()); }
 
 Buffer SafetensorsFile::data(const TensorInfo& tensor) const {
+  require_intact();
   return Buffer::view(map_->subspan(header_.data_start + tensor.offset, tensor.bytes), map_);
 }
 
@@ -19,22 +40,52 @@ void SafetensorsFile::release(const TensorInfo& tensor) const {
 
 namespace {
 
-/// The header text, padded so that the data begins on a multiple of 64 bytes of the file.
+std::string quoted(const std::string& text) {
+  try {
+    return nlohmann::json(text).dump();
+  } catch (const nlohmann::json::exception&) {
+    throw Error(ErrorCode::invalid_argument, "a name to be written is not UTF-8: '" + text + "'");
+  }
+}
+
+/// The header text, padded so that the data begins on a multiple of 64 bytes of the file. Written as it goes: a
+/// document that keeps the order of its members searches all of them for each.
 std::string header_text(std::vector<TensorInfo>& tensors, const std::map<std::string, std::string>& metadata) {
-  nlohmann::ordered_json header;
-  if (!metadata.empty()) header["__metadata__"] = metadata;
+  std::string text = "{";
+  const auto member = [&](const std::string& key) {
+    if (text.size() > 1) text += ',';
+    text += quoted(key);
+    text += ':';
+  };
+  if (!metadata.empty()) {
+    member("__metadata__");
+    char before = '{';
+    for (const auto& [key, value] : metadata) {
+      text += before;
+      text += quoted(key);
+      text += ':';
+      text += quoted(value);
+      before = ',';
+    }
+    text += '}';
+  }
   std::size_t at = 0;
   for (TensorInfo& t : tensors) {
     t.offset = at;
     t.bytes = size_of(t.type);
-    for (std::size_t d : t.shape)
+    std::string shape;
+    for (std::size_t d : t.shape) {
       if (__builtin_mul_overflow(t.bytes, d, &t.bytes))
         throw Error(ErrorCode::invalid_argument, "the shape of tensor '" + t.name + "' overflows");
+      shape.append(shape.empty() ? "" : ",").append(std::to_string(d));
+    }
     at += t.bytes;
-    if (header.contains(t.name)) throw Error(ErrorCode::invalid_argument, "two tensors are named '" + t.name + "'");
-    header[t.name] = {{"dtype", name_of(t.type)}, {"shape", t.shape}, {"data_offsets", {t.offset, at}}};
+    member(t.name);
+    text.append("{\"dtype\":\"").append(name_of(t.type)).append("\",\"shape\":[").append(shape);
+    text.append("],\"data_offsets\":[").append(std::to_string(t.offset)).append(",").append(std::to_string(at));
+    text.append("]}");
   }
-  std::string text = header.is_null() ? "{}" : header.dump();
+  text += '}';
   text.append((64 - (text.size() + 8) % 64) % 64, ' ');
   return text;
 }

@@ -1,9 +1,8 @@
 #include <algorithm>
 #include <cstring>
-#include <nlohmann/json.hpp>
 #include <optional>
-#include <set>
 
+#include "core/json.h"
 #include "nibble/core/error.h"
 #include "nibble/format/safetensors.h"
 
@@ -22,33 +21,16 @@ constexpr std::size_t kMostDimensions = 16;
 
 std::string quoted(const std::string& name) { return "tensor '" + name.substr(0, 200) + "'"; }
 
-/// Builds the document and refuses what a document cannot show: duplicate keys and nesting beyond the format's own.
-Json parse_strict(const char* text, std::size_t size, const std::string& file) {
-  constexpr int most_depth = 3;  // {name: {"shape": [ … ]}}
-  std::vector<std::set<std::string>> keys;
-  std::string problem;
-  const auto check = [&](int depth, Json::parse_event_t event, Json& parsed) {
-    if (!problem.empty()) return true;
-    const bool opens = event == Json::parse_event_t::object_start || event == Json::parse_event_t::array_start;
-    if (opens && depth >= most_depth) throw Error(ErrorCode::corrupt_file, "nested too deeply");
-    if (event == Json::parse_event_t::object_start) keys.emplace_back();
-    if (event == Json::parse_event_t::object_end) keys.pop_back();
-    if (event == Json::parse_event_t::key && !keys.back().insert(parsed.get<std::string>()).second)
-      problem = "the key '" + parsed.get<std::string>().substr(0, 200) + "' appears twice";
-    return true;
-  };
+json::Document parse_strict(const char* text, std::size_t size, const std::string& file) {
+  constexpr json::Limits limits{3, kMostHeaderBytes, std::size_t{16} << 20};  // {name: {"shape": [ … ]}}
+  json::Document document;
   try {
-    Json document = Json::parse(text, text + size, check);
-    if (!problem.empty()) refuse(file, problem);
-    if (!document.is_object()) refuse(file, "the header is not a JSON object");
-    return document;
-  } catch (const Json::exception& e) {
-    refuse(file, std::string("the header is not JSON: ") + e.what());
+    document = json::parse({text, size}, "header", limits);
   } catch (const Error& e) {
-    if (problem.empty() && std::strcmp(e.what(), "nested too deeply") == 0)
-      refuse(file, "the header is nested too deeply");
-    throw;
+    refuse(file, e.what());
   }
+  if (!document->is_object()) refuse(file, "the header is not a JSON object");
+  return document;
 }
 
 std::optional<DType> dtype_of(const std::string& name) {
@@ -137,12 +119,13 @@ SafetensorsHeader parse_safetensors_header(std::span<const std::byte> bytes, con
     refuse(file, "the header's length is " + std::to_string(length) + "; the file has " +
                      std::to_string(bytes.size() - 8) + " bytes after it, and 100 MB is the most");
   const auto* text = reinterpret_cast<const char*>(bytes.data() + 8);
-  const Json document = parse_strict(text, static_cast<std::size_t>(length), file);
+  const json::Document document = parse_strict(text, static_cast<std::size_t>(length), file);
 
   SafetensorsHeader header;
+  header.tensors.reserve(document->size());
   header.data_start = 8 + static_cast<std::size_t>(length);
   const std::size_t data_bytes = bytes.size() - header.data_start;
-  for (const auto& [name, entry] : document.items()) {
+  for (const auto& [name, entry] : document->items()) {
     if (name == "__metadata__") parse_metadata(entry, file, header.metadata);
     else header.tensors.push_back(parse_tensor(name, entry, file, data_bytes));
   }

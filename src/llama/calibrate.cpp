@@ -7,6 +7,7 @@
 #include "calibrated_output.h"
 #include "calibration_folder.h"
 #include "core/files.h"
+#include "core/memory.h"
 #include "core/output_path.h"
 #include "loader.h"
 
@@ -42,9 +43,12 @@ class Run {
     for (std::size_t i = 0; i < blocks; ++i) {
       const double cost = i < found ? kReplayCost : 1;
       const CalibrationContext context = context_for(states, rope, cost, "block " + std::to_string(i));
-      Block block = loader_.block(i);
-      if (i < found) replay(context, block, i);
-      else save_finished(folder_.block_file(i), quantize_block(context, block, i));
+      needing_memory([&] { return "block " + std::to_string(i) + " and its calibration"; }, loader_.block_bytes(),
+                     [&] {
+                       Block block = loader_.block(i);
+                       if (i < found) replay(context, block, i);
+                       else save(folder_.block_file(i), quantize_block(context, block, i));
+                     });
       done_ += cost;
     }
     if (head) quantize_head(context_for(states, rope, 0.5, "lm_head"));
@@ -103,6 +107,12 @@ class Run {
     BlockRunner(context, block).advance(0, 1);
   }
 
+  /// Unless the model has changed under the run.
+  void save(const fs::path& path, const FinishedBlock& finished) const {
+    plan_.checkpoint().require_intact();
+    save_finished(path, finished);
+  }
+
   void quantize_head(const CalibrationContext& context) const {
     FinishedBlock finished;
     const CalibratedMethod method = *plan_.method_of("lm_head");
@@ -118,7 +128,7 @@ class Run {
     });
     finished.layers.push_back(gptq_layer(context, "lm_head", method, &h));
     if (options_.on_layer) options_.on_layer(finished.layers.back().report);
-    save_finished(folder_.head_file(), finished);
+    save(folder_.head_file(), finished);
   }
 
   const CalibrationPlan& plan_;

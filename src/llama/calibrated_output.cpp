@@ -25,7 +25,9 @@ class Output {
   void write(const fs::path& path, const std::string& run, CalibrateReport& report) {
     metadata_[kDigestKey] = run;
     SafetensorsWriter writer(path, declared_, metadata_);
-    for (const TensorInfo& t : plan_.checkpoint().tensors()) write_tensor(t, writer);
+    for (const TensorInfo& t : plan_.checkpoint().tensors())
+      needing_memory([&] { return "tensor '" + t.name + "'"; }, t.bytes, [&] { write_tensor(t, writer); });
+    plan_.checkpoint().require_intact();
     writer.finish();
     report.layers.clear();
     double bits = 0, weights = 0;

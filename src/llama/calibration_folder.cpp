@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/files.h"
+#include "core/json.h"
 #include "core/output_path.h"
 #include "core/pending.h"
 #include "layer_report_json.h"
@@ -48,11 +49,14 @@ std::string shortened(const std::string& text) { return text.size() <= 60 ? text
 
 void compare(const fs::path& folder, const CalibrationFolder::Manifest& asked) {
   CalibrationFolder::Manifest there;
+  const std::string file = (folder / "manifest.json").string();
+  const std::string text = files::read_text(file);
   try {
-    there = Json::parse(files::read_text(folder / "manifest.json")).get<CalibrationFolder::Manifest>();
-  } catch (const nlohmann::json::exception&) {
-    throw Error(ErrorCode::corrupt_file,
-                "'" + (folder / "manifest.json").string() + "' is no manifest; remove the folder and start again");
+    there = json::parse(text, file)->get<CalibrationFolder::Manifest>();
+  } catch (const std::bad_alloc&) {
+    throw;
+  } catch (const std::exception&) {
+    throw Error(ErrorCode::corrupt_file, "'" + file + "' is no manifest; remove the folder and start again");
   }
   for (const auto& [key, value] : asked)
     if (there[key] != value)
@@ -100,7 +104,12 @@ CalibrationFolder::CalibrationFolder(const fs::path& output, const Manifest& man
   fs::create_directories(path_, error);
   if (error) throw Error(ErrorCode::io, "cannot create the directory '" + path_.string() + "': " + error.message());
   lock_.take(path_);
-  files::write_file(file, Json(manifest).dump(2) + "\n");
+  try {
+    files::write_file(file, Json(manifest).dump(2) + "\n");
+  } catch (...) {
+    files::remove_quietly(path_);  // there is nothing to go on with
+    throw;
+  }
 }
 
 CalibrationFolder::Lock::~Lock() {
@@ -133,8 +142,7 @@ std::size_t CalibrationFolder::finished(std::size_t blocks) const {
 }
 
 void CalibrationFolder::remove() {
-  std::error_code ignored;  // the output is there; what stays behind costs room only
-  fs::remove_all(path_, ignored);
+  files::remove_quietly(path_);  // the output is there; what stays behind costs room only
 }
 
 void save_finished(const fs::path& path, const FinishedBlock& block) {
@@ -164,9 +172,15 @@ void save_finished(const fs::path& path, const FinishedBlock& block) {
 
 FinishedFile::FinishedFile(const fs::path& path) : file_(Checkpoint::open(path)) {
   try {
-    for (const Json& j : Json::parse(file_.find_metadata(kReports).value_or(""))) layers_.push_back(layer_of(j));
-    vectors_ = Json::parse(file_.find_metadata(kVectors).value_or("")).get<std::vector<std::string>>();
-  } catch (const nlohmann::json::exception& e) {
+    const auto read = [&](const char* key) {
+      return json::parse_ordered(file_.find_metadata(key).value_or(""), path.string() + "': '" + key);
+    };
+    const json::OrderedDocument reports = read(kReports);
+    for (const Json& j : *reports) layers_.push_back(layer_of(j));
+    vectors_ = read(kVectors)->get<std::vector<std::string>>();
+  } catch (const std::bad_alloc&) {
+    throw;
+  } catch (const std::exception& e) {
     throw Error(ErrorCode::corrupt_file, "'" + path.string() + "': its metadata is damaged (" + e.what() +
                                              "); remove it, and resume does the block again");
   }

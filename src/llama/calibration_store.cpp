@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "core/files.h"
+#include "core/memory.h"
 
 namespace nibble::llama {
 
@@ -15,7 +16,8 @@ CalibrationStore::CalibrationStore(std::size_t sequences, std::size_t tokens, st
                                    const std::filesystem::path& folder)
     : sequences_(sequences), tokens_(tokens), width_(width), folder_(folder) {
   if (sequences_ * bytes_each() <= most_bytes) {
-    values_.resize(sequences_ * tokens_ * width_);
+    needing_memory([] { return std::string("the hidden states of the calibration (see --cache-memory)"); },
+                   sequences_ * bytes_each(), [&] { values_.resize(sequences_ * tokens_ * width_); });
     return;
   }
   // Without a name, so that no crash leaves it behind.

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <numbers>
 
+#include "core/json.h"
 #include "format/files.h"
 #include "llama/gguf/weights.h"
 #include "nibble/core/error.h"
@@ -13,6 +14,12 @@ namespace nibble::llama {
 namespace {
 
 using Json = nlohmann::json;
+
+/// A value in a message: what it is, where it holds others.
+std::string shown(const Json& v) {
+  if (v.is_structured()) return std::string("an ") + v.type_name();
+  return v.dump(-1, ' ', true, Json::error_handler_t::replace).substr(0, 60);
+}
 
 /// Typed access to one JSON object, with errors that name the field.
 class Fields {
@@ -29,20 +36,19 @@ class Fields {
     if (v == nullptr) refuse(field, "is missing");
     constexpr std::uint64_t most = 1u << 28;
     if (!v->is_number_unsigned() || v->get<std::uint64_t>() == 0 || v->get<std::uint64_t>() > most)
-      refuse(field, "is " + v->dump().substr(0, 60) + "; a positive whole number is needed");
+      refuse(field, "is " + shown(*v) + "; a positive whole number is needed");
     return v->get<std::size_t>();
   }
   double number(const char* field, double fallback) const {
     const Json* v = find(field);
     if (v == nullptr) return fallback;
-    if (!v->is_number() || !(v->get<double>() > 0))
-      refuse(field, "is " + v->dump().substr(0, 60) + "; a positive number is needed");
+    if (!v->is_number() || !(v->get<double>() > 0)) refuse(field, "is " + shown(*v) + "; a positive number is needed");
     return v->get<double>();
   }
   bool flag(const char* field, bool fallback) const {
     const Json* v = find(field);
     if (v == nullptr) return fallback;
-    if (!v->is_boolean()) refuse(field, "is " + v->dump().substr(0, 60) + "; true or false is needed");
+    if (!v->is_boolean()) refuse(field, "is " + shown(*v) + "; true or false is needed");
     return v->get<bool>();
   }
   std::string text(const char* field, const std::string& fallback) const {
@@ -56,11 +62,15 @@ class Fields {
     std::vector<std::int32_t> out;
     const Json* v = find(field);
     if (v == nullptr) return out;
-    for (const Json& id : v->is_array() ? *v : Json::array({*v})) {
+    const auto add = [&](const Json& id) {
       if (!id.is_number_unsigned() || id.get<std::uint64_t>() > 0x7FFFFFFF)
-        refuse(field, "holds " + id.dump().substr(0, 60) + "; token ids are needed");
+        refuse(field, "holds " + shown(id) + "; token ids are needed");
       out.push_back(id.get<std::int32_t>());
-    }
+    };
+    if (v == nullptr) return out;
+    if (!v->is_array()) add(*v);
+    else
+      for (const Json& id : *v) add(id);
     return out;
   }
   [[noreturn]] void refuse(const char* field, const std::string& why) const {
@@ -100,10 +110,10 @@ void parse_rope(const Fields& fields, const std::string& name, Config& c) {
 
 }  // namespace
 
-Config Config::parse(std::string_view json, const std::string& name) {
-  const Json document = Json::parse(json, nullptr, false);
-  if (!document.is_object()) throw Error(ErrorCode::corrupt_file, "'" + name + "' is not a JSON object");
-  const Fields f(document, name);
+Config Config::parse(std::string_view text, const std::string& name) {
+  const json::Document document = json::parse(text, name);
+  if (!document->is_object()) throw Error(ErrorCode::corrupt_file, "'" + name + "' is not a JSON object");
+  const Fields f(*document, name);
   Config c;
   c.model_type = f.text("model_type", "");
   if (c.model_type != "llama" && c.model_type != "mistral" && c.model_type != "qwen2")

@@ -1,3 +1,5 @@
+#include "core/mapped_files.h"
+#include "core/memory.h"
 #include "nibble/core/error.h"
 #include "nibble/llama/model.h"
 
@@ -41,8 +43,11 @@ std::vector<float> Model::forward(std::span<const std::int32_t> ids, KvCache& ca
   scratch.normed.resize(wanted.rows * config_.hidden);
   const MatrixView<float> normed(scratch.normed.data(), wanted.rows, config_.hidden);
   pass.norm(wanted, norm_, normed);
-  std::vector<float> logits(wanted.rows * config_.vocab);
+  std::vector<float> logits;
+  needing_memory([&] { return "the logits of " + std::to_string(wanted.rows) + " tokens"; },
+                 wanted.rows * config_.vocab * sizeof(float), [&] { logits.resize(wanted.rows * config_.vocab); });
   pass.linear(head_, normed, {logits.data(), wanted.rows, config_.vocab});
+  files::require_intact(embedding_.blocks.data());
   return logits;
 }
 

@@ -87,7 +87,15 @@ Block Loader::block(std::size_t index) {
   l.gate = linear(names[4], c.intermediate, c.hidden);
   l.up = linear(names[5], c.intermediate, c.hidden);
   l.down = linear(names[6], c.hidden, c.intermediate);
+  if (gguf_) gguf_->require_intact();
+  else checkpoint_.require_intact();
   return l;
+}
+
+std::size_t Loader::block_bytes() const {
+  const Config& c = config_;
+  const std::size_t attention = 2 * c.hidden * (c.heads + c.kv_heads) * c.head_dim;
+  return (attention + 3 * c.hidden * c.intermediate) * sizeof(float);
 }
 
 BlockMatrix Loader::embedding() const {

@@ -18,7 +18,10 @@ class Loader {
   [[nodiscard]] Executor& executor() const { return executor_; }
   [[nodiscard]] const Backend& backend() const { return backend_; }
 
+  /// Error{io} if a file has changed since it was opened.
   [[nodiscard]] Block block(std::size_t index);
+  /// Of a block's matrices as fp32, the most that they take.
+  [[nodiscard]] std::size_t block_bytes() const;
   [[nodiscard]] BlockMatrix embedding() const;
   /// The same for a model that has this head: its rows where both are one matrix.
   [[nodiscard]] Embedding embedding(const Linear& head) const;

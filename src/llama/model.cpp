@@ -1,5 +1,6 @@
 #include "nibble/llama/model.h"
 
+#include "core/memory.h"
 #include "loader.h"
 
 namespace nibble::llama {
@@ -28,10 +29,14 @@ bool is_block_linear_weight(std::string_view tensor) {
 }
 
 KvCache::KvCache(const Config& config, std::size_t max_tokens)
-    : capacity_(max_tokens),
-      width_(config.kv_heads * config.head_dim),
-      keys_(config.layers, std::vector<float>(max_tokens * width_)),
-      values_(keys_) {}
+    : capacity_(max_tokens), width_(config.kv_heads * config.head_dim) {
+  const std::size_t bytes = 2 * config.layers * max_tokens * width_ * sizeof(float);
+  needing_memory([&] { return "the KV cache of " + std::to_string(max_tokens) + " tokens"; }, bytes,
+                 [&] {
+                   keys_.assign(config.layers, std::vector<float>(max_tokens * width_));
+                   values_ = keys_;
+                 });
+}
 
 Model Model::load(const std::filesystem::path& path, const LoadOptions& options) {
   Model model;
@@ -46,7 +51,8 @@ Model Model::load(const std::filesystem::path& path, const LoadOptions& options)
   for (std::size_t i = 0; i < model.config_.layers; ++i) {
     report(options.progress, static_cast<double>(i) / static_cast<double>(model.config_.layers),
            "loading layer " + std::to_string(i));
-    model.blocks_.push_back(loader.block(i));
+    needing_memory([&] { return "the weights of layer " + std::to_string(i); }, loader.block_bytes(),
+                   [&] { model.blocks_.push_back(loader.block(i)); });
   }
   model.linear_bits_ = loader.linear_bits();
   model.linear_weights_ = loader.linear_weights();

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 
+#include "core/memory.h"
 #include "core/output_path.h"
 #include "core/pending.h"
 #include "nibble/core/dtype.h"
@@ -17,16 +18,23 @@ namespace nibble::llama {
 
 using files::PendingDirectory;
 
-/// step(tensor) for each tensor of a checkpoint in its order; progress is the share of their bytes.
+/// step(tensor) for each tensor of a checkpoint in its order; progress is the share of their bytes. Error{io} if one of
+/// the files has changed by the end.
 template <class Step>
 void each_tensor(const Checkpoint& in, const Progress& progress, Step&& step) {
   std::size_t done = 0, total = 1;
   for (const TensorInfo& t : in.tensors()) total += t.bytes;
   for (const TensorInfo& t : in.tensors()) {
     report(progress, static_cast<double>(done) / static_cast<double>(total), t.name);
-    step(t);
+    try {
+      needing_memory([&] { return "tensor '" + t.name + "'"; }, t.bytes, [&] { step(t); });
+    } catch (const Error&) {
+      in.require_intact();  // says more than what comes of reading a file that is cut off
+      throw;
+    }
     done += t.bytes;
   }
+  in.require_intact();
   report(progress, 1, "syncing");
 }
 

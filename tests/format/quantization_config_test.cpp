@@ -93,14 +93,17 @@ TEST(QuantizationConfig, NamesWhatIsWrong) {
     expect_error(code, says, [&] { (void)QuantizationConfig::parse(json, "q.json"); });
   };
   const auto gptq = [](const std::string& fields) { return R"({"quant_method": "gptq", )" + fields + "}"; };
-  refuse("", "'q.json' is not a JSON object");
-  refuse("[[[[", "'q.json' is not a JSON object");
-  refuse(std::string(100000, '['), "is not a JSON object");
+  refuse("", "'q.json' is not JSON");
+  refuse("[[[[", "'q.json' is not JSON");
+  refuse("[]", "'q.json' is not a JSON object");
+  refuse(std::string(100000, '['), "more than 64 deep");
   refuse(R"({"quantization_config": 4})", "\"quantization_config\" is not an object");
   refuse(R"({"quant_method": "gptq"})", "'q.json': \"bits\" is missing");
   for (const char* bits : {"0", "1", "9", "-4", "4.5", "\"4\"", "1e30", "99999999999999999999"})
     refuse(gptq(std::string("\"bits\": ") + bits), "\"bits\" is ");
-  refuse(gptq("\"bits\": [" + std::string(50000, '[') + std::string(50000, ']') + "]"), "\"bits\" is an array");
+  refuse(gptq("\"bits\": [" + std::string(50000, '[') + std::string(50000, ']') + "]"), "deep, in \"bits\"");
+  refuse(gptq("\"bits\": [[4]]"), "\"bits\" is an array");
+  refuse(gptq("\"bits\": 4, \"bits\": 8"), "the key \"bits\" twice");
   for (const char* size : {"0", "-2", "1.5", "\"128\"", "9999999999"})
     refuse(gptq(std::string("\"bits\": 4, \"group_size\": ") + size), "\"group_size\" is ");
   refuse(gptq(R"("bits": 4, "sym": 1)"), "\"sym\" is 1; true or false is needed");
@@ -119,9 +122,27 @@ TEST(QuantizationConfig, NamesWhatIsWrong) {
   refuse(groups(R"({"num_bits": 4, "strategy": "group"})"), "the strategy is group");
   refuse(groups(R"({"num_bits": 4, "strategy": "block"})"), "'block' is not read", ErrorCode::unsupported);
   refuse(groups("7"), "\"weights\" is not an object");
-  std::string many = "{";
-  for (int i = 0; i < 17000; ++i) many += "\"k" + std::to_string(i) + "\": 0,";
-  refuse(many + "\"bits\": 4}", "more than 16384 keys");
+  std::string many;
+  for (int i = 0; i < 5000; ++i) many += "\"a.*" + std::to_string(i) + "\": {},";
+  refuse(gptq("\"bits\": 4, \"dynamic\": {" + many + "\"b\": {}}"), "more than 4096 patterns", ErrorCode::unsupported);
+}
+
+/// A rule for each of many layers is found, not searched for; the first that matches holds, as it stands.
+TEST(QuantizationConfig, FindsTheFirstOfManyRules) {
+  constexpr int layers = 50000;
+  std::string rules = R"("+:^layers\\.7$": {"bits": 3}, "+:layers\\.70.*": {"bits": 5})";
+  for (int i = 0; i < layers; ++i)
+    if (i != 7) rules += ", \"+:^layers\\\\." + std::to_string(i) + "$\": {\"bits\": " + (i % 2 == 0 ? "8" : "2") + "}";
+  const auto config =
+      QuantizationConfig::parse(R"({"quant_method": "gptq", "bits": 4, "dynamic": {)" + rules + "}}", "q.json");
+  EXPECT_EQ(config->of_layer("layers.7").bits, 3);
+  EXPECT_EQ(config->of_layer("layers.6").bits, 8);
+  EXPECT_EQ(config->of_layer("layers.70").bits, 5) << "a pattern before the name";
+  EXPECT_EQ(config->of_layer("layers.49999").bits, 2);
+  EXPECT_EQ(config->of_layer("layers.50000").bits, 4);
+  int eights = 0;
+  for (int i = 0; i < layers; ++i) eights += config->of_layer("layers." + std::to_string(i)).bits == 8 ? 1 : 0;
+  EXPECT_EQ(eights, layers / 2 - 56) << "layers.70, 70…, 700…, 7000… have 5";
 }
 
 /// What we write for layers that differ, we read for each layer as it is.

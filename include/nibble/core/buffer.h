@@ -12,7 +12,7 @@ namespace nibble {
 class Buffer {
  public:
   Buffer() = default;
-  /// Owns `size` new zero bytes.
+  /// Owns `size` new zero bytes. Error{out_of_memory}.
   static Buffer allocate(std::size_t size);
   /// Views bytes that live as long as `owner`; they are never written through the buffer.
   static Buffer view(std::span<const std::byte> bytes, std::shared_ptr<const void> owner) {

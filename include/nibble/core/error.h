@@ -18,6 +18,7 @@ enum class ErrorCode {
   corrupt_file,      ///< A file breaks the rules of its format.
   io,                ///< The operating system refused a read, write, map, sync or rename.
   cancelled,         ///< The caller's Progress asked to stop; nothing was written.
+  out_of_memory,     ///< The system refused memory; the message says what for, and how much.
   device,            ///< An accelerator's runtime refused a call: no memory left, a launch that failed.
 };
 

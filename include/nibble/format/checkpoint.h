@@ -30,6 +30,9 @@ class Checkpoint final : public TensorSource {
   [[nodiscard]] const TensorInfo& info(const std::string& name) const;
   [[nodiscard]] Buffer data(const std::string& name) const;
   void release(const std::string& name) const;
+  /// Error{io} if one of the files was cut off or written to since it was opened. Whoever writes something made of the
+  /// tensors asks before it gets its name.
+  void require_intact() const;
   /// A 2-D tensor of F32, F16 or BF16 in place; Error{shape_mismatch | unsupported} otherwise. Valid while the
   /// Checkpoint is.
   [[nodiscard]] FloatMatrix matrix(const std::string& name) const;

@@ -94,6 +94,8 @@ class GgufFile {
   [[nodiscard]] std::vector<float> read_f32(std::string_view tensor) const;
   /// Tells the system that the pages of this tensor can leave memory; they come back when read again.
   void release(const GgufTensor& tensor) const;
+  /// Error{io} if the file was cut off or written to since it was opened: what was read of it may be wrong.
+  void require_intact() const;
 
  private:
   std::shared_ptr<const std::span<const std::byte>> map_;

@@ -15,6 +15,7 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -34,6 +35,10 @@ struct LayerQuantization {
 
   friend bool operator==(const LayerQuantization&, const LayerQuantization&) = default;
 };
+
+namespace format {
+class RuleIndex;
+}
 
 class QuantizationConfig {
  public:
@@ -66,6 +71,7 @@ class QuantizationConfig {
   bool zeros_by_word_ = false;
   LayerQuantization base_;
   std::vector<Rule> rules_;
+  std::shared_ptr<const format::RuleIndex> index_;  ///< Over rules_.
 };
 
 }  // namespace nibble

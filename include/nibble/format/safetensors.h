@@ -51,10 +51,12 @@ class SafetensorsFile {
   explicit SafetensorsFile(const std::filesystem::path& path);
   [[nodiscard]] const std::vector<TensorInfo>& tensors() const { return header_.tensors; }
   [[nodiscard]] const std::map<std::string, std::string>& metadata() const { return header_.metadata; }
-  /// A view into the map, which lives as long as the view does.
+  /// A view into the map, which lives as long as the view does. Error{io} as require_intact().
   [[nodiscard]] Buffer data(const TensorInfo& tensor) const;
   /// Tells the system that the pages of this tensor can leave memory; they come back when read again.
   void release(const TensorInfo& tensor) const;
+  /// Error{io} if the file was cut off or written to since it was opened: what was read of it may be wrong.
+  void require_intact() const;
 
  private:
   std::shared_ptr<const std::span<const std::byte>> map_;

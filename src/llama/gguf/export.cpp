@@ -1,6 +1,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/memory.h"
 #include "core/output_path.h"
 #include "llama/gguf/chat_template.h"
 #include "llama/gguf/tokenizer.h"
@@ -104,8 +105,10 @@ class Job {
     GgufWriter writer(path, metadata_, declared_);
     for (std::size_t i = 0; i < entries_.size(); ++i) {
       report(options_.progress, static_cast<double>(i) / static_cast<double>(entries_.size()), declared_[i].name);
-      write_entry(entries_[i], declared_[i], writer);
+      needing_memory([&] { return "tensor '" + declared_[i].name + "'"; }, declared_[i].bytes,
+                     [&] { write_entry(entries_[i], declared_[i], writer); });
     }
+    in_.require_intact();
     report(options_.progress, 1, "syncing");
     writer.finish();
     report_.file_bytes = fs::file_size(path);

@@ -44,6 +44,7 @@ class GgufWeights {
   [[nodiscard]] std::vector<float> read_f32(const std::string& name) const;
   /// A matrix, rows in Hugging Face's order, floats aligned. A view of the file where it can be.
   [[nodiscard]] BlockMatrix matrix(const std::string& name) const;
+  void require_intact() const { file_.require_intact(); }
   void release(const std::string& name) const { file_.release(file_.info(gguf_name(name))); }
 
  private:

@@ -119,13 +119,8 @@ class BpeTokenizer final : public Tokenizer {
 }  // namespace
 
 std::unique_ptr<Tokenizer> load_bpe_tokenizer(const std::filesystem::path& file) {
-  Json description;
-  try {
-    description = Json::parse(format::read_text(file));
-  } catch (const Json::exception& e) {
-    throw Error(ErrorCode::corrupt_file, "'" + file.string() + "' is not JSON: " + e.what());
-  }
-  return make_bpe_tokenizer(description);
+  const json::Document description = json::parse(format::read_text(file), file.string());
+  return make_bpe_tokenizer(*description);
 }
 
 std::unique_ptr<Tokenizer> make_bpe_tokenizer(const Json& description) {

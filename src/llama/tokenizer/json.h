@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "core/json.h"
 #include "nibble/core/error.h"
 
 namespace nibble::llama {

@@ -29,10 +29,10 @@ class ByteTokenizer final : public Tokenizer {
   }
 };
 
-Json read_config(const std::filesystem::path& file) {
-  if (!std::filesystem::exists(file)) return Json::object();
-  Json config = Json::parse(format::read_text(file), nullptr, false);
-  if (!config.is_object()) throw Error(ErrorCode::corrupt_file, "'" + file.string() + "' is not a JSON object");
+json::Document read_config(const std::filesystem::path& file) {
+  if (!std::filesystem::exists(file)) return json::Document(Json::object());
+  json::Document config = json::parse(format::read_text(file), file.string());
+  if (!config->is_object()) throw Error(ErrorCode::corrupt_file, "'" + file.string() + "' is not a JSON object");
   return config;
 }
 
@@ -42,8 +42,8 @@ std::unique_ptr<Tokenizer> make_byte_tokenizer() { return std::make_unique<ByteT
 
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& model) {
   if (is_gguf(model)) return load_gguf_tokenizer(model);
-  const Json config = read_config(model / "tokenizer_config.json");
-  if (config.value("tokenizer_class", Json()) == "ByteTokenizer") return make_byte_tokenizer();
+  const json::Document config = read_config(model / "tokenizer_config.json");
+  if (member(*config, "tokenizer_class") == "ByteTokenizer") return make_byte_tokenizer();
   const auto bpe = model / "tokenizer.json", sentencepiece = model / "tokenizer.model";
   const bool has_sentencepiece = std::filesystem::exists(sentencepiece);
   if (std::filesystem::exists(bpe)) {
@@ -55,7 +55,7 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& model) {
     }
   }
   if (has_sentencepiece) {
-    const Json add_bos = config.value("add_bos_token", Json(true));
+    const Json& add_bos = member(*config, "add_bos_token");
     return load_sentencepiece_tokenizer(sentencepiece, !add_bos.is_boolean() || add_bos.get<bool>());
   }
   throw Error(ErrorCode::not_found,
