@@ -47,7 +47,8 @@ bool is_valid(const PackedW4& w) {
 constexpr std::size_t kMostBlocksATile = 4;
 
 GemmPlan cut(unsigned tile_tokens, std::size_t tokens, std::size_t rows, std::size_t cols, unsigned blocks) {
-  constexpr std::size_t most = std::numeric_limits<unsigned>::max();
+  // The kernel counts steps in 32 bits, to one block's run beyond the last.
+  constexpr std::size_t most = std::numeric_limits<int>::max();
   GemmPlan plan;
   plan.tile_tokens = tile_tokens;
   const std::size_t token_tiles = (tokens + tile_tokens - 1) / tile_tokens;
