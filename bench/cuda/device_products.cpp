@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 #include "backend/cuda/matmul.h"
+#include "bench/cuda/read_memory.h"
 #include "bench/support/random.h"
 #include "nibble/quantize/quantize.h"
 
@@ -20,6 +22,8 @@ std::vector<f16> halves(const std::vector<float>& values) {
   for (const float v : values) out.push_back(f16(v));
   return out;
 }
+
+constexpr std::size_t kBytes = std::size_t{1} << 30;  // of the measurements of memory
 
 /// Activations of which one column in 512 is an outlier to LLM.int8, whose threshold is 6.
 std::vector<f16> activations(std::size_t tokens, std::size_t cols) {
@@ -59,8 +63,28 @@ BenchDevice::BenchDevice() {
 
 BenchDevice::~BenchDevice() { (void)cudaStreamDestroy(stream_); }
 
+double BenchDevice::read_rate() const {
+  const auto blocks = static_cast<unsigned>(8 * context_.device().multiprocessors);
+  const cuda::DeviceBuffer from(kBytes, context_.allocator(), stream_);
+  const cuda::DeviceBuffer sums(blocks * sizeof(std::uint32_t), context_.allocator(), stream_);
+  check(cudaMemsetAsync(from.as<>(), 1, kBytes, stream_), "cudaMemsetAsync");
+  const Graph read(*this, [&] {
+    check(static_cast<cudaError_t>(read_memory(from.as<>(), kBytes, sums.as<std::uint32_t>(), blocks, stream_)),
+          "read_memory");
+  });
+  double best = 1e30;
+  for (int i = 0; i < 5; ++i) best = std::min(best, read.seconds());
+  std::vector<std::uint32_t> of_blocks(blocks);
+  check(cudaMemcpyAsync(of_blocks.data(), sums.as<>(), blocks * sizeof(std::uint32_t), cudaMemcpyDeviceToHost, stream_),
+        "cudaMemcpyAsync");
+  check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+  const auto sum = std::accumulate(of_blocks.begin(), of_blocks.end(), std::uint32_t{0});
+  if (sum != static_cast<std::uint32_t>(kBytes / 4 * 0x01010101u))
+    throw Error(ErrorCode::device, "the read that is to be the limit did not read what is in memory");
+  return kBytes / best;
+}
+
 double BenchDevice::copy_rate() const {
-  constexpr std::size_t kBytes = std::size_t{1} << 30;
   const cuda::DeviceBuffer from(kBytes, context_.allocator(), stream_), to(kBytes, context_.allocator(), stream_);
   check(cudaMemsetAsync(from.as<>(), 1, kBytes, stream_), "cudaMemsetAsync");
   const Graph copy(*this, [&] {

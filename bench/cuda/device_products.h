@@ -29,7 +29,9 @@ class BenchDevice {
 
   [[nodiscard]] const cuda::Context& context() const { return context_; }
   [[nodiscard]] cudaStream_t stream() const { return stream_; }
-  /// Bytes a second that a copy within the device's memory reads and writes: the best of several, of 1 GiB each.
+  /// Bytes a second that a read of the device's memory reads (read_memory.h), and that a copy within it reads and
+  /// writes: the best of several, of 1 GiB each. The read is what products are held against.
+  [[nodiscard]] double read_rate() const;
   [[nodiscard]] double copy_rate() const;
 
  private:

@@ -112,7 +112,11 @@ NIBBLE_DEVICE void cp_async_commit() {
 template <int N>
 NIBBLE_DEVICE void cp_async_wait() {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+#if NIBBLE_MUTANT == 122
+  asm volatile("cp.async.wait_group %0;\n" ::"n"(N + 1) : "memory");
+#else
   asm volatile("cp.async.wait_group %0;\n" ::"n"(N) : "memory");
+#endif
 #endif
 }
 
@@ -164,11 +168,19 @@ NIBBLE_DEVICE void store_stream(T* p, const T& value) {
 /// read.
 NIBBLE_DEVICE int load_acquire(const int* p) {
   int value;
+#if NIBBLE_MUTANT == 120
+  asm volatile("ld.relaxed.gpu.global.b32 %0, [%1];\n" : "=r"(value) : "l"(p) : "memory");
+#else
   asm volatile("ld.acquire.gpu.global.b32 %0, [%1];\n" : "=r"(value) : "l"(p) : "memory");
+#endif
   return value;
 }
 NIBBLE_DEVICE void add_release(int* p, int value) {
+#if NIBBLE_MUTANT == 121
+  asm volatile("red.relaxed.gpu.global.add.s32 [%0], %1;\n" ::"l"(p), "r"(value) : "memory");
+#else
   asm volatile("red.release.gpu.global.add.s32 [%0], %1;\n" ::"l"(p), "r"(value) : "memory");
+#endif
 }
 /// Stands in the body of every loop that waits for another thread.
 NIBBLE_DEVICE void spin_hint() { __nanosleep(20); }

@@ -27,7 +27,11 @@ void gather_kernel(const Word* x, std::size_t tokens, std::size_t stride, const 
 #endif
   }
   constexpr int each = 16 / sizeof(Word);
+#if NIBBLE_MUTANT == 131
+  for (std::size_t t = blockIdx.y; t < tokens; t += tokens) {
+#else
   for (std::size_t t = blockIdx.y; t < tokens; t += gridDim.y) {
+#endif
     Word* to = out + t * out_stride + k;
     const bool whole = n - k >= kRun && is_aligned(to, 16);
 #pragma unroll

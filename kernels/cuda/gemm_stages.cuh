@@ -100,7 +100,12 @@ class W4Fetch {
   NIBBLE_DEVICE void find_activations(const W4Arguments& args, unsigned token, unsigned step) {
     const unsigned row = threadIdx.x / kChunks, chunk = threadIdx.x % kChunks;
     const std::size_t col = std::size_t{step} * kGemmDepth + chunk * kGemmChunk;
+#if NIBBLE_MUTANT == 113
+    activations_ = static_cast<const unsigned char*>(args.x) +
+                   static_cast<unsigned>((token + row) * args.x_stride + col) * std::size_t{2};
+#else
     activations_ = static_cast<const unsigned char*>(args.x) + ((token + row) * args.x_stride + col) * 2;
+#endif
     rows_apart_ = kRows * args.x_stride * 2;
     tokens_inside_ = token + row < args.tokens ? args.tokens - token - row : 0;
     steps_inside_ =

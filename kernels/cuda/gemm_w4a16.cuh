@@ -198,8 +198,13 @@ struct W4Thread {
 #if NIBBLE_MUTANT == 53
             store_pair(args.y, args.y_type, row * args.y_stride + col, 2, sums[f][j][2 * h], sums[f][j][2 * h + 1]);
 #else
-            store_pair(args.y, args.y_type, row * args.y_stride + col, args.w.rows - col, sums[f][j][2 * h],
-                       sums[f][j][2 * h + 1]);
+            store_pair(args.y, args.y_type,
+#if NIBBLE_MUTANT == 112
+                       static_cast<unsigned>(row) * static_cast<unsigned>(args.y_stride) + col,
+#else
+                       row * args.y_stride + col,
+#endif
+                       args.w.rows - col, sums[f][j][2 * h], sums[f][j][2 * h + 1]);
 #endif
         }
   }
@@ -208,7 +213,11 @@ struct W4Thread {
   /// it, or stores it if this is the tile's first block. `slot` is that first block.
   NIBBLE_DEVICE void reduce(unsigned slot, unsigned behind, bool is_first, Sums& sums) const {
     float4* const partial = args.partials + std::size_t{slot} * (Tile::tokens * kGemmOutputs / 4) + threadIdx.x;
+#if NIBBLE_MUTANT == 139
+    int* const lock = args.locks + slot / 2;
+#else
     int* const lock = args.locks + slot;
+#endif
     if (behind > 0) {
 #if NIBBLE_MUTANT == 58
       if (threadIdx.x == 0)
@@ -217,7 +226,9 @@ struct W4Thread {
       if (threadIdx.x == 0)
         while (load_acquire(lock) != static_cast<int>(behind)) spin_hint();
 #endif
+#if NIBBLE_MUTANT != 138
       __syncthreads();
+#endif
     }
 #pragma unroll
     for (unsigned f = 0; f < Tile::fragments; ++f)
@@ -249,7 +260,11 @@ void gemm_w4a16_kernel(const W4Arguments args) {
   NIBBLE_DYNAMIC_SHARED(shared);
   W4Thread<T, IsCodebook, Tile> thread(args, shared);
   // Later columns belong to blocks of lower index, which the device starts first: nobody waits for one not begun.
+#if NIBBLE_MUTANT == 110
+  const unsigned block = blockIdx.x;
+#else
   const unsigned block = gridDim.x - 1 - blockIdx.x;
+#endif
   unsigned step = block * args.steps_a_block;
   const unsigned end = step + args.steps_a_block < args.steps ? step + args.steps_a_block : args.steps;
   while (step < end) {

@@ -73,7 +73,7 @@ struct GemmPlan {
   std::size_t lock_bytes = 0, workspace_bytes = 0;
   friend bool operator==(const GemmPlan&, const GemmPlan&) = default;
 };
-/// With no blocks, which gemm_w4a16 refuses, where the product is empty or has 2³² steps or more.
+/// With no blocks, which gemm_w4a16 refuses, where the product is empty or has 2³¹ steps or more.
 GemmPlan plan_gemm_w4a16(std::size_t tokens, std::size_t rows, std::size_t cols, unsigned blocks);
 
 /// y[t][o] = Σ over c of x[t][c]·w[o][c]. x is [tokens, w.cols] of f16 or bf16, aligned to 16 bytes, rows x_stride

@@ -54,7 +54,11 @@ NIBBLE_KERNEL(kGptqThreads<T>, 1)
 void gptq_fit_kernel(GptqStep s, GptqBuffers<T> b) {
   const std::size_t row = std::size_t{blockIdx.x} * kGptqThreads<T> + threadIdx.x;
   if (row >= s.rows) return;
+#if NIBBLE_MUTANT == 133
+  for (std::size_t g = blockIdx.y; g < s.groups; g += s.groups) {
+#else
   for (std::size_t g = blockIdx.y; g < s.groups; g += gridDim.y) {
+#endif
     const std::int32_t* members = b.members + b.first_member[g];
     const auto n = static_cast<std::size_t>(b.first_member[g + 1] - b.first_member[g]);
     keep_grid(s, b, g, row, fit_grid(s, n, [&](std::size_t k) {
@@ -88,7 +92,11 @@ void gptq_update_kernel(GptqStep s, GptqBuffers<T> b) {
   if (row >= s.rows) return;
   T* own = reinterpret_cast<T*>(shared) + threadIdx.x;
   for (std::size_t i = s.begin; i < s.end; ++i)
+#if NIBBLE_MUTANT == 117
+    own[(i - s.begin) * pitch] = __ldg(b.weights + static_cast<unsigned>((s.cols - 1 - i) * s.rows + row));
+#else
     own[(i - s.begin) * pitch] = __ldg(b.weights + (s.cols - 1 - i) * s.rows + row);
+#endif
   const auto begins_group = [&](std::size_t i) { return i == 0 || b.group[i] != b.group[i - 1]; };
   if (s.grids == GptqGrids::at_step)
     for (std::size_t i = s.begin; i < s.end; ++i)

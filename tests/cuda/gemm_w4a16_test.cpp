@@ -171,6 +171,18 @@ TEST(CudaGemmW4A16, PlansCoverTheWork) {
   EXPECT_EQ(cuda::plan_gemm_w4a16(std::size_t{1} << 33, 8, 8, 4).blocks, 0u);
 }
 
+/// The last block's run may end beyond the last step, and that number must fit 32 bits, too.
+TEST(CudaGemmW4A16, PlansCountStepsIn32Bits) {
+  const std::size_t most_steps = (std::size_t{1} << 31) - 1;
+  for (const unsigned blocks : {1u, 3u, 132u}) {
+    const cuda::GemmPlan plan = cuda::plan_gemm_w4a16(16, 128, most_steps * 64, blocks);
+    EXPECT_EQ(plan.steps, most_steps);
+    EXPECT_LT(std::uint64_t{plan.blocks} * plan.steps_a_block, std::uint64_t{1} << 32);
+  }
+  EXPECT_EQ(cuda::plan_gemm_w4a16(16, 128, (most_steps + 1) * 64, 132).blocks, 0u);
+  EXPECT_EQ(cuda::plan_gemm_w4a16(16, 65535 * 128, 65537 * 64, 132).blocks, 0u) << "2³² − 1 steps";
+}
+
 TEST(CudaGemmW4A16, RefusesPlansThatAreNone) {
   const Shape s{2, 300, 128, 3};
   const DeviceW4 w(quantized("int4-g64-asym", s));

@@ -61,11 +61,11 @@ class SharedArray {
   [[nodiscard]] bool is_intact() const;
 
  private:
-  static constexpr std::size_t kZone = 128;  // keeps the array aligned, and catches a whole warp's floats
+  static constexpr std::size_t kZone = 512;  // keeps the array aligned, and catches a whole warp's 16 bytes each
   static constexpr unsigned char kZoneByte = 0xa5;
   unsigned char* memory_;
   unsigned char* data_;
-  std::size_t bytes_;
+  std::size_t bytes_, behind_;  ///< The array's, and the zone's after it.
 };
 
 struct Block {

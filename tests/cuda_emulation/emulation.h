@@ -16,9 +16,10 @@
 // Shared memory begins as NaN bits. The target of an asynchronous copy holds NaN bits until the copy is waited for, so
 // that a read too early and a write too early both show in the results.
 //
-// With -fsanitize=address,undefined every access outside an array is found; with -fsanitize=thread every race: there
-// each CUDA thread is a thread of the race detector, and nothing but barriers, __syncwarp() and
-// load_acquire/add_release orders two of them. (Shuffles, votes and matrix products order no memory, as on the device.)
+// With -fsanitize=address,undefined every access outside an array is found, from the first byte on; with
+// -fsanitize=thread every race: there each CUDA thread is a thread of the race detector, and nothing but barriers,
+// __syncwarp() and load_acquire/add_release orders two of them. (Shuffles, votes and matrix products order no memory,
+// as on the device.)
 //
 // Not modelled: preemption between two waits, memory orders weaker than these, the sums' order within a matrix product
 // (which is exact here, and rounded once; compare within bounds), and time.
@@ -36,6 +37,12 @@ struct Options {
   ThreadOrder order = ThreadOrder::ascending;
   std::uint64_t seed = 1;   ///< Of the random order.
   int resident_blocks = 1;  ///< Blocks that run at once: more than 1 where blocks wait for each other.
+  /// Blocks begin by ascending index, as devices start them, whatever the order of threads. Where blocks wait only for
+  /// those of lower index, this needs no more than one resident block; other waits end in a Fault.
+  bool blocks_in_order = false;
+  /// Of the grid only blocks first_block … end_block − 1 run, by linear index, as if the others had nothing to do: the
+  /// far end of a grid that nobody could wait for.
+  std::uint64_t first_block = 0, end_block = ~std::uint64_t{0};
 };
 Options& options();
 
@@ -77,13 +84,17 @@ void with_options(const Options& some, const Body& body) {
 }
 
 /// Calls `body` under each order: ascending, descending, and random ones from a few seeds, with `resident_blocks`
-/// blocks at once. Sets the options back.
+/// blocks at once; and if those are several, which is for blocks that wait for each other, also as a device with room
+/// for fewer would run them: in order, one and two at once. Sets the options back.
 template <class Body>
 void for_each_order(const Body& body, int resident_blocks = 1, int random_seeds = 2) {
   with_options({ThreadOrder::ascending, 1, resident_blocks}, body);
   with_options({ThreadOrder::descending, 1, resident_blocks}, body);
   for (int seed = 1; seed <= random_seeds; ++seed)
     with_options({ThreadOrder::random, static_cast<std::uint64_t>(seed), resident_blocks}, body);
+  if (resident_blocks == 1) return;
+  with_options({ThreadOrder::descending, 1, 1, true}, body);
+  with_options({ThreadOrder::random, 1, 2, true}, body);
 }
 
 }  // namespace nibble::cuda_emulation

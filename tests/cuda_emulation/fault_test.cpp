@@ -99,6 +99,30 @@ TEST(Fault, WaitsForABlockThatIsNotResident) {
 }
 
 NIBBLE_KERNEL(64, 1)
+void wait_for_lower_block(int* turn) {
+  if (threadIdx.x != 0) return;
+  while (load_acquire(turn) != static_cast<int>(blockIdx.x)) spin_hint();
+  add_release(turn, 1);
+}
+
+/// What for_each_order does beside the orders: a device need not have room for every block, but starts them in order.
+TEST(Fault, WaitsForBlocksThatBeginLater) {
+  const auto under_each_order = [](auto kernel, int resident) {
+    std::string faults;
+    cuda_emulation::for_each_order(
+        [&] {
+          int turn = 0;
+          const std::string fault = fault_of(kernel, 5, &turn);
+          if (fault != "no fault") faults += fault;
+        },
+        resident);
+    return faults;
+  };
+  EXPECT_EQ(under_each_order(wait_for_lower_block, 5), "");
+  EXPECT_FAULT(under_each_order(wait_for_next_block, 5), "deadlock");
+}
+
+NIBBLE_KERNEL(64, 1)
 void collectives_diverge(int* sink) {
   if (threadIdx.x % 2 == 0) sink[threadIdx.x] = __shfl_sync(0xffffffffu, 1, 0);
   else sink[threadIdx.x] = __any_sync(0xffffffffu, 1);

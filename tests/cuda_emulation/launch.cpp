@@ -110,10 +110,13 @@ class Launch {
   Launch(dim3 grid, dim3 block, std::size_t shared_bytes)
       : grid_(grid), block_(block), shared_bytes_(shared_bytes), random_(machine().options.seed) {
     const Options& options = machine().options;
-    order_.resize(std::size_t{grid.x} * grid.y * grid.z);
-    std::iota(order_.begin(), order_.end(), std::uint64_t{0});
-    if (options.order == ThreadOrder::descending) std::reverse(order_.begin(), order_.end());
-    if (options.order == ThreadOrder::random) std::shuffle(order_.begin(), order_.end(), random_);
+    const std::uint64_t end = std::min(std::uint64_t{grid.x} * grid.y * grid.z, options.end_block);
+    order_.resize(end - std::min(end, options.first_block));
+    std::iota(order_.begin(), order_.end(), options.first_block);
+    if (options.order == ThreadOrder::descending && !options.blocks_in_order)
+      std::reverse(order_.begin(), order_.end());
+    if (options.order == ThreadOrder::random && !options.blocks_in_order)
+      std::shuffle(order_.begin(), order_.end(), random_);
     machine().interleaves = options.order == ThreadOrder::random;
     machine().faulted = false;
     nibble_block_shape = block;

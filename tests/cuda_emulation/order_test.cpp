@@ -77,6 +77,24 @@ TEST(Order, ResidentBlocksInterleave) {
   EXPECT_GT(changes(together), 1);
 }
 
+/// Blocks in the order in which they begin, whatever their threads' order, and those alone that were asked for.
+TEST(Order, BlocksBeginInOrderAndAtTheFarEnd) {
+  const auto before = options();
+  for (const ThreadOrder order : {ThreadOrder::ascending, ThreadOrder::descending, ThreadOrder::random}) {
+    options() = {order, 1, 1, true};
+    int count = 0;
+    std::vector<unsigned> seen(128, 999);
+    ASSERT_EQ(launch(arrival_kernel, dim3(2), dim3(64), 0, nullptr, &count, seen.data()), cudaSuccess);
+    for (std::size_t i = 0; i < seen.size(); ++i) EXPECT_EQ(seen[i] / 64, i / 64) << i;
+    options() = {order, 1, 1, false, (std::uint64_t{1} << 31) - 2, (std::uint64_t{1} << 31) - 1};
+    count = 0;
+    ASSERT_EQ(launch(arrival_kernel, dim3(0x7fffffff), dim3(64), 0, nullptr, &count, seen.data()), cudaSuccess);
+    EXPECT_EQ(count, 64) << "one block";
+    EXPECT_EQ(seen[0] / 64, (0x7ffffffeu * 64u) / 64u);
+  }
+  options() = before;
+}
+
 struct Position {
   uint3 thread, block;
   dim3 block_shape, grid_shape;
@@ -171,7 +189,9 @@ TEST(Order, OptionsComeBack) {
   options() = {ThreadOrder::descending, 9, 3};
   int calls = 0;
   cuda_emulation::for_each_order([&] { ++calls; }, 5, 4);
-  EXPECT_EQ(calls, 6);
+  EXPECT_EQ(calls, 8);
+  cuda_emulation::for_each_order([&] { ++calls; });
+  EXPECT_EQ(calls, 8 + 4);
   EXPECT_EQ(options().seed, 9u);
   EXPECT_EQ(options().resident_blocks, 3);
   options() = {};

@@ -9,6 +9,7 @@ extern "C" {
 [[gnu::weak]] void __sanitizer_finish_switch_fiber(void* save, const void** old_stack, std::size_t* old_size);
 [[gnu::weak]] void __asan_poison_memory_region(const volatile void* p, std::size_t bytes);
 [[gnu::weak]] void __asan_unpoison_memory_region(const volatile void* p, std::size_t bytes);
+[[gnu::weak]] int __asan_address_is_poisoned(const volatile void* p);
 [[gnu::weak]] void* __tsan_get_current_fiber();
 [[gnu::weak]] void* __tsan_create_fiber(unsigned flags);
 [[gnu::weak]] void __tsan_switch_to_fiber(void* fiber, unsigned flags);

@@ -7,8 +7,8 @@
 
 namespace nibble::cuda_emulation {
 
-SharedArray::SharedArray(std::size_t bytes) : bytes_(bytes) {
-  const std::size_t whole = kZone + (bytes + kZone - 1) / kZone * kZone + kZone;
+SharedArray::SharedArray(std::size_t bytes) : bytes_(bytes), behind_(kZone + (kZone - bytes % kZone) % kZone) {
+  const std::size_t whole = kZone + bytes + behind_;
   memory_ = static_cast<unsigned char*>(std::aligned_alloc(kZone, whole));
   if (memory_ == nullptr) throw std::bad_alloc();
   data_ = memory_ + kZone;
@@ -16,13 +16,13 @@ SharedArray::SharedArray(std::size_t bytes) : bytes_(bytes) {
   std::fill(data_, data_ + bytes, static_cast<unsigned char>(0xff));  // a NaN in every float type
   if (!detects_bounds()) return;
   __asan_poison_memory_region(memory_, kZone);
-  __asan_poison_memory_region(data_ + bytes, kZone);
+  __asan_poison_memory_region(data_ + bytes, behind_);
 }
 
 SharedArray::~SharedArray() {
   if (detects_bounds()) {
     __asan_unpoison_memory_region(memory_, kZone);
-    __asan_unpoison_memory_region(data_ + bytes_, kZone);
+    __asan_unpoison_memory_region(data_ + bytes_, behind_);
   }
   std::free(memory_);
 }
@@ -34,7 +34,7 @@ bool SharedArray::contains(const void* p, std::size_t bytes) const {
 
 bool SharedArray::is_intact() const {
   const auto untouched = [](unsigned char byte) { return byte == kZoneByte; };
-  return std::all_of(memory_, data_, untouched) && std::all_of(data_ + bytes_, data_ + bytes_ + kZone, untouched);
+  return std::all_of(memory_, data_, untouched) && std::all_of(data_ + bytes_, data_ + bytes_ + behind_, untouched);
 }
 
 }  // namespace nibble::cuda_emulation

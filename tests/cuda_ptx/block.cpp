@@ -59,6 +59,8 @@ class BlockRunner {
       t.id = static_cast<int>(n);
       t.lane = t.id % 32;
       t.warp = t.id / 32;
+      t.order.block = number;
+      t.order.thread = number * threads + n;
       t.registers = registers_.data() + n * static_cast<std::size_t>(f.registers);
       t.local.assign(f.local_bytes, std::byte{0xff});
     }
@@ -186,6 +188,7 @@ class BlockRunner {
     for (Thread& t : block_.threads)
       if (t.state == Thread::running) ++t.pc;
     block_.shared.block_barrier();
+    if (run_.launch->grid.count() > 1) run_.order.barrier(block_.threads);
     ++run_.statistics->barriers;
     return true;
   }
@@ -282,7 +285,7 @@ Statistics Module::run(const std::string& kernel, const Launch& launch, const Me
                 std::to_string(found->second.parameter_bytes));
   if (launch.block.count() == 0 || launch.block.count() > 1024) throw Fault(kernel + ": no such block");
   Statistics statistics;
-  Run run{&found->second, &launch, &memory, program_.get(), &statistics, {}, {}, false};
+  Run run{&found->second, &launch, &memory, program_.get(), &statistics, {}, {}, false, {}};
   run.counts.resize(program_->opcodes.size());
   run.buffer_hints.resize(found->second.code.size());
   run_grid(run);

@@ -6,12 +6,14 @@
 //   - between two barriers no two threads of a block touch the same byte of shared memory, one of them writing
 //   - nobody touches the target of an asynchronous copy before the copying thread has waited for it
 //   - all lanes that a warp-wide instruction names arrive at it, and at the same one; a barrier is the same for all
+//   - what a block writes to global memory, another touches only after a release there and an acquire here, and never
+//     through the read-only cache
 //   - blocks that wait for each other come to an end: loops that poll with nanosleep and change no memory any more are
 //     named
 // Shared memory, local memory and registers begin as noise (NaN bits). An instruction that it does not know is an error
 // when it is executed, not before. Memory is sequentially consistent; a thread runs until it meets a barrier, an
-// instruction of the whole warp or a waiting loop, then the next one does. So a race in global memory shows in results
-// only, and only if it spans such a point.
+// instruction of the whole warp or a waiting loop, then the next one does. So a race in global memory within a block
+// shows in results only, and only if it spans such a point; among blocks global_order.h finds it.
 //
 // Floating point is IEEE, each operation rounded once. Matrix products are summed in double and rounded once, where
 // hardware rounds in an order of its own: compare them with a tolerance.

@@ -1,5 +1,7 @@
 // Blocks that wait for each other, and what is said when they wait for ever; atomics; who shares a word of shared
 // memory.
+#include <utility>
+
 #include "tests/cuda_ptx/test_kernel.h"
 
 namespace nibble::cuda_ptx {
@@ -37,6 +39,89 @@ TEST(PtxLocks, ABarrierHoldsTheRestOfTheBlock) {
     ASSERT_EQ(o.fault, "");
     for (unsigned t = 0; t < 64; ++t) EXPECT_EQ(o.out[1 + t], ((0u * 2 + 1) * 2 + 2) * 2 + 3);
   }
+}
+
+/// Block 0 writes the word after the flag at %out and sets the flag; block 1 waits for it and reads the word.
+Outcome hand_over(const std::string& set, const std::string& poll, const std::string& read = "ld.global.u32 %r4, ") {
+  const std::string body = "setp.ne.u32 %p2, %r1, 0; @%p2 bra $READER; st.global.u32 [%out+8], 7; " + set +
+                           " ret; $READER: " + poll + read + "[%out+8]; st.global.u32 [%out+12], %r4; ";
+  return run_on({0, 0}, kernel("mov.u32 %r1, %ctaid.x; " + body), 1, 0, 2);
+}
+/// A loop that loads the flag by `load` until it is set.
+std::string polled_by(const std::string& load, const std::string& after = "") {
+  return "$WAIT: " + load + " %r2, [%out]; setp.ne.s32 %p1, %r2, 0; @%p1 bra $GO; nanosleep.u32 20; bra.uni $WAIT; " +
+         "$GO: " + after + " ";
+}
+
+/// A flag orders what lies around it only if both sides say so, at the scope of the device.
+TEST(PtxLocks, WhatAnotherBlockWroteNeedsAReleaseAndAnAcquire) {
+  const std::string release = "red.release.gpu.global.add.s32 [%out], 1;", fence = "fence.acq_rel.gpu;";
+  const std::string acquire = polled_by("ld.acquire.gpu.global.b32"), relaxed = polled_by("ld.relaxed.gpu.global.b32");
+  const std::string with_fence = polled_by("ld.relaxed.gpu.global.b32", fence);
+  const std::pair<std::string, std::string> ordered[] = {
+      {release, acquire},
+      {"st.release.gpu.global.b32 [%out], 1;", acquire},
+      {"atom.acq_rel.gpu.global.add.u32 %r5, [%out], 1;", acquire},
+      {"red.release.sys.global.add.s32 [%out], 1;", acquire},
+      {fence + "red.relaxed.gpu.global.add.s32 [%out], 1;", acquire},
+      {"membar.gl; st.volatile.global.u32 [%out], 1;", polled_by("ld.volatile.global.u32", "membar.gl;")},
+      {release, with_fence},
+      {release,
+       "$WAIT: atom.acquire.gpu.global.add.u32 %r2, [%out], 0; setp.ne.s32 %p1, %r2, 0; @%p1 bra $GO; "
+       "nanosleep.u32 20; bra.uni $WAIT; $GO: "},
+  };
+  for (const auto& [set, poll] : ordered) {
+    const Outcome o = hand_over(set, poll);
+    EXPECT_EQ(o.fault, "") << set << poll;
+    EXPECT_EQ(o.out[1], 0x700000007u);
+  }
+  const std::pair<std::string, std::string> races[] = {
+      {release, relaxed},
+      {"red.relaxed.gpu.global.add.s32 [%out], 1;", acquire},
+      {"red.global.add.s32 [%out], 1;", acquire},
+      {"red.release.cta.global.add.s32 [%out], 1;", acquire},
+      {release, polled_by("ld.acquire.cta.global.b32")},
+      {release, polled_by("ld.global.b32")},
+      {"st.global.u32 [%out], 1;", acquire},
+      {"st.release.gpu.global.b32 [%out], 1;", polled_by("ld.volatile.global.u32")},
+      {"membar.cta; red.relaxed.gpu.global.add.s32 [%out], 1;", acquire},
+      {"red.relaxed.gpu.global.add.s32 [%out], 1;" + fence, acquire},  // too late
+      {release, polled_by("ld.relaxed.gpu.global.b32", "membar.cta;")},
+  };
+  for (const auto& [set, poll] : races)
+    EXPECT_TRUE(hand_over(set, poll).blames("block 0 wrote, with no release there and acquire here in between"))
+        << set << poll << hand_over(set, poll).fault;
+  EXPECT_TRUE(hand_over(release, acquire, "ld.global.nc.u32 %r4, ").blames("read-only cache"));
+}
+
+/// What a thread releases are its block's writes before a barrier, and what it acquires the block knows after one.
+TEST(PtxLocks, BarriersCarryTheOrderToTheBlock) {
+  const auto pass = [](const char* before, const char* after) {
+    // Thread 5 of block 0 writes, thread 0 releases; thread 0 of block 1 acquires, thread 9 reads.
+    const std::string body =
+        "mov.u32 %r1, %ctaid.x; setp.ne.u32 %p2, %r1, 0; setp.ne.u32 %p3, %tid, 0; @%p2 bra $READER; "
+        "setp.eq.u32 %p4, %tid, 5; @%p4 st.global.u32 [%out+8], 7; " +
+        std::string(before) + " @%p3 ret; red.release.gpu.global.add.s32 [%out], 1; ret; $READER: @%p3 bra $GO; " +
+        "$WAIT: ld.acquire.gpu.global.b32 %r2, [%out]; setp.ne.s32 %p1, %r2, 0; @%p1 bra $GO; nanosleep.u32 20; " +
+        "bra.uni $WAIT; $GO: " + after + " setp.eq.u32 %p4, %tid, 9; @%p4 ld.global.u32 %r4, [%out+8]; ";
+    return run_on({0, 0}, kernel(body), 32, 1, 2).fault + run_on({0, 0}, kernel(body), 32, 0, 2).fault;
+  };
+  EXPECT_EQ(pass("bar.sync 0;", "bar.sync 0;"), "");
+  EXPECT_NE(pass("", "bar.sync 0;").find("block 0 wrote"), std::string::npos);
+  EXPECT_NE(pass("bar.sync 0;", "").find("block 0 wrote"), std::string::npos);
+}
+
+TEST(PtxLocks, BlocksMayNotWriteTheSameBytesUnordered) {
+  EXPECT_TRUE(run_on({0}, kernel("st.global.u32 [%out], 1;"), 1, 0, 2).blames("block 0 wrote"));
+  const std::string first = "mov.u32 %r1, %ctaid.x; setp.eq.u32 %p1, %r1, 0; @%p1 ";
+  EXPECT_TRUE(
+      run_on({0}, kernel(first + "atom.global.add.u32 %r2, [%out], 1; @!%p1 ld.global.u32 %r2, [%out];"), 1, 0, 2)
+          .blames("block 0 wrote"));
+  EXPECT_EQ(run_on({0}, kernel("atom.global.max.u32 %r1, [%out], 1;"), 1, 0, 2).fault, "");
+  const std::string own = "mov.u32 %r1, %ctaid.x; cvt.u64.u32 %rd1, %r1; add.s64 %rd1, %rd1, %out; ";
+  EXPECT_EQ(run_on({0}, kernel(own + "st.global.u8 [%rd1], %r1; ld.global.u8 %r2, [%rd1];"), 1, 0, 8).fault, "");
+  EXPECT_TRUE(run_on({0}, kernel(own + "st.global.u8 [%rd1], %r1; ld.global.u8 %r2, [%out];"), 1, 0, 2)
+                  .blames("block 0 wrote"));
 }
 
 TEST(PtxLocks, WaitingForEverIsNamed) {

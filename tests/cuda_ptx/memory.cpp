@@ -18,6 +18,27 @@ Space space_of(const Instruction& i) {
   return Space::generic;
 }
 
+/// An access without one of these words is weak; an atomic is relaxed at the device's scope unless it says otherwise.
+MemoryOrder order_of(const Instruction& i) {
+  const bool is_atomic = i.words[0] == "atom" || i.words[0] == "red", is_acq_rel = i.has("acq_rel");
+  MemoryOrder order;
+  order.is_read_only = i.has("nc");
+  if (i.has("cta")) return order;  // for threads of one block
+  order.is_strong = is_atomic || i.has("relaxed") || i.has("volatile") || i.has("acquire") || i.has("release");
+  order.acquires = i.has("acquire") || is_acq_rel;
+  order.releases = i.has("release") || is_acq_rel;
+  return order;
+}
+
+/// Notes an access to global memory, and faults where blocks are not ordered.
+void keep_order(Thread& t, const Instruction& i, std::uint64_t address, std::size_t bytes, SharedMemory::Access kind) {
+  Run& run = *t.block->run;
+  if (run.launch->grid.count() == 1) return;
+  const std::string wrong = run.order.touch(t.order, address, bytes, i.order, kind != SharedMemory::Access::write,
+                                            kind != SharedMemory::Access::read);
+  if (!wrong.empty()) fault(t, i, wrong);
+}
+
 /// A register or a vector of them, as a list.
 struct Registers {
   const Operand* first;
@@ -116,6 +137,7 @@ void begin_copy(Thread& t, const Instruction& i) {
   if (reads > 0) {
     if (!t.block->run->memory->contains(from, reads, t.block->run->buffer_hints[static_cast<std::size_t>(i.number)]))
       fault(t, i, "outside every buffer");
+    keep_order(t, i, from, reads, SharedMemory::Access::read);
     std::memcpy(copy.data.data(), reinterpret_cast<const void*>(from), reads);
   }
   const std::string wrong = t.block->shared.begin_copy(t.id, copy.target, bytes);
@@ -166,6 +188,7 @@ std::byte* access(Thread& t, const Instruction& i, Space space, std::uint64_t ad
       }
       fault(t, i, "outside every buffer");
     }
+    keep_order(t, i, address, bytes, kind);
     return reinterpret_cast<std::byte*>(address);
   }
   const std::uint64_t offset = address - space_begin;
@@ -192,12 +215,16 @@ std::byte* access(Thread& t, const Instruction& i, Space space, std::uint64_t ad
 Execute find_memory(Instruction& i) {
   const std::string& operation = i.words[0];
   i.detail = static_cast<int>(space_of(i));
+  i.order = order_of(i);
   if (operation == "ld" || operation == "ldu") return i.type.bits > 0 && i.type.bits <= 64 ? load : nullptr;
   if (operation == "st") return i.type.bits > 0 && i.type.bits <= 64 ? store : nullptr;
   if (operation == "atom" || operation == "red") return find_atomic(i);
   if (operation == "cp" && i.has("async")) return find_copy(i);
-  // Order and caching: memory here is sequentially consistent.
-  for (const char* no_effect : {"membar", "fence", "createpolicy", "prefetch", "discard", "applypriority"})
+  if (operation == "membar" || operation == "fence")
+    return [](Thread& t, const Instruction& fence) {
+      if (!fence.has("cta")) t.block->run->order.fence(t.order);
+    };
+  for (const char* no_effect : {"createpolicy", "prefetch", "discard", "applypriority"})
     if (operation == no_effect) return [](Thread&, const Instruction&) {};
   return nullptr;
 }

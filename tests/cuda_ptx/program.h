@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/cuda_ptx/global_order.h"
 #include "tests/cuda_ptx/interpreter.h"
 
 namespace nibble::cuda_ptx {
@@ -51,6 +52,7 @@ struct Instruction {
   int target = -1;    ///< Of a branch.
   std::string label;  ///< Of a branch.
   int detail = 0;     ///< What the instruction's table entry keeps for its execution.
+  MemoryOrder order;  ///< Of an access to memory.
   Execute execute = nullptr;
   ExecuteWarp execute_warp = nullptr;  ///< Of kind warp.
   bool names_lanes = false;            ///< Of kind warp: the last operand is a mask of lanes; else all take part.

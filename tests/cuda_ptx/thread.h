@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "tests/cuda_ptx/bank_traffic.h"
+#include "tests/cuda_ptx/global_order.h"
 #include "tests/cuda_ptx/program.h"
 #include "tests/cuda_ptx/shared_memory.h"
 
@@ -31,6 +32,7 @@ struct Thread {
   std::vector<std::byte> local;
   std::vector<PendingCopy> open;                 ///< Copies of the group that is not yet committed.
   std::vector<std::vector<PendingCopy>> groups;  ///< Oldest first.
+  OrderedThread order;
 };
 
 /// What all blocks of a launch share.
@@ -43,6 +45,7 @@ struct Run {
   std::vector<std::uint64_t> counts;          ///< By Instruction::statistic.
   std::vector<MemoryMap::Hint> buffer_hints;  ///< By Instruction::number.
   bool has_changed = false;                   ///< Memory, since this was last set back.
+  GlobalOrder order;                          ///< Among blocks, where there are several.
 };
 
 struct Block {

@@ -1,5 +1,7 @@
 #include "tests/cuda_emulation/runtime/runtime.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -11,6 +13,7 @@
 #include <utility>
 
 #include "tests/cuda_emulation/runtime/launch_hook.h"
+#include "tests/cuda_emulation/sanitizer.h"
 
 // The types that the toolkit's headers only name.
 struct CUstream_st {
@@ -34,12 +37,13 @@ namespace {
 constexpr unsigned char kPoison = 0xff;  // NaN in every float type
 constexpr std::size_t kAlignment = 256;
 
-#if defined(__SANITIZE_ADDRESS__)
-constexpr std::size_t kGuard = 0;  // the sanitizer's own are exact
-#else
-constexpr std::size_t kGuard = 256;
+/// On both sides of an allocation. This code is compiled once, without instrumentation, so that whether the program
+/// that links it detects bounds is asked when it runs: there nobody may read the guards either, from the first byte on.
+constexpr std::size_t kGuard = 4096;  // a page, so that what is mapped begins at one, too
 constexpr unsigned char kGuardByte = 0xa5;
-#endif
+/// From here on an allocation is addresses without memory behind them, which begin as zeros; pages come as they are
+/// written. For tests of indices beyond 32 bits.
+constexpr std::size_t kLeastMapped = std::size_t{1} << 30;
 
 struct State {
   std::recursive_mutex mutex;
@@ -94,31 +98,36 @@ void wait_for_all() {
 }
 
 void guard(std::byte* memory, std::size_t bytes) {
-#if !defined(__SANITIZE_ADDRESS__)
   std::memset(memory - kGuard, kGuardByte, kGuard);
   std::memset(memory + bytes, kGuardByte, kGuard);
-#else
-  (void)memory, (void)bytes;
-#endif
+  if (!detects_bounds()) return;
+  __asan_poison_memory_region(memory - kGuard, kGuard);
+  __asan_poison_memory_region(memory + bytes, kGuard);
 }
 
 void check_guard(const std::byte* memory, std::size_t bytes) {
-#if !defined(__SANITIZE_ADDRESS__)
   for (std::size_t i = 0; i < kGuard; ++i)
     if (memory[-1 - static_cast<std::ptrdiff_t>(i)] != std::byte{kGuardByte} ||
         memory[bytes + i] != std::byte{kGuardByte})
       return detail::fault("something was written beside an allocation of " + std::to_string(bytes) + " bytes");
-#else
-  (void)memory, (void)bytes;
-#endif
+}
+
+std::byte* take_memory(std::size_t bytes) {
+  if (bytes >= kLeastMapped) {
+    void* const mapping =
+        mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return mapping == MAP_FAILED ? nullptr : static_cast<std::byte*>(mapping);
+  }
+  void* memory = nullptr;
+  return posix_memalign(&memory, kAlignment, bytes) == 0 ? static_cast<std::byte*>(memory) : nullptr;
 }
 
 void* allocate(std::size_t bytes) {
   State& s = state();
-  void* raw = nullptr;
-  if (posix_memalign(&raw, kAlignment, bytes + 2 * kGuard) != 0) return nullptr;
-  auto* memory = static_cast<std::byte*>(raw) + kGuard;
-  std::memset(memory, kPoison, bytes);
+  std::byte* const raw = take_memory(bytes + 2 * kGuard);
+  if (raw == nullptr) return nullptr;
+  std::byte* const memory = raw + kGuard;
+  if (bytes + 2 * kGuard < kLeastMapped) std::memset(memory, kPoison, bytes);
   guard(memory, bytes);
   s.allocations[memory] = bytes;
   s.in_use += bytes;
@@ -127,11 +136,20 @@ void* allocate(std::size_t bytes) {
 }
 
 void release(std::map<const std::byte*, std::size_t>::iterator at) {
-  auto* memory = const_cast<std::byte*>(at->first);
-  check_guard(memory, at->second);
-  std::memset(memory, kPoison, at->second);
-  state().in_use -= at->second;
+  auto* const memory = const_cast<std::byte*>(at->first);
+  const std::size_t bytes = at->second;
+  check_guard(memory, bytes);
+  state().in_use -= bytes;
   state().allocations.erase(at);
+  if (detects_bounds()) {
+    __asan_unpoison_memory_region(memory - kGuard, kGuard);
+    __asan_unpoison_memory_region(memory + bytes, kGuard);
+  }
+  if (bytes + 2 * kGuard >= kLeastMapped) {
+    munmap(memory - kGuard, bytes + 2 * kGuard);
+    return;
+  }
+  std::memset(memory, kPoison, bytes);
   std::free(memory - kGuard);
 }
 

@@ -2,10 +2,12 @@
 // its host code runs in tests as it is. Link it instead of the toolkit's libraries; the toolkit's headers declare it.
 //
 // It is stricter than a GPU. Device memory is exact allocations filled with NaN bits; every copy and product is checked
-// to lie inside one. Copies to and from the host happen as late as they may: one to the device when the stream's next
-// work needs it, so its source must live that long; one to the host when someone waits for the stream, and until then
-// its target holds NaN bits. Kernels run at their launch. What a program does wrong is noted in faults(), apart from
-// the error that it gets, since programs may swallow errors.
+// to lie inside one, writes beside one are noted, and with the address sanitizer no kernel may read or write a byte
+// beside one or of one that was freed. An allocation of 1 GiB or more takes addresses and no memory: it begins as
+// zeros. Copies to and from the host happen as late as they may: one to the device when the stream's next work needs
+// it, so its source must live that long; one to the host when someone waits for the stream, and until then its target
+// holds NaN bits. Kernels run at their launch. What a program does wrong is noted in faults(), apart from the error
+// that it gets, since programs may swallow errors.
 #pragma once
 
 #include <cuda_runtime_api.h>
