@@ -1,11 +1,13 @@
 #include "nibble/core/parallel.h"
 
+#include <pthread.h>
 #include <sched.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -34,15 +36,35 @@ inline void pause() {
 #endif
 }
 
+/// The scopes that the calling thread is in, innermost first.
+thread_local constinit const TaskScope* innermost_scope = nullptr;
+
 /// Eigen's work-stealing pool plus the calling thread; tasks are handed out one by one from a counter.
 class PoolExecutor final : public Executor {
  public:
-  explicit PoolExecutor(int threads) : threads_(threads), pool_(std::max(1, threads - 1)) {}
+  explicit PoolExecutor(int threads) : threads_(threads) {
+    self_ = this;
+    pthread_atfork(
+        [] {
+          if (self_ != nullptr) self_->mutex_.lock();
+        },
+        [] {
+          if (self_ != nullptr) self_->mutex_.unlock();
+        },
+        [] {
+          if (self_ != nullptr) self_->begin_child();
+        });
+  }
+  ~PoolExecutor() override { self_ = nullptr; }
+  PoolExecutor(const PoolExecutor&) = delete;
+  PoolExecutor& operator=(const PoolExecutor&) = delete;
   int concurrency() const noexcept override { return threads_; }
 
   void run(std::size_t count, FunctionRef<void(std::size_t)> task) override {
+    if (TaskScope::inside(*this)) return serial_executor().run(count, task);
     std::atomic<std::size_t> next{0};
     const auto work = [&] {
+      const TaskScope scope(*this);
       for (std::size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) task(i);
     };
     const auto helpers =
@@ -54,16 +76,42 @@ class PoolExecutor final : public Executor {
       busy.fetch_sub(1, std::memory_order_release);
       done.Notify();
     };
-    for (unsigned i = 0; i < helpers; ++i) pool_.Schedule([&help] { help(); });  // one reference: nothing to allocate
+    Eigen::ThreadPool& threads = pool();
+    for (unsigned i = 0; i < helpers; ++i) threads.Schedule([&help] { help(); });  // one reference: nothing to allocate
     work();
+    if (pool_.load(std::memory_order_relaxed) != &threads)
+      throw Error(ErrorCode::unsupported,
+                  "a task called fork() and returned in the child, where the threads that had "
+                  "the other tasks are gone; let the child end, or exec, inside the task");
     // The others end a moment after this thread: far sooner than it could be put to sleep and woken.
     for (int i = 0; i < 4000 && busy.load(std::memory_order_acquire) != 0; ++i) pause();
     done.Wait();
   }
 
  private:
+  /// The threads, made at first use: again in a child of fork(), which has none of its parent's.
+  Eigen::ThreadPool& pool() {
+    if (Eigen::ThreadPool* ready = pool_.load(std::memory_order_acquire)) return *ready;
+    const std::lock_guard lock(mutex_);
+    if (owner_ == nullptr) owner_ = std::make_unique<Eigen::ThreadPool>(std::max(1, threads_ - 1));
+    pool_.store(owner_.get(), std::memory_order_release);
+    return *owner_;
+  }
+  /// In the child of a fork, with mutex_ held since before it. The parent's pool would wait for its threads for ever if
+  /// it were destroyed, and stays reachable, so that nobody takes it for a leak.
+  void begin_child() {
+    static Eigen::ThreadPool* parents = nullptr;
+    if (owner_ != nullptr) parents = owner_.release();
+    (void)parents;
+    pool_.store(nullptr, std::memory_order_relaxed);
+    mutex_.unlock();
+  }
+
+  static inline PoolExecutor* self_ = nullptr;  ///< There is one; handlers of fork() take no arguments.
   int threads_;
-  Eigen::ThreadPool pool_;
+  std::mutex mutex_;  ///< Of making the pool.
+  std::unique_ptr<Eigen::ThreadPool> owner_;
+  std::atomic<Eigen::ThreadPool*> pool_{nullptr};
 };
 
 /// CPUs this process may run on, which a container or taskset can make fewer than the machine has.
@@ -86,6 +134,18 @@ int default_thread_count() {
 
 }  // namespace
 
+TaskScope::TaskScope(const Executor& executor) noexcept : executor_(&executor), outer_(innermost_scope) {
+  innermost_scope = this;
+}
+
+TaskScope::~TaskScope() { innermost_scope = outer_; }
+
+bool TaskScope::inside(const Executor& executor) noexcept {
+  for (const TaskScope* scope = innermost_scope; scope != nullptr; scope = scope->outer_)
+    if (scope->executor_ == &executor) return true;
+  return false;
+}
+
 Executor& serial_executor() {
   static SerialExecutor executor;
   return executor;
@@ -101,6 +161,7 @@ Executor& default_executor() {
 void parallel_for(Executor& executor, std::size_t count, std::size_t grain,
                   FunctionRef<void(std::size_t, std::size_t)> body) {
   if (count == 0) return;
+  if (TaskScope::inside(executor)) return body(0, count);
   // Several ranges per thread, so that a slow thread does not hold up the rest.
   const auto most = static_cast<std::size_t>(std::max(1, executor.concurrency())) * 8;
   const std::size_t tasks = std::min(most, std::max<std::size_t>(1, count / std::max<std::size_t>(1, grain)));
@@ -109,6 +170,7 @@ void parallel_for(Executor& executor, std::size_t count, std::size_t grain,
   std::exception_ptr first_error;
   std::size_t first_task = tasks;
   executor.run(tasks, [&](std::size_t i) {
+    const TaskScope scope(executor);
     try {
       body(count * i / tasks, count * (i + 1) / tasks);
     } catch (...) {
