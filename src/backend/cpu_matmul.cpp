@@ -8,6 +8,7 @@
 #include "cpu_input.h"
 #include "cpu_matrix.h"
 #include "nibble/core/error.h"
+#include "thread_scratch.h"
 
 namespace nibble {
 
@@ -26,6 +27,8 @@ std::string shape(std::size_t rows, std::size_t cols) { return std::to_string(ro
 
 /// Error{shape_mismatch} unless y = x·Wᵀ has these shapes.
 void check_shapes(MatrixView<const float> x, std::size_t in, std::size_t out, MatrixView<float> y, const char* what) {
+  x.validate("x");
+  y.validate("y");
   if (x.cols == in && y.cols == out && x.rows == y.rows) return;
   throw Error(ErrorCode::shape_mismatch, std::string(what) + ": x is " + shape(x.rows, x.cols) + ", the weights map " +
                                              std::to_string(in) + " to " + std::to_string(out) + ", y is " +
@@ -127,11 +130,8 @@ std::span<const std::uint32_t> column_order(const CpuMatrix& w) {
   return interleaved == nullptr ? std::span<const std::uint32_t>() : interleaved->order();
 }
 
-/// The inputs of the calling thread, kept between calls. Those of equal needs share one.
-std::vector<CpuInput>& thread_inputs() {
-  thread_local std::vector<CpuInput> inputs;
-  return inputs;
-}
+/// The inputs of a call. Those of equal needs share one.
+using Inputs = ThreadScratch<std::vector<CpuInput>>;
 
 /// Makes `x` ready for each matrix; fills `index` with whose input each uses.
 template <class MatrixAt>
@@ -172,6 +172,8 @@ void cpu_matmul(const KernelTable& isa, MatrixView<const float> x, std::span<con
     cpu_matmul(isa, x, projections.first(kMostProjections), activations, executor);
     return cpu_matmul(isa, x, projections.subspan(kMostProjections), activations, executor);
   }
+  for (const Projection& p : projections)
+    if (p.weights == nullptr) throw Error(ErrorCode::invalid_argument, "matmul: a projection has no weights");
   const auto at = [&](std::size_t i) -> const CpuMatrix& { return as_cpu_matrix(*projections[i].weights); };
   std::size_t panels = 0, index[kMostProjections];
   for (std::size_t i = 0; i < projections.size(); ++i) {
@@ -182,7 +184,8 @@ void cpu_matmul(const KernelTable& isa, MatrixView<const float> x, std::span<con
                                                  std::to_string(at(i).rows()) + " outputs");
     panels += panel_count(at(i));
   }
-  std::vector<CpuInput>& inputs = thread_inputs();
+  const Inputs kept;
+  std::vector<CpuInput>& inputs = *kept;
   prepare(isa, x, projections.size(), at, activations, inputs, index, executor);
   parallel_for(executor, panels, 1, [&](std::size_t begin, std::size_t end) {
     Scratch& s = thread_scratch(std::min(x.rows, kFloatBlock));
@@ -206,7 +209,8 @@ void cpu_matmul_swiglu(const KernelTable& isa, MatrixView<const float> x, const 
                        Executor& executor) {
   const CpuMatrix* both[] = {&as_cpu_matrix(gate_weights), &as_cpu_matrix(up_weights)};
   for (const CpuMatrix* w : both) check_shapes(x, w->cols(), w->rows(), y, "matmul_swiglu");
-  std::vector<CpuInput>& inputs = thread_inputs();
+  const Inputs kept;
+  std::vector<CpuInput>& inputs = *kept;
   std::size_t index[2];
   prepare(
       isa, x, 2, [&](std::size_t i) -> const CpuMatrix& { return *both[i]; }, activations, inputs, index, executor);

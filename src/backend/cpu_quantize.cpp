@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <array>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "core/narrow.h"
 #include "nibble/core/error.h"
 #include "segments.h"
 
@@ -229,6 +231,7 @@ QuantizedMatrix cpu_quantize(const KernelTable& isa, FloatMatrix weights, const 
     throw Error(ErrorCode::shape_mismatch, "tensor '" + std::string(name) + "': the row stride " +
                                                std::to_string(weights.stride) + " is less than the " +
                                                std::to_string(weights.cols) + " columns");
+  weights.validate(name);
   return Job(isa, weights, spec, name).run(executor);
 }
 
@@ -256,7 +259,7 @@ class RowDecoder {
  public:
   static constexpr std::size_t block = 2048;  // columns whose fp32 values lie in the nearest cache
 
-  RowDecoder(const KernelTable& isa, const QuantizedMatrix& q) : isa_(isa), q_(q) {
+  RowDecoder(const KernelTable& isa, const QuantizedMatrix& q, DType type) : isa_(isa), q_(q), type_(type) {
     const bool grouped = q.spec.granularity == Granularity::group || q.spec.granularity == Granularity::block;
     const std::size_t group = grouped ? q.spec.group_size : q.cols;
     const bool row_local = q.spec.granularity != Granularity::block || q.cols % group == 0;
@@ -287,34 +290,55 @@ class RowDecoder {
       (q_.spec.scale_type == ScaleType::f16 ? isa_.load_f16 : isa_.load_bf16)(q_.scales.as<std::uint16_t>() + first,
                                                                               scales_.size(), scales_.data());
     for (std::size_t g = 0; g < zeros_.size(); ++g) zeros_[g] = static_cast<float>(q_.zero_point(first + g));
+    may_overflow_ = !(isa_.absmax(scales_.data(), scales_.size()) * largest_value() < least_overflow(type_));
   }
-  /// `first` is a multiple of 16.
-  void decode(std::size_t first, std::size_t last, void* out, DType type, bool stream) {
+  /// `first` is a multiple of 16. Error{non_finite} names the first value that the type cannot hold.
+  void decode(std::size_t first, std::size_t last, void* out, bool stream) {
     if (!fast_) {
-      cpu_decode_row(isa_, q_, current_, first, last, codes_.data(), values_of_row_.data());
-      store(last - first, out, type, stream);
-    } else if (type == DType::f32) {
+      decode_and_check(first, last);
+      store(last - first, out, stream);
+      return;
+    }
+    if (may_overflow_) {
+      codes_.resize(std::min(block, q_.cols));
+      values_of_row_.resize(codes_.size());
+      decode_and_check(first, last);
+    }
+    if (type_ == DType::f32) {
       isa_.decode_nibbles(row_, first, last, static_cast<float*>(out), stream);
     } else {
-      (type == DType::f16 ? isa_.decode_nibbles_f16 : isa_.decode_nibbles_bf16)(
+      (type_ == DType::f16 ? isa_.decode_nibbles_f16 : isa_.decode_nibbles_bf16)(
           row_, first, last, static_cast<std::uint16_t*>(out), stream);
     }
   }
 
  private:
-  void store(std::size_t n, void* out, DType type, bool stream) const {
+  /// No value of the current row, before its scale, is larger.
+  [[nodiscard]] float largest_value() const {
+    if (q_.spec.is_codebook()) return isa_.absmax(values_, 16);
+    return 15 + (zeros_.empty() ? 0.0f : isa_.absmax(zeros_.data(), zeros_.size()));
+  }
+  void decode_and_check(std::size_t first, std::size_t last) {
+    cpu_decode_row(isa_, q_, current_, first, last, codes_.data(), values_of_row_.data());
+    const std::span<const float> values(values_of_row_.data(), last - first);
+    if (!(isa_.absmax(values.data(), values.size()) < least_overflow(type_)))
+      check_narrowed(values, type_, "matrix", q_.cols, current_, first);
+  }
+  void store(std::size_t n, void* out, bool stream) const {
     const float* values = values_of_row_.data();
-    if (type == DType::f32) isa_.store_f32(values, n, static_cast<float*>(out), stream);
-    else if (type == DType::f16) isa_.store_f16(values, n, static_cast<std::uint16_t*>(out), stream);
+    if (type_ == DType::f32) isa_.store_f32(values, n, static_cast<float*>(out), stream);
+    else if (type_ == DType::f16) isa_.store_f16(values, n, static_cast<std::uint16_t*>(out), stream);
     else isa_.store_bf16(values, n, static_cast<std::uint16_t*>(out), stream);
   }
 
   const KernelTable& isa_;
   const QuantizedMatrix& q_;
+  DType type_;
   bool fast_;
+  bool may_overflow_ = false;  ///< Where fast_: the current row's scales do not rule it out.
   std::size_t current_ = 0;
   std::vector<std::uint8_t> codes_;
-  std::vector<float> values_of_row_;  ///< Unless fast_.
+  std::vector<float> values_of_row_;  ///< Unless fast_, or where that may overflow.
   std::vector<float> scales_, zeros_;
   float values_[16] = {};
   kernels::NibbleRow row_ = {};
@@ -328,12 +352,12 @@ void cpu_dequantize(const KernelTable& isa, const QuantizedMatrix& q, std::size_
   constexpr std::size_t kept_by_caches = std::size_t{16} << 20;
   const bool stream = out.rows * out.cols * size_of(out.type) > kept_by_caches;
   parallel_for(executor, out.rows, 1 + 65536 / q.cols, [&](std::size_t begin, std::size_t end) {
-    RowDecoder decoder(isa, q);
+    RowDecoder decoder(isa, q, out.type);
     for (std::size_t r = begin; r < end; ++r) {
       decoder.begin(first_row + r);
       for (std::size_t c = 0; c < q.cols; c += RowDecoder::block) {
         decoder.decode(c, std::min(c + RowDecoder::block, q.cols),
-                       static_cast<std::byte*>(out.row(r)) + c * size_of(out.type), out.type, stream);
+                       static_cast<std::byte*>(out.row(r)) + c * size_of(out.type), stream);
       }
     }
   });

@@ -106,11 +106,13 @@ std::string shape(std::size_t rows, std::size_t cols) { return std::to_string(ro
 }  // namespace
 
 PackedMatrixPtr cpu_pack(const Backend& backend, QuantizedMatrix q) {
+  q.validate("weights");
   if (InterleavedMatrix::fits(q)) return std::make_shared<InterleavedMatrix>(backend, q);
   return std::make_shared<QuantizedPanels>(backend, std::move(q));
 }
 
 PackedMatrixPtr cpu_pack(const Backend& backend, FloatMatrix weights) {
+  weights.validate("weights");
   if (weights.rows == 0 || weights.cols == 0)
     throw Error(ErrorCode::invalid_argument, "cannot pack a matrix of " + shape(weights.rows, weights.cols));
   return std::make_shared<DenseMatrix>(backend, weights);

@@ -3,24 +3,41 @@
 #include <cstdlib>
 #include <deque>
 #include <mutex>
+#include <utility>
 
+#include "core/narrow.h"
 #include "cpu_matmul.h"
 #include "cpu_quantize.h"
 #include "kernels/cpu/kernels.h"
 #include "nibble/backend/backend.h"
 #include "nibble/core/cpu_features.h"
 #include "nibble/core/error.h"
+#include "thread_scratch.h"
 
 namespace nibble {
 
 namespace {
 
-void check_rows(const QuantizedMatrix& q, std::size_t first_row, std::size_t rows, std::size_t cols) {
+/// Before memory is touched: what `q` holds, and that these rows of it and `out` are there.
+template <class Out>
+void check_dequantize(const QuantizedMatrix& q, std::size_t first_row, const Out& out) {
+  const auto [rows, cols] = std::pair(out.rows, out.cols);
+  out.validate("the values decoded to");
+  q.validate_layout("matrix");
   if (cols == q.cols && first_row <= q.rows && rows <= q.rows - first_row) return;
   throw Error(ErrorCode::shape_mismatch, "dequantize: rows " + std::to_string(first_row) + " to " +
                                              std::to_string(first_row + rows) + " of " + std::to_string(cols) +
                                              " columns were asked of a matrix of " + std::to_string(q.rows) + " × " +
                                              std::to_string(q.cols));
+}
+
+void check_widen(FloatMatrix x, MatrixView<float> out) {
+  x.validate("x");
+  out.validate("the values widened to");
+  if (x.rows != out.rows || x.cols != out.cols)
+    throw Error(ErrorCode::shape_mismatch, "widen: x is " + std::to_string(x.rows) + " × " + std::to_string(x.cols) +
+                                               ", the output " + std::to_string(out.rows) + " × " +
+                                               std::to_string(out.cols));
 }
 
 /// One ISA's kernels behind the interface.
@@ -44,7 +61,7 @@ class CpuBackend final : public Backend {
   }
   void dequantize_to(const QuantizedMatrix& q, std::size_t first_row, MutableFloatMatrix out,
                      Executor& executor) const override {
-    check_rows(q, first_row, out.rows, out.cols);
+    check_dequantize(q, first_row, out);
     cpu_dequantize(isa_, q, first_row, out, executor);
   }
   PackedMatrixPtr pack(QuantizedMatrix q) const override { return cpu_pack(*this, std::move(q)); }
@@ -56,6 +73,7 @@ class CpuBackend final : public Backend {
     cpu_matmul(isa_, x, {{Projection{&w, y}}}, Activations::fp32, executor);
   }
   void widen(FloatMatrix x, MatrixView<float> out) const override {
+    check_widen(x, out);
     for (std::size_t r = 0; r < x.rows; ++r) {
       const float* from = cpu_load_row(isa_, x, r, 0, x.cols, &out(r, 0));
       if (from != &out(r, 0)) std::copy_n(from, x.cols, &out(r, 0));
@@ -131,9 +149,11 @@ Registry& registry() {
 
 void Backend::dequantize_to(const QuantizedMatrix& q, std::size_t first_row, MutableFloatMatrix out,
                             Executor& executor) const {
+  check_dequantize(q, first_row, out);
   std::vector<float> values(out.cols);
   for (std::size_t r = 0; r < out.rows; ++r) {
     dequantize(q, first_row + r, {values.data(), 1, out.cols}, executor);
+    check_narrowed(values, out.type, "matrix", q.cols, first_row + r);
     for (std::size_t c = 0; c < out.cols; ++c) {
       if (out.type == DType::f32) static_cast<float*>(out.row(r))[c] = values[c];
       else if (out.type == DType::f16) static_cast<f16*>(out.row(r))[c] = f16(values[c]);
@@ -143,6 +163,7 @@ void Backend::dequantize_to(const QuantizedMatrix& q, std::size_t first_row, Mut
 }
 
 void Backend::widen(FloatMatrix x, MatrixView<float> out) const {
+  check_widen(x, out);
   for (std::size_t r = 0; r < x.rows; ++r)
     for (std::size_t c = 0; c < x.cols; ++c) {
       if (x.type == DType::f32) out(r, c) = static_cast<const float*>(x.row(r))[c];
@@ -154,21 +175,24 @@ void Backend::widen(FloatMatrix x, MatrixView<float> out) const {
 namespace {
 
 /// x in fp32, in memory that the calling thread keeps.
-MatrixView<const float> widened(const Backend& backend, FloatMatrix x) {
-  thread_local std::vector<float> values;
-  if (values.size() < x.rows * x.cols) values.resize(x.rows * x.cols);
-  backend.widen(x, {values.data(), x.rows, x.cols});
-  return {values.data(), x.rows, x.cols};
+template <class Multiply>
+void with_widened(const Backend& backend, FloatMatrix x, const Multiply& multiply) {
+  x.validate("x");
+  const ThreadScratch<std::vector<float>> values;
+  if (values->size() < x.rows * x.cols) values->resize(x.rows * x.cols);
+  const MatrixView<float> wide(values->data(), x.rows, x.cols);
+  backend.widen(x, wide);
+  multiply(MatrixView<const float>(wide));
 }
 
 }  // namespace
 
 void Backend::matmul(MatrixView<const f16> x, const PackedMatrix& w, MatrixView<float> y, Executor& executor) const {
-  matmul(widened(*this, x), w, y, executor);
+  with_widened(*this, x, [&](MatrixView<const float> wide) { matmul(wide, w, y, executor); });
 }
 
 void Backend::matmul(MatrixView<const bf16> x, const PackedMatrix& w, MatrixView<float> y, Executor& executor) const {
-  matmul(widened(*this, x), w, y, executor);
+  with_widened(*this, x, [&](MatrixView<const float> wide) { matmul(wide, w, y, executor); });
 }
 
 void Backend::matmul_int8(MatrixView<const float>, const PackedMatrix&, MatrixView<float>, Executor&) const {
@@ -177,6 +201,12 @@ void Backend::matmul_int8(MatrixView<const float>, const PackedMatrix&, MatrixVi
 
 void Backend::matmul_fused(MatrixView<const float> x, std::span<const Projection> projections, Activations activations,
                            Executor& executor) const {
+  for (const Projection& p : projections) {
+    if (p.weights == nullptr) throw Error(ErrorCode::invalid_argument, "matmul_fused: a projection has no weights");
+    if (!p.bias.empty() && p.bias.size() != p.weights->rows())
+      throw Error(ErrorCode::shape_mismatch, "matmul_fused: a bias has " + std::to_string(p.bias.size()) +
+                                                 " values for " + std::to_string(p.weights->rows()) + " outputs");
+  }
   for (const Projection& p : projections) {
     if (activations != Activations::fp32 && has_int8_matmul(*p.weights)) matmul_int8(x, *p.weights, p.y, executor);
     else matmul(x, *p.weights, p.y, executor);
@@ -188,6 +218,7 @@ void Backend::matmul_fused(MatrixView<const float> x, std::span<const Projection
 
 void Backend::matmul_swiglu(MatrixView<const float> x, const PackedMatrix& gate, const PackedMatrix& up,
                             MatrixView<float> y, Activations activations, Executor& executor) const {
+  y.validate("y");
   std::vector<float> ups(y.rows * y.cols);
   const MatrixView<float> other(ups.data(), y.rows, y.cols);
   const Projection both[] = {{&gate, y}, {&up, other}};
@@ -210,6 +241,7 @@ QuantizedMatrix Backend::unpack(const PackedMatrix&) const {
 }
 
 void register_backend(std::unique_ptr<Backend> backend) {
+  if (backend == nullptr) throw Error(ErrorCode::invalid_argument, "register_backend: there is no backend");
   Registry& r = registry();
   const std::lock_guard lock(r.mutex);
   for (const auto& entry : r.entries)

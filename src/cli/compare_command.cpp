@@ -38,7 +38,7 @@ struct Options {
 struct Row {
   std::string method;
   double bits_per_weight = 0, perplexity = 0, kl_mean = 0, prefill = 0, decode = 0;
-  std::size_t file_bytes = 0, peak_rss_bytes = 0;
+  std::size_t file_bytes = 0, peak_rss_bytes = 0, predicted = 0;
 };
 
 /// Runs this tool again with other arguments: a process per step is the only honest way to measure its peak memory.
@@ -111,7 +111,8 @@ class Comparison {
             j["prefill_tokens_per_s"],
             j["decode_tokens_per_s"],
             fs::file_size(copy / "model.safetensors"),
-            j["peak_rss_bytes"]};
+            j["peak_rss_bytes"],
+            j["predicted_tokens"]};
     if (!keeps) {
       fs::remove_all(copy);
       made_.erase(stored);
@@ -176,8 +177,8 @@ void run(Options o) {
   fmt::print(
       "\nbits/weight: linear layers of the blocks, scales included; embeddings, norms and lm_head stay as they are. "
       "+a8: activations in 8 bits, too.\nPerplexity "
-      "over the first {} tokens of {}, windows of {}, stride {}.\n",
-      o.tokens, fs::path(o.text).filename().string(), o.window, o.stride);
+      "over {} predicted tokens of {}, windows of {}, stride {}.\n",
+      comparison.reference().predicted, fs::path(o.text).filename().string(), o.window, o.stride);
   if (!o.json.empty()) save_json(rows, o.json);
   if (!o.plot.empty()) {
     std::vector<PlotPoint> points;

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "commands.h"
+#include "nibble/core/error.h"
 #include "nibble/format/checkpoint.h"
 #include "nibble/quantize/quantize.h"
 #include "table.h"
@@ -19,8 +20,15 @@ std::string shape_text(const std::vector<std::size_t>& shape) {
   return out.empty() ? "scalar" : out;
 }
 
-/// ‖W − Q‖ / ‖W‖ over a layer.
-double relative_error(const QuantizedMatrix& q, const std::vector<float>& exact) {
+/// ‖W − Q‖ / ‖W‖ over a layer; empty where W is 0 and Q is not.
+std::string relative_error(const QuantizedMatrix& q, const std::string& layer, const Checkpoint& reference) {
+  const std::string name = layer + ".weight";
+  if (!reference.contains(name))
+    throw Error(ErrorCode::not_found, "the reference has no tensor '" + name + "': is it another model, or quantized?");
+  if (const auto& shape = reference.info(name).shape; shape != std::vector<std::size_t>{q.rows, q.cols})
+    throw Error(ErrorCode::shape_mismatch, "tensor '" + name + "' is " + shape_text(shape) + " in the reference and " +
+                                               shape_text({q.rows, q.cols}) + " here: the reference is another model");
+  const std::vector<float> exact = reference.read_f32(name);
   std::vector<float> decoded(exact.size());
   dequantize(q, {decoded.data(), q.rows, q.cols});
   double error = 0, norm = 0;
@@ -29,7 +37,10 @@ double relative_error(const QuantizedMatrix& q, const std::vector<float>& exact)
     error += e * e;
     norm += static_cast<double>(exact[i]) * static_cast<double>(exact[i]);
   }
-  return std::sqrt(error / norm);
+  if (!std::isfinite(error) || !std::isfinite(norm))
+    throw Error(ErrorCode::non_finite, "tensor '" + name + "' of the reference holds a value that is not finite");
+  if (norm == 0) return error == 0 ? fmt::format("{:.5f}", 0.0) : "";
+  return fmt::format("{:.5f}", std::sqrt(error / norm));
 }
 
 void run(const std::string& model, const std::string& reference) {
@@ -51,10 +62,7 @@ void run(const std::string& model, const std::string& reference) {
     if (q)
       row = {*layer, shape_text({q->rows, q->cols}), q->spec.to_string() + (q->g_idx.empty() ? "" : ", act-order"),
              fmt::format("{:.3f}", q->spec.bits_per_weight(q->rows, q->cols)), std::string(name_of(*layout))};
-    if (exact)
-      row.push_back(q && exact->contains(*layer + ".weight")
-                        ? fmt::format("{:.5f}", relative_error(*q, exact->read_f32(*layer + ".weight")))
-                        : "");
+    if (exact) row.push_back(q ? relative_error(*q, *layer, *exact) : "");
     table.row(std::move(row));
   }
   fmt::print("{}{} tensors, {}\n", table.text(), checkpoint.tensors().size(), megabytes(bytes));

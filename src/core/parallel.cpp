@@ -1,5 +1,6 @@
 #include "nibble/core/parallel.h"
 
+#include <pthread.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -36,29 +37,39 @@ inline void pause() {
 #endif
 }
 
+/// The scopes that the calling thread is in, innermost first.
+thread_local constinit const TaskScope* innermost_scope = nullptr;
+
 /// Eigen's pool threads plus the calling one; tasks are handed out one by one from a counter.
 class PoolExecutor final : public Executor {
  public:
-  /// With fewer threads where the system starts no more: results do not depend on how many there are.
-  explicit PoolExecutor(int threads) {
-    try {
-      pools_.reserve(static_cast<std::size_t>(threads - 1));
-      while (threads_ < threads) {
-        pools_.push_back(std::make_unique<Eigen::ThreadPool>(1));
-        ++threads_;
-      }
-    } catch (const std::exception&) {  // std::system_error, std::bad_alloc
-    }
+  explicit PoolExecutor(int threads) : threads_(threads) {
+    self_ = this;
+    pthread_atfork(
+        [] {
+          if (self_ != nullptr) self_->mutex_.lock();
+        },
+        [] {
+          if (self_ != nullptr) self_->mutex_.unlock();
+        },
+        [] {
+          if (self_ != nullptr) self_->begin_child();
+        });
   }
+  ~PoolExecutor() override { self_ = nullptr; }
+  PoolExecutor(const PoolExecutor&) = delete;
+  PoolExecutor& operator=(const PoolExecutor&) = delete;
   int concurrency() const noexcept override { return threads_; }
 
   void run(std::size_t count, FunctionRef<void(std::size_t)> task) override {
+    if (TaskScope::inside(*this)) return serial_executor().run(count, task);
+    const Threads& threads = this->threads();
     std::atomic<std::size_t> next{0};
     const auto work = [&] {
+      const TaskScope scope(*this);
       for (std::size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) task(i);
     };
-    const auto helpers =
-        static_cast<unsigned>(std::min<std::size_t>(static_cast<std::size_t>(threads_), count)) - (count > 0);
+    const auto helpers = static_cast<unsigned>(std::min(threads.size() + 1, count)) - (count > 0);
     Eigen::Barrier done(helpers);
     std::atomic<unsigned> busy{helpers};
     const auto help = [&] {
@@ -67,18 +78,53 @@ class PoolExecutor final : public Executor {
       done.Notify();
     };
     for (unsigned i = 0; i < helpers; ++i)
-      pools_[i]->Schedule([&help] { help(); });  // one reference: nothing to allocate
+      threads[i]->Schedule([&help] { help(); });  // one reference: nothing to allocate
     work();
+    if (started_.load(std::memory_order_relaxed) != &threads)
+      throw Error(ErrorCode::unsupported,
+                  "a task called fork() and returned in the child, where the threads that had "
+                  "the other tasks are gone; let the child end, or exec, inside the task");
     // The others end a moment after this thread: far sooner than it could be put to sleep and woken.
     for (int i = 0; i < 4000 && busy.load(std::memory_order_acquire) != 0; ++i) pause();
     done.Wait();
   }
 
  private:
-  int threads_ = 1;
   /// Pools of one thread each: one of several waits for ever in its constructor for those that it started, when it
   /// cannot start the next.
-  std::vector<std::unique_ptr<Eigen::ThreadPool>> pools_;
+  using Threads = std::vector<std::unique_ptr<Eigen::ThreadPool>>;
+
+  /// All but the calling thread, made at first use: again in a child of fork(), which has none of its parent's. Fewer
+  /// where the system starts no more: results do not depend on how many there are.
+  const Threads& threads() {
+    if (const Threads* ready = started_.load(std::memory_order_acquire)) return *ready;
+    const std::lock_guard lock(mutex_);
+    if (owner_ == nullptr) {
+      owner_ = std::make_unique<Threads>();
+      try {
+        owner_->reserve(static_cast<std::size_t>(threads_ - 1));
+        for (int i = 1; i < threads_; ++i) owner_->push_back(std::make_unique<Eigen::ThreadPool>(1));
+      } catch (const std::exception&) {  // std::system_error, std::bad_alloc
+      }
+    }
+    started_.store(owner_.get(), std::memory_order_release);
+    return *owner_;
+  }
+  /// In the child of a fork, with mutex_ held since before it. The parent's pools would wait for their threads for ever
+  /// if they were destroyed, and stay reachable, so that nobody takes them for a leak.
+  void begin_child() {
+    static Threads* parents = nullptr;
+    if (owner_ != nullptr) parents = owner_.release();
+    (void)parents;
+    started_.store(nullptr, std::memory_order_relaxed);
+    mutex_.unlock();
+  }
+
+  static inline PoolExecutor* self_ = nullptr;  ///< There is one; handlers of fork() take no arguments.
+  int threads_;
+  std::mutex mutex_;  ///< Of making the threads.
+  std::unique_ptr<Threads> owner_;
+  std::atomic<const Threads*> started_{nullptr};
 };
 
 /// CPUs this process may run on, which a container or taskset can make fewer than the machine has.
@@ -101,6 +147,18 @@ int default_thread_count() {
 
 }  // namespace
 
+TaskScope::TaskScope(const Executor& executor) noexcept : executor_(&executor), outer_(innermost_scope) {
+  innermost_scope = this;
+}
+
+TaskScope::~TaskScope() { innermost_scope = outer_; }
+
+bool TaskScope::inside(const Executor& executor) noexcept {
+  for (const TaskScope* scope = innermost_scope; scope != nullptr; scope = scope->outer_)
+    if (scope->executor_ == &executor) return true;
+  return false;
+}
+
 Executor& serial_executor() {
   static SerialExecutor executor;
   return executor;
@@ -116,6 +174,7 @@ Executor& default_executor() {
 void parallel_for(Executor& executor, std::size_t count, std::size_t grain,
                   FunctionRef<void(std::size_t, std::size_t)> body) {
   if (count == 0) return;
+  if (TaskScope::inside(executor)) return body(0, count);
   // Several ranges per thread, so that a slow thread does not hold up the rest.
   const auto most = static_cast<std::size_t>(std::max(1, executor.concurrency())) * 8;
   const std::size_t tasks = std::min(most, std::max<std::size_t>(1, count / std::max<std::size_t>(1, grain)));
@@ -124,6 +183,7 @@ void parallel_for(Executor& executor, std::size_t count, std::size_t grain,
   std::exception_ptr first_error;
   std::size_t first_task = tasks;
   executor.run(tasks, [&](std::size_t i) {
+    const TaskScope scope(executor);
     try {
       body(count * i / tasks, count * (i + 1) / tasks);
     } catch (...) {

@@ -112,6 +112,7 @@ std::string loss_in(CheckpointLayout layout, const LayerDescription& d) {
 }
 
 std::string loss_in(CheckpointLayout layout, const QuantizedMatrix& q) {
+  q.validate_layout("matrix");
   const auto& format = format::format_of(layout);
   if (std::string why = format.obstacle(LayerDescription::of(q)); !why.empty()) return why;
   if (std::string why = format.value_loss(q); !why.empty()) return why;
@@ -123,14 +124,15 @@ QuantSpec nearest_spec(CheckpointLayout layout, const LayerDescription& d) {
   return format::format_of(layout).nearest(d);
 }
 
-QuantizedMatrix with_scale_type(QuantizedMatrix q, ScaleType type) {
+QuantizedMatrix with_scale_type(QuantizedMatrix q, ScaleType type, const std::string& name) {
+  q.validate(name);
   if (type == q.spec.scale_type) return q;
   q.scales = format::scales_in(q, type);
   q.spec.scale_type = type;
   for (std::size_t g = 0; g < q.group_count(); ++g)
     if (!is_finite(q.scale(g)))
-      throw Error(ErrorCode::non_finite, "the scale of group " + std::to_string(g) + " is beyond the range of " +
-                                             std::string(name_of(format::dtype_of(type))));
+      throw Error(ErrorCode::non_finite, "layer '" + name + "': the scale of group " + std::to_string(g) +
+                                             " is beyond the range of " + std::string(name_of(format::dtype_of(type))));
   return q;
 }
 
@@ -143,6 +145,7 @@ std::vector<NamedTensor> declare_quantized(CheckpointLayout layout, const std::s
 
 std::vector<NamedTensor> encode_quantized(CheckpointLayout layout, const std::string& layer, const QuantizedMatrix& q,
                                           DType dtype) {
+  q.validate(layer);
   auto tensors = declare_quantized(layout, layer, LayerDescription::of(q, dtype));
   const auto& format = format::format_of(layout);
   if (const std::string why = format.value_loss(q); !why.empty()) cannot_hold(layout, layer, why);

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "nibble/core/error.h"
+
 namespace nibble::llama {
 
 namespace {
@@ -59,6 +61,19 @@ void attend(const float* query, const float* keys, const float* values, std::siz
   }
 }
 
+void check_shape(const char* what, std::string_view of, std::size_t rows, std::size_t cols, std::size_t want_rows,
+                 std::size_t want_cols) {
+  if (rows == want_rows && cols == want_cols) return;
+  throw Error(ErrorCode::shape_mismatch, std::string(of) + ": " + what + " is " + std::to_string(rows) + " × " +
+                                             std::to_string(cols) + "; " + std::to_string(want_rows) + " × " +
+                                             std::to_string(want_cols) + " is needed");
+}
+
+/// An error of a product, with the layer that it speaks of.
+[[noreturn]] void rethrow_for(const Linear& linear, const Error& e) {
+  throw Error(e.code(), "layer '" + linear.name + "': " + e.what());
+}
+
 }  // namespace
 
 std::vector<float> rope_angles(std::span<const double> inverse_frequencies, std::size_t first, std::size_t count) {
@@ -74,6 +89,8 @@ std::vector<float> rope_angles(std::span<const double> inverse_frequencies, std:
 }
 
 void BlockPass::norm(MatrixView<const float> x, std::span<const float> weight, MatrixView<float> y) const {
+  check_shape("the weight", "norm", 1, weight.size(), 1, x.cols);
+  check_shape("y", "norm", y.rows, y.cols, x.rows, x.cols);
   for (std::size_t r = 0; r < x.rows; ++r) {
     const double mean = static_cast<double>(dot(&x(r, 0), &x(r, 0), x.cols)) / static_cast<double>(x.cols);
     const auto scale = static_cast<float>(1 / std::sqrt(mean + config_.rms_eps));
@@ -87,12 +104,25 @@ void BlockPass::apply(MatrixView<const float> x, std::initializer_list<Output> o
     listen(out.linear, x);
     projections.push_back({out.linear.weight.get(), out.y, out.linear.bias});
   }
-  outputs.begin()->linear.weight->backend().matmul_fused(x, projections, activations_, executor_);
+  const Linear& first = outputs.begin()->linear;
+  try {
+    first.weight->backend().matmul_fused(x, projections, activations_, executor_);
+  } catch (const Error& e) {
+    rethrow_for(first, e);
+  }
 }
 
 void BlockPass::mix(const Block& block, MatrixView<const float> normed, std::span<const float> rope,
                     const KeyValues& cache, MatrixView<float> mixed) const {
   const std::size_t n = normed.rows, dim = config_.head_dim, width = config_.kv_heads * dim, start = cache.seen;
+  check_shape("mixed", block.o.name, mixed.rows, mixed.cols, n, config_.heads * dim);
+  check_shape("the table of angles", block.q.name, 1, rope.size(), 1, n * dim);
+  check_shape("the keys' cache", block.k.name, cache.keys.rows, cache.keys.stride, cache.values.rows, width);
+  check_shape("the values' cache", block.v.name, cache.values.rows, cache.values.stride, cache.keys.rows, width);
+  if (start > cache.keys.rows || n > cache.keys.rows - start)
+    throw Error(ErrorCode::shape_mismatch, "layer '" + block.k.name + "': " + std::to_string(n) +
+                                               " tokens do not fit a cache of " + std::to_string(cache.keys.rows) +
+                                               ", of which " + std::to_string(start) + " are used");
   Rows queries(n * config_.heads * dim);
   const auto q = view(queries, config_.heads * dim);
   // Keys and values go straight to their place in the cache.
@@ -120,8 +150,12 @@ void BlockPass::gate(const Block& block, MatrixView<const float> normed, MatrixV
   if (block.gate.bias.empty() && block.up.bias.empty()) {
     listen(block.gate, normed);
     listen(block.up, normed);
-    block.gate.weight->backend().matmul_swiglu(normed, *block.gate.weight, *block.up.weight, gated, activations_,
-                                               executor_);
+    try {
+      block.gate.weight->backend().matmul_swiglu(normed, *block.gate.weight, *block.up.weight, gated, activations_,
+                                                 executor_);
+    } catch (const Error& e) {
+      rethrow_for(block.gate, e);
+    }
     return;
   }
   Rows ups(normed.rows * config_.intermediate);

@@ -132,7 +132,7 @@ FinishedBlock::Layer gptq_layer(const CalibrationContext& c, const std::string& 
   if (method.kind == Kind::gptq) {
     auto solved = gptq::solve(weights, *hessian, solver_options(c, name, method));
     out.matrix = std::move(solved.matrix);
-    out.report.loss = solved.report.loss;
+    out.report.loss = gptq::layer_loss(weights, out.matrix, *hessian, c.executor);
     out.report.damp = solved.report.damp;
     out.report.coverage = solved.report.coverage;
     out.report.dead_channels = solved.report.dead_channels.size();

@@ -81,7 +81,8 @@ class Output {
       const Buffer bytes = plan_.checkpoint().data(t.name);
       writer.write(t.name, {bytes.data(), bytes.size()});
     } else if (const auto [file, layer] = it->second; layer == nullptr) {
-      const Buffer bytes = typed_buffer(t.type, file->vector(t.name));
+      const std::vector<float> values = file->vector(t.name);
+      const Buffer bytes = typed_buffer(t.type, values, t.name, values.size());
       writer.write(t.name, {bytes.data(), bytes.size()});
     } else {
       const std::string& name = layer->report.layer;

@@ -102,7 +102,7 @@ class Job {
     if (rescaled_only(q.spec, d.spec) && d.act_order == !q.g_idx.empty())
       return d.spec.scale_type == q.spec.scale_type || loss_in(options_.to, q).empty()
                  ? q
-                 : with_scale_type(std::move(q), d.spec.scale_type);
+                 : with_scale_type(std::move(q), d.spec.scale_type, layer);
     const Backend& backend = options_.backend ? *options_.backend : default_backend();
     Executor& executor = options_.executor ? *options_.executor : default_executor();
     std::vector<float> values(q.rows * q.cols);

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
+#include <string>
 
 #include "core/output_path.h"
+#include "nibble/scheme/rounding.h"
 #include "reference.h"
 
 namespace nibble::llama {
@@ -17,13 +19,38 @@ std::uint64_t fnv1a(std::span<const std::int32_t> ids) {
   return hash;
 }
 
-void log_softmax(std::span<float> x) {
+/// False where a logit is no finite number: then nothing is a probability.
+bool log_softmax(std::span<float> x) {
+  for (const float v : x)
+    if (!is_finite(v)) return false;
   float most = x[0];
   for (float v : x) most = std::max(most, v);
   double sum = 0;
   for (float v : x) sum += std::exp(static_cast<double>(v - most));
   const auto shift = static_cast<float>(std::log(sum)) + most;
   for (float& v : x) v -= shift;
+  return true;
+}
+
+/// Throws Error{non_finite} for a forward pass over `ids` whose logits are no numbers: names the token, in the text
+/// that they begin at `begin` of, and the first layer whose inputs are none. Runs the pass again to find them.
+[[noreturn]] void refuse_logits(Model model, std::span<const std::int32_t> ids, std::size_t begin) {
+  std::string where = "lm_head's weights, or the norm before it, make them so";
+  std::size_t token = ids.size() - 1;
+  bool found = false;
+  model.set_linear_hook([&](std::string_view layer, MatrixView<const float> x) {
+    for (std::size_t t = 0; t < x.rows && !found; ++t)
+      if (const auto row = x.row(t); !std::all_of(row.begin(), row.end(), is_finite)) {
+        found = true;
+        token = t;
+        where = "the first inputs to hold such a value are those of '" + std::string(layer) +
+                "', so look at the weights before it";
+      }
+  });
+  KvCache cache(model.config(), ids.size());
+  (void)model.forward(ids, cache);
+  throw Error(ErrorCode::non_finite, "the model's logits are NaN or infinite at token " +
+                                         std::to_string(begin + token) + " of the text; " + where);
 }
 
 }  // namespace
@@ -67,18 +94,28 @@ Evaluation evaluate(const Model& model, std::span<const std::int32_t> ids, const
     report(options.progress, static_cast<double>(begin) / static_cast<double>(ids.size()), "evaluating");
     const std::size_t end = std::min(begin + options.window, ids.size());
     cache.clear();
-    std::vector<float> logits = model.forward(ids.subspan(begin, end - begin), cache);
+    const auto given = ids.subspan(begin, end - begin);
+    std::vector<float> logits = model.forward(given, cache);
     for (std::size_t target = std::max(next, begin + 1); target < end; ++target) {
       const std::span<float> row(logits.data() + (target - 1 - begin) * vocab, vocab);
-      log_softmax(row);
+      if (!log_softmax(row)) refuse_logits(model, given.first(target - begin), begin);
       result.nll -= static_cast<double>(row[static_cast<std::size_t>(ids[target])]);
-      if (compared)
+      if (compared) {
         if (const auto kl = compared->divergence(row)) result.kl += *kl, ++result.kl_predictions;
+        if (!std::isfinite(result.kl))
+          throw Error(ErrorCode::non_finite, "the divergence from the reference is no number at token " +
+                                                 std::to_string(target) + " of the text: make the reference again");
+      }
       if (saved) saved->add(row);
       ++result.predicted;
     }
     next = end;
   }
+  if (!std::isfinite(result.perplexity()))
+    throw Error(ErrorCode::non_finite, "the mean loss is " +
+                                           std::to_string(result.nll / static_cast<double>(result.predicted)) +
+                                           " nats a token, too much for a perplexity: the weights are damaged, or not "
+                                           "those of this configuration");
   if (saved) saved->finish();
   report(options.progress, 1, "evaluated");
   return result;

@@ -19,7 +19,10 @@ Sampler::Sampler(const SamplerOptions& options) : options_(options), random_(opt
 std::int32_t Sampler::next(std::span<const float> logits) {
   candidates_.clear();
   for (std::size_t i = 0; i < logits.size(); ++i) {
-    if (std::isnan(logits[i])) throw Error(ErrorCode::non_finite, "logit " + std::to_string(i) + " is NaN");
+    if (std::isnan(logits[i]) || logits[i] == INFINITY)
+      throw Error(ErrorCode::non_finite, "logit " + std::to_string(i) + " is " +
+                                             (std::isnan(logits[i]) ? "NaN" : "infinite") +
+                                             "; `nibble eval` says where in the model that begins");
     candidates_.emplace_back(logits[i], static_cast<std::int32_t>(i));
   }
   const auto likelier = [](const auto& a, const auto& b) {

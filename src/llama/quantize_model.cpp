@@ -1,5 +1,7 @@
 #include "nibble/llama/quantize_model.h"
 
+#include <algorithm>
+
 #include "format/files.h"
 #include "model_directory.h"
 #include "nibble/format/checkpoint.h"
@@ -70,7 +72,7 @@ class Job {
     const Backend& backend = options_.backend ? *options_.backend : default_backend();
     backend.dequantize(*q, 0, {values.data(), q->rows, q->cols},
                        options_.executor ? *options_.executor : default_executor());
-    const Buffer bytes = typed_buffer(*options_.convert_to, values);
+    const Buffer bytes = typed_buffer(*options_.convert_to, values, layer + ".weight", q->cols);
     writer.write(layer + ".weight", {bytes.data(), bytes.size()});
   }
 
@@ -105,8 +107,10 @@ class Job {
         if (decoded_.at(layer) == t.name) write_decoded(layer, writer);
         return;
       }
+    const std::size_t columns = t.shape.empty() ? 1 : std::max<std::size_t>(1, t.shape.back());
     const bool converts = options_.convert_to && is_float(t.type) && t.type != *options_.convert_to;
-    const Buffer bytes = converts ? typed_buffer(*options_.convert_to, in_.read_f32(t.name)) : in_.data(t.name);
+    const Buffer bytes =
+        converts ? typed_buffer(*options_.convert_to, in_.read_f32(t.name), t.name, columns) : in_.data(t.name);
     writer.write(t.name, {bytes.data(), bytes.size()});
   }
 

@@ -1,16 +1,20 @@
 // Values as a tensor of another floating-point type.
 #pragma once
 
+#include <string_view>
 #include <vector>
 
+#include "core/narrow.h"
 #include "nibble/core/buffer.h"
 #include "nibble/core/dtype.h"
 #include "nibble/core/float_types.h"
 
 namespace nibble::llama {
 
-/// `type` is F32, F16 or BF16; rounds to nearest, ties to even.
-inline Buffer typed_buffer(DType type, const std::vector<float>& values) {
+/// `type` is F32, F16 or BF16; rounds to nearest, ties to even. Error{non_finite} names the place in tensor `name`, of
+/// rows of `cols`, of the first value that is not finite, or would not be in `type`.
+inline Buffer typed_buffer(DType type, const std::vector<float>& values, std::string_view name, std::size_t cols) {
+  check_narrowed(values, type, name, cols);
   Buffer out = Buffer::allocate(values.size() * size_of(type));
   for (std::size_t i = 0; i < values.size(); ++i) {
     if (type == DType::f32) out.writable<float>()[i] = values[i];

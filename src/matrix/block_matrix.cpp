@@ -107,10 +107,12 @@ bool uses_lowest_code(const QuantizedMatrix& q) {
 }  // namespace
 
 BlockMatrix BlockMatrix::allocate(BlockType type, std::size_t rows, std::size_t cols) {
-  if (rows == 0 || cols == 0 || cols % block_size(type) != 0)
+  std::size_t bytes = 0;
+  if (rows == 0 || cols == 0 || cols % block_size(type) != 0 || __builtin_mul_overflow(rows, cols, &bytes) ||
+      __builtin_mul_overflow(bytes, block_bytes(type), &bytes))
     throw Error(ErrorCode::invalid_argument, "a matrix of " + shape(rows, cols) + " cannot be " +
                                                  std::string(name_of(type)) + ": rows are whole blocks of " +
-                                                 std::to_string(block_size(type)) + " values");
+                                                 std::to_string(block_size(type)) + " values, as many as memory holds");
   BlockMatrix m{type, rows, cols, {}};
   m.blocks = Buffer::allocate(rows * m.row_bytes());
   return m;
@@ -120,6 +122,7 @@ BlockMatrix BlockMatrix::encode(FloatMatrix weights, BlockType type, std::string
   if (!can_encode(type))
     throw Error(ErrorCode::unsupported,
                 "tensor '" + std::string(name) + "': " + std::string(name_of(type)) + " can be read, not written");
+  weights.validate(name);
   BlockMatrix m = allocate(type, weights.rows, weights.cols);
   auto* to = m.blocks.writable<std::byte>();
   const std::size_t size = block_size(type), bytes = block_bytes(type);
@@ -144,8 +147,9 @@ void BlockMatrix::validate(const std::string& name) const {
   if (rows == 0 || cols == 0) refuse_file("it is empty");
   if (cols % block_size(type) != 0)
     refuse_file("a row is no whole number of blocks of " + std::to_string(block_size(type)));
-  std::size_t need = row_bytes();
-  if (__builtin_mul_overflow(need, rows, &need) || blocks.size() != need)
+  std::size_t need = 0;
+  if (__builtin_mul_overflow(cols / block_size(type), block_bytes(type), &need) ||
+      __builtin_mul_overflow(need, rows, &need) || blocks.size() != need)
     refuse_file("it has " + std::to_string(blocks.size()) + " bytes, which is not " + std::to_string(rows) + " × " +
                 std::to_string(row_bytes()));
 }
@@ -201,6 +205,7 @@ QuantizedMatrix to_quantized(const BlockMatrix& m) {
   if (!spec)
     throw Error(ErrorCode::unsupported,
                 std::string(name_of(m.type)) + " blocks have no exact form with one scale and zero point a group");
+  m.validate("blocks");
   QuantizedMatrix q = QuantizedMatrix::allocate(*spec, m.rows, m.cols);
   visit_block(m.type, [&](auto block) {
     using Block = decltype(block);
@@ -230,6 +235,7 @@ BlockMatrix to_blocks(const QuantizedMatrix& q) {
     throw Error(ErrorCode::unsupported, "a matrix of " + shape(q.rows, q.cols) + " in " + q.spec.to_string() +
                                             " has no exact form in GGUF's blocks: symmetric codes of 4, 5 or 8 bits in "
                                             "groups of 32 with f16 scales, columns in their order, have one");
+  q.validate_layout("matrix");
   BlockMatrix m = BlockMatrix::allocate(*type, q.rows, q.cols);
   visit_block(*type, [&](auto block) {
     if constexpr (requires { put_together(nullptr, f16(), block); }) put_all<decltype(block)>(q, m);

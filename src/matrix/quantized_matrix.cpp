@@ -22,6 +22,9 @@ std::size_t scale_element_bytes(const QuantSpec& spec) {
   return spec.double_quant ? 1 : static_cast<std::size_t>(scale_bytes(spec.scale_type));
 }
 
+/// Of a matrix whose fp32 form an address can still reach the end of: no product of its sizes overflows below that.
+constexpr std::size_t kMostElements = static_cast<std::size_t>(PTRDIFF_MAX) / 16;
+
 std::size_t zero_point_bytes(const QuantSpec& spec) { return !spec.has_zero_points() ? 0 : spec.hold_zero ? 1 : 4; }
 
 }  // namespace
@@ -31,6 +34,9 @@ QuantizedMatrix QuantizedMatrix::allocate(const QuantSpec& spec, std::size_t row
   if (rows == 0 || cols == 0)
     throw Error(ErrorCode::invalid_argument,
                 "a matrix of " + std::to_string(rows) + " × " + std::to_string(cols) + " has nothing to quantize");
+  if (rows > kMostElements / cols)
+    throw Error(ErrorCode::invalid_argument,
+                "a matrix of " + std::to_string(rows) + " × " + std::to_string(cols) + " is larger than memory can be");
   QuantizedMatrix q;
   q.spec = spec;
   q.rows = rows;
@@ -42,15 +48,19 @@ QuantizedMatrix QuantizedMatrix::allocate(const QuantSpec& spec, std::size_t row
   return q;
 }
 
-void QuantizedMatrix::validate(const std::string& name) const {
+void QuantizedMatrix::validate_layout(const std::string& name) const {
   spec.validate();
+  const auto refuse = [&](const std::string& why) {
+    throw Error(ErrorCode::corrupt_file, "tensor '" + name + "' (" + spec.to_string() + ", " + std::to_string(rows) +
+                                             " × " + std::to_string(cols) + "): " + why);
+  };
   const auto need = [&](const char* what, std::size_t have, std::size_t want) {
     if (have != want)
-      throw Error(ErrorCode::corrupt_file, "tensor '" + name + "' (" + spec.to_string() + ", " + std::to_string(rows) +
-                                               " × " + std::to_string(cols) + "): " + what + " has " +
-                                               std::to_string(have) + " bytes or entries, " + std::to_string(want) +
-                                               " are needed");
+      refuse(std::string(what) + " has " + std::to_string(have) + " bytes or entries, " + std::to_string(want) +
+             " are needed");
   };
+  if (rows == 0 || cols == 0) refuse("it is empty");
+  if (rows > kMostElements / cols) refuse("it is larger than memory can be");
   need("codes", codes.size(), rows * row_bytes());
   need("scales", scales.size(), group_count() * scale_element_bytes(spec));
   need("zero_points", zero_points.size(), group_count() * zero_point_bytes(spec));
@@ -62,12 +72,28 @@ void QuantizedMatrix::validate(const std::string& name) const {
   }
   if (g_idx.empty()) return;
   need("g_idx", g_idx.size(), cols);
-  const auto groups = static_cast<std::int32_t>(spec.groups_per_row(cols));
+  const auto groups = static_cast<std::int64_t>(spec.groups_per_row(cols));
   for (std::size_t c = 0; c < cols; ++c)
     if (g_idx[c] < 0 || g_idx[c] >= groups)
-      throw Error(ErrorCode::corrupt_file, "tensor '" + name + "': g_idx[" + std::to_string(c) + "] is " +
-                                               std::to_string(g_idx[c]) + "; it must be 0 to " +
-                                               std::to_string(groups - 1));
+      refuse("g_idx[" + std::to_string(c) + "] is " + std::to_string(g_idx[c]) + "; it must be 0 to " +
+             std::to_string(groups - 1));
+}
+
+void QuantizedMatrix::validate(const std::string& name) const {
+  validate_layout(name);
+  const auto refuse = [&](const char* what, std::size_t at, const std::string& value) {
+    throw Error(ErrorCode::corrupt_file,
+                "tensor '" + name + "' (" + spec.to_string() + "): " + what + " " + std::to_string(at) + value);
+  };
+  for (std::size_t i = 0; i < codebook.size(); ++i)
+    if (!is_finite(codebook[i])) refuse("codebook value", i, " is not finite");
+  for (std::size_t g = 0; g < group_count(); ++g)
+    if (!is_finite(scale(g))) refuse("scale", g, " is not finite");
+  if (!spec.has_zero_points() || !spec.hold_zero) return;
+  for (std::size_t g = 0; g < group_count(); ++g)
+    if (zero_point(g) >= 1 << spec.bits)
+      refuse("zero point", g,
+             " is " + std::to_string(zero_point(g)) + "; codes have " + std::to_string(spec.bits) + " bits");
 }
 
 std::size_t QuantizedMatrix::group_of(std::size_t r, std::size_t c) const {

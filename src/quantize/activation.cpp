@@ -16,6 +16,13 @@ void check_bits(int bits) {
     throw Error(ErrorCode::invalid_argument, "bits is " + std::to_string(bits) + "; it must be 2 to 8");
 }
 
+/// What encode divides by and decode multiplies by.
+void check_params(AffineParams p) {
+  if (!(p.scale > 0) || !is_finite(p.scale))
+    throw Error(ErrorCode::invalid_argument,
+                "the activations' scale is " + std::to_string(p.scale) + "; it must be positive and finite");
+}
+
 void check_sizes(std::size_t a, std::size_t b) {
   if (a != b)
     throw Error(ErrorCode::shape_mismatch, "fake quantization: spans of " + std::to_string(a) + " and " +
@@ -130,6 +137,8 @@ AffineParams RangeObserver::params() const { return fit(range()); }
 
 QuantizedActivations quantize_static(MatrixView<const float> x, AffineParams params, int bits) {
   check_bits(bits);
+  check_params(params);
+  x.validate("x");
   QuantizedActivations out{x.rows, x.cols, std::vector<std::uint8_t>(x.rows * x.cols), {params}};
   for (std::size_t r = 0; r < x.rows; ++r) {
     check_row_finite(x.row(r), r);
@@ -142,6 +151,7 @@ QuantizedActivations quantize_static(MatrixView<const float> x, AffineParams par
 QuantizedActivations quantize_dynamic(MatrixView<const float> x, int bits, bool symmetric) {
   check_bits(bits);
   if (x.cols == 0) throw Error(ErrorCode::invalid_argument, "activation rows of no columns have no range");
+  x.validate("x");
   QuantizedActivations out{x.rows, x.cols, std::vector<std::uint8_t>(x.rows * x.cols), {}};
   for (std::size_t r = 0; r < x.rows; ++r) {
     check_row_finite(x.row(r), r);
@@ -157,13 +167,19 @@ QuantizedActivations quantize_dynamic(MatrixView<const float> x, int bits, bool 
 
 void fake_quantize(std::span<const float> x, AffineParams p, int bits, std::span<float> out) {
   check_bits(bits);
+  check_params(p);
   check_sizes(x.size(), out.size());
+  for (std::size_t i = 0; i < x.size(); ++i)
+    if (!is_finite(x[i]))
+      throw Error(ErrorCode::non_finite,
+                  "fake quantization: value " + std::to_string(i) + " is " + std::to_string(x[i]));
   for (std::size_t i = 0; i < x.size(); ++i) out[i] = affine_decode(affine_encode(x[i], p, 0, (1 << bits) - 1), p);
 }
 
 void fake_quantize_gradient(std::span<const float> x, AffineParams p, int bits, std::span<const float> grad_out,
                             std::span<float> grad_x) {
   check_bits(bits);
+  check_params(p);
   check_sizes(x.size(), grad_out.size());
   check_sizes(x.size(), grad_x.size());
   const float low = static_cast<float>(-p.zero_point), high = static_cast<float>((1 << bits) - 1 - p.zero_point);

@@ -8,6 +8,10 @@
 namespace nibble {
 
 Int8Activations quantize_activations_llm_int8(MatrixView<const float> x, float threshold) {
+  x.validate("x");
+  if (!(threshold >= 0) || !is_finite(threshold))
+    throw Error(ErrorCode::invalid_argument,
+                "the outlier threshold is " + std::to_string(threshold) + "; it must be 0 (none) or positive");
   Int8Activations out;
   out.codes.resize(x.rows * x.cols);
   out.absmax.resize(x.rows);

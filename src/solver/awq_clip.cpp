@@ -140,6 +140,8 @@ std::vector<float> search_clip(const Linear& linear, const ActivationStats& stat
     throw Error(ErrorCode::shape_mismatch, "tensor '" + linear.name + "' has " + std::to_string(cols) +
                                                " columns; its inputs '" + stats.name() + "' have " +
                                                std::to_string(stats.channels()) + " channels");
+  need(rows > 0, "the tensor is empty");
+  linear.weights.validate(linear.name);
   const std::size_t groups = o.spec.groups_per_row(cols);
   const std::size_t size = o.spec.granularity == Granularity::group ? o.spec.group_size : cols;
   std::vector<float> limits(rows * groups);
@@ -165,6 +167,11 @@ void apply_clip(MatrixView<float> weights, std::span<const float> limits, std::s
     throw Error(ErrorCode::shape_mismatch, "apply_clip: " + std::to_string(limits.size()) + " limits, but " +
                                                std::to_string(weights.rows) + " rows of " + std::to_string(groups) +
                                                " groups");
+  weights.validate("weights");
+  for (std::size_t i = 0; i < limits.size(); ++i)
+    if (!(limits[i] >= 0))
+      throw Error(ErrorCode::invalid_argument, "apply_clip: limit " + std::to_string(i) + " is " +
+                                                   std::to_string(limits[i]) + "; it must be 0 or more");
   for (std::size_t r = 0; r < weights.rows; ++r)
     for (std::size_t c = 0; c < weights.cols; ++c) {
       const float limit = limits[r * groups + c / size];

@@ -41,12 +41,15 @@ void check(std::span<const Linear> linears, const ActivationStats& stats, const 
   need(o.grid >= 1, "grid is " + std::to_string(o.grid) + "; it must be positive");
   need(!linears.empty(), "there are no linears");
   need(stats.tokens() > 0, "no tokens were observed");
-  for (const Linear& l : linears)
+  for (const Linear& l : linears) {
+    need(l.weights.rows > 0, "tensor '" + l.name + "' is empty");
     if (l.weights.cols != stats.channels() || l.weights.stride < l.weights.cols)
       throw Error(ErrorCode::shape_mismatch, "tensor '" + l.name + "' has " + std::to_string(l.weights.cols) +
                                                  " columns with rows " + std::to_string(l.weights.stride) +
                                                  " apart; its inputs '" + stats.name() + "' have " +
                                                  std::to_string(stats.channels()) + " channels");
+    l.weights.validate(l.name);
+  }
   if (o.source.empty()) return;
   if (o.source.size() != stats.channels())
     throw Error(ErrorCode::shape_mismatch, "awq scales of '" + stats.name() + "': sources of " +
@@ -187,6 +190,9 @@ Scales search_scales(std::span<const Linear> linears, const ActivationStats& sta
     best.scales = scales;
     best.source_scales = source_scales;
   }
+  if (!std::isfinite(best.loss))
+    throw Error(ErrorCode::non_finite, "awq scales of '" + stats.name() + "': the loss is " +
+                                           std::to_string(best.loss) + " at every ratio tried");
   return best;
 }
 

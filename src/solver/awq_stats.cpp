@@ -41,6 +41,7 @@ void ActivationStats::add(FloatMatrix x) {
     throw Error(ErrorCode::shape_mismatch, "activations '" + name_ + "' have " + std::to_string(x.cols) +
                                                " channels with rows " + std::to_string(x.stride) +
                                                " apart; the statistics have " + std::to_string(channels()));
+  x.validate(name_);
   std::vector<float> values(x.rows * x.cols);
   default_backend().widen(x, {values.data(), x.rows, x.cols});
   for (std::size_t i = 0; i < values.size(); ++i)
@@ -79,6 +80,7 @@ std::vector<float> ActivationStats::mean_magnitudes() const {
 
 void scale_columns(MatrixView<float> weights, std::span<const float> scales) {
   check_scales("scales of columns", scales, weights.cols);
+  weights.validate("weights");
   for (std::size_t r = 0; r < weights.rows; ++r)
     for (std::size_t c = 0; c < weights.cols; ++c) weights(r, c) *= scales[c];
 }
@@ -94,6 +96,7 @@ void fold_into_norm(std::span<float> weight, std::span<float> bias, std::span<co
 void fold_into_linear(MatrixView<float> weights, std::span<float> bias, std::span<const float> scales) {
   if (scales.size() > weights.rows) mismatch("rows of the operation before", weights.rows, scales.size());
   check_scales("scales of rows", scales, scales.size());
+  weights.validate("weights of the operation before");
   if (!bias.empty() && bias.size() != weights.rows) mismatch("bias of a linear", bias.size(), weights.rows);
   const std::size_t first = weights.rows - scales.size();
   for (std::size_t i = 0; i < scales.size(); ++i) {

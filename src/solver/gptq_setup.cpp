@@ -48,6 +48,7 @@ void check_arguments(FloatMatrix weights, const Hessian& hessian, const Options&
                 "tensor '" + o.name + "' is " + std::to_string(weights.rows) + " × " + std::to_string(weights.cols) +
                     " with rows " + std::to_string(weights.stride) + " apart; the Hessian '" + hessian.name() +
                     "' has " + std::to_string(hessian.channels()) + " channels");
+  weights.validate(o.name);
 }
 
 QuantSpec spec_of(const Options& o) {

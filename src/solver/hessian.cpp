@@ -37,6 +37,7 @@ Hessian Hessian::from_sum(MatrixView<const double> sum, std::uint64_t tokens, st
   if (sum.rows != sum.cols)
     throw Error(ErrorCode::shape_mismatch,
                 "the Hessian of '" + name + "' is " + shape(sum.rows, sum.cols) + "; it must be square");
+  sum.validate("the Hessian of " + name);
   Hessian out(sum.rows, std::move(name));
   out.tokens_ = tokens;
   for (std::size_t i = 0, at = 0; i < sum.rows; ++i)
@@ -58,6 +59,7 @@ Hessian Hessian::from_sum(MatrixView<const double> sum, MatrixView<const double>
   if (cross.rows != sum.rows || cross.cols != sum.cols)
     throw Error(ErrorCode::shape_mismatch, "the Hessian of '" + name + "' is " + shape(sum.rows, sum.cols) +
                                                ", its cross statistic " + shape(cross.rows, cross.cols));
+  cross.validate("the cross statistic of " + name);
   Hessian out = from_sum(sum, tokens, std::move(name));
   for (std::size_t i = 0; i < cross.rows; ++i)
     for (std::size_t j = 0; j < cross.cols; ++j) {
@@ -79,6 +81,7 @@ void Hessian::check(FloatMatrix x, const char* which, Executor& executor) const 
     throw Error(ErrorCode::shape_mismatch, what + " are " + shape(x.rows, x.cols) + " with rows " +
                                                std::to_string(x.stride) + " apart; the Hessian has " +
                                                std::to_string(channels_) + " channels");
+  x.validate(name_);
   const std::size_t t = solver::first_beyond(x, kMostActivation, executor);
   for (std::size_t c = 0; t < x.rows && c < x.cols; ++c) {
     const float value = element(x, t, c);

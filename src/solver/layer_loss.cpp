@@ -32,6 +32,8 @@ double layer_loss(FloatMatrix weights, const QuantizedMatrix& q, const Hessian& 
                                                std::to_string(weights.cols) + ", quantized " + std::to_string(q.rows) +
                                                " × " + std::to_string(q.cols) + ", a Hessian of " +
                                                std::to_string(hessian.channels()) + " channels");
+  weights.validate("weights");
+  q.validate("quantized");
   const std::size_t n = q.cols;
   const auto h = full(hessian, hessian.tokens() == 0 ? 1.0 : 2.0 / static_cast<double>(hessian.tokens()), executor);
   const auto multiply = solver::multiply_panel<float>();

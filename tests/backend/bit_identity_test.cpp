@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "nibble/core/error.h"
 #include "nibble/quantize/quantize.h"
 #include "tests/support/random_data.h"
 
@@ -150,14 +151,18 @@ TEST_P(BitIdentity, HoldsForHalfPrecisionResults) {
   for (const auto& c : cases) {
     const auto x = normal(c.rows * c.cols, 13, 3e-5f);
     auto q = quantize(MatrixView<const float>(x.data(), c.rows, c.cols), c.spec);
-    if (!q.spec.double_quant && q.spec.scale_type == ScaleType::f32) {
-      q.scales.writable<float>()[0] = std::numeric_limits<float>::quiet_NaN();
-      q.scales.writable<float>()[1] = 1e38f;
-    }
     std::vector<float> plain(x.size());
     std::vector<f16> half(x.size());
     std::vector<bf16> brain(x.size());
     const auto fits = [&](auto& v) { return MutableFloatMatrix(MatrixView(v.data(), c.rows, c.cols)); };
+    if (!q.spec.double_quant && q.spec.scale_type == ScaleType::f32) {
+      for (const float beyond : {std::numeric_limits<float>::quiet_NaN(), 1e38f}) {
+        q.scales.writable<float>()[0] = beyond;
+        EXPECT_THROW(GetParam()->dequantize_to(q, 0, fits(half), default_executor()), Error) << c.spec;
+      }
+      q.scales.writable<float>()[0] = 0;
+      q.scales.writable<float>()[1] = 500;  // values up to 64000, near the end of f16
+    }
     GetParam()->dequantize_to(q, 0, fits(plain), default_executor());
     GetParam()->dequantize_to(q, 0, fits(half), default_executor());
     GetParam()->dequantize_to(q, 0, fits(brain), default_executor());

@@ -10,6 +10,8 @@
 #ifdef NIBBLE_WITH_CUDA
 #include "nibble/backend/cuda.h"
 #endif
+#include "nibble/format/checkpoint.h"
+#include "tests/support/damaged_model.h"
 #include "tests/support/run_tool.h"
 #include "tests/support/temporary_folder.h"
 
@@ -98,6 +100,58 @@ TEST(Compare, WritesTheTableTheJsonAndTheChart) {
   std::stringstream chart;
   chart << std::ifstream(svg).rdbuf();
   for (const char* part : {"<svg", "</svg>", "nf4-dq", "int8", "MB"}) EXPECT_TRUE(has(chart.str(), part)) << part;
+}
+
+TEST(Compare, SaysHowManyTokensWerePredicted) {
+  const TemporaryFolder folder;
+  std::ofstream(folder / "short.txt") << std::string(244, 'a');
+  const auto outcome = run("compare --methods fp32 --text " + (folder / "short.txt").string());
+  EXPECT_EQ(outcome.status, 0) << outcome.text;
+  EXPECT_TRUE(has(outcome.text, "over 243 predicted tokens of short.txt")) << outcome.text;
+}
+
+TEST(Inspect, RefusesAReferenceThatIsAnotherModel) {
+  const TemporaryFolder folder;
+  const auto at = [&](const char* name) { return (folder / name).string(); };
+  ASSERT_EQ(run("quantize " + kModel + " -o " + at("q") + " --method int8 --quiet").status, 0);
+  const auto fits = run("inspect " + at("q") + " --reference " + kModel);
+  EXPECT_EQ(fits.status, 0) << fits.text;
+  const std::string up = "model.layers.0.mlp.up_proj.weight";
+  const auto write = [&](const char* name, const std::vector<TensorInfo>& tensors) {
+    SafetensorsWriter writer(folder / name, tensors, {});
+    for (const TensorInfo& t : tensors) {
+      std::size_t bytes = size_of(t.type);
+      for (const std::size_t d : t.shape) bytes *= d;
+      const std::vector<std::byte> zeros(bytes);
+      writer.write(t.name, zeros);
+    }
+    writer.finish();
+  };
+  std::vector<TensorInfo> tensors = Checkpoint::open(kModel).tensors();
+  for (const auto& [rows, cols] : std::vector<std::pair<std::size_t, std::size_t>>{{8, 8}, {256, 768}, {2048, 256}}) {
+    for (TensorInfo& t : tensors)
+      if (t.name == up) t.shape = {rows, cols};
+    const std::string name = std::to_string(rows) + ".safetensors";
+    write(name.c_str(), tensors);
+    const auto other = run("inspect " + at("q") + " --reference " + at(name.c_str()));
+    EXPECT_EQ(other.status, 1) << other.text;
+    EXPECT_TRUE(has(other.text, "tensor '" + up + "' is " + std::to_string(rows) + " × ")) << other.text;
+  }
+  std::erase_if(tensors, [&](const TensorInfo& t) { return t.name == up; });
+  write("lacking.safetensors", tensors);
+  const auto lacking = run("inspect " + at("q") + " --reference " + at("lacking.safetensors"));
+  EXPECT_EQ(lacking.status, 1) << lacking.text;
+  EXPECT_TRUE(has(lacking.text, "the reference has no tensor '" + up + "'")) << lacking.text;
+}
+
+TEST(Eval, RefusesAModelThatGivesNoNumbers) {
+  const TemporaryFolder folder;
+  const auto model =
+      testing_support::damaged_model(kModel, folder / "nan", "model.layers.1.mlp.down_proj.weight", 300, NAN);
+  const auto outcome = run("eval " + model.string() + " --tokens 100 --json " + (folder / "figures.json").string());
+  EXPECT_EQ(outcome.status, 1) << outcome.text;
+  EXPECT_TRUE(has(outcome.text, "'model.layers.2.self_attn.q_proj'")) << outcome.text;
+  EXPECT_FALSE(fs::exists(folder / "figures.json"));
 }
 
 TEST(Compare, EightBitActivationsCostLittle) {

@@ -1,14 +1,53 @@
 #include "nibble/core/parallel.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <atomic>
+#include <cstdlib>
 #include <stdexcept>
 #include <thread>
 #include <vector>
 
+#include "nibble/core/error.h"
+#include "tests/support/child.h"
+
 namespace nibble {
 namespace {
+
+using testing_support::exit_of;
+
+/// Before the pool is made: threads even where there is one CPU.
+const int threads_are_set = ::setenv("NIBBLE_THREADS", "4", 1);
+
+/// Whether all of [0, count) is met once by a parallel_for on `executor`.
+bool covers(Executor& executor, std::size_t count) {
+  std::vector<std::atomic<int>> hits(count);
+  parallel_for(executor, count, 1, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t i = begin; i < end; ++i) ++hits[i];
+  });
+  for (auto& h : hits)
+    if (h != 1) return false;
+  return true;
+}
+
+/// The pool that an engine might have: two threads, one job at a time, and no way to call it from its own tasks.
+class SimplePool final : public Executor {
+ public:
+  int concurrency() const noexcept override { return 2; }
+  void run(std::size_t count, FunctionRef<void(std::size_t)> task) override {
+    if (busy_.exchange(true)) throw std::logic_error("run() was called from one of its tasks");
+    std::thread other([&] {
+      for (std::size_t i = 1; i < count; i += 2) task(i);
+    });
+    for (std::size_t i = 0; i < count; i += 2) task(i);
+    other.join();
+    busy_ = false;
+  }
+
+ private:
+  std::atomic<bool> busy_{false};
+};
 
 TEST(ParallelFor, CoversEveryIndexOnce) {
   for (std::size_t count : {0u, 1u, 2u, 7u, 1000u}) {
@@ -43,6 +82,100 @@ TEST(DefaultExecutor, ServesSeveralCallersAtOnce) {
     });
   for (auto& t : callers) t.join();
   EXPECT_EQ(sum, 4 * 200 * 64);
+}
+
+TEST(DefaultExecutor, RunsWhatItsOwnTasksAskForOnTheirThread) {
+  std::atomic<int> covered{0}, elsewhere{0};
+  default_executor().run(64, [&](std::size_t) {
+    covered += covers(default_executor(), 100);
+    const auto here = std::this_thread::get_id();
+    default_executor().run(10, [&](std::size_t) { elsewhere += std::this_thread::get_id() != here; });
+  });
+  EXPECT_EQ(covered, 64);
+  EXPECT_EQ(elsewhere, 0);
+  EXPECT_FALSE(TaskScope::inside(default_executor()));
+}
+
+TEST(ParallelFor, NestsThreeDeepAndStillRethrows) {
+  std::atomic<int> covered{0};
+  const auto deep = [&] {
+    parallel_for(default_executor(), 16, 1, [&](std::size_t, std::size_t) {
+      parallel_for(default_executor(), 16, 1, [&](std::size_t, std::size_t) {
+        covered += covers(default_executor(), 16);
+        throw std::out_of_range("deep");
+      });
+    });
+  };
+  EXPECT_THROW(deep(), std::out_of_range);
+  EXPECT_GT(covered, 0);
+  EXPECT_TRUE(covers(default_executor(), 1000));
+}
+
+TEST(ParallelFor, DoesNotCallAnEnginesPoolFromItsTasks) {
+  SimplePool pool;
+  std::atomic<int> covered{0};
+  parallel_for(pool, 8, 1, [&](std::size_t begin, std::size_t end) {
+    EXPECT_TRUE(TaskScope::inside(pool));
+    for (std::size_t i = begin; i < end; ++i) covered += covers(pool, 50);
+  });
+  EXPECT_EQ(covered, 8);
+}
+
+TEST(TaskScope, MarksTasksThatAnEngineStartsByItself) {
+  SimplePool pool;
+  std::atomic<int> covered{0};
+  pool.run(8, [&](std::size_t) {
+    const TaskScope scope(pool);
+    covered += covers(pool, 50);
+    covered += covers(default_executor(), 50);  // another executor: its threads are free
+  });
+  EXPECT_EQ(covered, 16);
+  EXPECT_TRUE(covers(pool, 50));
+}
+
+TEST(DefaultExecutor, WorksInAChildOfFork) {
+  ASSERT_TRUE(covers(default_executor(), 1000));
+  EXPECT_EQ(exit_of([] { ::_exit(covers(default_executor(), 1000) ? 0 : 1); }), 0);
+  EXPECT_EQ(exit_of([] { std::exit(covers(default_executor(), 1000) ? 0 : 1); }), 0) << "destructors run, too";
+  EXPECT_EQ(exit_of([] { std::exit(0); }), 0) << "even where the child never used the pool";
+  EXPECT_EQ(exit_of([] {
+              const int grandchild = exit_of([] { ::_exit(covers(default_executor(), 1000) ? 0 : 1); });
+              ::_exit(covers(default_executor(), 1000) ? grandchild : 1);
+            }),
+            0);
+  EXPECT_TRUE(covers(default_executor(), 1000)) << "the parent keeps its own";
+}
+
+TEST(DefaultExecutor, ForksWhileOtherThreadsUseIt) {
+  std::atomic<bool> stop{false};
+  std::thread busy([&] {
+    while (!stop) (void)covers(default_executor(), 64);
+  });
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(exit_of([] { ::_exit(covers(default_executor(), 64) ? 0 : 1); }), 0);
+  stop = true;
+  busy.join();
+}
+
+TEST(DefaultExecutor, SaysSoWhereATaskForkedAndReturned) {
+  const auto caller = std::this_thread::get_id();
+  std::atomic<bool> forked{false};
+  int status = -1;
+  const auto fork_in_a_task = [&] {
+    default_executor().run(4, [&](std::size_t) {
+      if (std::this_thread::get_id() != caller) {
+        while (!forked) std::this_thread::yield();  // so that the caller has one of the tasks
+        return;
+      }
+      if (!forked.exchange(true)) status = testing_support::fork_and_wait();
+    });
+  };
+  try {
+    fork_in_a_task();
+  } catch (const Error& e) {
+    ::_exit(e.code() == ErrorCode::unsupported ? 3 : 1);  // only a child comes here
+  }
+  ASSERT_NE(status, testing_support::kInChild) << "the child went on as if all tasks were done";
+  EXPECT_EQ(status, 3);
 }
 
 }  // namespace

@@ -102,6 +102,12 @@ TEST_F(Calibrate, BeatsRoundingToNearestOnTheHeldOutNovel) {
   EXPECT_LT(p["gptq-2-g32"] - p["fp32"], (p["int2"] - p["fp32"]) / 2);
 }
 
+TEST_F(Calibrate, LossesAreWithoutTheDamping) {
+  auto o = options("gptq-4-g128", 4, 64);
+  o.damp = 1;  // its share is larger than all that is gained
+  for (const LayerReport& r : make("damped", o).layers) EXPECT_LT(r.loss, r.rounding_loss) << r.layer;
+}
+
 TEST_F(Calibrate, TheReportSaysWhatEachLayerGained) {
   std::vector<std::string> seen;
   auto o = options("gptq-3-g128", 16, 128);

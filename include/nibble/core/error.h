@@ -15,7 +15,7 @@ enum class ErrorCode {
   non_finite,        ///< NaN or infinity where a finite value is needed.
   unsupported,       ///< A valid request that this build, backend or format cannot serve.
   not_found,         ///< A tensor, file, backend or method of that name does not exist.
-  corrupt_file,      ///< A file breaks the rules of its format.
+  corrupt_file,      ///< A file, or a quantized matrix handed in, breaks the rules of its format.
   io,                ///< The operating system refused a read, write, map, sync or rename.
   cancelled,         ///< The caller's Progress asked to stop; nothing was written.
   out_of_memory,     ///< The system refused memory; the message says what for, and how much.

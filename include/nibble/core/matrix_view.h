@@ -2,13 +2,46 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
+#include <string>
+#include <string_view>
 #include <type_traits>
 
 #include "nibble/core/dtype.h"
+#include "nibble/core/error.h"
 #include "nibble/core/float_types.h"
 
 namespace nibble {
+
+namespace detail {
+
+/// Whether a view can be walked: an empty one always; another needs memory, rows that do not overlap, and an end that
+/// an address can name.
+constexpr bool is_view(const void* data, std::size_t rows, std::size_t cols, std::size_t stride, std::size_t element) {
+  if (rows == 0 || cols == 0) return true;
+  const std::size_t most = static_cast<std::size_t>(PTRDIFF_MAX) / element;
+  return data != nullptr && stride >= cols && cols <= most && (rows == 1 || stride <= (most - cols) / (rows - 1));
+}
+
+[[noreturn]] inline void refuse_view(std::string_view name, const void* data, std::size_t rows, std::size_t cols,
+                                     std::size_t stride) {
+  const std::string what =
+      "'" + std::string(name) + "' is " + std::to_string(rows) + " × " + std::to_string(cols) + " elements ";
+  if (data == nullptr) throw Error(ErrorCode::invalid_argument, what + "at no address: its data is null");
+  const std::string apart = what + "with rows " + std::to_string(stride) + " apart";
+  if (stride < cols) throw Error(ErrorCode::shape_mismatch, apart + "; a row's stride is at least its columns");
+  throw Error(ErrorCode::invalid_argument, apart + ", which is more than memory can hold");
+}
+
+[[noreturn]] inline void refuse_type(std::string_view name, DType type) {
+  throw Error(ErrorCode::unsupported,
+              "'" + std::string(name) + "' is " + std::string(name_of(type)) + "; F32, F16 or BF16 is needed");
+}
+
+constexpr bool is_matrix_type(DType type) { return type == DType::f32 || type == DType::f16 || type == DType::bf16; }
+
+}  // namespace detail
 
 /// rows × cols elements, row r starting at data + r·stride. Does not own; pass by value.
 template <class T>
@@ -31,6 +64,12 @@ struct MatrixView {
   constexpr MatrixView row_range(std::size_t first, std::size_t count) const {
     return {data + first * stride, count, cols, stride};
   }
+  /// What every public call asks of a matrix that it is handed, before memory is touched; a few comparisons. Errors
+  /// name `name`: invalid_argument for elements at no address, or more than memory can hold; shape_mismatch for a
+  /// stride of less than cols. An empty matrix is one.
+  constexpr void validate(std::string_view name) const {
+    if (!detail::is_view(data, rows, cols, stride, sizeof(T))) detail::refuse_view(name, data, rows, cols, stride);
+  }
 };
 
 /// A read-only matrix of fp32, fp16 or bf16, the type known at run time: what quantizers and backends take.
@@ -52,6 +91,13 @@ struct FloatMatrix {
   [[nodiscard]] const void* row(std::size_t r) const {
     return static_cast<const std::byte*>(data) + r * stride * size_of(type);
   }
+  /// What every public call asks of a matrix that it is handed, before memory is touched; a few comparisons. Errors
+  /// name `name`: invalid_argument for elements at no address, or more than memory can hold; shape_mismatch for a
+  /// stride of less than cols; unsupported for another type. An empty matrix is one.
+  constexpr void validate(std::string_view name) const {
+    if (!detail::is_matrix_type(type)) detail::refuse_type(name, type);
+    if (!detail::is_view(data, rows, cols, stride, size_of(type))) detail::refuse_view(name, data, rows, cols, stride);
+  }
 };
 
 /// The same to be written: what backends decode into.
@@ -69,6 +115,13 @@ struct MutableFloatMatrix {
   constexpr MutableFloatMatrix(MatrixView<bf16> m)
       : data(m.data), type(DType::bf16), rows(m.rows), cols(m.cols), stride(m.stride) {}
   [[nodiscard]] void* row(std::size_t r) const { return static_cast<std::byte*>(data) + r * stride * size_of(type); }
+  /// What every public call asks of a matrix that it is handed, before memory is touched; a few comparisons. Errors
+  /// name `name`: invalid_argument for elements at no address, or more than memory can hold; shape_mismatch for a
+  /// stride of less than cols; unsupported for another type. An empty matrix is one.
+  constexpr void validate(std::string_view name) const {
+    if (!detail::is_matrix_type(type)) detail::refuse_type(name, type);
+    if (!detail::is_view(data, rows, cols, stride, size_of(type))) detail::refuse_view(name, data, rows, cols, stride);
+  }
 };
 
 }  // namespace nibble

@@ -101,7 +101,7 @@ std::string loss_in(CheckpointLayout layout, const QuantizedMatrix& q);
 /// stored, or the layout is only read.
 QuantSpec nearest_spec(CheckpointLayout layout, const LayerDescription& description);
 /// The same codes with every scale rounded to `type`. Error{non_finite} for a scale beyond its range.
-QuantizedMatrix with_scale_type(QuantizedMatrix q, ScaleType type);
+QuantizedMatrix with_scale_type(QuantizedMatrix q, ScaleType type, const std::string& name = "matrix");
 
 /// What encode_quantized will give, the bytes left out: sizes are known before the work, so a writer can lay out its
 /// file first. Error{unsupported} if the layout cannot hold it.

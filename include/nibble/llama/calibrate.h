@@ -63,8 +63,8 @@ struct LayerReport {
   std::string layer;
   std::string method;  ///< Text of the CalibratedMethod.
   /// ½·tr(ΔW·H·ΔWᵀ), H = (2/tokens)·Σ x·xᵀ over what the layer saw (AWQ: a sample of it): the squared error of the
-  /// outputs, summed over them, of a mean token; and the same had the layer been rounded to nearest. GPTQ's has the
-  /// share of its damping.
+  /// outputs, summed over them, of a mean token; and the same had the layer been rounded to nearest. Neither counts
+  /// GPTQ's damping.
   double loss = 0, rounding_loss = 0;
   double damp = 0;      ///< GPTQ: the one that served.
   double coverage = 1;  ///< Share of the calibration tokens that it saw.

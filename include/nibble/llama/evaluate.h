@@ -33,7 +33,8 @@ struct Evaluation {
 };
 
 /// Error{invalid_argument} for fewer than two tokens or a stride outside 1 … window; Error{corrupt_file} for a
-/// reference made from another text, vocabulary or window.
+/// reference made from another text, vocabulary or window; Error{non_finite} where logits, the divergence or the
+/// perplexity are no finite numbers: names the token, and the first layer whose inputs are none.
 Evaluation evaluate(const Model& model, std::span<const std::int32_t> ids, const EvaluateOptions& options = {});
 
 }  // namespace nibble::llama

@@ -23,7 +23,7 @@ class Sampler {
  public:
   /// Error{invalid_argument} for a negative or non-finite temperature, or top_p outside (0, 1].
   explicit Sampler(const SamplerOptions& options = {});
-  /// Error{non_finite} if a logit is NaN. Ties go to the lower id.
+  /// Error{non_finite} if a logit is NaN or +infinity. Ties go to the lower id.
   std::int32_t next(std::span<const float> logits);
 
  private:

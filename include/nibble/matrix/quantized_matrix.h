@@ -45,8 +45,12 @@ struct QuantizedMatrix {
 
   /// An all-zero matrix of the right buffers. Validates the spec; Error{invalid_argument} for an empty shape.
   static QuantizedMatrix allocate(const QuantSpec& spec, std::size_t rows, std::size_t cols);
-  /// Throws Error{corrupt_file} naming `name` unless every buffer has the size the spec and shape ask for and every
-  /// g_idx is a group of the row: what a format calls on what it read.
+  /// Throws Error{corrupt_file} naming `name` unless the shape is none that is empty or too large for an address, every
+  /// buffer has the size that spec and shape ask for, and every g_idx is a group of the row: all that reading it safely
+  /// takes. As quick as reading a row.
+  void validate_layout(const std::string& name) const;
+  /// That, and every scale, codebook value and zero point is one that the spec can have (finite; zero points of a byte
+  /// below 2^bits): what a format calls on what it read, and pack() on what it is handed.
   void validate(const std::string& name) const;
 
   [[nodiscard]] std::size_t row_bytes() const { return packed_bytes(cols, spec.bits); }

@@ -63,12 +63,14 @@ struct QuantizedActivations {
   std::vector<AffineParams> params;  ///< One (static) or one per row (dynamic).
 };
 
-/// Static: every row by the calibrated parameters.
+/// Static: every row by the calibrated parameters. Error{invalid_argument} for a scale that is not positive and finite,
+/// here and below.
 QuantizedActivations quantize_static(MatrixView<const float> x, AffineParams params, int bits);
 /// Dynamic: each row (token) by its own range. Both refuse NaN and infinity as Error{non_finite} naming the place.
 QuantizedActivations quantize_dynamic(MatrixView<const float> x, int bits, bool symmetric);
 
 /// Fake quantization, forward: out[i] = decode(encode(x[i])). `low` and `high` bound the codes, 0 … 2^bits − 1.
+/// Error{non_finite} names the first value that is none; Error{shape_mismatch} for spans of other lengths.
 void fake_quantize(std::span<const float> x, AffineParams p, int bits, std::span<float> out);
 /// Its straight-through gradient (Bengio et al. 2013): grad_x[i] = grad_out[i] where x[i] was inside the range of the
 /// codes, 0 where it saturated.
