@@ -28,7 +28,9 @@ struct QuantizeModelReport {
 /// Reads the model `from` and writes the model `to`, which must not exist: model.safetensors, config.json with its
 /// quantization_config, and the tokenizer's files. Holds about one tensor at a time, whatever the model's size. The
 /// directory gets its name only when complete, so an error, a cancel or a crash leaves nothing under it.
-/// Errors: invalid_argument (`to` exists, neither spec nor convert_to), those of Checkpoint and Backend::quantize.
+/// Errors: invalid_argument (`to` exists, neither spec nor convert_to, a spec and layers that are quantized already);
+/// not_found counts the weights that config.json promises and the file lacks, and says what lies there instead; those
+/// of Checkpoint (unsupported: a weight quantized in a way nothing decodes) and Backend::quantize.
 QuantizeModelReport quantize_model(const std::filesystem::path& from, const std::filesystem::path& to,
                                    const QuantizeModelOptions& options);
 
