@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <memory>
+#include <optional>
 #include <set>
 
 #include "commands.h"
@@ -50,11 +51,20 @@ void run(const std::string& model, const std::string& reference) {
   Table table(exact ? std::vector<std::string>{"tensor", "shape", "type", "bits/weight", "layout", "relative error"}
                     : std::vector<std::string>{"tensor", "shape", "type", "bits/weight", "layout"});
   std::size_t bytes = 0;
+  std::string undecoded;  ///< Why the first layer that nothing decodes is not.
   std::set<std::string> shown;
   for (const TensorInfo& t : checkpoint.tensors()) {
     bytes += t.bytes;
     const auto layer = layer_of_tensor(t.name);
-    const auto layout = layer ? layout_of(checkpoint, *layer) : std::nullopt;
+    std::optional<CheckpointLayout> layout;
+    try {
+      if (layer) layout = layout_of(checkpoint, *layer);
+    } catch (const Error& e) {  // listed all the same, but no number of it is claimed
+      if (e.code() != ErrorCode::unsupported || exact) throw;
+      if (undecoded.empty()) undecoded = e.what();
+      table.row({t.name, shape_text(t.shape), std::string(name_of(t.type)), "", "not decoded"});
+      continue;
+    }
     if (layout && !shown.insert(*layer).second) continue;  // codes, scales, states: one row for all of a layer
     std::vector<std::string> row{t.name, shape_text(t.shape), std::string(name_of(t.type)),
                                  fmt::format("{}", 8 * size_of(t.type)), ""};
@@ -66,6 +76,7 @@ void run(const std::string& model, const std::string& reference) {
     table.row(std::move(row));
   }
   fmt::print("{}{} tensors, {}\n", table.text(), checkpoint.tensors().size(), megabytes(bytes));
+  if (!undecoded.empty()) fmt::print("not decoded: {}\n", undecoded);
 }
 
 }  // namespace

@@ -72,7 +72,7 @@ class AwqFormat final : public LayerFormat {
   bool holds(const TensorSource& source, const std::string& layer) const override {
     const QuantizationConfig* config = source.quantization();
     return config != nullptr && config->method() == "awq" && config->format() == version() &&
-           source.find(layer + ".qweight");
+           source.contains(layer + ".qweight");
   }
 
   QuantizedMatrix decode(const TensorSource& source, const std::string& layer) const override {

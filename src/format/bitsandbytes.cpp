@@ -143,6 +143,15 @@ const nlohmann::json& state_field(const nlohmann::json& state, const std::string
   return *it;
 }
 
+/// The packed codes, which lie in elements of any type: bnb_4bit_quant_storage. Only the last may be filled up.
+NamedTensor need_packed(const TensorSource& source, const std::string& name, std::size_t bytes) {
+  auto t = source.find(name);
+  if (!t) refuse(name, "is missing, though its layer is quantized");
+  const std::size_t most = (bytes + size_of(t->type) - 1) / size_of(t->type) * size_of(t->type);
+  if (t->bytes.size() < bytes || t->bytes.size() > most) need_bytes(*t, bytes);
+  return *std::move(t);
+}
+
 QuantizedMatrix decode_bnb4(const TensorSource& source, const std::string& layer, SchemeKind kind) {
   const std::string w = layer + ".weight", state_name = quant_state_name(layer, kind);
   const NamedTensor state_tensor = need(source, state_name, DType::u8);
@@ -158,8 +167,7 @@ QuantizedMatrix decode_bnb4(const TensorSource& source, const std::string& layer
   spec.double_quant = state.contains("nested_offset");
   const std::size_t rows = state_size(shape[0], state_name, "shape"), cols = state_size(shape[1], state_name, "shape");
   check_shape(state_name, rows, cols);
-  const NamedTensor packed = need(source, w, DType::u8);
-  need_bytes(packed, (rows * cols + 1) / 2);  // before anything of that size is allocated
+  const NamedTensor packed = need_packed(source, w, (rows * cols + 1) / 2);  // before that much is allocated
 
   QuantizedMatrix q = QuantizedMatrix::allocate(spec, rows, cols);
   bnb4_to_canonical(packed.bytes.as<std::uint8_t>(), q);
@@ -206,13 +214,13 @@ QuantizedMatrix decode_bnb8(const TensorSource& source, const std::string& layer
 class BitsandbytesFormat final : public LayerFormat {
  public:
   bool holds(const TensorSource& source, const std::string& layer) const override {
-    return source.find(quant_state_name(layer, SchemeKind::nf4)) ||
-           source.find(quant_state_name(layer, SchemeKind::fp4)) || source.find(layer + ".SCB");
+    return source.contains(quant_state_name(layer, SchemeKind::nf4)) ||
+           source.contains(quant_state_name(layer, SchemeKind::fp4)) || source.contains(layer + ".SCB");
   }
 
   QuantizedMatrix decode(const TensorSource& source, const std::string& layer) const override {
     for (SchemeKind kind : {SchemeKind::nf4, SchemeKind::fp4})
-      if (source.find(quant_state_name(layer, kind))) return decode_bnb4(source, layer, kind);
+      if (source.contains(quant_state_name(layer, kind))) return decode_bnb4(source, layer, kind);
     return decode_bnb8(source, layer);
   }
 

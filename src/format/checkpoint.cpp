@@ -1,14 +1,25 @@
 #include "nibble/format/checkpoint.h"
 
 #include <cstring>
+#include <mutex>
 #include <set>
 
 #include "core/json.h"
 #include "files.h"
+#include "undecoded.h"
 
 namespace nibble {
 
+struct Checkpoint::AlignedCopies {
+  std::mutex mutex;
+  std::map<std::string, Buffer> by_name;
+};
+
 namespace {
+
+bool is_aligned(const Buffer& bytes, DType type) {
+  return reinterpret_cast<std::uintptr_t>(bytes.data()) % size_of(type) == 0;
+}
 
 template <class T>
 void convert(const Buffer& from, std::vector<float>& to) {
@@ -71,6 +82,7 @@ void Checkpoint::add(SafetensorsFile file, const std::string& shown) {
 
 Checkpoint Checkpoint::open(const std::filesystem::path& path) {
   Checkpoint out;
+  out.copies_ = std::make_shared<AlignedCopies>();
   const bool is_directory = std::filesystem::is_directory(path);
   out.config_ = QuantizationConfig::find(is_directory ? path : path.parent_path());
   const auto file = is_directory ? file_of_directory(path) : path;
@@ -99,31 +111,52 @@ Buffer Checkpoint::data(const std::string& name) const {
   return files_[where_.at(name).file].data(t);
 }
 
+Buffer Checkpoint::aligned_data(const std::string& name) const {
+  const Buffer bytes = data(name);
+  if (is_aligned(bytes, info(name).type)) return bytes;
+  Buffer copy = Buffer::allocate(bytes.size());
+  std::memcpy(copy.writable<std::byte>(), bytes.data(), bytes.size());
+  return copy;
+}
+
 void Checkpoint::release(const std::string& name) const {
   const TensorInfo& t = info(name);
   files_[where_.at(name).file].release(t);
+  const std::lock_guard lock(copies_->mutex);
+  copies_->by_name.erase(name);
 }
 
 void Checkpoint::require_intact() const {
   for (const SafetensorsFile& file : files_) file.require_intact();
 }
 
-FloatMatrix Checkpoint::matrix(const std::string& name) const {
+const TensorInfo& Checkpoint::matrix_info(const std::string& name) const {
   const TensorInfo& t = info(name);
+  format::check_plain_weight(*this, name);
   if (t.shape.size() != 2)
     throw Error(ErrorCode::shape_mismatch,
                 "tensor '" + name + "' has " + std::to_string(t.shape.size()) + " dimensions; a matrix has 2");
   if (t.type != DType::f32 && t.type != DType::f16 && t.type != DType::bf16)
     throw Error(ErrorCode::unsupported,
                 "tensor '" + name + "' is " + std::string(name_of(t.type)) + "; F32, F16 or BF16 is needed");
-  const Buffer bytes = data(name);
-  if (reinterpret_cast<std::uintptr_t>(bytes.data()) % size_of(t.type) != 0)
-    throw Error(ErrorCode::unsupported, "tensor '" + name + "' is not aligned to its element size in the file");
+  return t;
+}
+
+FloatMatrix Checkpoint::matrix(const std::string& name) const {
+  const TensorInfo& t = matrix_info(name);
+  Buffer bytes = data(name);
+  if (!is_aligned(bytes, t.type)) {
+    const std::lock_guard lock(copies_->mutex);
+    Buffer& copy = copies_->by_name[name];
+    if (copy.data() == nullptr) copy = aligned_data(name);
+    bytes = copy;
+  }
   return {bytes.data(), t.type, t.shape[0], t.shape[1], t.shape[1]};
 }
 
 std::vector<float> Checkpoint::read_f32(const std::string& name) const {
   const TensorInfo& t = info(name);
+  format::check_plain_weight(*this, name);
   const Buffer bytes = data(name);
   std::vector<float> out(t.bytes / size_of(t.type));
   switch (t.type) {
@@ -131,8 +164,11 @@ std::vector<float> Checkpoint::read_f32(const std::string& name) const {
     case DType::f64: convert<double>(bytes, out); break;
     case DType::f16: convert<f16>(bytes, out); break;
     case DType::bf16: convert<bf16>(bytes, out); break;
-    case DType::f8_e4m3: convert<f8_e4m3>(bytes, out); break;
-    case DType::f8_e5m2: convert<f8_e5m2>(bytes, out); break;
+    case DType::f8_e4m3:
+    case DType::f8_e5m2:
+      throw Error(ErrorCode::unsupported, "tensor '" + name + "' is " + std::string(name_of(t.type)) +
+                                              ": codes of 8 bits, which mean nothing without the scale they were made "
+                                              "with");
     default:
       throw Error(ErrorCode::unsupported,
                   "tensor '" + name + "' is " + std::string(name_of(t.type)) + ", not floating point");
@@ -143,14 +179,21 @@ std::vector<float> Checkpoint::read_f32(const std::string& name) const {
 std::optional<NamedTensor> Checkpoint::find(const std::string& name) const {
   if (!contains(name)) return std::nullopt;
   const TensorInfo& t = info(name);
-  Buffer bytes = data(name);
-  if (reinterpret_cast<std::uintptr_t>(bytes.data()) % size_of(t.type) !=
-      0) {  // other writers pack tensors without gaps
-    Buffer aligned = Buffer::allocate(bytes.size());
-    std::memcpy(aligned.writable<std::byte>(), bytes.data(), bytes.size());
-    bytes = aligned;
-  }
-  return NamedTensor{t.name, t.type, t.shape, bytes};
+  return NamedTensor{t.name, t.type, t.shape, aligned_data(name)};
+}
+
+std::optional<std::vector<std::string>> Checkpoint::names_under(const std::string& layer) const {
+  const std::string prefix = layer + ".";
+  std::vector<std::string> out;
+  for (auto it = where_.lower_bound(prefix); it != where_.end() && it->first.starts_with(prefix); ++it)
+    out.push_back(it->first);
+  return out;
+}
+
+std::optional<NamedTensor> Checkpoint::describe(const std::string& name) const {
+  if (!contains(name)) return std::nullopt;
+  const TensorInfo& t = info(name);
+  return NamedTensor{t.name, t.type, t.shape, {}};
 }
 
 std::optional<std::string> Checkpoint::find_metadata(const std::string& key) const {

@@ -49,11 +49,13 @@ std::vector<std::size_t> scale_shape(const QuantSpec& spec, std::size_t rows, st
 class CompressedTensorsFormat final : public LayerFormat {
  public:
   bool holds(const TensorSource& source, const std::string& layer) const override {
-    return source.find(layer + ".weight_packed").has_value();
+    if (source.contains(layer + ".weight_packed")) return true;
+    return is_in_bytes(source, layer);
   }
 
   QuantizedMatrix decode(const TensorSource& source, const std::string& layer) const override {
     const LayerQuantization& as = layer_quantization(source, layer);
+    if (is_in_bytes(source, layer)) return decode_bytes(source, layer, as);
     const std::string packed_name = layer + ".weight_packed";
     if (source.quantization()->method() != "compressed-tensors" || source.quantization()->format() != "pack-quantized")
       throw Error(ErrorCode::unsupported, "tensor '" + packed_name +
@@ -132,6 +134,62 @@ class CompressedTensorsFormat final : public LayerFormat {
   }
 
  private:
+  /// Whether the layer is int-quantized: codes in bytes, which nobody but this method's configuration explains.
+  static bool is_in_bytes(const TensorSource& source, const std::string& layer) {
+    const QuantizationConfig* config = source.quantization();
+    if (config == nullptr || config->method() != "compressed-tensors") return false;
+    const auto weight = source.contains(layer + ".weight_scale") ? source.describe(layer + ".weight") : std::nullopt;
+    return weight && weight->type == DType::i8;
+  }
+
+  static QuantizedMatrix decode_bytes(const TensorSource& source, const std::string& layer,
+                                      const LayerQuantization& as) {
+    const NamedTensor weight = need(source, layer + ".weight", DType::i8);
+    if (weight.shape.size() != 2) refuse(weight.name, "must have two dimensions");
+    const std::size_t rows = weight.shape[0], cols = weight.shape[1];
+    check_shape(weight.name, rows, cols);
+    need_shape(weight, weight.shape);
+    QuantSpec spec = affine_spec(as, as.symmetric, DType::f16);
+    const NamedTensor scales = read_scales(source, layer + ".weight_scale", spec, rows, cols);
+    spec.scale_type = scale_type_of(scales.type);
+    QuantizedMatrix q = QuantizedMatrix::allocate(spec, rows, cols);
+    std::vector<std::uint8_t> row(cols);
+    for (std::size_t r = 0; r < rows; ++r) {
+      unsigned_codes(weight, r * cols, spec.bits, row);
+      pack_codes(row.data(), cols, spec.bits, q.codes.writable<std::uint8_t>() + r * q.row_bytes());
+    }
+    q.scales = scales.bytes;
+    if (!as.symmetric) {
+      const NamedTensor zeros = need(source, layer + ".weight_zero_point", DType::i8, scales.shape);
+      std::vector<std::uint8_t> codes(q.group_count());
+      unsigned_codes(zeros, 0, spec.bits, codes);
+      std::memcpy(q.zero_points.writable<std::uint8_t>(), codes.data(), codes.size());
+    }
+    if (spec.granularity == Granularity::group) q.g_idx = read_g_idx(source, layer + ".weight_g_idx", spec, cols);
+    q.validate(weight.name);
+    return q;
+  }
+
+  /// Those of a whole tensor may have no dimension at all.
+  static NamedTensor read_scales(const TensorSource& source, const std::string& name, const QuantSpec& spec,
+                                 std::size_t rows, std::size_t cols) {
+    const auto found = spec.granularity == Granularity::tensor ? source.find(name) : std::nullopt;
+    if (found && found->shape.empty()) return need_scales(source, name, {});
+    return need_scales(source, name, scale_shape(spec, rows, cols));
+  }
+
+  /// Signed codes from element `first` on, with 2^(bits−1) added; refuses one that is beyond `bits` bits.
+  static void unsigned_codes(const NamedTensor& t, std::size_t first, int bits, std::vector<std::uint8_t>& out) {
+    const int middle = 1 << (bits - 1);
+    for (std::size_t i = 0; i < out.size(); ++i) {
+      const int code = t.bytes.as<std::int8_t>()[first + i] + middle;
+      if (code < 0 || code >= 2 * middle)
+        refuse(t.name, "value " + std::to_string(first + i) + " is " + std::to_string(code - middle) + ", which " +
+                           std::to_string(bits) + " bits do not hold");
+      out[i] = static_cast<std::uint8_t>(code);
+    }
+  }
+
   static void read_codes(const NamedTensor& packed, bool stream, QuantizedMatrix& q) {
     const std::size_t words_in_row = packed.shape[1];
     auto* codes = q.codes.writable<std::uint8_t>();

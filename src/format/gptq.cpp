@@ -88,7 +88,7 @@ class GptqFormat final : public LayerFormat {
   bool holds(const TensorSource& source, const std::string& layer) const override {
     const QuantizationConfig* config = source.quantization();
     return config != nullptr && config->method() == "gptq" && (config->format() == "gptq_v2") == v2_ &&
-           source.find(layer + ".qweight");
+           source.contains(layer + ".qweight");
   }
 
   QuantizedMatrix decode(const TensorSource& source, const std::string& layer) const override {

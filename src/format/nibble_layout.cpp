@@ -112,7 +112,7 @@ QuantizedMatrix decode_native(const TensorSource& source, const std::string& lay
 class NibbleFormat final : public LayerFormat {
  public:
   bool holds(const TensorSource& source, const std::string& layer) const override {
-    return source.find(layer + ".weight.nibble.codes").has_value();
+    return source.contains(layer + ".weight.nibble.codes");
   }
   QuantizedMatrix decode(const TensorSource& source, const std::string& layer) const override {
     return decode_native(source, layer);

@@ -257,6 +257,13 @@ std::optional<QuantizationConfig> QuantizationConfig::parse(std::string_view tex
     if (const auto it = document.find(key); it != document.end() && !it->is_null()) object = &*it;
   const std::string place = "'" + name + "'" + (object == &document ? "" : ": \"quantization_config\"");
   QuantizationConfig out = QuantizationConfigParser(Fields(*object, place)).take();
+  // MLX names no method; it says "quantization", which others do not, and repeats it for transformers.
+  if (const auto it = document.find("quantization");
+      it != document.end() && it->is_object() && (object == &document || !object->contains("quant_method"))) {
+    out = {};
+    out.method_ = "mlx";
+    return out;
+  }
   if (object == &document && out.method_.empty()) return std::nullopt;
   return out;
 }

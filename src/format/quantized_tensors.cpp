@@ -5,6 +5,7 @@
 #include "layer_format.h"
 #include "layer_tensors.h"
 #include "nibble/core/error.h"
+#include "undecoded.h"
 
 namespace nibble {
 
@@ -76,13 +77,17 @@ CheckpointLayout default_layout(const QuantSpec& spec) {
 }
 
 std::optional<CheckpointLayout> layout_of(const TensorSource& source, const std::string& layer) {
-  for (const CheckpointLayout layout : checkpoint_layouts())
-    if (format::format_of(layout).holds(source, layer)) return layout;
-  if (source.find(layer + ".qweight"))
+  std::optional<CheckpointLayout> held;
+  if (!format::is_only_weight(source, layer))
+    for (const CheckpointLayout layout : checkpoint_layouts())
+      if (!held && format::format_of(layout).holds(source, layer)) held = layout;
+  const QuantizationConfig* config = source.quantization();
+  if (!held && (config == nullptr || config->method().empty()) && source.contains(layer + ".qweight"))
     throw Error(ErrorCode::not_found, "tensor '" + layer +
                                           ".qweight' is GPTQ's or AWQ's, and no quantize_config.json, "
                                           "quant_config.json or quantization_config in config.json says which");
-  return std::nullopt;
+  format::check_decoded(source, layer, held);
+  return held;
 }
 
 std::optional<QuantizedMatrix> decode_quantized(const TensorSource& source, const std::string& layer) {
@@ -95,10 +100,9 @@ std::optional<std::string> layer_of_tensor(std::string_view tensor) {
   constexpr std::string_view inside = ".weight.";  // bitsandbytes' and our own parts of a weight
   if (const std::size_t at = tensor.rfind(inside); at != std::string_view::npos)
     return std::string(tensor.substr(0, at));
-  for (const std::string_view end :
-       {".weight", ".SCB", ".weight_format", ".qweight", ".qzeros", ".scales", ".scaled_zeros", ".g_idx",
-        ".weight_packed", ".weight_scale", ".weight_zero_point", ".weight_shape", ".weight_g_idx"})
-    if (tensor.ends_with(end)) return std::string(tensor.substr(0, tensor.size() - end.size()));
+  if (const auto layer = format::layer_of_part(tensor)) return layer;
+  constexpr std::string_view weight = ".weight";
+  if (tensor.ends_with(weight)) return std::string(tensor.substr(0, tensor.size() - weight.size()));
   return std::nullopt;
 }
 

@@ -40,6 +40,15 @@ void SafetensorsFile::release(const TensorInfo& tensor) const {
 
 namespace {
 
+/// Widest elements first, then by name: every tensor lies on a multiple of its element's size without the gaps that the
+/// format forbids, and the same tensors give the same file in whatever order they are declared.
+void sort_for_alignment(std::vector<TensorInfo>& tensors) {
+  std::stable_sort(tensors.begin(), tensors.end(), [](const TensorInfo& a, const TensorInfo& b) {
+    const std::size_t wide_a = size_of(a.type), wide_b = size_of(b.type);
+    return wide_a != wide_b ? wide_a > wide_b : a.name < b.name;
+  });
+}
+
 std::string quoted(const std::string& text) {
   try {
     return nlohmann::json(text).dump();
@@ -95,6 +104,7 @@ std::string header_text(std::vector<TensorInfo>& tensors, const std::map<std::st
 SafetensorsWriter::SafetensorsWriter(std::filesystem::path path, std::vector<TensorInfo> tensors,
                                      const std::map<std::string, std::string>& metadata)
     : file_(std::make_unique<format::PendingTensors>(std::move(path))) {
+  sort_for_alignment(tensors);
   const std::string text = header_text(tensors, metadata);
   for (const TensorInfo& t : tensors) file_->declare(t.name, 8 + text.size() + t.offset, t.bytes);
   const std::uint64_t length = text.size();

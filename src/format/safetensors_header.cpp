@@ -15,6 +15,9 @@ using Json = nlohmann::json;
 constexpr std::size_t kMostHeaderBytes = 100'000'000;  // the limit of the reference implementation
 constexpr std::size_t kMostDimensions = 16;
 
+/// Types that the format has and this library has not.
+const std::set<std::string> kUnreadTypes{"F4", "F6_E2M3", "F6_E3M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "C64"};
+
 [[noreturn]] void refuse(const std::string& file, const std::string& why) {
   throw Error(ErrorCode::corrupt_file, "'" + file + "' is not a valid safetensors file: " + why);
 }
@@ -63,6 +66,9 @@ TensorInfo parse_tensor(const std::string& name, const Json& entry, const std::s
   TensorInfo t;
   t.name = name;
   const auto type = dtype.is_string() ? dtype_of(dtype.get<std::string>()) : std::nullopt;
+  if (dtype.is_string() && kUnreadTypes.contains(dtype.get<std::string>()))
+    throw Error(ErrorCode::unsupported, "'" + file + "': " + quoted(name) + " is " + dtype.get<std::string>() +
+                                            ", a type of quantized weights and their scales that is not read");
   if (!type) refuse(file, quoted(name) + ": unknown dtype " + dtype.dump().substr(0, 60));
   t.type = *type;
   if (!shape.is_array() || shape.size() > kMostDimensions)

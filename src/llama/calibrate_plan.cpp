@@ -7,6 +7,7 @@
 #include "format/pattern.h"
 #include "llama/gguf/weights.h"
 #include "nibble/llama/model.h"
+#include "stored_weights.h"
 
 namespace nibble::llama {
 
@@ -69,6 +70,7 @@ CalibrationPlan::CalibrationPlan(const fs::path& from, const CalibrateOptions& o
                 "'" + from.string() + "' is a GGUF file; calibration reads a directory of safetensors");
   config_ = Config::load(from);
   checkpoint_ = Checkpoint::open(from);
+  refuse_quantized(check_stored_weights(checkpoint_, config_, from.string()), from.string());
   std::vector<bool> used(options.rules.size());
   for (std::size_t i = 0; i < config_.layers; ++i)
     for (const std::string& layer : block_linear_names(i)) assign(layer, used);
@@ -122,13 +124,10 @@ void CalibrationPlan::assign(const std::string& layer, std::vector<bool>& rule_u
     skipped_.push_back(layer);
     return;
   }
-  if (layout_of(checkpoint_, layer))
-    throw Error(ErrorCode::invalid_argument,
-                "layer '" + layer + "' is quantized already; calibration starts from a floating-point model");
-  const FloatMatrix weights = checkpoint_.matrix(layer + ".weight");
+  const TensorInfo& weights = checkpoint_.matrix_info(layer + ".weight");
   const bool act_order = method->kind == Kind::gptq && method->act_order && !method->static_groups;
   methods_.emplace(layer, *method);
-  layers_.push_back({layer, {method->spec, weights.rows, weights.cols, act_order, weights.type}});
+  layers_.push_back({layer, {method->spec, weights.shape[0], weights.shape[1], act_order, weights.type}});
 }
 
 void CalibrationPlan::choose_layout() {

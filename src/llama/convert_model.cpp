@@ -7,6 +7,7 @@
 #include "nibble/format/checkpoint.h"
 #include "nibble/llama/config.h"
 #include "nibble/llama/model.h"
+#include "stored_weights.h"
 
 namespace nibble::llama {
 
@@ -16,7 +17,9 @@ namespace fs = std::filesystem;
 
 class Job {
  public:
-  Job(const fs::path& from, const ConvertModelOptions& options) : options_(options), in_(Checkpoint::open(from)) {
+  Job(const fs::path& from, const Config& config, const ConvertModelOptions& options)
+      : options_(options), in_(Checkpoint::open(from)) {
+    check_stored_weights(in_, config, from.string());
     for (const TensorInfo& t : in_.tensors()) declare(t);
     if (layers_.empty())
       throw Error(ErrorCode::invalid_argument,
@@ -142,8 +145,7 @@ class Job {
 
 ConvertModelReport convert_model(const fs::path& from, const fs::path& to, const ConvertModelOptions& options) {
   files::check_output({to, files::OutputKind::new_folder}, {from});
-  (void)Config::load(from);  // a model this engine knows, before anything is written
-  Job job(from, options);
+  Job job(from, Config::load(from), options);  // a model this engine knows, before anything is written
   const std::string quantization = job.config();
   PendingDirectory out(to);
   ConvertModelReport result = job.write(out.path() / "model.safetensors");

@@ -1,6 +1,7 @@
 #include "loader.h"
 
 #include "nibble/quantize/quantize.h"
+#include "stored_weights.h"
 
 namespace nibble::llama {
 
@@ -20,8 +21,12 @@ Loader::Loader(const std::filesystem::path& path, const Config& config, const Lo
       options_(options),
       backend_(options.backend ? *options.backend : default_backend()),
       executor_(options.executor ? *options.executor : default_executor()) {
-  if (is_gguf(path)) gguf_.emplace(path);
-  else checkpoint_ = Checkpoint::open(path);
+  if (is_gguf(path)) {
+    gguf_.emplace(path);
+    return;
+  }
+  checkpoint_ = Checkpoint::open(path);
+  check_stored_weights(checkpoint_, config, path.string());
 }
 
 std::vector<float> Loader::vector(const std::string& name, std::size_t size) const {
@@ -66,27 +71,22 @@ Linear Loader::linear(const std::string& name, std::size_t out, std::size_t in) 
 
 BlockMatrix Loader::matrix(const std::string& name) const {
   if (gguf_) return gguf_->matrix(name);
-  const FloatMatrix m = checkpoint_.matrix(name);
-  const BlockType type = m.type == DType::f16    ? BlockType::f16
-                         : m.type == DType::bf16 ? BlockType::bf16
+  const TensorInfo& t = checkpoint_.matrix_info(name);
+  const BlockType type = t.type == DType::f16    ? BlockType::f16
+                         : t.type == DType::bf16 ? BlockType::bf16
                                                  : BlockType::f32;
-  return {type, m.rows, m.cols, checkpoint_.data(name)};
+  return {type, t.shape[0], t.shape[1], checkpoint_.aligned_data(name)};
 }
+
 Block Loader::block(std::size_t index) {
   const Config& c = config_;
-  const auto names = block_linear_names(index);
   const std::string prefix = "model.layers." + std::to_string(index) + ".";
-  const std::size_t q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
   Block l;
   l.input_norm = vector(prefix + "input_layernorm.weight", c.hidden);
   l.post_norm = vector(prefix + "post_attention_layernorm.weight", c.hidden);
-  l.q = linear(names[0], q, c.hidden);
-  l.k = linear(names[1], kv, c.hidden);
-  l.v = linear(names[2], kv, c.hidden);
-  l.o = linear(names[3], c.hidden, q);
-  l.gate = linear(names[4], c.intermediate, c.hidden);
-  l.up = linear(names[5], c.intermediate, c.hidden);
-  l.down = linear(names[6], c.hidden, c.intermediate);
+  const auto shapes = block_linear_shapes(c, index);
+  Linear* const linears[] = {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down};
+  for (std::size_t i = 0; i < shapes.size(); ++i) *linears[i] = linear(shapes[i].name, shapes[i].out, shapes[i].in);
   if (gguf_) gguf_->require_intact();
   else checkpoint_.require_intact();
   return l;

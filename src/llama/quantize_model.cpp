@@ -6,6 +6,7 @@
 #include "model_directory.h"
 #include "nibble/format/checkpoint.h"
 #include "nibble/llama/model.h"
+#include "stored_weights.h"
 #include "typed_buffer.h"
 
 namespace nibble::llama {
@@ -22,10 +23,13 @@ std::string new_config(const fs::path& from, const QuantizeModelOptions& options
 
 class Job {
  public:
-  Job(const fs::path& from, const QuantizeModelOptions& options) : options_(options), in_(Checkpoint::open(from)) {
+  Job(const fs::path& from, const Config& config, const QuantizeModelOptions& options)
+      : options_(options), in_(Checkpoint::open(from)) {
     if (!options.spec && !options.convert_to)
       throw Error(ErrorCode::invalid_argument, "quantize_model: neither a spec nor a type to convert to");
     if (options.spec) options.spec->validate();
+    const auto quantized = check_stored_weights(in_, config, from.string());
+    if (options.spec) refuse_quantized(quantized, from.string());
     for (const TensorInfo& t : in_.tensors()) declare(t);
   }
 
@@ -79,10 +83,11 @@ class Job {
   void declare(const TensorInfo& t) {
     if (options_.convert_to && !options_.spec) return declare_converted(t);
     if (quantized(t)) {
-      const FloatMatrix m = in_.matrix(t.name);
-      for (const NamedTensor& n : declare_quantized(layer_of(t), *options_.spec, m.rows, m.cols, t.type))
+      const TensorInfo& m = in_.matrix_info(t.name);
+      const std::size_t rows = m.shape[0], cols = m.shape[1];
+      for (const NamedTensor& n : declare_quantized(layer_of(t), *options_.spec, rows, cols, t.type))
         declared_.push_back({n.name, n.type, n.shape, 0, 0});
-      metadata_.insert(quantized_metadata(layer_of(t), *options_.spec, m.rows, m.cols));
+      metadata_.insert(quantized_metadata(layer_of(t), *options_.spec, rows, cols));
     } else {
       declared_.push_back(
           {t.name, options_.convert_to && is_float(t.type) ? *options_.convert_to : t.type, t.shape, 0, 0});
@@ -127,8 +132,7 @@ class Job {
 
 QuantizeModelReport quantize_model(const fs::path& from, const fs::path& to, const QuantizeModelOptions& options) {
   files::check_output({to, files::OutputKind::new_folder}, {from});
-  (void)Config::load(from);  // a model this engine knows, before anything is written
-  Job job(from, options);
+  Job job(from, Config::load(from), options);  // a model this engine knows, before anything is written
   PendingDirectory out(to);
   QuantizeModelReport result = job.write(out.path() / "model.safetensors");
   format::write_file(out.path() / "config.json", new_config(from, options));

@@ -125,8 +125,9 @@ TEST(CheckpointLayouts, TensorsOfGptqOrAwqNeedAConfiguration) {
   MemoryCheckpoint file(CheckpointLayout::gptq, random_quantized(QuantSpec::parse("int4-g32-sym"), 32, 64, 1));
   file.config.reset();
   expect_error(ErrorCode::not_found, "'L.qweight' is GPTQ's or AWQ's", [&] { (void)decode_quantized(file, "L"); });
-  file.configure(R"({"quant_method": "hqq"})");
   expect_error(ErrorCode::not_found, "'L.qweight' is GPTQ's or AWQ's", [&] { (void)layout_of(file, "L"); });
+  file.configure(R"({"quant_method": "hqq"})");
+  expect_error(ErrorCode::unsupported, "by GPTQ or AWQ (quant_method 'hqq')", [&] { (void)layout_of(file, "L"); });
   EXPECT_FALSE(layout_of(file, "M"));
 }
 

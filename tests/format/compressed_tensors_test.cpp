@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
+
 #include "tests/support/expect_error.h"
 #include "tests/support/layouts.h"
 
@@ -34,6 +36,57 @@ TEST(CompressedTensors, KeepsActOrder) {
   auto q = random_quantized(full_range("int4-g32-asym"), 16, 128, 9);
   q.g_idx = scattered_g_idx(128, 32);
   expect_same(*decode_quantized(MemoryCheckpoint(kLayout, q), "L"), q, "act-order");
+}
+
+/// The layer "L" as int-quantized stores it: each code a signed byte.
+MemoryCheckpoint in_bytes(const QuantizedMatrix& q) {
+  MemoryCheckpoint file(kLayout, q);  // for its scales and its configuration
+  const int middle = 1 << (q.spec.bits - 1);
+  std::vector<std::int8_t> codes, zeros;
+  for (std::size_t r = 0; r < q.rows; ++r)
+    for (std::size_t c = 0; c < q.cols; ++c) codes.push_back(static_cast<std::int8_t>(q.code(r, c) - middle));
+  for (std::size_t g = 0; g < q.group_count(); ++g) zeros.push_back(static_cast<std::int8_t>(q.zero_point(g) - middle));
+  for (const char* part : {"L.weight_packed", "L.weight_shape", "L.weight_zero_point"}) file.tensors.erase(part);
+  file.put("L.weight", DType::i8, {q.rows, q.cols}, codes);
+  if (q.spec.has_zero_points())
+    file.put("L.weight_zero_point", DType::i8, file.tensors.at("L.weight_scale").shape, zeros);
+  return file;
+}
+
+TEST(CompressedTensors, CodesInBytesAreReadExactly) {
+  for (int bits = 2; bits <= 8; ++bits)
+    for (const char* group : {"g32", "channel", "tensor"})
+      for (const char* sign : {"sym", "asym"})
+        for (const char* type : {"f16", "bf16", "f32"}) {
+          const std::string text = "int" + std::to_string(bits) + "-" + group + "-" + sign + "-" + type;
+          const auto q = random_quantized(full_range(text), 7, 96, static_cast<unsigned>(bits));
+          const auto file = in_bytes(q);
+          EXPECT_EQ(layout_of(file, "L"), kLayout);
+          expect_same(*decode_quantized(file, "L"), q, text);
+        }
+  auto q = random_quantized(full_range("int8-g32-sym-bf16"), 16, 128, 9);
+  q.g_idx = scattered_g_idx(128, 32);
+  expect_same(*decode_quantized(in_bytes(q), "L"), q, "act-order");
+}
+
+TEST(CompressedTensors, CodesInBytesAreChecked) {
+  const auto q = random_quantized(full_range("int4-channel-asym-bf16"), 8, 32, 1);
+  const auto refused = [&](const char* says, const std::function<void(MemoryCheckpoint&)>& damage) {
+    auto file = in_bytes(q);
+    damage(file);
+    expect_error(ErrorCode::corrupt_file, says, [&] { (void)decode_quantized(file, "L"); });
+  };
+  refused("'L.weight': value 5 is 8, which 4 bits do not hold",
+          [](auto& f) { f.template edit<std::int8_t>("L.weight")[5] = 8; });
+  refused("'L.weight_zero_point': value 2 is -9",
+          [](auto& f) { f.template edit<std::int8_t>("L.weight_zero_point")[2] = -9; });
+  refused("'L.weight_zero_point': is missing", [](auto& f) { f.tensors.erase("L.weight_zero_point"); });
+  refused("'L.weight_scale': has shape", [](auto& f) { f.tensors.at("L.weight_scale").shape = {1, 8}; });
+  refused("'L.weight_scale': value 0 is not finite",
+          [](auto& f) { f.template edit<std::uint16_t>("L.weight_scale")[0] = 0x7f80; });
+  auto file = in_bytes(q);
+  file.config.reset();
+  expect_error(ErrorCode::unsupported, "'L.weight' is I8", [&] { (void)decode_quantized(file, "L"); });
 }
 
 QuantizedMatrix counting(int bits, std::size_t rows, std::size_t cols) {

@@ -104,6 +104,29 @@ TEST(QuantizedTensors, RefusesBitsandbytesLayersThatLie) {
   refuse("llm-int8", "must have two dimensions", [](Memory& f) { f.tensors.at("L.weight").shape = {455}; });
 }
 
+/// bnb_4bit_quant_storage: the same bytes as elements of another type, the last of them filled up.
+TEST(QuantizedTensors, BitsandbytesCodesMayLieInElementsOfAnyType) {
+  for (const char* spec : {"nf4", "nf4-b64-dq", "fp4-b128"})
+    for (const auto& [rows, cols] : {std::pair<std::size_t, std::size_t>{7, 65}, {3, 40}, {16, 64}, {1, 1}})
+      for (const DType type : {DType::i8, DType::bf16, DType::f16, DType::f32, DType::f64}) {
+        const auto q = make(spec, rows, cols);
+        Memory file(q);
+        NamedTensor& packed = file.tensors.at("L.weight");
+        const std::size_t wide = size_of(type), count = (packed.bytes.size() + wide - 1) / wide;
+        Buffer bytes = Buffer::allocate(count * wide);
+        std::memcpy(bytes.writable<std::byte>(), packed.bytes.data(), packed.bytes.size());
+        packed = {"L.weight", type, {count, 1}, bytes};
+        const auto back = decode_quantized(file, "L");
+        ASSERT_TRUE(back) << spec;
+        EXPECT_TRUE(same_bytes(back->codes, q.codes)) << spec << " in " << name_of(type);
+        for (const std::size_t wrong : {count - 1, count + 1}) {
+          packed.bytes = Buffer::allocate(wrong * wide);
+          expect_error(ErrorCode::corrupt_file, "'L.weight': has " + std::to_string(wrong * wide) + " bytes",
+                       [&] { (void)decode_quantized(file, "L"); });
+        }
+      }
+}
+
 TEST(QuantizedTensors, RefusesOurOwnLayersThatLie) {
   const auto described = [](const std::string& text) { return [=](Memory& f) { f.metadata.at("nibble.L") = text; }; };
   for (const char* bad :

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -10,6 +11,7 @@
 #include "nibble/format/checkpoint.h"
 #include "nibble/quantize/quantize.h"
 #include "tests/support/random_data.h"
+#include "tests/support/tiny_model.h"
 
 namespace nibble {
 namespace {
@@ -117,6 +119,57 @@ TEST_F(Safetensors, EveryTypeSurvivesARoundTrip) {
         EXPECT_EQ(t.shape, tensors[i].shape);
         if (t.bytes > 0) EXPECT_EQ(file.data(t).data()[t.bytes - 1], static_cast<std::byte>(i + 1));
       }
+}
+
+TEST_F(Safetensors, TheWriterAlignsEveryTensorWhateverTheOrder) {
+  std::vector<TensorInfo> tensors;
+  for (int i = 0; i <= static_cast<int>(DType::boolean); ++i)
+    for (const std::size_t count : {3u, 1u, 0u}) {
+      const auto type = static_cast<DType>(i);
+      tensors.push_back({std::string(name_of(type)) + "." + std::to_string(count), type, {count}, 0, 0});
+    }
+  std::string first;
+  for (int turn = 0; turn < 3; ++turn) {
+    const auto path = folder_ / ("aligned" + std::to_string(turn));
+    std::rotate(tensors.begin(), tensors.begin() + 7, tensors.end());
+    SafetensorsWriter writer(path, tensors, {{"n", std::string(static_cast<std::size_t>(turn), 'x')}});
+    for (const TensorInfo& t : tensors)
+      writer.write(t.name, std::vector<std::byte>(t.shape[0] * size_of(t.type), static_cast<std::byte>(t.name[0])));
+    writer.finish();
+    const SafetensorsFile file(path);
+    std::string order;
+    for (const TensorInfo& t : file.tensors()) {
+      EXPECT_EQ(reinterpret_cast<std::uintptr_t>(file.data(t).data()) % size_of(t.type), 0u) << t.name;
+      if (t.bytes > 0) order += t.name + " ";
+    }
+    if (turn == 0) first = order;
+    EXPECT_EQ(order, first) << "the order of the declarations shows in the file";
+  }
+}
+
+/// Headers of every length, and a byte before everything else.
+TEST_F(Safetensors, TensorsThatAreNotAlignedAreRead) {
+  const std::vector<float> floats{1, -2, 3, 0.5f};
+  for (std::size_t spaces = 0; spaces < 8; ++spaces) {
+    testing_support::write_in_order(
+        folder_ / "model.safetensors",
+        {{"flag", DType::u8, {1}, testing_support::buffer_of<std::uint8_t>({7})},
+         {"wide", DType::f32, {2, 2}, testing_support::buffer_of(floats)},
+         {"codes", DType::i32, {4}, testing_support::buffer_of<std::int32_t>({1, 2, 3, 4})}},
+        spaces);
+    const auto file = Checkpoint::open(folder_);
+    const FloatMatrix m = file.matrix("wide"), again = file.matrix("wide");
+    EXPECT_EQ(m.data, again.data);
+    ASSERT_EQ(reinterpret_cast<std::uintptr_t>(m.data) % sizeof(float), 0u);
+    EXPECT_EQ(std::memcmp(m.data, floats.data(), 16), 0);
+    EXPECT_EQ(file.read_f32("wide"), floats);
+    file.release("wide");
+    EXPECT_EQ(std::memcmp(file.matrix("wide").data, floats.data(), 16), 0);
+    const Buffer codes = file.aligned_data("codes");
+    ASSERT_EQ(reinterpret_cast<std::uintptr_t>(codes.data()) % 4, 0u);
+    EXPECT_EQ(codes.as<std::int32_t>()[3], 4);
+    EXPECT_EQ(file.find("codes")->bytes.as<std::int32_t>()[2], 3);
+  }
 }
 
 TEST_F(Safetensors, AnAbandonedWriterLeavesTheOldFile) {

@@ -11,8 +11,8 @@
 #include "nibble/llama/quantize_model.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/peak_memory.h"
-#include "tests/support/random_data.h"
 #include "tests/support/temporary_folder.h"
+#include "tests/support/tiny_model.h"
 
 namespace nibble::llama {
 namespace {
@@ -121,18 +121,10 @@ TEST_F(ConvertModel, RefusesAModelWithNothingQuantized) {
 }
 
 TEST_F(ConvertModel, MemoryStaysUnderAFewLayers) {
-  // Eight layers of 2048 × 4096 weights: 4 MiB each as int4, 32 MiB as fp32, which a lossless conversion never makes.
-  fs::create_directories(folder_ / "big");
-  fs::copy_file(fs::path(kModel) / "config.json", folder_ / "big/config.json");
-  {
-    const auto w = normal(2048 * 4096, 1);
-    std::vector<TensorInfo> tensors;
-    for (int i = 0; i < 8; ++i)
-      tensors.push_back({"model.layers." + std::to_string(i) + ".mlp.up_proj.weight", DType::f32, {2048, 4096}, 0, 0});
-    SafetensorsWriter writer(folder_ / "big/model.safetensors", tensors, {});
-    for (const auto& t : tensors) writer.write(t.name, std::as_bytes(std::span(w)));
-    writer.finish();
-  }
+  // Two blocks of three 2048 × 4096 layers each: 4 MiB each as int4, 32 MiB as fp32, which a lossless conversion
+  // never makes.
+  write_model(folder_ / "big",
+              TinyModel{.layers = 2, .hidden = 2048, .intermediate = 4096, .heads = 32, .kv_heads = 1});
   QuantizeModelOptions o;
   o.spec = QuantSpec::parse("int4-g128-asym");
   quantize_model(folder_ / "big", folder_ / "int4", o);

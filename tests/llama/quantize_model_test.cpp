@@ -8,7 +8,7 @@
 #include "nibble/core/error.h"
 #include "nibble/llama/evaluate.h"
 #include "tests/support/peak_memory.h"
-#include "tests/support/random_data.h"
+#include "tests/support/tiny_model.h"
 
 namespace nibble::llama {
 namespace {
@@ -62,18 +62,10 @@ TEST_F(QuantizeModel, AnErrorOrACancelLeavesNothing) {
 }
 
 TEST_F(QuantizeModel, MemoryStaysUnderThreeTensors) {
-  // Twelve layers of one 1024 × 4096 fp32 tensor each: 16 MiB, of which at most three may be held at any time.
-  fs::create_directories(folder_ / "big");
-  fs::copy_file(fs::path(kModel) / "config.json", folder_ / "big/config.json");
-  {
-    const auto w = normal(1024 * 4096, 1);
-    std::vector<TensorInfo> tensors;
-    for (int i = 0; i < 12; ++i)
-      tensors.push_back({"model.layers." + std::to_string(i) + ".mlp.up_proj.weight", DType::f32, {1024, 4096}, 0, 0});
-    SafetensorsWriter writer(folder_ / "big/model.safetensors", tensors, {});
-    for (const auto& t : tensors) writer.write(t.name, std::as_bytes(std::span(w)));
-    writer.finish();
-  }
+  // Two blocks of three 1024 × 4096 fp32 tensors each: 16 MiB, of which at most three may be held at any time.
+  const TinyModel big{
+      .layers = 2, .hidden = 1024, .intermediate = 4096, .heads = 16, .kv_heads = 1, .type = DType::f32};
+  write_model(folder_ / "big", big);
   const std::size_t before = held_bytes();
   reset_peak();
   quantize_model(folder_ / "big", folder_ / "small", as("nf4-dq"));

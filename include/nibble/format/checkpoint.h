@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -25,21 +26,31 @@ class Checkpoint final : public TensorSource {
 
   /// Every tensor, in file order.
   [[nodiscard]] const std::vector<TensorInfo>& tensors() const { return all_; }
-  [[nodiscard]] bool contains(const std::string& name) const { return where_.contains(name); }
+  [[nodiscard]] bool contains(const std::string& name) const override { return where_.contains(name); }
   /// Error{not_found} names the tensor.
   [[nodiscard]] const TensorInfo& info(const std::string& name) const;
+  /// The bytes as they lie in the file, aligned to nothing.
   [[nodiscard]] Buffer data(const std::string& name) const;
+  /// The bytes aligned to the element size: in place where the file has them so, else a copy.
+  [[nodiscard]] Buffer aligned_data(const std::string& name) const;
+  /// The pages of this tensor may leave memory, and so may the copy that matrix() made of one that is not aligned.
   void release(const std::string& name) const;
   /// Error{io} if one of the files was cut off or written to since it was opened. Whoever writes something made of the
   /// tensors asks before it gets its name.
   void require_intact() const;
-  /// A 2-D tensor of F32, F16 or BF16 in place; Error{shape_mismatch | unsupported} otherwise. Valid while the
-  /// Checkpoint is.
+  /// What matrix() would give, without the data. Errors as matrix().
+  [[nodiscard]] const TensorInfo& matrix_info(const std::string& name) const;
+  /// A 2-D tensor of F32, F16 or BF16, in place where the file has it aligned. Valid until release() of this tensor,
+  /// and while the Checkpoint is. Error{shape_mismatch} for another number of dimensions; Error{unsupported} for
+  /// another type and for the weight of a quantized layer, which decode_quantized reads, or nothing here does
+  /// (layout_of).
   [[nodiscard]] FloatMatrix matrix(const std::string& name) const;
-  /// Any floating-point tensor as fp32, converted if need be.
+  /// A tensor of F64, F32, F16 or BF16 as fp32. Error{unsupported} as matrix().
   [[nodiscard]] std::vector<float> read_f32(const std::string& name) const;
 
   [[nodiscard]] std::optional<NamedTensor> find(const std::string& name) const override;
+  [[nodiscard]] std::optional<std::vector<std::string>> names_under(const std::string& layer) const override;
+  [[nodiscard]] std::optional<NamedTensor> describe(const std::string& name) const override;
   [[nodiscard]] std::optional<std::string> find_metadata(const std::string& key) const override;
   [[nodiscard]] const QuantizationConfig* quantization() const override { return config_ ? &*config_ : nullptr; }
 
@@ -47,12 +58,16 @@ class Checkpoint final : public TensorSource {
   struct Place {
     std::size_t file, tensor;
   };
+  /// Copies of tensors that matrix() has lent out and their file does not align.
+  struct AlignedCopies;
+
   void add(SafetensorsFile file, const std::string& shown);
 
   std::vector<SafetensorsFile> files_;
   std::vector<TensorInfo> all_;
   std::map<std::string, Place> where_;
   std::optional<QuantizationConfig> config_;
+  std::shared_ptr<AlignedCopies> copies_;
 };
 
 }  // namespace nibble

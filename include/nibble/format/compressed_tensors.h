@@ -1,4 +1,5 @@
-// compressed-tensors' pack-quantized layout: what llm-compressor writes and vLLM's users make now.
+// compressed-tensors' pack-quantized layout: what llm-compressor writes and vLLM's users make now. And int-quantized,
+// which is only read.
 //
 // For a layer `L` with K input and N output features and b bits (2 to 8):
 //
@@ -17,7 +18,13 @@
 // and two idle bits). Both are read: they differ in width, and at 2, 4 and 8 bits not at all. Where a row is so short
 // that the widths agree it is taken for a stream, which is what is written.
 //
-// Source: compressed-tensors' pack-quantized compressor, releases 0.6 to 0.20.
+// int-quantized (W8A8) does not pack: signed codes of up to 8 bits in bytes, zero points in the same form.
+//
+//   L.weight             I8 [N, K]           scales, g_idx as above; tensor: a scale of shape [] too
+//   L.weight_zero_point  I8, the scales' shape   asymmetric only
+//
+// Its activations were to be rounded to 8 bits too; here they are not, so that results are those of the weights alone.
+// Source: compressed-tensors' pack-quantized and int-quantized compressors, releases 0.6 to 0.20.
 #pragma once
 
 #include <cstddef>

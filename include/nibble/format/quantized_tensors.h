@@ -5,7 +5,8 @@
 //   bitsandbytes        nf4, fp4     L.weight U8 [⌈NK/2⌉, 1], even elements of the flattened matrix in high nibbles;
 //                                    L.weight.absmax F32 [blocks], or U8 with L.weight.nested_absmax F32 and
 //                                    L.weight.nested_quant_map F32 [256]; L.weight.quant_map F32 [16];
-//                                    L.weight.quant_state.bitsandbytes__nf4 | __fp4 U8: JSON
+//                                    L.weight.quant_state.bitsandbytes__nf4 | __fp4 U8: JSON. Read too where
+//                                    quant_storage packs L.weight into wider elements, BF16 or F32 say
 //                       llm-int8,    L.weight I8 [N, K]; L.SCB F32 [N], the row's absmax; L.weight_format U8 [] = 0
 //                       int8 rows
 //   gptq, gptq-v2       2, 3, 4 and 8 bits, act-order: gptq.h
@@ -76,16 +77,23 @@ struct QuantizedLayer {
 // ── Reading
 
 /// The layout of the quantized layer `L`; nothing if L.weight is an ordinary tensor or missing. Error{not_found} where
-/// the tensors are those of GPTQ or AWQ and no configuration says which.
+/// the tensors are those of GPTQ or AWQ and no configuration says which. Error{unsupported} where the layer is
+/// quantized in a way that no layout decodes, which shows by tensors beside the weight (L.weight_scale_inv, L.W_q, …),
+/// by a type of codes (F8_E4M3, I8, U32, …) or by the configuration's quant_method: it names them all.
 std::optional<CheckpointLayout> layout_of(const TensorSource& source, const std::string& layer);
 
 /// The quantized layer `L`, or nothing if L.weight is an ordinary tensor or missing. Error{corrupt_file} names the
-/// tensor that is missing, of the wrong type or size, or holds a value its layout does not allow.
+/// tensor that is missing, of the wrong type or size, or holds a value its layout does not allow; else as layout_of.
 std::optional<QuantizedMatrix> decode_quantized(const TensorSource& source, const std::string& layer);
 
 /// The layer that a tensor would be part of, were it quantized: "L" for "L.qweight", "L.weight.absmax", "L.weight", …;
 /// nothing for other names, "L.bias" too.
 std::optional<std::string> layer_of_tensor(std::string_view tensor);
+
+/// Tensors under "L." that have no part in reading the layer as it is stored: not its weight, codes, scales or bias,
+/// nor the scales of its activations. Of a linear layer there should be none. Empty for a source that cannot list its
+/// tensors. Errors as layout_of.
+std::vector<std::string> unread_tensors(const TensorSource& source, const std::string& layer);
 
 // ── Writing
 

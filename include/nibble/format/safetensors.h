@@ -51,7 +51,8 @@ class SafetensorsFile {
   explicit SafetensorsFile(const std::filesystem::path& path);
   [[nodiscard]] const std::vector<TensorInfo>& tensors() const { return header_.tensors; }
   [[nodiscard]] const std::map<std::string, std::string>& metadata() const { return header_.metadata; }
-  /// A view into the map, which lives as long as the view does. Error{io} as require_intact().
+  /// A view into the map, which lives as long as the view does. Not aligned to the element size in every file: other
+  /// writers leave headers of any length and put wide elements behind narrow ones. Error{io} as require_intact().
   [[nodiscard]] Buffer data(const TensorInfo& tensor) const;
   /// Tells the system that the pages of this tensor can leave memory; they come back when read again.
   void release(const TensorInfo& tensor) const;
@@ -65,6 +66,8 @@ class SafetensorsFile {
 
 /// Writes a file whose tensors are known beforehand but whose data arrives piece by piece, in any order. Nothing has
 /// the final name until finish() has synced the data and renamed; an abandoned writer removes its temporary file.
+/// Tensors lie in the file by element size, the widest first, and then by name, so that each is aligned to its
+/// elements.
 class SafetensorsWriter {
  public:
   /// `tensors` need name, type and shape. Error{invalid_argument} for a duplicate name, Error{io}.

@@ -31,6 +31,14 @@ class TensorSource {
   /// What the model's configuration says about its quantization; null if nothing. GPTQ, AWQ and compressed-tensors
   /// layers cannot be read without it.
   [[nodiscard]] virtual const QuantizationConfig* quantization() const { return nullptr; }
+  /// Whether find() would give something; for sources that know without touching the tensor.
+  [[nodiscard]] virtual bool contains(const std::string& name) const { return find(name).has_value(); }
+  /// The names that begin with "<layer>."; nothing from a source that cannot list its tensors.
+  [[nodiscard]] virtual std::optional<std::vector<std::string>> names_under(const std::string&) const {
+    return std::nullopt;
+  }
+  /// As find(), but the bytes may be left out.
+  [[nodiscard]] virtual std::optional<NamedTensor> describe(const std::string& name) const { return find(name); }
 };
 
 }  // namespace nibble

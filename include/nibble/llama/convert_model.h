@@ -44,8 +44,8 @@ struct ConvertModelReport {
 /// at a time, and nothing under the final name until all of it is there. Tensors of no quantized layer are copied; GPTQ
 /// output gets a quantize_config.json too.
 /// Errors: unsupported names the first layer that loses something and says what (without allow_loss), or whose shape
-/// the layout cannot hold at all; invalid_argument (`to` exists, `from` has no quantized layer); those of Checkpoint
-/// and decode_quantized.
+/// the layout cannot hold at all; invalid_argument (`to` exists, `from` has no quantized layer); not_found as
+/// quantize_model; those of Checkpoint and decode_quantized.
 ConvertModelReport convert_model(const std::filesystem::path& from, const std::filesystem::path& to,
                                  const ConvertModelOptions& options);
 

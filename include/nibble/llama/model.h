@@ -71,7 +71,8 @@ struct LoadOptions {
 class Model {
  public:
   /// `path`: a model directory with config.json and weights, dense (F32, F16, BF16) or quantized; or a .gguf file of
-  /// the architecture llama or qwen2. Errors name the tensor.
+  /// the architecture llama or qwen2. Errors name the tensor: those that the configuration promises and the file lacks,
+  /// and those that are quantized in a way nothing decodes.
   static Model load(const std::filesystem::path& path, const LoadOptions& options = {});
 
   [[nodiscard]] const Config& config() const { return config_; }

@@ -31,7 +31,9 @@ struct QuantizeModelReport {
 /// quantization_config, and all files beside the weights that do not speak of them. Holds about one tensor at a time,
 /// whatever the model's size. The directory gets its name only when complete, so an error, a cancel or a crash leaves
 /// nothing under it. Errors: invalid_argument (`to` exists, lies inside `from` or cannot be a folder's name; neither
-/// spec nor convert_to), those of Checkpoint and Backend::quantize.
+/// spec nor convert_to; a spec and layers that are quantized already); not_found counts the weights that config.json
+/// promises and the file lacks, and says what lies there instead; those of Checkpoint (unsupported: a weight quantized
+/// in a way nothing decodes) and Backend::quantize.
 QuantizeModelReport quantize_model(const std::filesystem::path& from, const std::filesystem::path& to,
                                    const QuantizeModelOptions& options);
 

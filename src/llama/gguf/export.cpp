@@ -6,6 +6,7 @@
 #include "llama/gguf/chat_template.h"
 #include "llama/gguf/tokenizer.h"
 #include "llama/gguf/weights.h"
+#include "llama/stored_weights.h"
 #include "nibble/core/error.h"
 #include "nibble/format/checkpoint.h"
 #include "nibble/llama/gguf.h"
@@ -96,6 +97,7 @@ class Job {
     const fs::path named = fs::absolute(from).lexically_normal();
     metadata_ =
         model_metadata(config_, (named.has_filename() ? named : named.parent_path()).filename().string(), options.type);
+    check_stored_weights(in_, config_, from.string());
     metadata_.merge(tokenizer_metadata(from, config_));
     metadata_.merge(chat_templates(from, report_.notes));
     declare();
@@ -151,22 +153,17 @@ class Job {
   void declare() {
     const Config& c = config_;
     const BlockType ends = is_float(options_.type) ? options_.type : BlockType::q8_0;
-    const std::size_t q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
     add("model.embed_tokens.weight", Kind::matrix, ends, {c.vocab, c.hidden});
     if (const auto factors = rope_factors(c); !factors.empty())
       add("rope_freqs.weight", Kind::factors, BlockType::f32, {factors.size()});
     for (std::size_t i = 0; i < c.layers; ++i) {
-      const auto names = block_linear_names(i);
       const std::string prefix = "model.layers." + std::to_string(i) + ".";
       add(prefix + "input_layernorm.weight", Kind::vector, BlockType::f32, {c.hidden});
-      add_linear(names[0], q, c.hidden);
-      add_linear(names[1], kv, c.hidden);
-      add_linear(names[2], kv, c.hidden);
-      add_linear(names[3], c.hidden, q);
-      add(prefix + "post_attention_layernorm.weight", Kind::vector, BlockType::f32, {c.hidden});
-      add_linear(names[4], c.intermediate, c.hidden);
-      add_linear(names[5], c.intermediate, c.hidden);
-      add_linear(names[6], c.hidden, c.intermediate);
+      for (const LinearShape& l : block_linear_shapes(c, i)) {
+        if (l.name.ends_with(".gate_proj"))
+          add(prefix + "post_attention_layernorm.weight", Kind::vector, BlockType::f32, {c.hidden});
+        add_linear(l.name, l.out, l.in);
+      }
     }
     add("model.norm.weight", Kind::vector, BlockType::f32, {c.hidden});
     if (!c.tied_embeddings) add("lm_head.weight", Kind::matrix, ends, {c.vocab, c.hidden});
