@@ -8,7 +8,7 @@
 namespace nibble {
 
 GgufFile::GgufFile(const std::filesystem::path& path)
-    : map_(format::map_file(path)), header_(parse_gguf_header(*map_, path.string())) {
+    : map_(format::map_file(path)), name_(path.string()), header_(parse_gguf_header(*map_, name_)) {
   for (std::size_t i = 0; i < header_.tensors.size(); ++i) where_.emplace(header_.tensors[i].name, i);
 }
 
@@ -19,12 +19,21 @@ const GgufTensor& GgufFile::info(std::string_view tensor) const {
   return header_.tensors[it->second];
 }
 
+const GgufTensor& GgufFile::readable(std::string_view tensor) const {
+  const GgufTensor& t = info(tensor);
+  if (t.unread == nullptr) return t;
+  std::string known;
+  for (const BlockType type : kBlockTypes) known += (known.empty() ? "" : ", ") + std::string(name_of(type));
+  throw Error(ErrorCode::unsupported, "'" + name_ + "': tensor '" + t.name + "' is " + std::string(t.type_name()) +
+                                          ", which this library does not decode; it reads " + known);
+}
+
 Buffer GgufFile::data(const GgufTensor& tensor) const {
   return Buffer::view(map_->subspan(header_.data_start + tensor.offset, tensor.bytes), map_);
 }
 
 BlockMatrix GgufFile::matrix(std::string_view tensor) const {
-  const GgufTensor& t = info(tensor);
+  const GgufTensor& t = readable(tensor);
   if (t.shape.size() != 2)
     throw Error(ErrorCode::shape_mismatch,
                 "tensor '" + t.name + "' has " + std::to_string(t.shape.size()) + " dimensions; a matrix has 2");
@@ -34,7 +43,7 @@ BlockMatrix GgufFile::matrix(std::string_view tensor) const {
 }
 
 std::vector<float> GgufFile::read_f32(std::string_view tensor) const {
-  const GgufTensor& t = info(tensor);
+  const GgufTensor& t = readable(tensor);
   std::vector<float> out(t.bytes / block_bytes(t.type) * block_size(t.type));
   decode_blocks(t.type, data(t).data(), out.size(), out.data());
   return out;
@@ -93,6 +102,9 @@ std::size_t lay_out(std::vector<GgufTensor>& tensors, std::size_t alignment) {
     if (t.name.empty() || t.name.size() > most_name)
       throw Error(ErrorCode::invalid_argument, "the tensor name '" + t.name + "' has " + std::to_string(t.name.size()) +
                                                    " bytes; 1 to 63 are allowed");
+    if (t.unread != nullptr)
+      throw Error(ErrorCode::invalid_argument,
+                  "tensor '" + t.name + "' is " + std::string(t.type_name()) + ", which this library does not write");
     if (t.shape.size() > 4)
       throw Error(ErrorCode::invalid_argument,
                   "tensor '" + t.name + "' has " + std::to_string(t.shape.size()) + " dimensions; 4 are the most");
