@@ -25,8 +25,10 @@ void add_recommend_command(CLI::App& app);
 
 /// Where the embedded model and its texts lie: $NIBBLE_DATA, else the source tree the tool was built from.
 std::filesystem::path example_data();
-/// The token ids of a text file by the model's own tokenizer.
-std::vector<std::int32_t> read_tokens(const std::filesystem::path& model, const std::filesystem::path& text);
+/// The token ids of a text file by the model's own tokenizer: the first `most` or more, 0 for all. Of a long text no
+/// more is read than that takes.
+std::vector<std::int32_t> read_tokens(const std::filesystem::path& model, const std::filesystem::path& text,
+                                      std::size_t most = 0);
 /// A whole text file through a temporary one, so that a crash leaves no half of it.
 void save_text(const std::filesystem::path& path, const std::string& text);
 /// The most memory this process has held, in bytes.

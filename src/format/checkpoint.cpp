@@ -5,6 +5,7 @@
 #include <set>
 
 #include "files.h"
+#include "recognise.h"
 
 namespace nibble {
 
@@ -69,6 +70,7 @@ void Checkpoint::add(SafetensorsFile file, const std::string& shown) {
 }
 
 Checkpoint Checkpoint::open(const std::filesystem::path& path) {
+  format::refuse_no_model(path);
   Checkpoint out;
   const bool is_directory = std::filesystem::is_directory(path);
   out.config_ = QuantizationConfig::find(is_directory ? path : path.parent_path());
@@ -80,30 +82,46 @@ Checkpoint Checkpoint::open(const std::filesystem::path& path) {
   const auto weight_map = read_index(file);
   std::set<std::string> shards;
   for (const auto& [tensor, shard] : weight_map) shards.insert(shard);
-  for (const auto& shard : shards) out.add(SafetensorsFile(file.parent_path() / shard), shard);
+  for (const auto& shard : shards) {
+    if (!std::filesystem::exists(file.parent_path() / shard))
+      throw Error(ErrorCode::not_found,
+                  "'" + file.string() + "' names the shard '" + shard + "', which is not beside it; download it, too");
+    out.add(SafetensorsFile(file.parent_path() / shard), shard);
+  }
   for (const auto& [tensor, shard] : weight_map)
     if (!out.contains(tensor))
       throw Error(ErrorCode::corrupt_file, "tensor '" + tensor + "' is in the index but not in '" + shard + "'");
   return out;
 }
 
+Checkpoint Checkpoint::over(std::shared_ptr<const TensorProvider> provider, std::optional<QuantizationConfig> config) {
+  Checkpoint out;
+  out.provider_ = std::move(provider);
+  out.config_ = std::move(config);
+  out.all_ = out.provider_->tensors();
+  for (std::size_t i = 0; i < out.all_.size(); ++i) out.where_.emplace(out.all_[i].name, Place{0, i});
+  return out;
+}
+
 const TensorInfo& Checkpoint::info(const std::string& name) const {
   const auto it = where_.find(name);
   if (it == where_.end()) throw Error(ErrorCode::not_found, "there is no tensor '" + name + "' in the checkpoint");
+  if (provider_) return all_[it->second.tensor];
   return files_[it->second.file].tensors()[it->second.tensor];
 }
 
 Buffer Checkpoint::data(const std::string& name) const {
   const TensorInfo& t = info(name);
-  return files_[where_.at(name).file].data(t);
+  return provider_ ? provider_->data(t) : files_[where_.at(name).file].data(t);
 }
 
 void Checkpoint::release(const std::string& name) const {
   const TensorInfo& t = info(name);
-  files_[where_.at(name).file].release(t);
+  if (provider_) provider_->release(t);
+  else files_[where_.at(name).file].release(t);
 }
 
-FloatMatrix Checkpoint::matrix(const std::string& name) const {
+const TensorInfo& Checkpoint::matrix_info(const std::string& name) const {
   const TensorInfo& t = info(name);
   if (t.shape.size() != 2)
     throw Error(ErrorCode::shape_mismatch,
@@ -111,6 +129,11 @@ FloatMatrix Checkpoint::matrix(const std::string& name) const {
   if (t.type != DType::f32 && t.type != DType::f16 && t.type != DType::bf16)
     throw Error(ErrorCode::unsupported,
                 "tensor '" + name + "' is " + std::string(name_of(t.type)) + "; F32, F16 or BF16 is needed");
+  return t;
+}
+
+FloatMatrix Checkpoint::matrix(const std::string& name) const {
+  const TensorInfo& t = matrix_info(name);
   const Buffer bytes = data(name);
   if (reinterpret_cast<std::uintptr_t>(bytes.data()) % size_of(t.type) != 0)
     throw Error(ErrorCode::unsupported, "tensor '" + name + "' is not aligned to its element size in the file");
@@ -149,6 +172,7 @@ std::optional<NamedTensor> Checkpoint::find(const std::string& name) const {
 }
 
 std::optional<std::string> Checkpoint::find_metadata(const std::string& key) const {
+  if (provider_) return provider_->find_metadata(key);
   for (const auto& file : files_)
     if (const auto it = file.metadata().find(key); it != file.metadata().end()) return it->second;
   return std::nullopt;

@@ -4,11 +4,14 @@
 #include "gguf_internal.h"
 #include "nibble/core/error.h"
 #include "pending_file.h"
+#include "recognise.h"
 
 namespace nibble {
 
 GgufFile::GgufFile(const std::filesystem::path& path)
-    : map_(format::map_file(path)), name_(path.string()), header_(parse_gguf_header(*map_, name_)) {
+    : map_(format::map_file((format::refuse_no_model(path), path))),
+      name_(path.string()),
+      header_(parse_gguf_header(*map_, name_)) {
   for (std::size_t i = 0; i < header_.tensors.size(); ++i) where_.emplace(header_.tensors[i].name, i);
 }
 

@@ -3,11 +3,21 @@
 #include "files.h"
 #include "nibble/format/safetensors.h"
 #include "pending_file.h"
+#include "recognise.h"
 
 namespace nibble {
 
+namespace {
+
+const std::filesystem::path& recognised(const std::filesystem::path& path) {
+  format::refuse_no_tensors(path);
+  return path;
+}
+
+}  // namespace
+
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& path)
-    : map_(format::map_file(path)), header_(parse_safetensors_header(*map_, path.string())) {}
+    : map_(format::map_file(recognised(path))), header_(parse_safetensors_header(*map_, path.string())) {}
 
 Buffer SafetensorsFile::data(const TensorInfo& tensor) const {
   return Buffer::view(map_->subspan(header_.data_start + tensor.offset, tensor.bytes), map_);
