@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "format/files.h"
+#include "llama/gguf/directory.h"
 
 namespace nibble::llama {
 
@@ -16,7 +17,7 @@ constexpr const char* kSideFiles[] = {
     "vocab.json",     "merges.txt",      "added_tokens.json"};
 
 nlohmann::ordered_json unquantized_config(const fs::path& from) {
-  auto config = nlohmann::ordered_json::parse(format::read_text(from / "config.json"));
+  auto config = nlohmann::ordered_json::parse(config_json(from));
   config.erase("quantization_config");
   config.erase("compression_config");
   return config;

@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <filesystem>
 #include <optional>
+#include <string>
+#include <vector>
 
 #include "nibble/backend/backend.h"
 #include "nibble/core/progress.h"
@@ -11,24 +13,30 @@
 namespace nibble::llama {
 
 struct QuantizeModelOptions {
-  std::optional<QuantSpec> spec;     ///< Of the blocks' linear layers; the rest is copied. Without one: convert.
-  std::optional<DType> convert_to;   ///< Without a spec: F32, F16 or BF16 for every floating-point tensor;
-                                     ///< layers that are quantized are decoded.
+  std::optional<QuantSpec> spec;    ///< Of the blocks' linear layers; the rest is copied. Without one: convert.
+  std::optional<DType> convert_to;  ///< Without a spec: F32, F16 or BF16 for every floating-point tensor;
+                                    ///< layers that are quantized are decoded.
+  /// With a spec: patterns of layers that stay as they are, and of the only ones that do not (a name or part of one
+  /// from dot to dot, a glob, or "re:" and a regular expression). One that matches nothing is an error.
+  std::vector<std::string> skip, only;
+  bool lm_head = false;              ///< With a spec: quantize the head too. Not if it is tied to the embedding.
   const Backend* backend = nullptr;  ///< Null: default_backend().
   Executor* executor = nullptr;      ///< Null: default_executor().
   Progress progress;
 };
 
 struct QuantizeModelReport {
-  std::size_t layers = 0;      ///< Linear layers quantized.
-  std::size_t file_bytes = 0;  ///< Of model.safetensors.
-  double bits_per_weight = 0;  ///< Over the quantized layers, scales included.
+  std::size_t layers = 0;          ///< Linear layers quantized.
+  std::size_t file_bytes = 0;      ///< Of model.safetensors.
+  double bits_per_weight = 0;      ///< Over the quantized layers, scales included.
+  std::vector<std::string> notes;  ///< Of a GGUF input: a second quantization, a tokenizer that could not be written.
 };
 
-/// Reads the model `from` and writes the model `to`, which must not exist: model.safetensors, config.json with its
-/// quantization_config, and the tokenizer's files. Holds about one tensor at a time, whatever the model's size. The
-/// directory gets its name only when complete, so an error, a cancel or a crash leaves nothing under it.
-/// Errors: invalid_argument (`to` exists, neither spec nor convert_to), those of Checkpoint and Backend::quantize.
+/// Reads the model `from`, a directory or a GGUF file, and writes the model `to`, which must not exist:
+/// model.safetensors, config.json with its quantization_config, and the tokenizer's files. Holds about one tensor at a
+/// time, whatever the model's size. The directory gets its name only when complete, so an error, a cancel or a crash
+/// leaves nothing under it. Errors: invalid_argument (`to` exists, neither spec nor convert_to), those of Checkpoint
+/// and Backend::quantize.
 QuantizeModelReport quantize_model(const std::filesystem::path& from, const std::filesystem::path& to,
                                    const QuantizeModelOptions& options);
 
