@@ -29,8 +29,10 @@ void add_recommend_command(CLI::App& app);
 
 /// Where the embedded model and its texts lie: $NIBBLE_DATA, else the source tree the tool was built from.
 std::filesystem::path example_data();
-/// The token ids of a text file by the model's own tokenizer.
-std::vector<std::int32_t> read_tokens(const std::filesystem::path& model, const std::filesystem::path& text);
+/// The token ids of a text file by the model's own tokenizer: the first `most` or more, 0 for all. Of a long text no
+/// more is read than that takes.
+std::vector<std::int32_t> read_tokens(const std::filesystem::path& model, const std::filesystem::path& text,
+                                      std::size_t most = 0);
 /// Error unless all outputs of a command can be written and none reaches one of its inputs (files::check_outputs);
 /// outputs and inputs that were not given are empty, and passed over. Before the work.
 void check_given_outputs(std::vector<files::Output> outputs, const std::vector<std::filesystem::path>& inputs);

@@ -7,6 +7,8 @@
 
 #include "commands.h"
 #include "format/files.h"
+#include "format/recognise.h"
+#include "nibble/core/error.h"
 #include "nibble/llama/tokenizer.h"
 
 namespace nibble::cli {
@@ -16,8 +18,47 @@ std::filesystem::path example_data() {
   return folder != nullptr && *folder != '\0' ? folder : NIBBLE_EXAMPLE_DATA;
 }
 
-std::vector<std::int32_t> read_tokens(const std::filesystem::path& model, const std::filesystem::path& text) {
-  return llama::load_tokenizer(model)->encode(format::read_text(text));
+namespace {
+
+/// The first bytes of a text, up to the end of its last whole line where it goes on.
+std::string beginning_of(const std::filesystem::path& path, std::size_t bytes) {
+  std::ifstream in(path, std::ios::binary);
+  std::string text(bytes, '\0');
+  in.read(text.data(), static_cast<std::streamsize>(bytes));
+  if (in.bad() || !in.is_open()) format::throw_system_error("read", path);
+  const bool goes_on = static_cast<std::size_t>(in.gcount()) == bytes && in.peek() != std::ifstream::traits_type::eof();
+  text.resize(static_cast<std::size_t>(in.gcount()));
+  if (!goes_on) return text;
+  if (const std::size_t line = text.rfind('\n'); line != std::string::npos) {
+    text.resize(line + 1);
+  } else {  // no cut within a character
+    while (!text.empty() && (text.back() & 0xC0) == 0x80) text.pop_back();
+    if (!text.empty() && (text.back() & 0x80) != 0) text.pop_back();
+  }
+  return text;
+}
+
+}  // namespace
+
+std::vector<std::int32_t> read_tokens(const std::filesystem::path& model, const std::filesystem::path& text,
+                                      std::size_t most) {
+  constexpr std::uintmax_t largest = std::uintmax_t{1} << 30;
+  // Tokens depend on what follows within a word or a few; those this near to a cut are not relied on.
+  constexpr std::size_t margin = 256;
+  format::refuse_no_text(text);
+  const auto tokenizer = llama::load_tokenizer(model);
+  const std::uintmax_t size = std::filesystem::file_size(text);
+  for (std::uintmax_t bytes = 16 * (most + margin); most > 0 && bytes < size; bytes *= 4) {
+    auto ids = tokenizer->encode(beginning_of(text, static_cast<std::size_t>(bytes)));
+    if (ids.size() < most + margin) continue;
+    ids.resize(most);
+    return ids;
+  }
+  if (size > largest)
+    throw Error(ErrorCode::invalid_argument,
+                fmt::format("'{}' has {} of text; at most 1 GiB is read whole, and --tokens takes the first so many",
+                            text.string(), megabytes(size)));
+  return tokenizer->encode(beginning_of(text, static_cast<std::size_t>(size)));
 }
 
 void check_given_outputs(std::vector<files::Output> outputs, const std::vector<std::filesystem::path>& inputs) {

@@ -1,3 +1,4 @@
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <spawn.h>
 #include <sys/wait.h>
@@ -5,7 +6,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <csignal>
+#include <cstring>
 #include <filesystem>
+#include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -14,9 +18,11 @@
 #include "core/json.h"
 #include "core/pending.h"
 #include "format/files.h"
+#include "format/recognise.h"
 #include "interrupt.h"
 #include "methods.h"
 #include "nibble/core/error.h"
+#include "nibble/llama/config.h"
 #include "plot.h"
 #include "progress_bar.h"
 #include "table.h"
@@ -35,89 +41,154 @@ struct Options {
   std::size_t tokens = 32768, window = 512, stride = 512;
 };
 
+constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
+
 struct Row {
   std::string method;
-  double bits_per_weight = 0, perplexity = 0, kl_mean = 0, prefill = 0, decode = 0;
-  std::size_t file_bytes = 0, peak_rss_bytes = 0, predicted = 0;
+  double bits_per_weight = kUnknown, perplexity = kUnknown, kl_mean = kUnknown, prefill = kUnknown, decode = kUnknown;
+  std::size_t file_bytes = 0, peak_rss_bytes = 0, predicted = 0, kl_predictions = 0;
+  std::string failure;  ///< Not empty: there are no figures, and why.
 };
 
-/// Runs this tool again with other arguments: a process per step is the only honest way to measure its peak memory.
-void run_self(std::vector<std::string> arguments) {
+/// What a step said of its failure: its last message without the tool's name, or how it ended.
+std::string failure_of(int status, std::string said) {
+  if (WIFSIGNALED(status))
+    return fmt::format("ended by signal {} ({}){}", WTERMSIG(status), strsignal(WTERMSIG(status)),
+                       WTERMSIG(status) == SIGKILL ? ": was there memory enough?" : "");
+  constexpr std::string_view name = "nibble: ";
+  while (said.ends_with('\n')) said.pop_back();
+  const std::size_t at = said.rfind("\n" + std::string(name));
+  if (at != std::string::npos) said.erase(0, at + 1);
+  if (said.starts_with(name)) said.erase(0, name.size());
+  return said.empty() ? fmt::format("ended with status {}", WEXITSTATUS(status)) : said;
+}
+
+/// Runs this tool again with other arguments: a process per step is the only honest way to measure its peak memory, and
+/// what ends one step does not end the others. What it says goes to `log`. Error{cancelled} after Ctrl-C, else
+/// Error{io} with what it said of its failure.
+void run_self(std::vector<std::string> arguments, const fs::path& log) {
   arguments.insert(arguments.begin(), "nibble");
   std::vector<char*> argv;
   for (auto& a : arguments) argv.push_back(a.data());
   argv.push_back(nullptr);
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, log.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
   pid_t child = 0;
-  if (const int error = posix_spawn(&child, "/proc/self/exe", nullptr, nullptr, argv.data(), environ); error != 0)
-    throw Error(ErrorCode::io, fmt::format("cannot start '{}'", fmt::join(arguments, " ")));
+  const int error = posix_spawn(&child, "/proc/self/exe", &actions, nullptr, argv.data(), environ);
+  posix_spawn_file_actions_destroy(&actions);
+  if (error != 0)
+    throw Error(ErrorCode::io, fmt::format("cannot start '{}': {}", fmt::join(arguments, " "),
+                                           std::generic_category().message(error)));
   int status = 0;
   while (waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
   if (interrupted() || (WIFEXITED(status) && WEXITSTATUS(status) == kInterruptedExit))
-    throw Error(ErrorCode::cancelled, "interrupted; nothing was written");
-  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
-    throw Error(ErrorCode::io, fmt::format("'{}' failed; its message is above", fmt::join(arguments, " ")));
+    throw Error(ErrorCode::cancelled, "interrupted");
+  const std::string said = fs::exists(log) ? format::read_text(log) : std::string();
+  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) throw Error(ErrorCode::io, failure_of(status, said));
+  fmt::print(stderr, "{}", said);  // warnings
+}
+
+/// A figure that a step wrote; null is what JSON makes of NaN.
+double figure(const nlohmann::json& j, const char* key) {
+  const auto it = j.find(key);
+  return it != j.end() && it->is_number() ? it->get<double>() : kUnknown;
 }
 
 class Comparison {
  public:
   explicit Comparison(const Options& o) : o_(o) {}
 
-  /// fp32 is always evaluated first, since the others are compared with it, and shown only if asked for.
+  /// fp32 is always evaluated first, since the others are compared with it, and shown only if asked for. What fails is
+  /// a row that says why; after Ctrl-C the rows that are finished are returned.
   std::vector<Row> run() {
     std::vector<Row> rows;
     ProgressBar bar("comparing");
     const bool shown = std::find(o_.methods.begin(), o_.methods.end(), "fp32") != o_.methods.end();
     const double steps = static_cast<double>(o_.methods.size()) + (shown ? 0 : 1);
-    reference_ = measure("fp32", true);
     double done = 1;
-    for (const auto& name : o_.methods) {
-      report(bar.callback(), done / steps, name);
-      rows.push_back(name == "fp32" ? reference_ : measure(name, false));
-      done += name == "fp32" ? 0 : 1;
+    try {
+      reference_ = attempt("fp32", true);
+      for (const auto& name : o_.methods) {
+        report(bar.callback(), done / steps, name);
+        rows.push_back(name == "fp32" ? reference_ : attempt(name, false));
+        done += name == "fp32" ? 0 : 1;
+      }
+    } catch (const Error& e) {
+      if (e.code() != ErrorCode::cancelled) throw;
+      interrupted_ = true;
     }
     return rows;
   }
+  bool was_interrupted() const { return interrupted_; }
   const Row& reference() const { return reference_; }
 
  private:
+  Row attempt(const std::string& name, bool reference) {
+    Row row;
+    try {
+      row = measure(name, reference);
+      if (!std::isfinite(row.perplexity)) row.failure = "its perplexity is no finite number";
+    } catch (const Error& e) {
+      if (e.code() == ErrorCode::cancelled) throw;
+      row.failure = e.what();
+    } catch (const std::exception& e) {  // no memory, a figure that is no number
+      row.failure = e.what();
+    }
+    row.method = name;
+    return row;
+  }
+
   Row measure(const std::string& name, bool reference) {
     const std::string stored(stored_name(name));
     const bool keeps = !o_.save.empty();
     const fs::path copy = (keeps ? fs::path(o_.save) : work_.path()) / stored,
                    figures = work_.path() / (name + ".json"), log_probabilities = work_.path() / "reference";
     const bool int8_activations = parse_method(name).int8_activations;
-    if (made_.insert(stored).second) {
+    const fs::path log = work_.path() / "log";
+    if (!made_.contains(stored)) {
       std::vector<std::string> quantize{"quantize", o_.model, "-o", copy, "--method", stored, "--quiet"};
       if (parse_method(name).calibrated && !o_.calibration.empty())
         quantize.insert(quantize.end(), {"--calibration", o_.calibration});
-      run_self(std::move(quantize));
+      run_self(std::move(quantize), log);
+      made_.insert(stored);
     }
-    std::vector<std::string> eval{"eval",           copy,
-                                  "--text",         o_.text,
-                                  "--tokens",       std::to_string(o_.tokens),
-                                  "--window",       std::to_string(o_.window),
-                                  "--stride",       std::to_string(o_.stride),
-                                  "--json",         figures,
-                                  "--quiet",        reference ? "--save-reference" : "--reference",
-                                  log_probabilities};
+    std::vector<std::string> eval{"eval",     copy,
+                                  "--text",   o_.text,
+                                  "--tokens", std::to_string(o_.tokens),
+                                  "--window", std::to_string(o_.window),
+                                  "--stride", std::to_string(o_.stride),
+                                  "--json",   figures,
+                                  "--quiet"};
+    if (reference) eval.insert(eval.end(), {"--save-reference", log_probabilities});
+    else if (reference_.failure.empty()) eval.insert(eval.end(), {"--reference", log_probabilities});
     if (int8_activations) eval.push_back("--int8-activations");
-    run_self(std::move(eval));
+    try {
+      run_self(std::move(eval), log);
+    } catch (...) {
+      if (!keeps) forget(stored, copy);
+      throw;
+    }
     const json::Document document = json::parse(format::read_text(figures), figures.string());
     const nlohmann::json& j = *document;
-    Row row{name,
-            j["bits_per_weight"],
-            j["perplexity"],
-            j["kl_mean"],
-            j["prefill_tokens_per_s"],
-            j["decode_tokens_per_s"],
-            fs::file_size(copy / "model.safetensors"),
-            j["peak_rss_bytes"],
-            j["predicted_tokens"]};
-    if (!keeps) {
-      fs::remove_all(copy);
-      made_.erase(stored);
-    }
+    Row row;
+    row.bits_per_weight = figure(j, "bits_per_weight");
+    row.perplexity = figure(j, "perplexity");
+    if (reference || reference_.failure.empty()) row.kl_mean = figure(j, "kl_mean");
+    row.prefill = figure(j, "prefill_tokens_per_s");
+    row.decode = figure(j, "decode_tokens_per_s");
+    row.file_bytes = fs::file_size(copy / "model.safetensors");
+    row.peak_rss_bytes = j.value("peak_rss_bytes", std::size_t{0});
+    row.predicted = j.value("predicted_tokens", std::size_t{0});
+    row.kl_predictions = j.value("kl_predictions", std::size_t{0});
+    if (!keeps) forget(stored, copy);
     return row;
+  }
+
+  void forget(const std::string& stored, const fs::path& copy) {
+    std::error_code ignored;
+    fs::remove_all(copy, ignored);
+    made_.erase(stored);
   }
 
   const Options& o_;
@@ -125,32 +196,49 @@ class Comparison {
   files::PendingDirectory work_{files::PendingDirectory::Scratch{}, fs::temp_directory_path() / "nibble-compare"};
   std::set<std::string> made_;  ///< Models that are there.
   Row reference_;
+  bool interrupted_ = false;
 };
 
 void print_table(const std::vector<Row>& rows, const Row& reference) {
   Table table({"method", "bits/weight", "file", "peak memory", "perplexity", "vs fp32", "KL to fp32", "prefill tok/s",
                "decode tok/s"});
+  const auto text = [](const char* format, double value) {
+    return std::isfinite(value) ? fmt::format(fmt::runtime(format), value) : std::string("—");
+  };
   for (const Row& r : rows)
-    table.row({r.method, fmt::format("{:.3f}", r.bits_per_weight), megabytes(r.file_bytes), megabytes(r.peak_rss_bytes),
-               fmt::format("{:.4f}", r.perplexity),
-               fmt::format("{:+.2f} %", 100 * (r.perplexity / reference.perplexity - 1)),
-               fmt::format("{:.6f}", std::max(0.0, r.kl_mean)), fmt::format("{:.0f}", r.prefill),
-               fmt::format("{:.0f}", r.decode)});
+    if (r.failure.empty())
+      table.row({r.method, text("{:.3f}", r.bits_per_weight), megabytes(r.file_bytes), megabytes(r.peak_rss_bytes),
+                 text("{:.4f}", r.perplexity), text("{:+.2f} %", 100 * (r.perplexity / reference.perplexity - 1)),
+                 text("{:.6f}", std::isfinite(r.kl_mean) ? std::max(0.0, r.kl_mean) : kUnknown),
+                 text("{:.0f}", r.prefill), text("{:.0f}", r.decode)});
+    else table.row({r.method, "failed", "—", "—", "—", "—", "—", "—", "—"});
   fmt::print("{}", table.text());
+  if (!reference.failure.empty()) fmt::print("\nfp32 failed, so nothing is compared with it: {}\n", reference.failure);
+  for (const Row& r : rows)
+    if (!r.failure.empty()) fmt::print("\n{} failed: {}\n", r.method, r.failure);
 }
 
 void save_json(const std::vector<Row>& rows, const std::string& path) {
   nlohmann::ordered_json out{{"rows", nlohmann::ordered_json::array()}};
-  for (const Row& r : rows)
+  const auto number = [](double value) {
+    return std::isfinite(value) ? nlohmann::ordered_json(value) : nlohmann::ordered_json(nullptr);
+  };
+  for (const Row& r : rows) {
+    if (!r.failure.empty()) {
+      out["rows"].push_back({{"method", r.method}, {"error", r.failure}});
+      continue;
+    }
     out["rows"].push_back({{"method", r.method},
-                           {"bits_per_weight", r.bits_per_weight},
+                           {"bits_per_weight", number(r.bits_per_weight)},
                            {"file_bytes", r.file_bytes},
                            {"peak_rss_bytes", r.peak_rss_bytes},
-                           {"perplexity", r.perplexity},
-                           {"kl_mean", r.kl_mean},
-                           {"prefill_tokens_per_s", r.prefill},
-                           {"decode_tokens_per_s", r.decode}});
-  save_text(path, out.dump(2) + "\n");
+                           {"perplexity", number(r.perplexity)},
+                           {"kl_mean", number(r.kl_mean)},
+                           {"prefill_tokens_per_s", number(r.prefill)},
+                           {"decode_tokens_per_s", number(r.decode)}});
+  }
+  // What a failure says may quote a file's bytes, which need not be UTF-8.
+  save_text(path, out.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
 }
 
 /// Of everything that is written, before minutes of work.
@@ -171,6 +259,8 @@ void run(Options o) {
   if (o.methods.empty()) o.methods = default_methods();
   for (const auto& name : o.methods) (void)parse_method(name);  // before minutes of work
   check_places(o);
+  (void)llama::Config::load(o.model);
+  format::refuse_no_text(o.text);
   Comparison comparison(o);
   const auto rows = comparison.run();
   print_table(rows, comparison.reference());
@@ -182,10 +272,18 @@ void run(Options o) {
   if (!o.json.empty()) save_json(rows, o.json);
   if (!o.plot.empty()) {
     std::vector<PlotPoint> points;
-    for (const Row& r : rows) points.push_back({r.method, static_cast<double>(r.file_bytes) / 1e6, r.perplexity});
+    for (const Row& r : rows)
+      if (r.failure.empty()) points.push_back({r.method, static_cast<double>(r.file_bytes) / 1e6, r.perplexity});
     save_text(o.plot, plot_svg(points, "What each method costs: " + fs::path(o.model).filename().string()));
     fmt::print("Chart: {}\n", o.plot);
   }
+  const auto failed = std::count_if(rows.begin(), rows.end(), [](const Row& r) { return !r.failure.empty(); });
+  if (comparison.was_interrupted())
+    throw Error(ErrorCode::cancelled,
+                fmt::format("interrupted; {} of {} methods are finished and shown", rows.size(), o.methods.size()));
+  if (failed > 0 || !comparison.reference().failure.empty())
+    throw Error(ErrorCode::io, fmt::format("{} of {} methods failed; the reasons are above",
+                                           std::max<std::ptrdiff_t>(failed, 1), o.methods.size()));
 }
 
 }  // namespace
@@ -193,7 +291,7 @@ void run(Options o) {
 void add_compare_command(CLI::App& app) {
   auto o = std::make_shared<Options>();
   CLI::App* c = app.add_subcommand("compare", "The table: what each method costs a model in quality, size and speed");
-  c->add_option("model", o->model, "Model directory (default: the embedded model)");
+  c->add_option("model", o->model, "Model directory or GGUF file (default: the embedded model)");
   c->add_option(
        "--methods", o->methods,
        "Comma-separated, for example fp32,int8,int4-g128-sym,nf4-dq,gptq-4-g128 (default: those of the README)")

@@ -4,6 +4,7 @@
 
 #include "commands.h"
 #include "nibble/llama/convert_model.h"
+#include "nibble/llama/quantize_model.h"
 #include "progress_bar.h"
 
 namespace nibble::cli {
@@ -22,13 +23,34 @@ std::string known_layouts() {
   return out;
 }
 
+/// The floating-point types that --to takes beside the layouts.
+struct FloatTarget {
+  const char* name;
+  DType type;
+};
+constexpr FloatTarget kFloatTargets[] = {{"fp32", DType::f32}, {"fp16", DType::f16}, {"bf16", DType::bf16}};
+
+void decode(const Options& o, DType type) {
+  llama::QuantizeModelOptions options;
+  options.convert_to = type;
+  ProgressBar bar("decoding", o.quiet);
+  options.progress = bar.callback();
+  const auto report = llama::quantize_model(o.model, o.output, options);
+  for (const std::string& text : report.notes) note(text);
+  if (!o.quiet)
+    fmt::print("{}: decoded to {}; model.safetensors is {}\n", o.output, o.to, megabytes(report.file_bytes));
+}
+
 void run(const Options& o) {
+  for (const FloatTarget& target : kFloatTargets)
+    if (o.to == target.name) return decode(o, target.type);
   llama::ConvertModelOptions options;
   options.to = parse_checkpoint_layout(o.to);
   options.allow_loss = o.allow_loss;
   ProgressBar bar("converting", o.quiet);
   options.progress = bar.callback();
   const auto report = llama::convert_model(o.model, o.output, options);
+  for (const std::string& text : report.notes) note(text);
   if (!report.losses.empty()) {  // said even if quiet: it was allowed, not unseen
     const auto& first = report.losses.front();
     fmt::print(stderr, "{} of {} layers are not the same any more; first {} ({} to {}): {}\n", report.losses.size(),
@@ -46,9 +68,10 @@ void run(const Options& o) {
 void add_convert_command(CLI::App& app) {
   auto o = std::make_shared<Options>();
   CLI::App* c = app.add_subcommand("convert", "Write a quantized model in another checkpoint layout");
-  c->add_option("model", o->model, "Quantized model directory, in any layout (awq-gemv-fast too)")->required();
+  c->add_option("model", o->model, "Quantized model directory, in any layout (awq-gemv-fast too), or a GGUF file")
+      ->required();
   c->add_option("output", o->output, "Directory to write; must not exist")->required();
-  c->add_option("--to", o->to, "The layout: " + known_layouts())->required();
+  c->add_option("--to", o->to, "The layout: " + known_layouts() + "; or fp32, fp16, bf16, which decode")->required();
   c->add_flag(
       "--allow-loss", o->allow_loss,
       "Store what the layout does not hold exactly as nearly as it can, and say so; without it that is an error");

@@ -64,7 +64,7 @@ void run(const Options& o) {
   }
   load.int8_activations = load.int8_activations || o.int8_activations;
   const llama::Model model = llama::Model::load(o.model, load);
-  const auto ids = read_tokens(o.model, text);
+  const auto ids = read_tokens(o.model, text, o.tokens);
   const Speed speed = measure_speed(model, ids);
 
   ProgressBar bar("evaluating", o.quiet);

@@ -7,6 +7,7 @@
 #include "nibble/core/error.h"
 #include "nibble/llama/gguf.h"
 #include "progress_bar.h"
+#include "table.h"
 
 namespace nibble::cli {
 
@@ -33,10 +34,13 @@ void run(const Options& o) {
   ProgressBar bar("exporting", o.quiet);
   options.progress = bar.callback();
   const auto report = llama::export_gguf(o.model, o.output, options);
+  if (o.quiet) return;
   for (const std::string& text : report.notes) note(text);
-  if (!o.quiet)
-    fmt::print("{}: {}, linear layers as {} at {:.3f} bits per weight\n", o.output, megabytes(report.file_bytes),
-               name_of(*type), report.bits_per_weight);
+  Table table({"type", "tensors", "size", ""});
+  for (const auto& share : report.types)
+    table.row({std::string(name_of(share.type)), std::to_string(share.tensors), megabytes(share.bytes), share.why});
+  fmt::print("{}{}: {}, linear layers at {:.3f} bits per weight\n", table.text(), o.output,
+             megabytes(report.file_bytes), report.bits_per_weight);
 }
 
 }  // namespace
@@ -49,10 +53,10 @@ void add_export_gguf_command(CLI::App& app) {
   c->add_option("--type", o->type,
                 "Of the blocks' linear layers: f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k or q6_k. Norms and "
                 "biases are F32; the embedding and the head are Q8_0, or the type itself if it is a float. Rows that "
-                "are no whole blocks: Q5_0 for q4_k, Q8_0 for q6_k, F16 for the others, and a note says so")
+                "are no whole blocks: Q5_0 for q4_k, Q8_0 for q6_k, F16 for the others, and the table of types says so")
       ->capture_default_str();
   c->add_flag("--force", o->force, "Replace the file if it exists");
-  c->add_flag("--quiet", o->quiet, "Print nothing but notes on success");
+  c->add_flag("--quiet", o->quiet, "Print nothing on success");
   c->callback([o] { run(*o); });
 }
 

@@ -6,6 +6,8 @@
 #include <set>
 
 #include "commands.h"
+#include "llama/gguf/checkpoint.h"
+#include "llama/gguf/weights.h"
 #include "nibble/core/error.h"
 #include "nibble/format/checkpoint.h"
 #include "nibble/quantize/quantize.h"
@@ -44,10 +46,49 @@ std::string relative_error(const QuantizedMatrix& q, const std::string& layer, c
   return fmt::format("{:.5f}", std::sqrt(error / norm));
 }
 
+/// A metadata value in a few words.
+std::string value_text(const GgufValue& value) {
+  return std::visit(
+      [](const auto& v) -> std::string {
+        using T = std::decay_t<decltype(v)>;
+        if constexpr (std::is_same_v<T, GgufArray>) return fmt::format("{} elements", v.size());
+        else if constexpr (std::is_same_v<T, std::string>) {
+          std::string shown;
+          for (const char c : v.substr(0, 60)) shown += static_cast<unsigned char>(c) < ' ' || c == '\x7f' ? ' ' : c;
+          return shown + (v.size() > 60 ? "…" : "");
+        } else return fmt::format("{}", v);
+      },
+      value);
+}
+
+void list_gguf(const std::string& model) {
+  const GgufFile file(model);
+  Table metadata({"key", "value"}), table({"tensor", "shape", "type", "bits/weight", "bytes"});
+  for (const auto& [key, value] : file.metadata()) metadata.row({key, value_text(value)});
+  std::size_t bytes = 0;
+  for (const GgufTensor& t : file.tensors()) {
+    double count = 1;
+    for (const std::size_t d : t.shape) count *= static_cast<double>(d);
+    bytes += t.bytes;
+    table.row({t.name, shape_text(t.shape), std::string(t.type_name()) + (t.unread == nullptr ? "" : " (not read)"),
+               count > 0 ? fmt::format("{:.3f}", 8 * static_cast<double>(t.bytes) / count) : "",
+               std::to_string(t.bytes)});
+  }
+  fmt::print("{}\n{}{} tensors, {}; GGUF version {}\n", metadata.text(), table.text(), file.tensors().size(),
+             megabytes(bytes), file.version());
+}
+
 void run(const std::string& model, const std::string& reference) {
+  if (llama::is_gguf(model)) {
+    if (!reference.empty())
+      throw Error(ErrorCode::unsupported,
+                  "--reference goes with a model directory; `nibble convert` makes one of a GGUF file");
+    return list_gguf(model);
+  }
   const Checkpoint checkpoint = Checkpoint::open(model);
   std::unique_ptr<Checkpoint> exact;
-  if (!reference.empty()) exact = std::make_unique<Checkpoint>(Checkpoint::open(reference));
+  if (!reference.empty())
+    exact = std::make_unique<Checkpoint>(llama::open_checkpoint(reference, llama::GgufView::decoded));
   Table table(exact ? std::vector<std::string>{"tensor", "shape", "type", "bits/weight", "layout", "relative error"}
                     : std::vector<std::string>{"tensor", "shape", "type", "bits/weight", "layout"});
   std::size_t bytes = 0;
@@ -84,7 +125,7 @@ void run(const std::string& model, const std::string& reference) {
 void add_inspect_command(CLI::App& app) {
   auto model = std::make_shared<std::string>(), reference = std::make_shared<std::string>();
   CLI::App* c = app.add_subcommand("inspect", "List a model's tensors: shape, scheme, bits per weight, error");
-  c->add_option("model", *model, "Model directory or .safetensors file")->required();
+  c->add_option("model", *model, "Model directory, .safetensors or .gguf file")->required();
   c->add_option("--reference", *reference,
                 "The unquantized model, to measure each layer's error ‖W − Q‖ / ‖W‖ against");
   c->callback([model, reference] { run(*model, *reference); });

@@ -1,4 +1,5 @@
-// The chart of `compare --plot`: perplexity against file size, one labelled point per method, as a standalone SVG.
+// The chart of `compare --plot`: perplexity against file size, a mark a method, those of a family alike, and a line
+// through the methods that none is both smaller and better than. A standalone SVG.
 #pragma once
 
 #include <string>
@@ -12,8 +13,9 @@ struct PlotPoint {
   double perplexity = 0;
 };
 
-/// The SVG text. Points whose perplexity is more than `cut` times the best are drawn at the upper edge with their
-/// value.
+/// The SVG text. Points whose perplexity is more than twice the best are drawn at the upper edge with their value;
+/// those that are no positive numbers are left out. A label that finds no room is left out too; every mark says its
+/// name and numbers when pointed at.
 std::string plot_svg(const std::vector<PlotPoint>& points, const std::string& title);
 
 }  // namespace nibble::cli

@@ -22,7 +22,7 @@ struct Options {
   bool quiet = false;
   // GPTQ and AWQ only
   std::string calibration, layout, report;
-  std::vector<std::string> modules, skip;
+  std::vector<std::string> modules, skip, only;
   std::size_t samples = 128, sample_tokens = 512, cache_memory = std::size_t{4} << 30;
   double damp = 0.01;
   bool lm_head = false, at_once = false, resume = false;
@@ -58,7 +58,8 @@ llama::ModuleRule rule_of(const std::string& text) {
 llama::CalibrateOptions calibrate_options(const Options& o, const llama::CalibratedMethod& method) {
   llama::CalibrateOptions out;
   out.method = method;
-  for (const std::string& pattern : o.skip) out.rules.push_back({pattern, std::nullopt});
+  out.skip = o.skip;
+  out.only = o.only;
   for (const std::string& text : o.modules) out.rules.push_back(rule_of(text));
   out.lm_head = o.lm_head;
   if (!o.layout.empty()) out.layout = parse_checkpoint_layout(o.layout);
@@ -105,6 +106,7 @@ void save_report(const llama::CalibrateReport& report, const Options& o) {
 
 /// Said even if quiet: what went other than asked for.
 void warn(const llama::CalibrateReport& report, const Options& o) {
+  for (const std::string& text : report.notes) note(text);
   for (const llama::LayerReport& r : report.layers) {
     if (!r.fallback.empty()) fmt::print(stderr, "WARNING: {}\n", printable(r.fallback));
     for (const std::string& step : r.recovery)
@@ -176,11 +178,9 @@ void refuse_calibration_options(const Options& o) {
   refuse(!o.layout.empty(), "--format");
   refuse(!o.report.empty(), "--report");
   refuse(!o.modules.empty(), "--modules");
-  refuse(!o.skip.empty(), "--skip");
   refuse(o.samples != none.samples, "--samples");
   refuse(o.sample_tokens != none.sample_tokens, "--sample-tokens");
   refuse(o.damp != none.damp, "--damp");
-  refuse(o.lm_head, "--lm-head");
   refuse(o.at_once, "--at-once");
   refuse(o.resume, "--resume");
 }
@@ -195,10 +195,18 @@ void run(const Options& o) {
   refuse_calibration_options(o);
   llama::QuantizeModelOptions options;
   options.spec = method.spec;
+  options.skip = o.skip;
+  options.only = o.only;
+  options.lm_head = o.lm_head;
+  if (!method.spec && (o.lm_head || !o.skip.empty() || !o.only.empty()))
+    throw Error(ErrorCode::invalid_argument,
+                fmt::format("--skip, --only and --lm-head say which layers are quantized; '{}' converts every tensor",
+                            method.name));
   if (!method.spec) options.convert_to = method.dense;
   ProgressBar bar("quantizing", o.quiet);
   options.progress = bar.callback();
   const auto report = llama::quantize_model(o.model, o.output, options);
+  for (const std::string& text : report.notes) note(text);
   if (o.quiet) return;
   note_left_out(report.left_out);
   if (method.spec)
@@ -226,9 +234,7 @@ void add_calibration_options(CLI::App& c, Options& o) {
       "method's own, where it has room for the layers)");
   add("--modules", o.modules,
       "pattern=method: layers whose name holds the regular expression get another method (down_proj=gptq-8-g128, "
-      "layers\\.0\\.=int8); may be given again, the first that matches holds");
-  add("--skip", o.skip, "Layers whose name holds this regular expression stay as they are; before --modules");
-  c.add_flag("--lm-head", o.lm_head, "Quantize lm_head too")->group(group);
+      "layers\\.0\\.=int8); may be given again, the first that matches holds; after --skip and --only");
   c.add_flag("--at-once", o.at_once,
              "GPTQ: all layers of a block see the block as it was, not what those before them give once quantized")
       ->group(group);
@@ -244,7 +250,7 @@ void add_calibration_options(CLI::App& c, Options& o) {
 void add_quantize_command(CLI::App& app) {
   auto o = std::make_shared<Options>();
   CLI::App* c = app.add_subcommand("quantize", "Write a quantized copy of a model");
-  c->add_option("model", o->model, "Model directory (config.json and safetensors)")->required();
+  c->add_option("model", o->model, "Model directory (config.json and safetensors) or GGUF file")->required();
   c->add_option("-o,--output", o->output, "Directory to write; must not exist")->required();
   c->add_option("--method", o->method,
                 "nf4, nf4-dq, fp4, int8, llm-int8, int4-g128-sym, … or sym | asym with the two options below; fp32, "
@@ -253,6 +259,12 @@ void add_quantize_command(CLI::App& app) {
   c->add_option("--bits", o->bits, "With sym or asym: bits of a code")->check(CLI::Range(2, 8));
   c->add_option("--group-size", o->group_size,
                 "With sym or asym: columns that share a scale (none: a row); with nf4, fp4: the block size");
+  c->add_option(
+      "--skip", o->skip,
+      "Layers that stay as they are: a name or a part of it (down_proj, layers.0), a glob (layers.[0-3].*), or "
+      "re: and a regular expression; may be given again");
+  c->add_option("--only", o->only, "Quantize only these layers, said the same way; --skip comes first");
+  c->add_flag("--lm-head", o->lm_head, "Quantize lm_head too");
   c->add_flag("--quiet", o->quiet, "Print nothing on success");
   add_calibration_options(*c, *o);
   c->callback([o] { run(*o); });

@@ -6,6 +6,7 @@
 
 #include "core/json.h"
 #include "files.h"
+#include "recognise.h"
 #include "undecoded.h"
 
 namespace nibble {
@@ -81,6 +82,7 @@ void Checkpoint::add(SafetensorsFile file, const std::string& shown) {
 }
 
 Checkpoint Checkpoint::open(const std::filesystem::path& path) {
+  format::refuse_no_model(path);
   Checkpoint out;
   out.copies_ = std::make_shared<AlignedCopies>();
   const bool is_directory = std::filesystem::is_directory(path);
@@ -93,22 +95,38 @@ Checkpoint Checkpoint::open(const std::filesystem::path& path) {
   const auto weight_map = read_index(file);
   std::set<std::string> shards;
   for (const auto& [tensor, shard] : weight_map) shards.insert(shard);
-  for (const auto& shard : shards) out.add(SafetensorsFile(file.parent_path() / shard), shard);
+  for (const auto& shard : shards) {
+    if (!std::filesystem::exists(file.parent_path() / shard))
+      throw Error(ErrorCode::not_found,
+                  "'" + file.string() + "' names the shard '" + shard + "', which is not beside it; download it, too");
+    out.add(SafetensorsFile(file.parent_path() / shard), shard);
+  }
   for (const auto& [tensor, shard] : weight_map)
     if (!out.contains(tensor))
       throw Error(ErrorCode::corrupt_file, "tensor '" + tensor + "' is in the index but not in '" + shard + "'");
   return out;
 }
 
+Checkpoint Checkpoint::over(std::shared_ptr<const TensorProvider> provider, std::optional<QuantizationConfig> config) {
+  Checkpoint out;
+  out.copies_ = std::make_shared<AlignedCopies>();
+  out.provider_ = std::move(provider);
+  out.config_ = std::move(config);
+  out.all_ = out.provider_->tensors();
+  for (std::size_t i = 0; i < out.all_.size(); ++i) out.where_.emplace(out.all_[i].name, Place{0, i});
+  return out;
+}
+
 const TensorInfo& Checkpoint::info(const std::string& name) const {
   const auto it = where_.find(name);
   if (it == where_.end()) throw Error(ErrorCode::not_found, "there is no tensor '" + name + "' in the checkpoint");
+  if (provider_) return all_[it->second.tensor];
   return files_[it->second.file].tensors()[it->second.tensor];
 }
 
 Buffer Checkpoint::data(const std::string& name) const {
   const TensorInfo& t = info(name);
-  return files_[where_.at(name).file].data(t);
+  return provider_ ? provider_->data(t) : files_[where_.at(name).file].data(t);
 }
 
 Buffer Checkpoint::aligned_data(const std::string& name) const {
@@ -121,12 +139,14 @@ Buffer Checkpoint::aligned_data(const std::string& name) const {
 
 void Checkpoint::release(const std::string& name) const {
   const TensorInfo& t = info(name);
-  files_[where_.at(name).file].release(t);
+  if (provider_) provider_->release(t);
+  else files_[where_.at(name).file].release(t);
   const std::lock_guard lock(copies_->mutex);
   copies_->by_name.erase(name);
 }
 
 void Checkpoint::require_intact() const {
+  if (provider_) provider_->require_intact();
   for (const SafetensorsFile& file : files_) file.require_intact();
 }
 
@@ -197,6 +217,7 @@ std::optional<NamedTensor> Checkpoint::describe(const std::string& name) const {
 }
 
 std::optional<std::string> Checkpoint::find_metadata(const std::string& key) const {
+  if (provider_) return provider_->find_metadata(key);
   for (const auto& file : files_)
     if (const auto it = file.metadata().find(key); it != file.metadata().end()) return it->second;
   return std::nullopt;

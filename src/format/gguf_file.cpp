@@ -6,13 +6,15 @@
 #include "gguf_internal.h"
 #include "nibble/core/error.h"
 #include "pending_file.h"
+#include "recognise.h"
 
 namespace nibble {
 
 GgufFile::GgufFile(const std::filesystem::path& path)
-    : map_(format::map_file(path)),
-      header_(needing_memory([&] { return "the header of '" + path.string() + "'"; }, map_->size(),
-                             [&] { return parse_gguf_header(*map_, path.string()); })) {
+    : map_(format::map_file((format::refuse_no_model(path), path))),
+      name_(path.string()),
+      header_(needing_memory([&] { return "the header of '" + name_ + "'"; }, map_->size(),
+                             [&] { return parse_gguf_header(*map_, name_); })) {
   for (std::size_t i = 0; i < header_.tensors.size(); ++i) where_.emplace(header_.tensors[i].name, i);
 }
 
@@ -25,13 +27,22 @@ const GgufTensor& GgufFile::info(std::string_view tensor) const {
 
 void GgufFile::require_intact() const { files::require_intact(map_->data()); }
 
+const GgufTensor& GgufFile::readable(std::string_view tensor) const {
+  const GgufTensor& t = info(tensor);
+  if (t.unread == nullptr) return t;
+  std::string known;
+  for (const BlockType type : kBlockTypes) known += (known.empty() ? "" : ", ") + std::string(name_of(type));
+  throw Error(ErrorCode::unsupported, "'" + name_ + "': tensor '" + t.name + "' is " + std::string(t.type_name()) +
+                                          ", which this library does not decode; it reads " + known);
+}
+
 Buffer GgufFile::data(const GgufTensor& tensor) const {
   require_intact();
   return Buffer::view(map_->subspan(header_.data_start + tensor.offset, tensor.bytes), map_);
 }
 
 BlockMatrix GgufFile::matrix(std::string_view tensor) const {
-  const GgufTensor& t = info(tensor);
+  const GgufTensor& t = readable(tensor);
   if (t.shape.size() != 2)
     throw Error(ErrorCode::shape_mismatch,
                 "tensor '" + t.name + "' has " + std::to_string(t.shape.size()) + " dimensions; a matrix has 2");
@@ -41,7 +52,7 @@ BlockMatrix GgufFile::matrix(std::string_view tensor) const {
 }
 
 std::vector<float> GgufFile::read_f32(std::string_view tensor) const {
-  const GgufTensor& t = info(tensor);
+  const GgufTensor& t = readable(tensor);
   std::vector<float> out(t.bytes / block_bytes(t.type) * block_size(t.type));
   decode_blocks(t.type, data(t).data(), out.size(), out.data());
   return out;
@@ -100,6 +111,9 @@ std::size_t lay_out(std::vector<GgufTensor>& tensors, std::size_t alignment) {
     if (t.name.empty() || t.name.size() > most_name)
       throw Error(ErrorCode::invalid_argument, "the tensor name '" + t.name + "' has " + std::to_string(t.name.size()) +
                                                    " bytes; 1 to 63 are allowed");
+    if (t.unread != nullptr)
+      throw Error(ErrorCode::invalid_argument,
+                  "tensor '" + t.name + "' is " + std::string(t.type_name()) + ", which this library does not write");
     if (t.shape.size() > 4)
       throw Error(ErrorCode::invalid_argument,
                   "tensor '" + t.name + "' has " + std::to_string(t.shape.size()) + " dimensions; 4 are the most");

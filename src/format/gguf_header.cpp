@@ -16,7 +16,8 @@ constexpr std::size_t kMostHeaderBytes = std::size_t{128} << 20;
 constexpr std::size_t kMostKeyBytes = 65535;  // the specification's
 constexpr std::size_t kMostNameBytes = 64;    // the specification's
 constexpr std::uint32_t kMostDimensions = 4;
-constexpr std::uint32_t kTypesOfGgml = 64;  // ids below this are, or may become, types of ggml
+constexpr std::uint32_t kTypesOfGgml = 64;      // ids below this are, or may become, types of ggml
+constexpr std::uint32_t kTypesOfIkLlama = 133;  // from here that fork numbers its own
 
 std::string quoted(const char* what, const std::string& name) {
   std::string shown;
@@ -31,7 +32,10 @@ class Cursor {
       : bytes_(bytes.first(std::min(bytes.size(), kMostHeaderBytes))), file_(file) {}
 
   [[noreturn]] void refuse(const std::string& why, ErrorCode code = ErrorCode::corrupt_file) const {
-    throw Error(code, "'" + file_ + "' is not a valid GGUF file: at byte " + std::to_string(at_) + ": " + why);
+    // What only this library lacks does not make the file a bad one.
+    const char* verdict =
+        code == ErrorCode::unsupported ? "' cannot be read: at byte " : "' is not a valid GGUF file: at byte ";
+    throw Error(code, "'" + file_ + verdict + std::to_string(at_) + ": " + why);
   }
 
   template <class T>
@@ -145,15 +149,26 @@ void read_metadata(Cursor& in, std::size_t count, GgufMetadata& out) {
   }
 }
 
-BlockType read_block_type(Cursor& in, const std::string& what) {
+/// Sets the type; one that is not decoded is only remembered, so that the other tensors can be read.
+void read_type(Cursor& in, const std::string& what, GgufTensor& t) {
   const auto id = in.number<std::uint32_t>("the type of " + what);
-  std::string known;
-  for (const BlockType type : kBlockTypes) {
-    if (static_cast<std::uint32_t>(type) == id) return type;
-    known += (known.empty() ? "" : ", ") + std::string(name_of(type));
-  }
-  in.refuse(what + " has type " + std::to_string(id) + "; this library reads " + known,
-            id < kTypesOfGgml ? ErrorCode::unsupported : ErrorCode::corrupt_file);
+  for (const BlockType type : kBlockTypes)
+    if (static_cast<std::uint32_t>(type) == id) {
+      t.type = type;
+      return;
+    }
+  t.unread = format::find_ggml_type(id);
+  if (t.unread != nullptr) return;
+  if (id >= kTypesOfIkLlama && id < kTypesOfIkLlama + 256)
+    in.refuse(what + " has type " + std::to_string(id) +
+                  ", one of those that the fork ik_llama.cpp added; convert it with that",
+              ErrorCode::unsupported);
+  if (id < kTypesOfGgml)
+    in.refuse(what + " has type " + std::to_string(id) +
+                  ", which this library has no name and no size for: a newer ggml's, or one dropped long ago",
+              ErrorCode::unsupported);
+  in.refuse(what + " has type " + std::to_string(id) + "; ggml's are numbered from 0 to " +
+            std::to_string(ggml_types().back().id));
 }
 
 GgufTensor read_tensor(Cursor& in, std::size_t index) {
@@ -166,7 +181,7 @@ GgufTensor read_tensor(Cursor& in, std::size_t index) {
     in.refuse(what + " has " + std::to_string(dimensions) + " dimensions; 4 are the most");
   for (std::uint32_t d = 0; d < dimensions; ++d)
     t.shape.insert(t.shape.begin(), in.number<std::uint64_t>("dimension " + std::to_string(d) + " of " + what));
-  t.type = read_block_type(in, what);
+  read_type(in, what, t);
   const std::string problem = format::gguf_tensor_bytes(t, t.bytes);
   if (!problem.empty()) in.refuse(what + " " + problem);
   t.offset = in.number<std::uint64_t>("the offset of " + what);
@@ -220,12 +235,13 @@ void read_version(Cursor& in, GgufHeader& header) {
 }  // namespace
 
 std::string format::gguf_tensor_bytes(const GgufTensor& t, std::size_t& bytes) {
-  bytes = block_bytes(t.type);
+  const std::size_t size = t.unread == nullptr ? block_size(t.type) : t.unread->block_size;
+  bytes = t.unread == nullptr ? block_bytes(t.type) : t.unread->block_bytes;
   const std::size_t row = t.shape.empty() ? 1 : t.shape.back();
-  if (row % block_size(t.type) != 0)
-    return "is " + std::string(name_of(t.type)) + " with rows of " + std::to_string(row) +
-           ", which are no whole blocks of " + std::to_string(block_size(t.type));
-  bool overflow = __builtin_mul_overflow(bytes, row / block_size(t.type), &bytes);
+  if (row % size != 0)
+    return "is " + std::string(t.type_name()) + " with rows of " + std::to_string(row) +
+           ", which are no whole blocks of " + std::to_string(size);
+  bool overflow = __builtin_mul_overflow(bytes, row / size, &bytes);
   std::size_t values = row;
   for (std::size_t d = 0; d + 1 < t.shape.size(); ++d) {
     overflow = __builtin_mul_overflow(bytes, t.shape[d], &bytes) || overflow;

@@ -8,6 +8,7 @@
 #include "nibble/core/error.h"
 #include "nibble/format/safetensors.h"
 #include "pending_file.h"
+#include "recognise.h"
 
 namespace nibble {
 
@@ -20,10 +21,15 @@ std::size_t header_bytes(std::span<const std::byte> file) {
   return static_cast<std::size_t>(std::min<std::uint64_t>(length, file.size()));
 }
 
+const std::filesystem::path& recognised(const std::filesystem::path& path) {
+  format::refuse_no_tensors(path);
+  return path;
+}
+
 }  // namespace
 
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& path)
-    : map_(format::map_file(path)),
+    : map_(format::map_file(recognised(path))),
       header_(needing_memory([&] { return "the header of '" + path.string() + "'"; }, header_bytes(*map_),
                              [&] { return parse_safetensors_header(*map_, path.string()); })) {}
 

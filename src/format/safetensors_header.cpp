@@ -85,7 +85,8 @@ TensorInfo parse_tensor(const std::string& name, const Json& entry, const std::s
   const std::size_t end = number(offsets[1], file, name, "data_offsets");
   if (t.offset > end || end > data_bytes)
     refuse(file, quoted(name) + ": data_offsets " + offsets.dump() + " lie outside the file's " +
-                     std::to_string(data_bytes) + " bytes of data");
+                     std::to_string(data_bytes) + " bytes of data" +
+                     (t.offset <= end ? ": the file is cut off; download it again" : ""));
   t.bytes = end - t.offset;
   if (t.bytes != bytes)
     refuse(file, quoted(name) + ": its shape needs " + std::to_string(bytes) + " bytes, its data_offsets give " +
@@ -123,7 +124,8 @@ SafetensorsHeader parse_safetensors_header(std::span<const std::byte> bytes, con
   std::memcpy(&length, bytes.data(), 8);
   if (length > kMostHeaderBytes || length > bytes.size() - 8)
     refuse(file, "the header's length is " + std::to_string(length) + "; the file has " +
-                     std::to_string(bytes.size() - 8) + " bytes after it, and 100 MB is the most");
+                     std::to_string(bytes.size() - 8) +
+                     " bytes after it, and 100 MB is the most: the file is cut off, or of another kind");
   const auto* text = reinterpret_cast<const char*>(bytes.data() + 8);
   const json::Document document = parse_strict(text, static_cast<std::size_t>(length), file);
 

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "core/files.h"
 #include "format/pattern.h"
+#include "layer_selection.h"
+#include "llama/gguf/checkpoint.h"
+#include "llama/gguf/directory.h"
 #include "llama/gguf/weights.h"
 #include "nibble/llama/model.h"
 #include "stored_weights.h"
@@ -36,15 +38,20 @@ class Hash {
 /// The configuration, and of each tensor its name, type, shape, and the bytes at both its ends.
 std::string hash_of_model(const fs::path& from, const Checkpoint& checkpoint) {
   Hash hash;
-  hash.add(files::read_text(from / "config.json"));
-  for (const TensorInfo& t : checkpoint.tensors()) {
-    hash.add(t.name);
-    hash.add(name_of(t.type));
-    hash.add(std::as_bytes(std::span(t.shape)));
-    const Buffer bytes = checkpoint.data(t.name);
+  hash.add(config_json(from));
+  const auto add = [&](std::string_view name, std::string_view type, const auto& shape, const Buffer& bytes) {
+    hash.add(name);
+    hash.add(type);
+    hash.add(std::as_bytes(std::span(shape)));
     const std::size_t end = std::min<std::size_t>(bytes.size(), 4096);
     hash.add({bytes.data(), end});
     hash.add({bytes.data() + bytes.size() - end, end});
+  };
+  if (is_gguf(from)) {  // as stored: decoding all of it would take long
+    const GgufFile file(from);
+    for (const GgufTensor& t : file.tensors()) add(t.name, t.type_name(), t.shape, file.data(t));
+  } else {
+    for (const TensorInfo& t : checkpoint.tensors()) add(t.name, name_of(t.type), t.shape, checkpoint.data(t.name));
   }
   return hash.text();
 }
@@ -65,22 +72,23 @@ std::string number(double x) {
 CalibrationPlan::CalibrationPlan(const fs::path& from, const CalibrateOptions& options)
     : from_(from), options_(options) {
   check_options();
-  if (is_gguf(from))
-    throw Error(ErrorCode::unsupported,
-                "'" + from.string() + "' is a GGUF file; calibration reads a directory of safetensors");
   config_ = Config::load(from);
-  checkpoint_ = Checkpoint::open(from);
+  checkpoint_ = open_checkpoint(from, GgufView::decoded);
   refuse_quantized(check_stored_weights(checkpoint_, config_, from.string()), from.string());
   std::vector<bool> used(options.rules.size());
+  std::vector<std::string> layers;
   for (std::size_t i = 0; i < config_.layers; ++i)
-    for (const std::string& layer : block_linear_names(i)) assign(layer, used);
-  if (options.lm_head) {
-    if (config_.tied_embeddings)
-      throw Error(ErrorCode::invalid_argument, "lm_head is tied to the embedding, which stays in floating point");
-    assign("lm_head", used);
-  } else {
-    skipped_.push_back("lm_head");
-  }
+    for (std::string& layer : block_linear_names(i)) layers.push_back(std::move(layer));
+  if (options.lm_head) layers.emplace_back("lm_head");
+  const LayerSelection selection(options.skip, options.only, layers);
+  const auto choose = [&](const std::string& layer) {
+    if (selection.contains(layer)) assign(layer, used);
+    else skipped_.push_back(layer);
+  };
+  if (options.lm_head && config_.tied_embeddings)
+    throw Error(ErrorCode::invalid_argument, "lm_head is tied to the embedding, which stays in floating point");
+  for (const std::string& layer : layers) choose(layer);
+  if (!options.lm_head) skipped_.push_back("lm_head");
   for (std::size_t r = 0; r < used.size(); ++r)
     if (!used[r])
       throw Error(ErrorCode::invalid_argument,
@@ -175,6 +183,8 @@ std::map<std::string, std::string> CalibrationPlan::manifest(std::span<const std
   Hash text;
   text.add(std::as_bytes(ids));
   std::string rules;
+  for (const std::string& pattern : options_.skip) rules += "skip " + pattern + " ";
+  for (const std::string& pattern : options_.only) rules += "only " + pattern + " ";
   for (const ModuleRule& r : options_.rules)
     rules += r.pattern + "=" + (r.method ? r.method->to_string() : "skip") + " ";
   return {{"version", "1"},

@@ -3,6 +3,8 @@
 #include <deque>
 
 #include "core/files.h"
+#include "llama/gguf/checkpoint.h"
+#include "llama/gguf/directory.h"
 #include "model_directory.h"
 #include "nibble/llama/model.h"
 #include "typed_buffer.h"
@@ -111,7 +113,10 @@ void write_calibrated(const CalibrationPlan& plan, const CalibrationFolder& fold
   files::write_file(directory.path() / "config.json", config_with_quantization(plan.from(), quantization));
   if (plan.layout() == CheckpointLayout::gptq || plan.layout() == CheckpointLayout::gptq_v2)
     files::write_file(directory.path() / "quantize_config.json", quantization + "\n");
-  report.left_out = copy_side_files(plan.from(), directory.path());
+  SideFiles side = write_side_files(plan.from(), directory.path());
+  report.left_out = std::move(side.left_out);
+  report.notes = std::move(side.notes);
+  if (std::string note = requantization_note(plan.from()); !note.empty()) report.notes.push_back(std::move(note));
   directory.commit();
 }
 

@@ -6,6 +6,7 @@
 
 #include "core/json.h"
 #include "format/files.h"
+#include "format/recognise.h"
 #include "llama/gguf/weights.h"
 #include "nibble/core/error.h"
 
@@ -168,7 +169,12 @@ std::vector<double> Config::inverse_frequencies() const {
 }
 
 Config Config::load(const std::filesystem::path& model) {
+  format::refuse_no_model(model);
   if (is_gguf(model)) return GgufWeights(model).config();
+  if (std::filesystem::is_regular_file(model))
+    throw Error(ErrorCode::invalid_argument, "'" + model.string() +
+                                                 "' is one file of a model; give the directory that holds it and "
+                                                 "config.json, or a GGUF file");
   const auto path = model / "config.json";
   return parse(format::read_text(path), path.string());
 }

@@ -3,6 +3,8 @@
 #include <set>
 
 #include "format/files.h"
+#include "llama/gguf/checkpoint.h"
+#include "llama/gguf/directory.h"
 #include "model_directory.h"
 #include "nibble/format/checkpoint.h"
 #include "nibble/llama/config.h"
@@ -18,9 +20,14 @@ namespace fs = std::filesystem;
 class Job {
  public:
   Job(const fs::path& from, const Config& config, const ConvertModelOptions& options)
-      : options_(options), in_(Checkpoint::open(from)) {
+      : options_(options), in_(open_checkpoint(from, GgufView::exact)) {
     check_stored_weights(in_, config, from.string());
     for (const TensorInfo& t : in_.tensors()) declare(t);
+    if (const std::string types = gguf_quantization(from); layers_.empty() && !types.empty())
+      throw Error(ErrorCode::unsupported,
+                  "'" + from.string() + "' holds " + types +
+                      ", which no layout of safetensors has exactly; `nibble convert --to bf16` "
+                      "decodes it, `nibble quantize` quantizes it anew");
     if (layers_.empty())
       throw Error(ErrorCode::invalid_argument,
                   "'" + from.string() + "' holds no quantized layer to convert; `nibble quantize` makes them");
@@ -152,7 +159,9 @@ ConvertModelReport convert_model(const fs::path& from, const fs::path& to, const
   format::write_file(out.path() / "config.json", config_with_quantization(from, quantization));
   if (options.to == CheckpointLayout::gptq || options.to == CheckpointLayout::gptq_v2)
     format::write_file(out.path() / "quantize_config.json", quantization + "\n");
-  result.left_out = copy_side_files(from, out.path());
+  SideFiles side = write_side_files(from, out.path());
+  result.left_out = std::move(side.left_out);
+  result.notes = std::move(side.notes);
   out.commit();
   return result;
 }

@@ -4,6 +4,8 @@
 
 #include "core/json.h"
 #include "format/files.h"
+#include "llama/gguf/directory.h"
+#include "llama/gguf/weights.h"
 
 namespace nibble::llama {
 
@@ -15,9 +17,9 @@ using Json = nlohmann::ordered_json;
 
 /// config.json without what it says of quantization, and with room for two more members.
 json::OrderedDocument unquantized_config(const fs::path& from) {
-  const auto file = from / "config.json";
-  json::OrderedDocument config = json::parse_ordered(format::read_text(file), file.string());
-  if (!config->is_object()) throw Error(ErrorCode::corrupt_file, "'" + file.string() + "' is not a JSON object");
+  const std::string name = is_gguf(from) ? from.string() : (from / "config.json").string();
+  json::OrderedDocument config = json::parse_ordered(config_json(from), name);
+  if (!config->is_object()) throw Error(ErrorCode::corrupt_file, "'" + name + "' is not a JSON object");
   json::OrderedDocument out(Json::object());
   auto& to = out->get_ref<Json::object_t&>();
   to.reserve(config->size() + 2);

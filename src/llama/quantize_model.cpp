@@ -3,6 +3,9 @@
 #include <algorithm>
 
 #include "format/files.h"
+#include "layer_selection.h"
+#include "llama/gguf/checkpoint.h"
+#include "llama/gguf/directory.h"
 #include "model_directory.h"
 #include "nibble/format/checkpoint.h"
 #include "nibble/llama/model.h"
@@ -15,21 +18,32 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// config.json with the new quantization, or with the new type of the weights.
-std::string new_config(const fs::path& from, const QuantizeModelOptions& options) {
-  return options.spec ? config_with_quantization(from, quantization_config(*options.spec, {"lm_head"}))
-                      : config_with_dtype(from, *options.convert_to);
+/// The linear layers that a run may quantize.
+std::vector<std::string> candidates(const Config& config, bool lm_head) {
+  std::vector<std::string> out;
+  for (std::size_t i = 0; i < config.layers; ++i)
+    for (std::string& name : block_linear_names(i)) out.push_back(std::move(name));
+  if (lm_head) out.emplace_back("lm_head");
+  return out;
 }
 
 class Job {
  public:
   Job(const fs::path& from, const Config& config, const QuantizeModelOptions& options)
-      : options_(options), in_(Checkpoint::open(from)) {
+      : options_(options),
+        layers_(candidates(config, options.lm_head)),
+        selection_(options.skip, options.only, layers_),
+        in_(open_checkpoint(from, GgufView::decoded)) {
     if (!options.spec && !options.convert_to)
       throw Error(ErrorCode::invalid_argument, "quantize_model: neither a spec nor a type to convert to");
     if (options.spec) options.spec->validate();
     const auto quantized = check_stored_weights(in_, config, from.string());
     if (options.spec) refuse_quantized(quantized, from.string());
+    if (options.lm_head && config.tied_embeddings)
+      throw Error(ErrorCode::invalid_argument, "lm_head is tied to the embedding, which stays in floating point");
+    if (options.lm_head) (void)in_.matrix_info("lm_head.weight");
+    if (std::none_of(layers_.begin(), layers_.end(), [&](const auto& l) { return selection_.contains(l); }))
+      throw Error(ErrorCode::invalid_argument, "the patterns skip every layer; nothing is left to do");
     for (const TensorInfo& t : in_.tensors()) declare(t);
   }
 
@@ -45,9 +59,20 @@ class Job {
     return report_;
   }
 
+  /// config.json with the new quantization, or with the new type of the weights.
+  std::string config(const fs::path& from) const {
+    if (!options_.spec) return config_with_dtype(from, *options_.convert_to);
+    std::vector<std::string> skipped;
+    for (const std::string& layer : layers_)
+      if (!selection_.contains(layer)) skipped.push_back(layer);
+    if (!options_.lm_head) skipped.emplace_back("lm_head");
+    return config_with_quantization(from, quantization_config(*options_.spec, skipped));
+  }
+
  private:
   bool quantized(const TensorInfo& t) const {
-    return options_.spec && is_block_linear_weight(t.name) && t.shape.size() == 2;
+    const bool linear = is_block_linear_weight(t.name) || (options_.lm_head && t.name == "lm_head.weight");
+    return options_.spec && linear && t.shape.size() == 2 && selection_.contains(layer_of(t));
   }
   static std::string layer_of(const TensorInfo& t) {
     return t.name.substr(0, t.name.size() - std::string_view(".weight").size());
@@ -83,11 +108,10 @@ class Job {
   void declare(const TensorInfo& t) {
     if (options_.convert_to && !options_.spec) return declare_converted(t);
     if (quantized(t)) {
-      const TensorInfo& m = in_.matrix_info(t.name);
-      const std::size_t rows = m.shape[0], cols = m.shape[1];
-      for (const NamedTensor& n : declare_quantized(layer_of(t), *options_.spec, rows, cols, t.type))
+      const auto& shape = in_.matrix_info(t.name).shape;
+      for (const NamedTensor& n : declare_quantized(layer_of(t), *options_.spec, shape[0], shape[1], t.type))
         declared_.push_back({n.name, n.type, n.shape, 0, 0});
-      metadata_.insert(quantized_metadata(layer_of(t), *options_.spec, rows, cols));
+      metadata_.insert(quantized_metadata(layer_of(t), *options_.spec, shape[0], shape[1]));
     } else {
       declared_.push_back(
           {t.name, options_.convert_to && is_float(t.type) ? *options_.convert_to : t.type, t.shape, 0, 0});
@@ -120,6 +144,8 @@ class Job {
   }
 
   const QuantizeModelOptions& options_;
+  const std::vector<std::string> layers_;  ///< That may be quantized.
+  const LayerSelection selection_;
   Checkpoint in_;
   std::vector<TensorInfo> declared_;
   std::map<std::string, std::string> metadata_{{"format", "pt"}};
@@ -135,8 +161,12 @@ QuantizeModelReport quantize_model(const fs::path& from, const fs::path& to, con
   Job job(from, Config::load(from), options);  // a model this engine knows, before anything is written
   PendingDirectory out(to);
   QuantizeModelReport result = job.write(out.path() / "model.safetensors");
-  format::write_file(out.path() / "config.json", new_config(from, options));
-  result.left_out = copy_side_files(from, out.path());
+  format::write_file(out.path() / "config.json", job.config(from));
+  SideFiles side = write_side_files(from, out.path());
+  result.left_out = std::move(side.left_out);
+  result.notes = std::move(side.notes);
+  if (std::string note = requantization_note(from); options.spec && !note.empty())
+    result.notes.push_back(std::move(note));
   out.commit();
   return result;
 }

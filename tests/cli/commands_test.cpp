@@ -1,6 +1,7 @@
 // The tool as a person runs it: arguments in, text, files and exit status out.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -171,6 +172,125 @@ TEST(Compare, EightBitActivationsCostLittle) {
   EXPECT_EQ(stored.status, 1);
   EXPECT_TRUE(has(stored.text, "not what to store")) << stored.text;
   EXPECT_EQ(run("compare --methods nf4+a8").status, 1);
+}
+
+/// The embedded model with every weight of a norm replaced by NaN.
+void make_broken(const fs::path& to) {
+  fs::create_directories(to);
+  for (const auto& entry : fs::directory_iterator(kModel)) fs::copy(entry.path(), to / entry.path().filename());
+  const fs::path file = to / "model.safetensors";
+  std::uint64_t length = 0;
+  std::ifstream in(file, std::ios::binary);
+  in.read(reinterpret_cast<char*>(&length), 8);
+  std::string header(length, ' ');
+  in.read(header.data(), static_cast<std::streamsize>(length));
+  const auto offsets = Json::parse(header)["model.norm.weight"]["data_offsets"];
+  std::fstream out(file, std::ios::binary | std::ios::in | std::ios::out);
+  out.seekp(static_cast<std::streamoff>(8 + length + offsets[0].get<std::uint64_t>()));
+  out << std::string(offsets[1].get<std::size_t>() - offsets[0].get<std::size_t>(), '\xff');  // bf16: NaN
+}
+
+TEST(Compare, AMethodThatFailsIsARowAndTheOthersStay) {
+  const TemporaryFolder folder;
+  const auto json = folder / "rows.json", svg = folder / "chart.svg";
+  const auto outcome = run("compare --methods int8,gptq-4-g128,nf4 --tokens 600 --calibration " +
+                           (folder / "nothing.txt").string() + " --json " + json.string() + " --plot " + svg.string());
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_TRUE(has(outcome.text, "gptq-4-g128 failed: there is no '" + (folder / "nothing.txt").string()))
+      << outcome.text;
+  EXPECT_TRUE(has(outcome.text, "1 of 3 methods failed")) << outcome.text;
+  const auto rows = read_json(json)["rows"];
+  ASSERT_EQ(rows.size(), 3u);
+  EXPECT_GT(rows[0]["perplexity"].get<double>(), 1);
+  EXPECT_TRUE(has(rows[1]["error"].get<std::string>(), "nothing.txt"));
+  EXPECT_GT(rows[2]["kl_mean"].get<double>(), 0);
+  EXPECT_TRUE(fs::exists(svg));
+}
+
+TEST(Compare, AModelThatGivesNoNumbersIsSaidAndTheFilesAreWritten) {
+  const TemporaryFolder folder;
+  make_broken(folder / "broken");
+  const auto json = folder / "rows.json";
+  const auto outcome = run("compare " + (folder / "broken").string() + " --methods bf16,int8 --tokens 300 --json " +
+                           json.string() + " --plot " + (folder / "chart.svg").string());
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_TRUE(has(outcome.text, "fp32 failed")) << outcome.text;
+  EXPECT_FALSE(has(outcome.text, "json")) << outcome.text;  // no exception of the JSON library
+  const auto rows = read_json(json)["rows"];
+  ASSERT_EQ(rows.size(), 2u);
+  for (const auto& row : rows) EXPECT_TRUE(row.contains("error")) << row;
+  EXPECT_TRUE(fs::exists(folder / "chart.svg"));
+}
+
+TEST(Gguf, IsAnInputOfEveryCommand) {
+  const TemporaryFolder folder;
+  const std::string gguf = (folder / "model.gguf").string();
+  const auto exported = run("export-gguf " + kModel + " " + gguf + " --type q8_0");
+  ASSERT_EQ(exported.status, 0) << exported.text;
+  EXPECT_TRUE(has(exported.text, "Q8_0") && has(exported.text, "F32") && has(exported.text, "tensors"))
+      << exported.text;
+  EXPECT_EQ(run("export-gguf " + kModel + " " + gguf + " --type q4_k --force --quiet").text, "");
+  ASSERT_EQ(run("export-gguf " + kModel + " " + gguf + " --type q8_0 --force --quiet").status, 0);
+  const auto listed = run("inspect " + gguf);
+  EXPECT_EQ(listed.status, 0);
+  for (const char* part : {"blk.0.attn_q.weight", "8.500", "general.architecture", "GGUF version 3"})
+    EXPECT_TRUE(has(listed.text, part)) << part;
+  const auto quantized = run("quantize " + gguf + " -o " + (folder / "nf4").string() + " --method nf4");
+  EXPECT_EQ(quantized.status, 0) << quantized.text;
+  EXPECT_TRUE(has(quantized.text, "a second time")) << quantized.text;
+  EXPECT_EQ(run("convert " + gguf + " " + (folder / "bf16").string() + " --to bf16 --quiet").text, "");
+  EXPECT_EQ(run("convert " + gguf + " " + (folder / "nibble").string() + " --to nibble --quiet").text, "");
+  EXPECT_EQ(run("eval " + (folder / "nibble").string() + " --tokens 300 --quiet").text, "");
+  const auto compared = run("compare " + gguf + " --methods fp32,int8 --tokens 300");
+  EXPECT_EQ(compared.status, 0) << compared.text;
+}
+
+TEST(Quantize, EveryMethodTakesSkipOnlyAndTheHead) {
+  const TemporaryFolder folder;
+  int n = 0;
+  for (const std::string method : {"nf4", "int8", "llm-int8", "int4-g128-sym", "int3-g32-asym"}) {
+    const fs::path out = folder / std::to_string(n++);
+    const auto outcome = run("quantize " + kModel + " -o " + out.string() + " --method " + method +
+                             " --skip down_proj --only mlp --lm-head");
+    const auto config = read_json(fs::path(kModel) / "config.json");
+    if (config.value("tie_word_embeddings", false)) {
+      EXPECT_EQ(outcome.status, 1);
+      EXPECT_TRUE(has(outcome.text, "tied")) << outcome.text;
+      continue;
+    }
+    ASSERT_EQ(outcome.status, 0) << outcome.text;
+    EXPECT_TRUE(has(outcome.text, "13 linear layers")) << outcome.text;  // gate and up of six blocks, and the head
+    const auto q = read_json(out / "config.json")["quantization_config"];
+    const Json skipped = q.contains("llm_int8_skip_modules") ? q["llm_int8_skip_modules"] : q["modules_to_not_convert"];
+    EXPECT_EQ(skipped.size(), 30u) << method;
+    EXPECT_EQ(std::count(skipped.begin(), skipped.end(), "lm_head"), 0) << method;
+    EXPECT_EQ(std::count(skipped.begin(), skipped.end(), "model.layers.5.mlp.down_proj"), 1) << method;
+    EXPECT_EQ(run("eval " + out.string() + " --tokens 300 --quiet").text, "") << method;
+  }
+  const auto nothing = run("quantize " + kModel + " -o " + (folder / "x").string() + " --skip donw_proj");
+  EXPECT_EQ(nothing.status, 1);
+  EXPECT_TRUE(has(nothing.text, "nearest: 'down_proj'")) << nothing.text;
+  EXPECT_TRUE(has(run("quantize " + kModel + " -o " + (folder / "x").string() + " --method bf16 --only mlp").text,
+                  "converts every tensor"));
+}
+
+TEST(Eval, OfALongTextOnlyWhatIsNeededIsRead) {
+  const TemporaryFolder folder;
+  const fs::path text = folder / "long.txt";
+  {
+    std::ofstream out(text, std::ios::binary);
+    out << std::ifstream(NIBBLE_EXAMPLE_DATA "/evaluation.txt").rdbuf();
+  }
+  const auto whole = run("eval " + kModel + " --tokens 300 --text " + text.string() + " --json " +
+                         (folder / "a.json").string() + " --quiet");
+  ASSERT_EQ(whole.status, 0) << whole.text;
+  fs::resize_file(text, std::uintmax_t{3} << 30);  // a hole of zeros: read whole it would be refused
+  const auto start = run("eval " + kModel + " --tokens 300 --text " + text.string() + " --json " +
+                         (folder / "b.json").string() + " --quiet");
+  ASSERT_EQ(start.status, 0) << start.text;
+  EXPECT_EQ(read_json(folder / "a.json")["perplexity"], read_json(folder / "b.json")["perplexity"]);
+  EXPECT_TRUE(has(run("eval " + kModel + " --text " + text.string()).text, "at most 1 GiB"));
+  EXPECT_TRUE(has(run("eval " + kModel + " --text " + folder.path().string()).text, "is a folder"));
 }
 
 TEST(Recommend, FitsTheMemoryAndSaysWhy) {

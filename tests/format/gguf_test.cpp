@@ -5,6 +5,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <set>
 
 #include "nibble/core/error.h"
 #include "tests/support/expect_error.h"
@@ -184,7 +185,10 @@ TEST(Gguf, HostileHeadersAreRefused) {
       {Bytes().start(1, 0).tensor("a", std::uint64_t{1} << 32, std::uint64_t{1} << 32, 0, 0).data(32), "overflows"},
       {Bytes().start(1, 0).tensor("a", 0, ~std::uint64_t{0}, 0, 0).data(1), "the tensors end at 0 of 1"},
       {Bytes().start(1, 0).tensor("a", 4, 2, 4, 0).data(32), "type 4", ErrorCode::unsupported},
-      {Bytes().start(1, 0).tensor("a", 4, 2, 10, 0).data(32), "tensor 'a' has type 10", ErrorCode::unsupported},
+      {Bytes().start(1, 0).tensor("a", 4, 2, 63, 0).data(32), "tensor 'a' has type 63", ErrorCode::unsupported},
+      {Bytes().start(1, 0).tensor("a", 4, 2, 137, 0).data(32), "ik_llama.cpp", ErrorCode::unsupported},
+      {Bytes().start(1, 0).tensor("a", 128, 2, 10, 0).data(64), "is Q2_K with rows of 128, which are no whole blocks"},
+      {Bytes().start(1, 0).tensor("a", 256, 2, 10, 0).data(160), "lies outside the file's 160 bytes"},
       {Bytes().start(1, 0).tensor("a", 4, 2, 99, 0).data(32), "tensor 'a' has type 99"},
       {Bytes().start(1, 0).tensor("a", 33, 2, 2, 0).data(64), "no whole blocks of 32"},
       {Bytes().start(1, 0).tensor("a", 32, 2, 12, 0).data(64), "no whole blocks of 256"},
@@ -206,9 +210,40 @@ TEST(Gguf, HostileHeadersAreRefused) {
     } catch (const Error& e) {
       EXPECT_EQ(e.code(), c.code) << e.what();
       EXPECT_NE(std::string(e.what()).find(c.says), std::string::npos) << e.what() << "\nexpected: " << c.says;
-      EXPECT_NE(std::string(e.what()).find("'evil.gguf' is not a valid GGUF file: at byte "), std::string::npos);
+      const char* verdict = c.code == ErrorCode::unsupported ? "'evil.gguf' cannot be read: at byte "
+                                                             : "'evil.gguf' is not a valid GGUF file: at byte ";
+      EXPECT_NE(std::string(e.what()).find(verdict), std::string::npos) << e.what();
     }
   }
+}
+
+// A file opens whatever types ggml has in it; only reading such a tensor is refused, by its name and its type's.
+TEST(Gguf, TensorsOfTypesThatAreNotDecodedAreListedAndTheOthersRead) {
+  const TemporaryFolder folder;
+  const struct {
+    std::uint32_t id;
+    const char* name;
+    std::uint64_t row;
+    std::size_t bytes;
+  } types[] = {{10, "Q2_K", 256, 84}, {16, "IQ2_XXS", 256, 66}, {39, "MXFP4", 32, 17}, {26, "I32", 3, 12}};
+  for (const auto& t : types) {
+    const std::string bytes = Bytes()
+                                  .start(2, 0)
+                                  .tensor("foreign", t.row, 2, t.id, 0)
+                                  .tensor("plain", 4, 1, 0, (2 * t.bytes + 31) / 32 * 32)
+                                  .data((2 * t.bytes + 31) / 32 * 32)
+                                  .data(16);
+    std::ofstream(folder / "mixed.gguf", std::ios::binary) << bytes;
+    const GgufFile file(folder / "mixed.gguf");
+    EXPECT_EQ(file.info("foreign").type_name(), t.name);
+    EXPECT_EQ(file.info("foreign").bytes, 2 * t.bytes);
+    EXPECT_EQ(file.read_f32("plain").size(), 4u);
+    const std::string says = "tensor 'foreign' is " + std::string(t.name);
+    expect_error(ErrorCode::unsupported, says, [&] { (void)file.read_f32("foreign"); });
+    expect_error(ErrorCode::unsupported, says, [&] { (void)file.matrix("foreign"); });
+  }
+  std::set<std::uint32_t> ids;
+  for (const GgmlType& t : ggml_types()) EXPECT_TRUE(ids.insert(t.id).second) << t.name;
 }
 
 TEST(Gguf, EveryCutAndEveryChangedByteIsAcceptedOrRefused) {

@@ -15,6 +15,20 @@
 
 namespace nibble {
 
+/// Tensors of a file of another kind under Hugging Face's names, for Checkpoint to show like its own. What it makes is
+/// kept until release(). Safe to share between threads.
+class TensorProvider {
+ public:
+  virtual ~TensorProvider() = default;
+  [[nodiscard]] virtual const std::vector<TensorInfo>& tensors() const = 0;
+  /// The bytes of one of tensors(), aligned to its type.
+  [[nodiscard]] virtual Buffer data(const TensorInfo& tensor) const = 0;
+  virtual void release(const TensorInfo& tensor) const = 0;
+  /// Error{io} if the file was cut off or written to since it was opened.
+  virtual void require_intact() const = 0;
+  [[nodiscard]] virtual std::optional<std::string> find_metadata(const std::string& key) const = 0;
+};
+
 /// Tensors are mapped, not read: opening a large model is quick and takes no memory. Safe to share between threads.
 class Checkpoint final : public TensorSource {
  public:
@@ -23,6 +37,9 @@ class Checkpoint final : public TensorSource {
   /// Error{not_found} says what was looked for; Error{corrupt_file} for an index that does not match its shards, and
   /// those of QuantizationConfig::find for the directory of the tensors.
   static Checkpoint open(const std::filesystem::path& path);
+  /// What `provider` has. (llama::open_checkpoint gives GGUF files this way.)
+  static Checkpoint over(std::shared_ptr<const TensorProvider> provider,
+                         std::optional<QuantizationConfig> config = std::nullopt);
 
   /// Every tensor, in file order.
   [[nodiscard]] const std::vector<TensorInfo>& tensors() const { return all_; }
@@ -63,6 +80,7 @@ class Checkpoint final : public TensorSource {
 
   void add(SafetensorsFile file, const std::string& shown);
 
+  std::shared_ptr<const TensorProvider> provider_;  ///< Where there is one it holds the tensors, else files_ do.
   std::vector<SafetensorsFile> files_;
   std::vector<TensorInfo> all_;
   std::map<std::string, Place> where_;

@@ -52,12 +52,25 @@ using GgufValue = std::variant<std::uint8_t, std::int8_t, std::uint16_t, std::in
                                float, bool, std::string, GgufArray, std::uint64_t, std::int64_t, double>;
 using GgufMetadata = std::map<std::string, GgufValue, std::less<>>;
 
+/// A tensor type of ggml: what a tensor of it occupies, whether or not this library decodes it.
+struct GgmlType {
+  std::uint32_t id;       ///< As the file numbers it.
+  std::string_view name;  ///< ggml's: "IQ3_S".
+  std::size_t block_size, block_bytes;
+};
+/// All that ggml has or had in GGUF files, by number.
+std::span<const GgmlType> ggml_types();
+
 struct GgufTensor {
   std::string name;
-  BlockType type = BlockType::f32;
-  std::vector<std::size_t> shape;  ///< The outermost dimension first, as everywhere in this library; at most 4.
-  std::size_t offset = 0;          ///< Bytes from the start of the data.
+  BlockType type = BlockType::f32;  ///< Where `unread` is null.
+  std::vector<std::size_t> shape;   ///< The outermost dimension first, as everywhere in this library; at most 4.
+  std::size_t offset = 0;           ///< Bytes from the start of the data.
   std::size_t bytes = 0;
+  const GgmlType* unread = nullptr;  ///< Its type where this library can list the tensor but not decode it.
+
+  /// ggml's name of the type, read or not.
+  [[nodiscard]] std::string_view type_name() const { return unread == nullptr ? name_of(type) : unread->name; }
 };
 
 struct GgufHeader {
@@ -70,7 +83,8 @@ struct GgufHeader {
 
 /// Parses and checks the header at the start of `file`, whose size must be that of the whole file. `name` is for
 /// messages. Beside corrupt_file: Error{unsupported} for version 1, for a big-endian file, and for a tensor of a type
-/// that ggml has but this library does not read. Limits: 128 MiB of header, keys of 65535 bytes, names of 64.
+/// that is not in ggml_types(), so that its size is not known. Limits: 128 MiB of header, keys of 65535 bytes, names of
+/// 64.
 GgufHeader parse_gguf_header(std::span<const std::byte> file, const std::string& name);
 
 /// A file mapped for reading. Safe to share between threads.
@@ -88,9 +102,10 @@ class GgufFile {
   [[nodiscard]] const GgufTensor& info(std::string_view tensor) const;
   /// A view into the map, which lives as long as the view does.
   [[nodiscard]] Buffer data(const GgufTensor& tensor) const;
-  /// A tensor of two dimensions [rows, cols], in place. Error{shape_mismatch} for any other.
+  /// A tensor of two dimensions [rows, cols], in place. Error{shape_mismatch} for any other, Error{unsupported} names
+  /// the tensor and its type where that is not decoded.
   [[nodiscard]] BlockMatrix matrix(std::string_view tensor) const;
-  /// Any tensor, decoded.
+  /// Any tensor, decoded. Error{unsupported} as matrix().
   [[nodiscard]] std::vector<float> read_f32(std::string_view tensor) const;
   /// Tells the system that the pages of this tensor can leave memory; they come back when read again.
   void release(const GgufTensor& tensor) const;
@@ -98,7 +113,10 @@ class GgufFile {
   void require_intact() const;
 
  private:
+  [[nodiscard]] const GgufTensor& readable(std::string_view tensor) const;
+
   std::shared_ptr<const std::span<const std::byte>> map_;
+  std::string name_;  ///< For messages.
   GgufHeader header_;
   std::map<std::string, std::size_t, std::less<>> where_;
 };

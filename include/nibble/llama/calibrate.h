@@ -75,9 +75,10 @@ struct LayerReport {
 };
 
 struct CalibrateOptions {
-  CalibratedMethod method;        ///< GPTQ or AWQ.
-  std::vector<ModuleRule> rules;  ///< The first that matches a layer holds. GPTQ and AWQ do not go together.
-  bool lm_head = false;           ///< Quantize the head too: by GPTQ, or to nearest with clipping. Not if it is tied.
+  CalibratedMethod method;              ///< GPTQ or AWQ.
+  std::vector<ModuleRule> rules;        ///< The first that matches a layer holds. GPTQ and AWQ do not go together.
+  std::vector<std::string> skip, only;  ///< As QuantizeModelOptions; before the rules.
+  bool lm_head = false;  ///< Quantize the head too: by GPTQ, or to nearest with clipping. Not if it is tied.
   /// Null: gptq for symmetric GPTQ, gptq-v2 with zero points, awq for AWQ; where such a layout has no room for the
   /// layers, compressed-tensors, and failing that nibble.
   std::optional<CheckpointLayout> layout;
@@ -108,15 +109,16 @@ struct CalibrateReport {
   double bits_per_weight = 0;           ///< Over the quantized layers, scales included.
   /// Files beside the weights that were not copied, each with the reason: "pytorch_model.bin (weights)".
   std::vector<std::string> left_out;
+  std::vector<std::string> notes;       ///< Of a GGUF input: a tokenizer that could not be written.
 };
 
-/// Reads the dense model `from` and writes the model `to`, which must not exist, as quantize_model does. Holds one
-/// block, its statistics (four matrices of in × in at most) and the hidden states, see cache_bytes. `to` appears
-/// complete or not at all; after an error or a cancel the finished blocks stay in "<to>.partial" for resume. The bytes
-/// written do not depend on the number of threads.
-/// Errors: invalid_argument (an option out of range; `to` or a leftover exists; a rule that matches nothing; fewer
-/// than two tokens, or an id outside the vocabulary; a layer that is quantized already), unsupported (the layout cannot
-/// hold a layer, said before any work), those of gptq::solve and awq::search_scales, cancelled.
+/// Reads the dense model `from`, a directory or a GGUF file (whose quantized tensors are decoded), and writes the model
+/// `to`, which must not exist, as quantize_model does. Holds one block, its statistics (four matrices of in × in at
+/// most) and the hidden states, see cache_bytes. `to` appears complete or not at all; after an error or a cancel the
+/// finished blocks stay in "<to>.partial" for resume. The bytes written do not depend on the number of threads. Errors:
+/// invalid_argument (an option out of range; `to` or a leftover exists; a rule that matches nothing; fewer than two
+/// tokens, or an id outside the vocabulary; a layer that is quantized already), unsupported (the layout cannot hold a
+/// layer, said before any work), those of gptq::solve and awq::search_scales, cancelled.
 CalibrateReport quantize_calibrated(const std::filesystem::path& from, const std::filesystem::path& to,
                                     std::span<const std::int32_t> ids, const CalibrateOptions& options);
 

@@ -38,9 +38,11 @@ struct ConvertModelReport {
   std::size_t file_bytes = 0;  ///< Of model.safetensors.
   /// Files beside the weights that were not copied, each with the reason: "pytorch_model.bin (weights)".
   std::vector<std::string> left_out;
+  std::vector<std::string> notes;  ///< Of a GGUF input: a tokenizer that could not be written.
 };
 
-/// Reads the model `from` and writes the model `to`, which must not exist, as quantize_model does: one layer in memory
+/// Reads the model `from` (of a GGUF file the layers in Q4_0, Q5_0, Q8_0, Q6_K and Q8_K count as quantized, the others
+/// are decoded to F32) and writes the model `to`, which must not exist, as quantize_model does: one layer in memory
 /// at a time, and nothing under the final name until all of it is there. Tensors of no quantized layer are copied; GPTQ
 /// output gets a quantize_config.json too.
 /// Errors: unsupported names the first layer that loses something and says what (without allow_loss), or whose shape

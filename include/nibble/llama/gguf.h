@@ -31,10 +31,19 @@ struct ExportGgufOptions {
   Progress progress = {};
 };
 
+/// Tensors of one type in the file written.
+struct GgufTypeShare {
+  BlockType type = BlockType::f32;
+  std::size_t tensors = 0, bytes = 0;
+  std::string why;  ///< Not empty: these have not the type asked for, and why.
+};
+
 struct ExportGgufReport {
+  std::vector<GgufTypeShare> types;  ///< Of all tensors, those of a kind together, in the order of the file.
   std::size_t file_bytes = 0;
-  double bits_per_weight = 0;      ///< Over the blocks' linear layers, scales included.
-  std::vector<std::string> notes;  ///< What is not as asked for: other types, a second quantization, dropped settings.
+  double bits_per_weight = 0;  ///< Over the blocks' linear layers, scales included.
+  std::vector<std::string>
+      notes;  ///< What is not as asked for: a second quantization, dropped settings. (Types: above.)
 };
 
 /// Reads the model `from` and writes `to`, crash-safe, holding about one tensor at a time. Layers that are quantized

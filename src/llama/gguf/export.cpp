@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -134,11 +135,24 @@ class Job {
   void add(const std::string& name, Kind kind, BlockType type, std::vector<std::size_t> shape) {
     const BlockType chosen = fallback(type, shape.back());
     const std::string theirs = kind == Kind::factors ? name : gguf_name(name);
-    if (chosen != type)
-      note(theirs + ": rows of " + std::to_string(shape.back()) + " are no whole blocks of " +
-           std::string(name_of(type)) + "; it is " + std::string(name_of(chosen)));
     entries_.push_back({name, kind});
+    std::string why;
+    if (chosen != type)
+      why = "their rows of " + std::to_string(shape.back()) + " are no multiple of " +
+            std::to_string(block_size(type)) + ", as " + std::string(name_of(type)) + " needs";
     declared_.push_back({theirs, chosen, std::move(shape), 0, 0});
+    count(declared_.back(), std::move(why));
+  }
+
+  void count(const GgufTensor& t, std::string why) {
+    std::size_t bytes = block_bytes(t.type);
+    for (const std::size_t d : t.shape) bytes *= d;
+    auto& types = report_.types;
+    auto share = std::find_if(types.begin(), types.end(),
+                              [&](const GgufTypeShare& s) { return s.type == t.type && s.why == why; });
+    if (share == types.end()) share = types.insert(types.end(), {t.type, 0, 0, std::move(why)});
+    ++share->tensors;
+    share->bytes += bytes / block_size(t.type);
   }
 
   void add_linear(const std::string& name, std::size_t out, std::size_t in) {

@@ -200,6 +200,14 @@ bool is_byte_vocabulary(const Strings& tokens, const Strings& merges) {
   return true;
 }
 
+/// ByteLevel steps with the field that only the library of tokenizer.json wants.
+Json with_offsets(Json j) {
+  if (j.is_object() && j.value("type", Json()) == "ByteLevel") j["trim_offsets"] = true;
+  if (j.is_structured())
+    for (Json& member : j) member = with_offsets(member);
+  return j;
+}
+
 /// The tokenizer.json that says the same.
 Json bpe_description(const GgufFields& f, const Strings& tokens, const Strings& merges) {
   const std::string name = f.text("tokenizer.ggml.pre", "default");
@@ -213,11 +221,30 @@ Json bpe_description(const GgufFields& f, const Strings& tokens, const Strings& 
     const auto type = types != nullptr && i < types->size() ? static_cast<TokenType>((*types)[i]) : TokenType::normal;
     if (type != TokenType::unused && !tokens[i].empty()) vocab[tokens[i]] = i;
     if ((type == TokenType::control || type == TokenType::user_defined) && !tokens[i].empty())
-      added.push_back(
-          {{"id", i}, {"content", tokens[i]}, {"special", type == TokenType::control}, {"normalized", false}});
+      added.push_back({{"id", i},
+                       {"content", tokens[i]},
+                       {"single_word", false},
+                       {"lstrip", false},
+                       {"rstrip", false},
+                       {"normalized", false},
+                       {"special", type == TokenType::control}});
   }
-  Json out{{"model", {{"type", "BPE"}, {"ignore_merges", pre->ignore_merges}, {"merges", merges}}},
-           {"pre_tokenizer", Json::parse(pre->description)},
+  Json out{{"version", "1.0"},
+           {"truncation", nullptr},
+           {"padding", nullptr},
+           {"model",
+            {{"type", "BPE"},
+             {"dropout", nullptr},
+             {"unk_token", nullptr},
+             {"continuing_subword_prefix", nullptr},
+             {"end_of_word_suffix", nullptr},
+             {"fuse_unk", false},
+             {"byte_fallback", false},
+             {"ignore_merges", pre->ignore_merges},
+             {"merges", merges}}},
+           {"pre_tokenizer", with_offsets(Json::parse(pre->description))},
+           {"post_processor", nullptr},
+           {"decoder", with_offsets({{"type", "ByteLevel"}, {"add_prefix_space", true}, {"use_regex", true}})},
            {"normalizer", Json::parse(pre->normalizer)},
            {"added_tokens", added}};
   out["model"]["vocab"] = std::move(vocab);
@@ -225,14 +252,19 @@ Json bpe_description(const GgufFields& f, const Strings& tokens, const Strings& 
   if (f.flag("tokenizer.ggml.add_bos_token", name == "llama-bpe") && bos) {
     if (*bos >= tokens.size()) f.refuse("tokenizer.ggml.bos_token_id", "is no token");
     const std::string& text = tokens[*bos];
+    const auto token = [&](int side) { return Json{{"SpecialToken", {{"id", text}, {"type_id", side}}}}; };
+    const auto sequence = [&](const char* name, int side) {
+      return Json{{"Sequence", {{"id", name}, {"type_id", side}}}};
+    };
     out["post_processor"] = {{"type", "TemplateProcessing"},
-                             {"single", {{{"SpecialToken", {{"id", text}}}}, {{"Sequence", {{"id", "A"}}}}}},
-                             {"special_tokens", {{text, {{"ids", {*bos}}}}}}};
+                             {"single", {token(0), sequence("A", 0)}},
+                             {"pair", {token(0), sequence("A", 0), token(1), sequence("B", 1)}},
+                             {"special_tokens", {{text, {{"id", text}, {"ids", {*bos}}, {"tokens", {text}}}}}}};
   }
   return out;
 }
 
-std::unique_ptr<Tokenizer> sentencepiece_of(const GgufFields& f, const Strings& tokens, const std::string& name) {
+SentencePieceModel sentencepiece_of(const GgufFields& f, const Strings& tokens) {
   const auto* scores = f.array<float>("tokenizer.ggml.scores");
   const auto* types = f.array<std::int32_t>("tokenizer.ggml.token_type");
   if (scores == nullptr || scores->size() != tokens.size())
@@ -257,7 +289,43 @@ std::unique_ptr<Tokenizer> sentencepiece_of(const GgufFields& f, const Strings& 
   model.remove_extra_whitespace = f.flag("tokenizer.ggml.remove_extra_whitespaces", false);
   if (const auto* map = f.array<std::uint8_t>("tokenizer.ggml.precompiled_charsmap"))
     model.character_map.assign(map->begin(), map->end());
-  return make_sentencepiece_tokenizer(model.serialize(), name, f.flag("tokenizer.ggml.add_bos_token", true));
+  return model;
+}
+
+/// What a GGUF file's tokenizer is in a directory: one of the three.
+struct Described {
+  std::optional<SentencePieceModel> sentencepiece;
+  bool bytes = false;
+  Json bpe;
+};
+
+Described describe(const GgufFields& f) {
+  const std::string model = f.text("tokenizer.ggml.model", "");
+  const auto* tokens = f.array<std::string>("tokenizer.ggml.tokens");
+  if (model != "gpt2" && model != "llama")
+    f.refuse("tokenizer.ggml.model", "is '" + model + "'; gpt2 and llama are known", ErrorCode::unsupported);
+  if (tokens == nullptr || tokens->empty()) f.refuse("tokenizer.ggml.tokens", "is missing");
+  if (model == "llama") return {sentencepiece_of(f, *tokens), false, {}};
+  const auto* merges = f.array<std::string>("tokenizer.ggml.merges");
+  if (merges == nullptr) f.refuse("tokenizer.ggml.merges", "is missing");
+  if (is_byte_vocabulary(*tokens, *merges)) return {std::nullopt, true, {}};
+  return {std::nullopt, false, bpe_description(f, *tokens, *merges)};
+}
+
+/// tokenizer_config.json: the class, the special tokens by name, the chat template.
+Json settings_of(const GgufFields& f, const Described& d) {
+  Json out{{"tokenizer_class", d.bytes           ? "ByteTokenizer"
+                               : d.sentencepiece ? "LlamaTokenizer"
+                                                 : "PreTrainedTokenizerFast"}};
+  const auto* tokens = f.array<std::string>("tokenizer.ggml.tokens");
+  for (const auto& [name, key] :
+       {std::pair{"bos_token", "tokenizer.ggml.bos_token_id"}, std::pair{"eos_token", "tokenizer.ggml.eos_token_id"},
+        std::pair{"unk_token", "tokenizer.ggml.unknown_token_id"},
+        std::pair{"pad_token", "tokenizer.ggml.padding_token_id"}})
+    if (const auto id = f.number(key); id && *id < tokens->size() && !d.bytes) out[name] = (*tokens)[*id];
+  if (d.sentencepiece) out["add_bos_token"] = f.flag("tokenizer.ggml.add_bos_token", true);
+  if (const std::string chat = f.text("tokenizer.chat_template", ""); !chat.empty()) out["chat_template"] = chat;
+  return out;
 }
 
 }  // namespace
@@ -286,16 +354,21 @@ GgufMetadata tokenizer_metadata(const std::filesystem::path& model, const Config
 std::unique_ptr<Tokenizer> load_gguf_tokenizer(const std::filesystem::path& path) {
   const GgufFile file(path);
   const GgufFields f(file.metadata(), path.string());
-  const std::string model = f.text("tokenizer.ggml.model", "");
-  const auto* tokens = f.array<std::string>("tokenizer.ggml.tokens");
-  if (model != "gpt2" && model != "llama")
-    f.refuse("tokenizer.ggml.model", "is '" + model + "'; gpt2 and llama are known", ErrorCode::unsupported);
-  if (tokens == nullptr || tokens->empty()) f.refuse("tokenizer.ggml.tokens", "is missing");
-  if (model == "llama") return sentencepiece_of(f, *tokens, path.string());
-  const auto* merges = f.array<std::string>("tokenizer.ggml.merges");
-  if (merges == nullptr) f.refuse("tokenizer.ggml.merges", "is missing");
-  if (is_byte_vocabulary(*tokens, *merges)) return make_byte_tokenizer();
-  return make_bpe_tokenizer(bpe_description(f, *tokens, *merges));
+  const Described d = describe(f);
+  if (d.sentencepiece)
+    return make_sentencepiece_tokenizer(d.sentencepiece->serialize(), path.string(),
+                                        f.flag("tokenizer.ggml.add_bos_token", true));
+  return d.bytes ? make_byte_tokenizer() : make_bpe_tokenizer(d.bpe);
+}
+
+std::vector<std::pair<std::string, std::string>> tokenizer_files(const std::filesystem::path& gguf) {
+  const GgufFile file(gguf);
+  const GgufFields f(file.metadata(), gguf.string());
+  const Described d = describe(f);
+  std::vector<std::pair<std::string, std::string>> out{{"tokenizer_config.json", settings_of(f, d).dump(2) + "\n"}};
+  if (d.sentencepiece) out.emplace_back("tokenizer.model", d.sentencepiece->serialize());
+  else if (!d.bytes) out.emplace_back("tokenizer.json", d.bpe.dump(1) + "\n");
+  return out;
 }
 
 }  // namespace nibble::llama

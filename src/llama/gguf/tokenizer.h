@@ -7,6 +7,9 @@
 #pragma once
 
 #include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "nibble/format/gguf.h"
 #include "nibble/llama/config.h"
@@ -16,5 +19,9 @@ namespace nibble::llama {
 /// The keys for the tokenizer of a model directory, its tokens padded with unused ones to config.vocab.
 /// Error{not_found} if it has none; Error{unsupported} for a tokenizer that llama.cpp has no name for.
 GgufMetadata tokenizer_metadata(const std::filesystem::path& model, const Config& config);
+
+/// The other way: names and contents of the files that say in a model directory what a GGUF file's metadata does:
+/// tokenizer.json or tokenizer.model, and tokenizer_config.json. Errors as load_tokenizer.
+std::vector<std::pair<std::string, std::string>> tokenizer_files(const std::filesystem::path& gguf);
 
 }  // namespace nibble::llama

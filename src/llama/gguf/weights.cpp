@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstring>
+#include <map>
 
 #include "core/files.h"
 #include "llama/gguf/metadata.h"
@@ -136,6 +137,27 @@ bool is_interleaved(std::string_view name) {
 
 GgufWeights::GgufWeights(const std::filesystem::path& path)
     : file_(path), config_(read_config(file_, path.string())), interleaves_(config_.model_type == "llama") {}
+
+std::vector<std::string> GgufWeights::names() const {
+  std::map<std::string, std::string> known;
+  const auto add = [&](const std::string& layer) {
+    for (const char* kind : {".weight", ".bias"}) known.emplace(gguf_name(layer + kind), layer + kind);
+  };
+  for (const Pair& p : kEnds) add(std::string(p.ours));
+  for (std::size_t i = 0; i < config_.layers; ++i)
+    for (const Pair& p : kOfBlock) add("model.layers." + std::to_string(i) + "." + std::string(p.ours));
+  std::vector<std::string> out;
+  for (const GgufTensor& t : file_.tensors()) {
+    if (t.name == "rope_freqs.weight" || t.name.ends_with(".attn_rot_embd.weight")) continue;  // in the configuration
+    const auto it = known.find(t.name);
+    if (it == known.end())
+      throw Error(ErrorCode::unsupported, "tensor '" + t.name + "' has no place in a " + config_.model_type +
+                                              " model of " + std::to_string(config_.layers) +
+                                              " blocks as this library knows it");
+    out.push_back(it->second);
+  }
+  return out;
+}
 
 std::vector<float> GgufWeights::read_f32(const std::string& name) const {
   std::vector<float> theirs = file_.read_f32(gguf_name(name));

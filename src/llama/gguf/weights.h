@@ -39,6 +39,11 @@ class GgufWeights {
  public:
   explicit GgufWeights(const std::filesystem::path& path);
   [[nodiscard]] const Config& config() const { return config_; }
+  [[nodiscard]] const GgufFile& file() const { return file_; }
+  /// Hugging Face's names of all tensors of the model, in file order. Error{unsupported} names a tensor that has no
+  /// place in it: whatever it is for, the model would be another without it.
+  [[nodiscard]] std::vector<std::string> names() const;
+  [[nodiscard]] const GgufTensor& info(const std::string& name) const { return file_.info(gguf_name(name)); }
   [[nodiscard]] bool contains(const std::string& name) const { return file_.contains(gguf_name(name)); }
   /// A norm or a bias.
   [[nodiscard]] std::vector<float> read_f32(const std::string& name) const;
