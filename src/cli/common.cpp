@@ -8,6 +8,7 @@
 #include "commands.h"
 #include "format/files.h"
 #include "nibble/llama/tokenizer.h"
+#include "progress_bar.h"
 
 namespace nibble::cli {
 
@@ -17,7 +18,8 @@ std::filesystem::path example_data() {
 }
 
 std::vector<std::int32_t> read_tokens(const std::filesystem::path& model, const std::filesystem::path& text) {
-  return llama::load_tokenizer(model)->encode(format::read_text(text));
+  ProgressBar bar("tokens", true);
+  return llama::load_tokenizer(model)->encode(format::read_text(text), true, bar.callback());
 }
 
 void save_text(const std::filesystem::path& path, const std::string& text) { format::write_file(path, text); }
