@@ -10,6 +10,7 @@
 #include "format/recognise.h"
 #include "nibble/core/error.h"
 #include "nibble/llama/tokenizer.h"
+#include "progress_bar.h"
 
 namespace nibble::cli {
 
@@ -47,9 +48,10 @@ std::vector<std::int32_t> read_tokens(const std::filesystem::path& model, const 
   constexpr std::size_t margin = 256;
   format::refuse_no_text(text);
   const auto tokenizer = llama::load_tokenizer(model);
+  ProgressBar bar("tokens", true);  // heeds Ctrl-C
   const std::uintmax_t size = std::filesystem::file_size(text);
   for (std::uintmax_t bytes = 16 * (most + margin); most > 0 && bytes < size; bytes *= 4) {
-    auto ids = tokenizer->encode(beginning_of(text, static_cast<std::size_t>(bytes)));
+    auto ids = tokenizer->encode(beginning_of(text, static_cast<std::size_t>(bytes)), true, bar.callback());
     if (ids.size() < most + margin) continue;
     ids.resize(most);
     return ids;
@@ -58,7 +60,7 @@ std::vector<std::int32_t> read_tokens(const std::filesystem::path& model, const 
     throw Error(ErrorCode::invalid_argument,
                 fmt::format("'{}' has {} of text; at most 1 GiB is read whole, and --tokens takes the first so many",
                             text.string(), megabytes(size)));
-  return tokenizer->encode(beginning_of(text, static_cast<std::size_t>(size)));
+  return tokenizer->encode(beginning_of(text, static_cast<std::size_t>(size)), true, bar.callback());
 }
 
 void check_given_outputs(std::vector<files::Output> outputs, const std::vector<std::filesystem::path>& inputs) {

@@ -33,7 +33,7 @@ void run(const Options& o) {
   load.int8_activations = load.int8_activations || o.int8_activations;
   const llama::Model model = llama::Model::load(model_path, load);
   const auto tokenizer = llama::load_tokenizer(model_path);
-  const auto prompt = tokenizer->encode(o.prompt);
+  const auto prompt = tokenizer->encode(o.prompt, true, [](double, std::string_view) { return !interrupted(); });
   if (prompt.empty()) throw Error(ErrorCode::invalid_argument, "the prompt is empty; give some text with --prompt");
   llama::KvCache cache(model.config(), prompt.size() + o.tokens);
   llama::Sampler sampler(o.sampler);

@@ -7,6 +7,7 @@
 #include <set>
 #include <vector>
 
+#include "core/json.h"
 #include "files.h"
 
 namespace nibble::format {
@@ -92,9 +93,14 @@ std::string snapshot_of(const fs::path& root) {
 std::string base_of_adapter(const Look& l) {
   std::error_code ignored;
   if (fs::file_size(l.path / "adapter_config.json", ignored) > (1u << 20) || ignored) return {};
-  const auto config = nlohmann::json::parse(read_text(l.path / "adapter_config.json"), nullptr, false);
-  const auto base = config.is_object() ? config.find("base_model_name_or_path") : config.end();
-  return base != config.end() && base->is_string() ? " for '" + base->get<std::string>().substr(0, 200) + "'" : "";
+  json::Document config;
+  try {
+    config = json::parse(read_text(l.path / "adapter_config.json"), "adapter_config.json");
+  } catch (const Error&) {
+    return {};  // what it is shows in its name
+  }
+  const auto base = config->is_object() ? config->find("base_model_name_or_path") : config->end();
+  return base != config->end() && base->is_string() ? " for '" + base->get<std::string>().substr(0, 200) + "'" : "";
 }
 
 // ── Files

@@ -158,9 +158,6 @@ TEST(ExportGguf, RowsThatAreNoWholeBlocksFallBackAndAreNamed) {
 class GgufTokenizer : public testing::TestWithParam<const char*> {};
 
 TEST_P(GgufTokenizer, AgreesWithTheOriginalLibrary) {
-#ifndef NIBBLE_WITH_SENTENCEPIECE
-  if (std::string(GetParam()) == "sentencepiece") GTEST_SKIP() << "this build has no SentencePiece";
-#endif
   const TemporaryFolder folder;
   Config config;
   config.vocab = 3000;
@@ -178,6 +175,69 @@ TEST_P(GgufTokenizer, AgreesWithTheOriginalLibrary) {
 INSTANTIATE_TEST_SUITE_P(Libraries, GgufTokenizer,
                          testing::Values("gpt2", "llama3", "qwen2", "smollm2", "sentencepiece"),
                          [](const auto& p) { return std::string(p.param); });
+
+/// Texts without special tokens, which SentencePiece does not look for.
+std::vector<Json> plain_cases(const std::string& name) {
+  std::vector<Json> out;
+  for (const Json& c : Json::parse(std::ifstream(golden(name) / "cases.json"))) {
+    const auto text = c["text"].get<std::string>();
+    const auto has = [&](const char* token) { return text.find(token) != std::string::npos; };
+    if (!has("<s>") && !has("</s>") && !has("<|im_start|>")) out.push_back(c);
+  }
+  return out;
+}
+
+TEST(GgufTokenizer, ScoresMadeOfMergesCutTextAsTheMergesDo) {
+  const TemporaryFolder folder;
+  Config config;
+  config.vocab = 513;
+  for (const char* name : {"json_llama2", "json_mistral", "json_gemma"}) {
+    const auto file = folder / "tokenizer.gguf";
+    GgufWriter(file, tokenizer_metadata(golden(name), config), {}).finish();
+    const auto tokenizer = load_tokenizer(file);
+    const auto cases = plain_cases(name);
+    EXPECT_GT(cases.size(), 40u);
+    for (const Json& c : cases) {
+      EXPECT_EQ(tokenizer->encode(c["text"].get<std::string>()), c["ids_with_special"].get<Ids>()) << name << c["text"];
+      EXPECT_EQ(tokenizer->decode(c["ids"].get<Ids>()), c["decoded"].get<std::string>()) << name << c["text"];
+    }
+  }
+}
+
+TEST(GgufTokenizer, MergesThatNoScoresCanSayAreRefused) {
+  const TemporaryFolder folder;
+  const Json good = Json::parse(std::ifstream(golden("json_llama2") / "tokenizer.json"));
+  const auto refused = [&](const std::string& says, const auto& change) {
+    Json bad = good;
+    change(bad);
+    std::ofstream(folder / "tokenizer.json") << bad;
+    Config config;
+    config.vocab = 600;
+    expect_error(ErrorCode::unsupported, says, [&] { (void)tokenizer_metadata(folder.path(), config); });
+  };
+  refused("no merge makes", [](Json& d) { d["model"]["merges"].erase(20); });
+  refused("its normalizer and pre-tokenizer", [](Json& d) { d["normalizer"] = {{"type", "NFC"}}; });
+  refused("tokens on one side", [](Json& d) {
+    Json& single = d["post_processor"]["single"];
+    single.insert(single.begin(), single[0]);
+  });
+  Json unigram = Json::parse(std::ifstream(golden("json_t5") / "tokenizer.json"));
+  refused("unigram", [&](Json& d) { d = unigram; });
+}
+
+TEST(GgufTokenizer, TokensAddedBesideASentencePieceModelGoAlong) {
+  const TemporaryFolder folder;
+  fs::copy_file(golden("sentencepiece") / "tokenizer.model", folder / "tokenizer.model");
+  std::ofstream(folder / "tokenizer.json")
+      << R"({"added_tokens": [{"id": 512, "content": "<|im_end|>", "special": true},
+      {"id": 513, "content": "<tool>"}]})";
+  Config config;
+  config.vocab = 520;
+  GgufWriter(folder / "t.gguf", tokenizer_metadata(folder.path(), config), {}).finish();
+  const auto tokenizer = load_tokenizer(folder / "t.gguf");
+  EXPECT_EQ(tokenizer->encode("a<tool>", false).back(), 513);
+  EXPECT_EQ(tokenizer->decode(Ids{513}), "<tool>");
+}
 
 TEST(GgufTokenizer, BytesStayBytes) {
   const TemporaryFolder folder;

@@ -21,17 +21,7 @@ fs::path golden(const std::string& name) { return fs::path(NIBBLE_TEST_DATA "/ll
 
 class GoldenTokenizer : public testing::TestWithParam<const char*> {
  protected:
-  GoldenTokenizer() {
-#ifndef NIBBLE_WITH_SENTENCEPIECE
-    if (is_sentencepiece()) return;
-#endif
-    tokenizer_ = load_tokenizer(golden(GetParam()));
-  }
-  void SetUp() override {
-    if (!tokenizer_) GTEST_SKIP() << "this build has no SentencePiece";
-  }
-  static bool is_sentencepiece() { return std::string(GetParam()) == "sentencepiece"; }
-  std::unique_ptr<Tokenizer> tokenizer_;
+  std::unique_ptr<Tokenizer> tokenizer_ = load_tokenizer(golden(GetParam()));
 };
 
 TEST_P(GoldenTokenizer, AgreesWithTheRealLibrary) {
@@ -71,7 +61,8 @@ TEST_P(GoldenTokenizer, RefusesBytesThatAreNotText) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Libraries, GoldenTokenizer,
-                         testing::Values("gpt2", "llama3", "qwen2", "smollm2", "sentencepiece"),
+                         testing::Values("gpt2", "llama3", "qwen2", "smollm2", "sentencepiece", "unigram",
+                                         "json_llama2", "json_mistral", "json_gemma", "json_t5"),
                          [](const auto& p) { return std::string(p.param); });
 
 TEST(Tokenizer, TheEmbeddedModelReadsBytes) {
@@ -137,19 +128,28 @@ TEST_F(TokenizerFile, RefusesHostileFiles) {
   broken("/model/merges/3", "a b c", corrupt, "merge 3");
   broken("/model/merges/3", Json::array({"a", "☃"}), corrupt, "\"☃\" is not in the vocabulary");
   broken("/model/merges", nullptr, corrupt, "\"merges\" must be an array");
-  broken("/model/type", "Unigram", unsupported, "'Unigram'");
-  broken("/model/byte_fallback", true, unsupported, "byte_fallback");
-  broken("/pre_tokenizer", nullptr, unsupported, "null");
-  broken("/pre_tokenizer/type", "Metaspace", unsupported, "'Metaspace'");
-  broken("/normalizer", Json{{"type", "Lowercase"}}, unsupported, "'Lowercase'");
+  broken("/model/type", "WordPiece", unsupported, "the model 'WordPiece' is not known (BPE, Unigram are)");
+  broken("/model/type", "Unigram", corrupt, "\"vocab\" must be an array");
+  broken("/model/dropout", 0.1, unsupported, "'dropout'");
+  broken("/pre_tokenizer/type", "UnicodeScripts", unsupported, "'UnicodeScripts'");
+  broken("/pre_tokenizer", Json{{"type", "Metaspace"}, {"replacement", "ab"}}, corrupt, "must be one character");
+  broken("/normalizer", Json{{"type", "BertNormalizer"}}, unsupported, "the normalizer 'BertNormalizer'");
+  broken("/normalizer", Json{{"type", "Precompiled"}, {"precompiled_charsmap", "a?=="}}, corrupt, "no base64");
+  broken("/normalizer", Json{{"type", "Precompiled"}, {"precompiled_charsmap", "/////w=="}}, corrupt, "is cut off");
+  broken("/decoder", Json{{"type", "WordPiece"}}, unsupported, "the decoder 'WordPiece'");
   broken("/post_processor/type", "BertProcessing", unsupported, "'BertProcessing'");
   broken("/added_tokens/0/content", "", corrupt, "empty");
   broken("/added_tokens", 3, corrupt, "\"added_tokens\" must be an array");
   Json split{{"type", "Split"}, {"pattern", {{"Regex", "(("}}}, {"behavior", "Isolated"}};
   broken("/pre_tokenizer", split, corrupt, "the regular expression \"((\" is wrong");
-  split["behavior"] = "MergedWithNext";
+  split["behavior"] = "MergedWithBoth";
   split["pattern"] = {{"String", "a"}};
-  broken("/pre_tokenizer", split, unsupported, "'MergedWithNext'");
+  broken("/pre_tokenizer", split, unsupported, "'MergedWithBoth'");
+  broken("/added_tokens/0/id", 3, corrupt, "in the vocabulary it has");
+  Json twice = good["added_tokens"];
+  twice.push_back({{"content", "<x>"}, {"id", 1001}});
+  twice.push_back({{"content", "<x>"}, {"id", 1002}});
+  broken("/added_tokens", twice, corrupt, "has the ids 1001 and 1002");
   Json deep = good["pre_tokenizer"];
   for (int i = 0; i < 20; ++i) deep = Json{{"type", "Sequence"}, {"pretokenizers", Json::array({deep})}};
   broken("/pre_tokenizer", deep, corrupt, "more than 8 deep");
@@ -190,6 +190,73 @@ TEST_F(TokenizerFile, SplitsCanRemoveOrInvert) {
   EXPECT_EQ(with({{"pattern", {{"String", "."}}}, {"behavior", "Isolated"}}), "ab.cd..e");
   EXPECT_EQ(with({{"pattern", {{"String", "."}}}, {"behavior", "Removed"}}), "abcde");
   EXPECT_EQ(with({{"pattern", {{"Regex", "[a-z]+"}}}, {"behavior", "Removed"}, {"invert", true}}), "abcde");
+}
+
+TEST_F(TokenizerFile, APatternThatBacktracksWithoutEndIsNamed) {
+  for (const char* pattern : {"(a|aa|a*)*(a*)*b", "(a+)+$b", "(?:x|a|aa)+c", "(.*a){18}z"}) {
+    const Json split{{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}};
+    description_["pre_tokenizer"] = split;
+    const auto tokenizer = load();
+    try {
+      (void)tokenizer->encode(std::string(300, 'a'));
+      ADD_FAILURE() << pattern;
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ErrorCode::unsupported);
+      EXPECT_NE(std::string(e.what()).find("\"" + std::string(pattern) + "\" backtracks"), std::string::npos)
+          << e.what();
+    }
+  }
+}
+
+TEST_F(TokenizerFile, CancellingReachesIntoAMatch) {
+  const Json split{{"type", "Split"}, {"pattern", {{"Regex", "(a|aa|a*)*(a*)*b"}}}, {"behavior", "Isolated"}};
+  description_["pre_tokenizer"] = split;
+  const auto tokenizer = load();
+  int asked = 0;
+  try {
+    (void)tokenizer->encode(std::string(300, 'a'), true, [&](double, std::string_view) { return ++asked < 3; });
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::cancelled);
+    EXPECT_EQ(asked, 3);
+  }
+}
+
+TEST(Tokenizer, EveryLongLoopCanBeCancelled) {
+  const std::string text(200'000, 'a');
+  for (const char* name : {"gpt2", "sentencepiece", "unigram", "json_llama2", "json_t5"}) {
+    const auto tokenizer = load_tokenizer(golden(name));
+    try {
+      (void)tokenizer->encode(text, true, [](double, std::string_view) { return false; });
+      ADD_FAILURE() << name;
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ErrorCode::cancelled) << name;
+    }
+  }
+}
+
+TEST_F(TokenizerFile, TwoHundredThousandAddedTokensTakeNoSquareOfTheTime) {
+  auto& added = description_["added_tokens"];
+  for (int i = 0; i < 200'000; ++i)
+    added.push_back({{"content", "<" + std::to_string(i) + std::string(static_cast<std::size_t>(i % 97), 'y')},
+                     {"id", 1000 + i},
+                     {"normalized", i % 2 == 0}});
+  const auto start = std::chrono::steady_clock::now();
+  const auto tokenizer = load();
+  EXPECT_EQ(tokenizer->encode("<4yyyy<199999"), (Ids{1004, 1000 + 19999, tokenizer->encode("9").front()}));
+  (void)tokenizer->encode(std::string(1'000'000, '<'));
+  // It took over 40 s; a machine that is ten times slower than ours passes.
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
+}
+
+TEST(Tokenizer, ATextWithoutSpacesTakesNoSquareOfTheTimeInAnyModel) {
+  const auto start = std::chrono::steady_clock::now();
+  for (const char* name : {"sentencepiece", "unigram", "json_llama2", "json_t5"}) {
+    const auto tokenizer = load_tokenizer(golden(name));
+    const std::string word(300'000, 'a');
+    EXPECT_NE(tokenizer->decode(tokenizer->encode(word, false)).find(word), std::string::npos) << name;
+  }
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(30));
 }
 
 }  // namespace

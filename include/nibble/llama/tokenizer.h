@@ -12,6 +12,8 @@
 #include <string_view>
 #include <vector>
 
+#include "nibble/core/progress.h"
+
 namespace nibble::llama {
 
 /// Immutable: several threads may use one.
@@ -19,8 +21,11 @@ class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
   /// The ids of `text`. `special` adds those that the model expects around it, such as a begin-of-sequence token.
-  /// Error{invalid_argument} names the place where the text is not UTF-8 (byte-level vocabularies take any bytes).
-  [[nodiscard]] virtual std::vector<std::int32_t> encode(std::string_view text, bool special = true) const = 0;
+  /// Error{invalid_argument} names the place where the text is not UTF-8 (a ByteTokenizer takes any bytes).
+  /// `progress` is asked now and then whether to go on, also within a regular expression; Error{cancelled} if not.
+  /// Error{unsupported} for an expression of the file's that would backtrack without end.
+  [[nodiscard]] virtual std::vector<std::int32_t> encode(std::string_view text, bool special = true,
+                                                         const Progress& progress = {}) const = 0;
   /// The text of `ids`, special tokens written out. A character cut in two stays cut: bytes are joined, not checked.
   /// Error{invalid_argument} for an id that the vocabulary does not hold.
   [[nodiscard]] virtual std::string decode(std::span<const std::int32_t> ids) const = 0;
@@ -28,8 +33,9 @@ class Tokenizer {
 
 /// The tokenizer of a model directory or .gguf file. Of a directory the first of:
 ///   tokenizer_config.json with the class "ByteTokenizer"   ids are the text's bytes (the embedded model)
-///   tokenizer.json with a byte-level BPE                   GPT-2, Llama 3, Qwen2, SmolLM2
-///   tokenizer.model                                        SentencePiece: Llama 2, Mistral
+///   tokenizer.json with a BPE or unigram model             GPT-2, Llama 2 and 3, Mistral, Gemma, Qwen2, SmolLM2, T5
+///   tokenizer.model                                        SentencePiece, BPE or unigram
+/// A tokenizer.json with a part that is not known gives way to a tokenizer.model beside it.
 /// Of a file, by its metadata: "gpt2" (byte-level BPE with one of the pre-tokenizers gpt-2, llama-bpe, qwen2, smollm)
 /// and "llama" (SentencePiece). Error{not_found} if there is none, Error{unsupported} naming the part of a
 /// tokenizer.json that this library does not know, Error{corrupt_file} for a file that breaks its rules.

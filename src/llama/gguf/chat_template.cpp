@@ -4,6 +4,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "core/json.h"
 #include "format/files.h"
 #include "nibble/core/printable.h"
 
@@ -64,11 +65,11 @@ class Search {
   Templates from_json(const std::string& file) {
     Templates out;
     if (!fs::exists(model_ / file)) return out;
-    const Json document = Json::parse(format::read_text(model_ / file), nullptr, false);
-    if (!document.is_object())
+    const json::Document document = json::parse(format::read_text(model_ / file), (model_ / file).string());
+    if (!document->is_object())
       throw Error(ErrorCode::corrupt_file, "'" + (model_ / file).string() + "' is not a JSON object");
-    const auto it = document.find("chat_template");
-    if (it == document.end() || it->is_null()) return out;
+    const auto it = document->find("chat_template");
+    if (it == document->end() || it->is_null()) return out;
     const auto complain = [&](const std::string& what) { notes_.push_back(file + ": " + what + "; it is left out"); };
     if (it->is_string()) out.emplace(kDefault, it->get<std::string>());
     else if (!it->is_array()) complain("chat_template is neither a text nor a list");

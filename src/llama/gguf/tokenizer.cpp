@@ -2,13 +2,18 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 
+#include "core/json.h"
 #include "format/files.h"
 #include "llama/gguf/metadata.h"
-#include "llama/gguf/sentencepiece_model.h"
+#include "llama/gguf/sentencepiece_scores.h"
 #include "llama/tokenizer/added_tokens.h"
 #include "llama/tokenizer/bpe.h"
+#include "llama/tokenizer/byte_alphabet.h"
 #include "llama/tokenizer/load.h"
+#include "llama/tokenizer/post_processor.h"
+#include "llama/tokenizer/sentencepiece_model.h"
 
 namespace nibble::llama {
 
@@ -116,19 +121,23 @@ GgufMetadata byte_metadata(const Config& config) {
   return out;
 }
 
-/// The token that the template puts before a text, or −1.
-std::int32_t leading_token(const Json& post_processor) {
-  if (post_processor.is_null()) return -1;
-  const std::string type = text(post_processor, "type");
-  if (type == "Sequence")
-    for (const Json& step : array(post_processor, "processors"))
-      if (const std::int32_t id = leading_token(step); id >= 0) return id;
-  if (type != "TemplateProcessing") return -1;
-  const Json& single = array(post_processor, "single");
-  if (single.empty() || !single[0].contains("SpecialToken")) return -1;
-  const std::string name = text(member(single[0], "SpecialToken"), "id");
-  const Json& ids = array(member(member(post_processor, "special_tokens"), name.c_str()), "ids");
-  return ids.empty() ? -1 : token_id(ids[0], name);
+/// What the template puts around a text, as GGUF can say it: at most one token on each side.
+void write_around(const Json& d, GgufMetadata& out) {
+  const TokensAround around = read_post_processor(member(d, "post_processor"));
+  const auto write = [&](const std::vector<std::int32_t>& ids, const std::string& name) {
+    if (ids.size() > 1)
+      throw Error(ErrorCode::unsupported, "tokenizer.json: its post-processor puts " + std::to_string(ids.size()) +
+                                              " tokens on one side of a text; GGUF has a place for one");
+    out["tokenizer.ggml.add_" + name + "_token"] = !ids.empty();
+    if (!ids.empty()) out["tokenizer.ggml." + name + "_token_id"] = static_cast<std::uint32_t>(ids.front());
+  };
+  write(around.before, "bos");
+  write(around.after, "eos");
+}
+
+void set_added_tokens(const Json& d, Vocabulary& vocabulary) {
+  for (const AddedToken& t : read_added_tokens(member(d, "added_tokens")))
+    vocabulary.set(t.id, t.content, t.special ? TokenType::control : TokenType::user_defined);
 }
 
 GgufMetadata bpe_metadata(const Json& d, const Config& config) {
@@ -136,29 +145,65 @@ GgufMetadata bpe_metadata(const Json& d, const Config& config) {
   const Json& model = member(d, "model");
   GgufMetadata out{{"tokenizer.ggml.model", std::string("gpt2")}, {"tokenizer.ggml.pre", std::string(pre.name)}};
   if (flag(model, "ignore_merges") != pre.ignore_merges)
-    throw_unsupported("option \"ignore_merges\" of the pre-tokenizer", pre.name);
+    throw Error(ErrorCode::unsupported, "tokenizer.json: llama.cpp's pre-tokenizer " + std::string(pre.name) +
+                                            " means \"ignore_merges\": " + (pre.ignore_merges ? "true" : "false") +
+                                            "; here it is not");
   Vocabulary vocabulary;
   for (const auto& [written, id] : member(model, "vocab").items())
     vocabulary.set(token_id(id, written), written, TokenType::normal);
-  for (const Json& t : array(d, "added_tokens")) {
-    const bool is_special = flag(t, "special");
-    vocabulary.set(token_id(member(t, "id"), text(t, "content")), text(t, "content"),
-                   is_special ? TokenType::control : TokenType::user_defined);
-  }
+  set_added_tokens(d, vocabulary);
   vocabulary.write(config.vocab, out);
   Strings merges;
-  for (const Json& m : array(model, "merges"))
-    merges.push_back(m.is_string() ? m.get<std::string>()
-                                   : m.at(0).get<std::string>() + " " + m.at(1).get<std::string>());
+  for (const Json& m : array(model, "merges")) {
+    const auto [left, right] = read_merge(m, "merge " + std::to_string(merges.size()));
+    merges.push_back(left + " " + right);
+  }
   out["tokenizer.ggml.merges"] = array_of(std::move(merges));
   write_special_ids(config, out);
-  const std::int32_t bos = leading_token(member(d, "post_processor"));
-  out["tokenizer.ggml.add_bos_token"] = bos >= 0;
-  if (bos >= 0) out["tokenizer.ggml.bos_token_id"] = static_cast<std::uint32_t>(bos);
+  write_around(d, out);
   return out;
 }
 
-GgufMetadata sentencepiece_metadata(const std::filesystem::path& file, bool add_bos, const Config& config) {
+/// BPE with byte fallback, which is SentencePiece's BPE written as tokenizer.json.
+GgufMetadata byte_fallback_metadata(const Json& d, const Config& config) {
+  const bool prefix = adds_space_prefix(d);
+  const auto scores = scores_of_merges(d);
+  GgufMetadata out{{"tokenizer.ggml.model", std::string("llama")}, {"tokenizer.ggml.pre", std::string("default")}};
+  const Json& model = member(d, "model");
+  const Json& unknown = member(model, "unk_token");
+  std::int32_t unknown_id = -1;
+  Vocabulary vocabulary;
+  std::vector<float> by_id(config.vocab, kUnmergedScore);
+  for (const auto& [written, value] : member(model, "vocab").items()) {
+    const std::int32_t id = token_id(value, written);
+    vocabulary.set(id, written, is_byte_token(written) ? TokenType::byte : TokenType::normal);
+    if (unknown == written) unknown_id = id;
+    if (const auto it = scores.find(written); it != scores.end() && static_cast<std::size_t>(id) < by_id.size())
+      by_id[static_cast<std::size_t>(id)] = it->second;
+  }
+  set_added_tokens(d, vocabulary);
+  if (unknown_id >= 0) vocabulary.set(unknown_id, unknown.get<std::string>(), TokenType::unknown);
+  vocabulary.write(config.vocab, out);
+  out["tokenizer.ggml.scores"] = array_of(std::move(by_id));
+  write_special_ids(config, out);
+  write_around(d, out);
+  if (unknown_id >= 0) out["tokenizer.ggml.unknown_token_id"] = static_cast<std::uint32_t>(unknown_id);
+  out["tokenizer.ggml.add_space_prefix"] = prefix;
+  out["tokenizer.ggml.remove_extra_whitespaces"] = false;
+  return out;
+}
+
+GgufMetadata json_metadata(const Json& d, const Config& config) {
+  const Json& model = member(d, "model");
+  if (member(model, "type") == "Unigram")
+    throw Error(ErrorCode::unsupported,
+                "tokenizer.json holds a unigram model; llama.cpp's \"llama\" tokenizer merges as BPE does");
+  return flag(model, "byte_fallback") ? byte_fallback_metadata(d, config) : bpe_metadata(d, config);
+}
+
+/// `beside`: the tokenizer.json of the same folder, or null. Tokens that a fine-tune added are only there.
+GgufMetadata sentencepiece_metadata(const std::filesystem::path& file, AddedAround around, const Json& beside,
+                                    const Config& config) {
   const auto model = SentencePieceModel::parse(format::read_text(file), file.string());
   if (!model.is_bpe)
     throw Error(ErrorCode::unsupported,
@@ -170,8 +215,12 @@ GgufMetadata sentencepiece_metadata(const std::filesystem::path& file, bool add_
     vocabulary.set(static_cast<std::int32_t>(scores.size()), piece.text, piece.type);
     scores.push_back(piece.score);
   }
+  if (beside.is_object())
+    for (const AddedToken& t : read_added_tokens(member(beside, "added_tokens")))
+      if (static_cast<std::size_t>(t.id) >= model.pieces.size())
+        vocabulary.set(t.id, t.content, t.special ? TokenType::control : TokenType::user_defined);
   vocabulary.write(config.vocab, out);
-  scores.resize(config.vocab, -1000);
+  scores.resize(config.vocab, kUnmergedScore);
   out["tokenizer.ggml.scores"] = array_of(std::move(scores));
   write_special_ids(config, out);
   const auto id = [&](const char* key, std::int32_t value) {
@@ -181,14 +230,14 @@ GgufMetadata sentencepiece_metadata(const std::filesystem::path& file, bool add_
   id("tokenizer.ggml.eos_token_id", model.eos);
   id("tokenizer.ggml.unknown_token_id", model.unk);
   id("tokenizer.ggml.padding_token_id", model.pad);
-  out["tokenizer.ggml.add_bos_token"] = add_bos && model.bos >= 0;
-  out["tokenizer.ggml.add_eos_token"] = false;
-  out["tokenizer.ggml.add_space_prefix"] = model.add_dummy_prefix;
-  out["tokenizer.ggml.remove_extra_whitespaces"] = model.remove_extra_whitespace;
-  if (!model.character_map.empty()) {
-    const auto* bytes = reinterpret_cast<const std::uint8_t*>(model.character_map.data());
+  out["tokenizer.ggml.add_bos_token"] = around.bos && model.bos >= 0;
+  out["tokenizer.ggml.add_eos_token"] = around.eos && model.eos >= 0;
+  out["tokenizer.ggml.add_space_prefix"] = model.normalizer.add_dummy_prefix;
+  out["tokenizer.ggml.remove_extra_whitespaces"] = model.normalizer.remove_extra_whitespace;
+  if (!model.normalizer.character_map.empty()) {
+    const auto* bytes = reinterpret_cast<const std::uint8_t*>(model.normalizer.character_map.data());
     out["tokenizer.ggml.precompiled_charsmap"] =
-        array_of(std::vector<std::uint8_t>(bytes, bytes + model.character_map.size()));
+        array_of(std::vector<std::uint8_t>(bytes, bytes + model.normalizer.character_map.size()));
   }
   return out;
 }
@@ -248,19 +297,28 @@ Json bpe_description(const GgufFields& f, const Strings& tokens, const Strings& 
            {"normalizer", Json::parse(pre->normalizer)},
            {"added_tokens", added}};
   out["model"]["vocab"] = std::move(vocab);
-  const auto bos = f.number("tokenizer.ggml.bos_token_id");
-  if (f.flag("tokenizer.ggml.add_bos_token", name == "llama-bpe") && bos) {
-    if (*bos >= tokens.size()) f.refuse("tokenizer.ggml.bos_token_id", "is no token");
-    const std::string& text = tokens[*bos];
-    const auto token = [&](int side) { return Json{{"SpecialToken", {{"id", text}, {"type_id", side}}}}; };
-    const auto sequence = [&](const char* name, int side) {
-      return Json{{"Sequence", {{"id", name}, {"type_id", side}}}};
-    };
-    out["post_processor"] = {{"type", "TemplateProcessing"},
-                             {"single", {token(0), sequence("A", 0)}},
-                             {"pair", {token(0), sequence("A", 0), token(1), sequence("B", 1)}},
-                             {"special_tokens", {{text, {{"id", text}, {"ids", {*bos}}, {"tokens", {text}}}}}}};
-  }
+  Json special = Json::object();
+  const auto token = [&](const std::string& name, bool otherwise) -> std::optional<std::string> {
+    const auto id = f.number("tokenizer.ggml." + name + "_token_id");
+    if (!id || !f.flag("tokenizer.ggml.add_" + name + "_token", otherwise)) return std::nullopt;
+    if (*id >= tokens.size()) f.refuse("tokenizer.ggml." + name + "_token_id", "is no token");
+    const std::string& text = tokens[*id];
+    special[text] = {{"id", text}, {"ids", {*id}}, {"tokens", {text}}};
+    return text;
+  };
+  const auto bos = token("bos", name == "llama-bpe"), eos = token("eos", false);
+  /// A text with what stands around it.
+  const auto add_text = [&](Json& to, const char* text, int side) {
+    if (bos) to.push_back({{"SpecialToken", {{"id", *bos}, {"type_id", side}}}});
+    to.push_back({{"Sequence", {{"id", text}, {"type_id", side}}}});
+    if (eos) to.push_back({{"SpecialToken", {{"id", *eos}, {"type_id", side}}}});
+  };
+  Json single = Json::array(), pair = Json::array();
+  add_text(single, "A", 0);
+  add_text(pair, "A", 0);
+  add_text(pair, "B", 1);
+  out["post_processor"] = {
+      {"type", "TemplateProcessing"}, {"single", single}, {"pair", pair}, {"special_tokens", special}};
   return out;
 }
 
@@ -275,6 +333,7 @@ SentencePieceModel sentencepiece_of(const GgufFields& f, const Strings& tokens) 
     const std::int32_t type = types != nullptr && i < types->size() ? (*types)[i] : 1;
     if (type < 1 || type > 6) f.refuse("tokenizer.ggml.token_type", "holds " + std::to_string(type));
     model.pieces.push_back({tokens[i], (*scores)[i], static_cast<TokenType>(type)});
+    model.byte_fallback = model.byte_fallback || type == static_cast<std::int32_t>(TokenType::byte);
   }
   const auto id = [&](const char* key, std::int32_t fallback) {
     const auto value = f.number(key);
@@ -285,10 +344,15 @@ SentencePieceModel sentencepiece_of(const GgufFields& f, const Strings& tokens) 
   model.bos = id("tokenizer.ggml.bos_token_id", 1);
   model.eos = id("tokenizer.ggml.eos_token_id", 2);
   model.pad = id("tokenizer.ggml.padding_token_id", -1);
-  model.add_dummy_prefix = f.flag("tokenizer.ggml.add_space_prefix", true);
-  model.remove_extra_whitespace = f.flag("tokenizer.ggml.remove_extra_whitespaces", false);
+  const auto text_of = [&](std::int32_t token, std::string& piece) {
+    if (token >= 0 && static_cast<std::size_t>(token) < tokens.size()) piece = tokens[static_cast<std::size_t>(token)];
+  };
+  text_of(model.bos, model.bos_piece);
+  text_of(model.eos, model.eos_piece);
+  model.normalizer.add_dummy_prefix = f.flag("tokenizer.ggml.add_space_prefix", true);
+  model.normalizer.remove_extra_whitespace = f.flag("tokenizer.ggml.remove_extra_whitespaces", false);
   if (const auto* map = f.array<std::uint8_t>("tokenizer.ggml.precompiled_charsmap"))
-    model.character_map.assign(map->begin(), map->end());
+    model.normalizer.character_map.assign(map->begin(), map->end());
   return model;
 }
 
@@ -312,6 +376,10 @@ Described describe(const GgufFields& f) {
   return {std::nullopt, false, bpe_description(f, *tokens, *merges)};
 }
 
+AddedAround added_around(const GgufFields& f) {
+  return {f.flag("tokenizer.ggml.add_bos_token", true), f.flag("tokenizer.ggml.add_eos_token", false)};
+}
+
 /// tokenizer_config.json: the class, the special tokens by name, the chat template.
 Json settings_of(const GgufFields& f, const Described& d) {
   Json out{{"tokenizer_class", d.bytes           ? "ByteTokenizer"
@@ -323,7 +391,10 @@ Json settings_of(const GgufFields& f, const Described& d) {
         std::pair{"unk_token", "tokenizer.ggml.unknown_token_id"},
         std::pair{"pad_token", "tokenizer.ggml.padding_token_id"}})
     if (const auto id = f.number(key); id && *id < tokens->size() && !d.bytes) out[name] = (*tokens)[*id];
-  if (d.sentencepiece) out["add_bos_token"] = f.flag("tokenizer.ggml.add_bos_token", true);
+  if (d.sentencepiece) {
+    out["add_bos_token"] = added_around(f).bos;
+    out["add_eos_token"] = added_around(f).eos;
+  }
   if (const std::string chat = f.text("tokenizer.chat_template", ""); !chat.empty()) out["chat_template"] = chat;
   return out;
 }
@@ -331,22 +402,21 @@ Json settings_of(const GgufFields& f, const Described& d) {
 }  // namespace
 
 GgufMetadata tokenizer_metadata(const std::filesystem::path& model, const Config& config) {
-  const auto json = [](const std::filesystem::path& file) {
-    Json document = Json::parse(format::read_text(file), nullptr, false);
-    if (!document.is_object()) throw Error(ErrorCode::corrupt_file, "'" + file.string() + "' is not a JSON object");
+  const auto object_in = [](const std::filesystem::path& file) {
+    if (!std::filesystem::exists(file)) return json::Document(Json::object());
+    json::Document document = json::parse(format::read_text(file), file.string());
+    if (!document->is_object()) throw Error(ErrorCode::corrupt_file, "'" + file.string() + "' is not a JSON object");
     return document;
   };
-  const auto settings = model / "tokenizer_config.json", bpe = model / "tokenizer.json",
-             sentencepiece = model / "tokenizer.model";
-  const Json config_json = std::filesystem::exists(settings) ? json(settings) : Json::object();
-  if (config_json.value("tokenizer_class", Json()) == "ByteTokenizer") return byte_metadata(config);
-  if (std::filesystem::exists(sentencepiece)) {
-    const Json add_bos = config_json.value("add_bos_token", Json(true));
-    return sentencepiece_metadata(sentencepiece, !add_bos.is_boolean() || add_bos.get<bool>(), config);
-  }
-  if (std::filesystem::exists(bpe)) {
-    (void)load_bpe_tokenizer(bpe);  // refuses whatever is wrong with it
-    return bpe_metadata(json(bpe), config);
+  const auto file = model / "tokenizer.json", sentencepiece = model / "tokenizer.model";
+  const json::Document settings = object_in(model / "tokenizer_config.json"), document = object_in(file);
+  if (settings->value("tokenizer_class", Json()) == "ByteTokenizer") return byte_metadata(config);
+  const bool has_json = std::filesystem::exists(file);
+  if (std::filesystem::exists(sentencepiece))
+    return sentencepiece_metadata(sentencepiece, read_added_around(*settings), has_json ? *document : Json(), config);
+  if (has_json) {
+    (void)make_json_tokenizer(*document);  // refuses whatever is wrong with it
+    return json_metadata(*document, config);
   }
   throw Error(ErrorCode::not_found, "no tokenizer in '" + model.string() + "': a GGUF file carries one");
 }
@@ -354,11 +424,10 @@ GgufMetadata tokenizer_metadata(const std::filesystem::path& model, const Config
 std::unique_ptr<Tokenizer> load_gguf_tokenizer(const std::filesystem::path& path) {
   const GgufFile file(path);
   const GgufFields f(file.metadata(), path.string());
-  const Described d = describe(f);
+  Described d = describe(f);
   if (d.sentencepiece)
-    return make_sentencepiece_tokenizer(d.sentencepiece->serialize(), path.string(),
-                                        f.flag("tokenizer.ggml.add_bos_token", true));
-  return d.bytes ? make_byte_tokenizer() : make_bpe_tokenizer(d.bpe);
+    return make_sentencepiece_tokenizer(*std::move(d.sentencepiece), path.string(), added_around(f));
+  return d.bytes ? make_byte_tokenizer() : make_json_tokenizer(d.bpe);
 }
 
 std::vector<std::pair<std::string, std::string>> tokenizer_files(const std::filesystem::path& gguf) {

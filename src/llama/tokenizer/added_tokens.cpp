@@ -1,6 +1,7 @@
 #include "llama/tokenizer/added_tokens.h"
 
 #include <algorithm>
+#include <unordered_map>
 
 #include "llama/tokenizer/unicode.h"
 
@@ -8,6 +9,7 @@ namespace nibble::llama {
 
 std::vector<AddedToken> read_added_tokens(const Json& tokens) {
   std::vector<AddedToken> out;
+  std::unordered_map<std::string, std::int32_t> ids;
   if (tokens.is_null()) return out;
   if (!tokens.is_array()) throw_bad_json("\"added_tokens\" must be an array");
   for (const Json& t : tokens) {
@@ -15,39 +17,38 @@ std::vector<AddedToken> read_added_tokens(const Json& tokens) {
     token.content = text(t, "content");
     if (token.content.empty()) throw_bad_json("an added token is empty");
     token.id = token_id(member(t, "id"), token.content);
+    if (const auto [known, is_new] = ids.emplace(token.content, token.id); !is_new && known->second != token.id)
+      throw_bad_json("the added token \"" + token.content + "\" has the ids " + std::to_string(known->second) +
+                     " and " + std::to_string(token.id));
     token.single_word = flag(t, "single_word");
     token.lstrip = flag(t, "lstrip");
     token.rstrip = flag(t, "rstrip");
-    token.normalized = flag(t, "normalized", !flag(t, "special"));
+    token.special = flag(t, "special");
+    token.normalized = flag(t, "normalized", !token.special);
     out.push_back(std::move(token));
   }
   return out;
 }
 
-void AddedTokens::add(AddedToken token) {
-  auto& list = by_first_byte_[token.content.front()];
-  const auto place = std::find_if(list.begin(), list.end(),
-                                  [&](const AddedToken& t) { return t.content.size() < token.content.size(); });
-  list.insert(place, std::move(token));
+AddedTokens::AddedTokens(std::vector<AddedToken> tokens) : tokens_(std::move(tokens)) {
+  std::vector<std::pair<std::string_view, std::uint32_t>> entries;
+  entries.reserve(tokens_.size());
+  for (const AddedToken& t : tokens_) entries.emplace_back(t.content, static_cast<std::uint32_t>(entries.size()));
+  index_ = PrefixIndex(std::move(entries));
 }
 
-const AddedToken* AddedTokens::find_at(std::string_view text, std::size_t place) const {
-  const auto list = by_first_byte_.find(text[place]);
-  if (list == by_first_byte_.end()) return nullptr;
-  for (const AddedToken& token : list->second)
-    if (text.substr(place).starts_with(token.content)) return &token;
-  return nullptr;
-}
-
-void AddedTokens::split(std::string_view text, const std::function<void(std::string_view, std::int32_t)>& piece) const {
+void AddedTokens::split(std::string_view text, const std::function<void(std::string_view, std::int32_t)>& piece,
+                        Watch& watch) const {
   std::size_t done = 0;
-  for (std::size_t place = 0; place < text.size();) {
-    const AddedToken* token = find_at(text, place);
-    if (token == nullptr) {
+  for (std::size_t place = 0; place < text.size() && !index_.empty();) {
+    watch.tick();
+    const auto [length, found] = index_.longest_prefix(text.substr(place));
+    if (length == 0) {
       ++place;
       continue;
     }
-    std::size_t begin = place, end = place + token->content.size();
+    const AddedToken* token = &tokens_[found];
+    std::size_t begin = place, end = place + length;
     place = end;
     if (token->single_word) {
       std::size_t before = begin, after = end;

@@ -5,10 +5,11 @@
 #include <functional>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "llama/tokenizer/json.h"
+#include "llama/tokenizer/prefix_index.h"
+#include "llama/tokenizer/watch.h"
 
 namespace nibble::llama {
 
@@ -18,22 +19,29 @@ struct AddedToken {
   bool single_word = false;  ///< Only where no word character touches it.
   bool lstrip = false;       ///< Takes the white space before it, too.
   bool rstrip = false;       ///< And after it.
+  bool special = false;      ///< Means something to the model, and is not text.
   bool normalized = true;    ///< Looked for in the normalized text, after the others.
 };
 
-/// The array "added_tokens" of tokenizer.json.
+/// The array "added_tokens" of tokenizer.json. Error{corrupt_file} for one that is empty or has two ids.
 std::vector<AddedToken> read_added_tokens(const Json& tokens);
 
-/// Splits text at a set of added tokens: at each place the longest.
+/// Splits text at a set of added tokens: at each place the longest. Building it takes O(n log n) of their number, and
+/// splitting time that does not depend on it but for a logarithm.
 class AddedTokens {
  public:
-  void add(AddedToken token);
+  AddedTokens() = default;
+  /// Those whose content is empty are never found; of equal ones the first counts.
+  explicit AddedTokens(std::vector<AddedToken> tokens);
+  AddedTokens(AddedTokens&&) = default;
+  AddedTokens& operator=(AddedTokens&&) = default;
   /// Calls `piece(text, id)` in order; id is −1 for text between tokens. Empty text is left out.
-  void split(std::string_view text, const std::function<void(std::string_view, std::int32_t)>& piece) const;
+  void split(std::string_view text, const std::function<void(std::string_view, std::int32_t)>& piece,
+             Watch& watch) const;
 
  private:
-  [[nodiscard]] const AddedToken* find_at(std::string_view text, std::size_t place) const;
-  std::unordered_map<char, std::vector<AddedToken>> by_first_byte_;  ///< Longest first.
+  std::vector<AddedToken> tokens_;
+  PrefixIndex index_;  ///< Into tokens_, whose strings it refers to: moving a vector does not move them.
 };
 
 }  // namespace nibble::llama

@@ -1,6 +1,8 @@
 #include "llama/tokenizer/bpe.h"
 
+#include <algorithm>
 #include <queue>
+#include <utility>
 
 #include "llama/tokenizer/unicode.h"
 
@@ -8,158 +10,136 @@ namespace nibble::llama {
 
 namespace {
 
-/// tokenizer.json writes bytes as visible characters: those of Latin-1 that print stand for themselves, the other 68
-/// bytes follow from U+0100 on, in order (Radford et al. 2019, the released encoder).
-constexpr std::array<char32_t, 256> make_byte_alphabet() {
-  std::array<char32_t, 256> alphabet{};
-  char32_t next = 0x100;
-  for (char32_t b = 0; b < 256; ++b) {
-    const bool prints = (b >= '!' && b <= '~') || (b >= 0xA1 && b <= 0xAC) || b >= 0xAE;
-    alphabet[b] = prints ? b : next++;
-  }
-  return alphabet;
-}
-constexpr auto kByteAlphabet = make_byte_alphabet();
-
-/// The bytes that a written token stands for; the token itself if a character is not of the alphabet, as in the added
-/// tokens of some vocabularies.
-std::string bytes_of(const std::string& written) {
-  static const auto byte_of = [] {
-    std::array<int, 0x144> table{};
-    table.fill(-1);
-    for (int b = 0; b < 256; ++b) table[kByteAlphabet[static_cast<std::size_t>(b)]] = b;
-    return table;
-  }();
-  std::string bytes;
-  for (std::size_t i = 0; i < written.size();) {
-    const char32_t c = character_at(written, i);
-    if (c >= byte_of.size() || byte_of[c] < 0) return written;
-    bytes.push_back(static_cast<char>(byte_of[c]));
-  }
-  return bytes;
-}
-
 constexpr std::uint64_t pair_key(std::int32_t left, std::int32_t right) {
   return static_cast<std::uint64_t>(static_cast<std::uint32_t>(left)) << 32 | static_cast<std::uint32_t>(right);
 }
 
 }  // namespace
 
-std::string written_byte(unsigned char byte) {
-  const char32_t c = kByteAlphabet[byte];  // below U+0800
-  if (c < 0x80) return {static_cast<char>(c)};
-  return {static_cast<char>(0xC0 | c >> 6), static_cast<char>(0x80 | (c & 0x3F))};
+std::pair<std::string, std::string> read_merge(const Json& merge, const std::string& place) {
+  if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string())
+    return {merge[0].get<std::string>(), merge[1].get<std::string>()};
+  if (!merge.is_string()) throw_bad_json(place + " must be two tokens");
+  // "a b": the tokens of files that write merges so hold no space.
+  const auto both = merge.get<std::string>();
+  const std::size_t space = both.find(' ');
+  if (space == std::string::npos || both.find(' ', space + 1) != std::string::npos)
+    throw_bad_json(place + ", \"" + both + "\", must be two tokens with a space between");
+  return {both.substr(0, space), both.substr(space + 1)};
 }
 
-BytePairEncoding::BytePairEncoding(const Json& model) {
-  if (const Json& type = member(model, "type"); !type.is_null() && type != "BPE")
-    throw_unsupported("model", text(model, "type"));
+BytePairEncoding::BytePairEncoding(const Json& model)
+    : whole_words_first_(flag(model, "ignore_merges")),
+      byte_fallback_(flag(model, "byte_fallback")),
+      fuse_unknown_(flag(model, "fuse_unk")) {
   for (const char* option : {"continuing_subword_prefix", "end_of_word_suffix"})
     if (const Json& v = member(model, option); !v.is_null() && v != Json(std::string()))
-      throw_unsupported("option of BPE", option);
-  if (flag(model, "byte_fallback")) throw_unsupported("option of BPE", "byte_fallback");
-  whole_words_first_ = flag(model, "ignore_merges");
+      throw_unsupported("option of BPE", option, "byte_fallback, fuse_unk, ignore_merges, unk_token");
+  if (const Json& v = member(model, "dropout"); !v.is_null() && v != 0)
+    throw_unsupported("option of BPE", "dropout", "byte_fallback, fuse_unk, ignore_merges, unk_token");
   read_vocabulary(member(model, "vocab"));
   read_merges(array(model, "merges"));
+  if (member(model, "unk_token").is_null()) return;
+  has_unknown_ = true;
+  unknown_ = vocabulary_.find(text(model, "unk_token"));  // whether it is there matters only when it is needed
 }
 
 void BytePairEncoding::read_vocabulary(const Json& vocabulary) {
   if (!vocabulary.is_object()) throw_bad_json("\"vocab\" must be an object");
-  for (const auto& [written, value] : vocabulary.items()) {
-    const std::int32_t id = token_id(value, written);
-    std::string bytes = bytes_of(written);
-    if (!tokens_.emplace(id, bytes).second)
-      throw_bad_json("the id " + std::to_string(id) + " stands for two tokens, one is \"" + written + "\"");
-    ids_.emplace(std::move(bytes), id);
-  }
-  for (int b = 0; b < 256; ++b) {
-    const auto it = ids_.find(std::string(1, static_cast<char>(b)));
-    byte_ids_[static_cast<std::size_t>(b)] = it == ids_.end() ? -1 : it->second;
-  }
+  vocabulary_.reserve(vocabulary.size());
+  for (const auto& [written, value] : vocabulary.items()) vocabulary_.add(written, token_id(value, written));
+  for (std::size_t c = 0; c < ascii_.size(); ++c) ascii_[c] = vocabulary_.find(std::string(1, static_cast<char>(c)));
 }
 
 void BytePairEncoding::read_merges(const Json& merges) {
   std::int32_t rank = 0;
+  merges_.reserve(merges.size());
   for (const Json& merge : merges) {
     const std::string place = "merge " + std::to_string(rank);
-    std::string left, right;
-    if (merge.is_string()) {  // "a b": tokens hold no space, which their alphabet writes as another character
-      const auto both = merge.get<std::string>();
-      const std::size_t space = both.find(' ');
-      if (space == std::string::npos || both.find(' ', space + 1) != std::string::npos)
-        throw_bad_json(place + ", \"" + both + "\", must be two tokens with a space between");
-      left = both.substr(0, space), right = both.substr(space + 1);
-    } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string()) {
-      left = merge[0].get<std::string>(), right = merge[1].get<std::string>();
-    } else {
-      throw_bad_json(place + " must be two tokens");
-    }
-    const std::int32_t l = find_written(left), r = find_written(right), merged = find_written(left + right);
+    const auto [left, right] = read_merge(merge, place);
+    const std::string both = left + right;
+    const std::int32_t l = vocabulary_.find(left), r = vocabulary_.find(right), merged = vocabulary_.find(both);
     if (l < 0 || r < 0 || merged < 0)
-      throw_bad_json(place + ": the token \"" +
-                     (l < 0   ? left
-                      : r < 0 ? right
-                              : left + right) +
-                     "\" is not in the vocabulary");
-    merges_.try_emplace(pair_key(l, r), Merge{rank++, merged});
+      throw_bad_json(place + ": the token \"" + (l < 0 ? left : r < 0 ? right : both) + "\" is not in the vocabulary");
+    merges_.insert_or_assign(pair_key(l, r), Merge{rank++, merged});  // of a repeated pair the last counts
   }
 }
 
-std::int32_t BytePairEncoding::find_written(const std::string& token) const {
-  const auto it = ids_.find(bytes_of(token));
-  return it == ids_.end() ? -1 : it->second;
+const BytePairEncoding::Merge* BytePairEncoding::find_merge(std::int32_t left, std::int32_t right) const {
+  const auto it = merges_.find(pair_key(left, right));
+  return it == merges_.end() ? nullptr : &it->second;
 }
 
-const std::string* BytePairEncoding::find(std::int32_t id) const {
-  const auto it = tokens_.find(id);
-  return it == tokens_.end() ? nullptr : &it->second;
+std::vector<std::int32_t> BytePairEncoding::characters(std::string_view word) const {
+  std::vector<std::int32_t> symbols;
+  symbols.reserve(word.size());
+  bool unknown_waits = false;
+  for (std::size_t at = 0; at < word.size();) {
+    const std::size_t length = std::min(character_length(word[at]), word.size() - at);
+    const std::string_view character = word.substr(at, length);
+    at += length;
+    const std::int32_t id = length == 1 && (character[0] & 0x80) == 0 ? ascii_[static_cast<unsigned char>(character[0])]
+                                                                      : vocabulary_.find(character);
+    if (id >= 0) {
+      if (std::exchange(unknown_waits, false)) symbols.push_back(unknown_);
+      symbols.push_back(id);
+      continue;
+    }
+    // An unknown character that waits to be joined by the next stands behind bytes that come between, as in the
+    // library.
+    if (byte_fallback_ && vocabulary_.append_bytes(character, symbols)) continue;
+    if (!has_unknown_ || unknown_ < 0) throw_unknown(character);
+    if (unknown_waits && !fuse_unknown_) symbols.push_back(unknown_);
+    unknown_waits = true;
+  }
+  if (unknown_waits) symbols.push_back(unknown_);
+  return symbols;
 }
 
-void BytePairEncoding::encode(std::string_view word, std::vector<std::int32_t>& ids) const {
-  if (whole_words_first_)
-    if (const auto it = ids_.find(std::string(word)); it != ids_.end()) return ids.push_back(it->second);
-
-  // A doubly linked list of symbols, and the possible merges in a heap. A merge is stale once either symbol changed.
-  struct Symbol {
-    std::int32_t id;
-    std::int64_t previous, next;
-  };
+void BytePairEncoding::merge(std::vector<std::int32_t>& symbols, Watch& watch) const {
+  // A doubly linked list of symbols, and the possible merges in a heap. A removed symbol's id is −1.
+  const auto n = static_cast<std::int64_t>(symbols.size());
+  std::vector<std::int64_t> previous(symbols.size()), next(symbols.size());
+  const auto at = [](auto& list, std::int64_t i) -> auto& { return list[static_cast<std::size_t>(i)]; };
   struct Candidate {
-    std::int32_t rank;
+    Merge merge;
     std::int64_t left;
-    std::int32_t left_id, right_id, id;
-    bool operator<(const Candidate& o) const { return rank != o.rank ? rank > o.rank : left > o.left; }
+    bool operator<(const Candidate& o) const {
+      return merge.rank != o.merge.rank ? merge.rank > o.merge.rank : left > o.left;
+    }
   };
-  std::vector<Symbol> symbols(word.size());
-  const auto n = static_cast<std::int64_t>(word.size());
-  const auto at = [&](std::int64_t i) -> Symbol& { return symbols[static_cast<std::size_t>(i)]; };
   std::priority_queue<Candidate> candidates;
   const auto propose = [&](std::int64_t left) {
-    if (left < 0 || at(left).next >= n) return;
-    const std::int32_t l = at(left).id, r = at(at(left).next).id;
-    if (const auto it = merges_.find(pair_key(l, r)); it != merges_.end())
-      candidates.push({it->second.rank, left, l, r, it->second.id});
+    if (left < 0 || at(next, left) >= n) return;
+    if (const Merge* m = find_merge(at(symbols, left), at(symbols, at(next, left)))) candidates.push({*m, left});
   };
-  for (std::int64_t i = 0; i < n; ++i) {
-    const auto byte = static_cast<unsigned char>(word[static_cast<std::size_t>(i)]);
-    if (byte_ids_[byte] < 0)
-      throw Error(ErrorCode::unsupported, "the vocabulary has no token for the byte " + std::to_string(byte));
-    at(i) = {byte_ids_[byte], i - 1, i + 1};
-  }
+  for (std::int64_t i = 0; i < n; ++i) at(previous, i) = i - 1, at(next, i) = i + 1;
   for (std::int64_t i = 0; i < n; ++i) propose(i);
   while (!candidates.empty()) {
+    watch.tick();
     const Candidate c = candidates.top();
     candidates.pop();
-    if (at(c.left).id != c.left_id || at(c.left).next >= n || at(at(c.left).next).id != c.right_id) continue;
-    const std::int64_t right = at(c.left).next, beyond = at(right).next;
-    at(c.left).id = c.id;
-    at(c.left).next = beyond;
-    at(right).id = -1;
-    if (beyond < n) at(beyond).previous = c.left;
-    propose(at(c.left).previous);
+    if (at(symbols, c.left) < 0 || at(next, c.left) >= n) continue;
+    const std::int64_t right = at(next, c.left);
+    // Stale, unless the symbols of now become the same token: so the library has it, too.
+    const Merge* now = find_merge(at(symbols, c.left), at(symbols, right));
+    if (now == nullptr || now->id != c.merge.id) continue;
+    at(symbols, c.left) = c.merge.id;
+    at(symbols, right) = -1;
+    at(next, c.left) = at(next, right);
+    if (at(next, right) < n) at(previous, at(next, right)) = c.left;
+    propose(at(previous, c.left));
     propose(c.left);
   }
-  for (std::int64_t i = 0; i < n; i = at(i).next) ids.push_back(at(i).id);
+  std::erase(symbols, -1);
+}
+
+void BytePairEncoding::encode(std::string_view word, std::vector<std::int32_t>& ids, Watch& watch) const {
+  if (whole_words_first_)
+    if (const std::int32_t id = vocabulary_.find(word); id >= 0) return ids.push_back(id);
+  std::vector<std::int32_t> symbols = characters(word);
+  merge(symbols, watch);
+  ids.insert(ids.end(), symbols.begin(), symbols.end());
 }
 
 }  // namespace nibble::llama

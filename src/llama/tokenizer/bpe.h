@@ -1,4 +1,4 @@
-// Byte-pair encoding of one word over bytes (Sennrich et al. 2016; byte-level: Radford et al. 2019, §2.2).
+// Byte-pair encoding of one word (Sennrich et al. 2016), as the tokenizers library does it.
 #pragma once
 
 #include <array>
@@ -8,25 +8,18 @@
 #include <unordered_map>
 #include <vector>
 
-#include "llama/tokenizer/json.h"
+#include "llama/tokenizer/token_model.h"
 
 namespace nibble::llama {
 
-/// How tokenizer.json and GGUF write a byte: as a visible character, UTF-8.
-std::string written_byte(unsigned char byte);
-
-class BytePairEncoding {
+class BytePairEncoding final : public TokenModel {
  public:
   /// `model`: the member "model" of tokenizer.json, of type BPE.
   explicit BytePairEncoding(const Json& model);
 
-  /// Appends the ids of a word to `ids`: merges the pair of lowest rank, the leftmost of equals, until none is left.
-  /// O(n log n) in the word's bytes.
-  void encode(std::string_view word, std::vector<std::int32_t>& ids) const;
-  /// The bytes of a token, or null for an id that is not in the vocabulary.
-  [[nodiscard]] const std::string* find(std::int32_t id) const;
-  /// The token that stands for a string as tokenizer.json writes it (its byte alphabet), or −1.
-  [[nodiscard]] std::int32_t find_written(const std::string& token) const;
+  /// Cuts the word into characters, those that are no token into bytes or the unknown token, and merges the pair of
+  /// lowest rank, the leftmost of equals, until none is left. O(n log n) in the word's characters.
+  void encode(std::string_view word, std::vector<std::int32_t>& ids, Watch& watch) const override;
 
  private:
   struct Merge {
@@ -34,13 +27,19 @@ class BytePairEncoding {
   };
   void read_vocabulary(const Json& vocabulary);
   void read_merges(const Json& merges);
+  [[nodiscard]] std::vector<std::int32_t> characters(std::string_view word) const;
+  void merge(std::vector<std::int32_t>& symbols, Watch& watch) const;
+  [[nodiscard]] const Merge* find_merge(std::int32_t left, std::int32_t right) const;
 
-  bool whole_words_first_ =
-      false;  ///< "ignore_merges": a word of the vocabulary is one token, whatever the merges say.
-  std::array<std::int32_t, 256> byte_ids_{};
-  std::unordered_map<std::string, std::int32_t> ids_;     ///< By the token's bytes.
-  std::unordered_map<std::int32_t, std::string> tokens_;  ///< The bytes by id.
-  std::unordered_map<std::uint64_t, Merge> merges_;       ///< By left id << 32 | right id.
+  bool whole_words_first_;  ///< "ignore_merges": a word of the vocabulary is one token, whatever the merges say.
+  bool byte_fallback_, fuse_unknown_;
+  bool has_unknown_ = false;
+  std::int32_t unknown_ = -1;
+  std::array<std::int32_t, 128> ascii_{};            ///< The tokens of these characters, looked up at once.
+  std::unordered_map<std::uint64_t, Merge> merges_;  ///< By left id << 32 | right id.
 };
+
+/// The two tokens of one of BPE's merges: "a b" or ["a", "b"]. `place` is for the error.
+std::pair<std::string, std::string> read_merge(const Json& merge, const std::string& place);
 
 }  // namespace nibble::llama

@@ -37,6 +37,14 @@ inline std::string text(const Json& j, const char* key) {
   return v.get<std::string>();
 }
 
+/// A count or a length: 0 … 2^31 − 1.
+inline std::size_t count(const Json& j, const char* key) {
+  const Json& v = member(j, key);
+  if (!v.is_number_integer() || v < 0 || v > 2147483647)
+    throw_bad_json(std::string("\"") + key + "\" must be an integer from 0 to 2147483647");
+  return v.get<std::size_t>();
+}
+
 inline const Json& array(const Json& j, const char* key) {
   const Json& v = member(j, key);
   if (!v.is_array()) throw_bad_json(std::string("\"") + key + "\" must be an array");
@@ -50,12 +58,11 @@ inline std::int32_t token_id(const Json& v, const std::string& token) {
   return v.get<std::int32_t>();
 }
 
-[[noreturn]] inline void throw_unsupported(const char* kind, const std::string& type) {
-  throw Error(
-      ErrorCode::unsupported,
-      "tokenizer.json: the " + std::string(kind) + " '" + type +
-          "' is not known; byte-level BPE (GPT-2, Llama 3, Qwen2, SmolLM2) is. A tokenizer.model of SentencePiece "
-          "beside it would be read instead");
+/// `known`: what could stand there instead.
+[[noreturn]] inline void throw_unsupported(const char* kind, const std::string& type, const std::string& known) {
+  throw Error(ErrorCode::unsupported, "tokenizer.json: the " + std::string(kind) + " '" + type + "' is not known (" +
+                                          known +
+                                          " are). A tokenizer.model of SentencePiece beside it would be read instead");
 }
 
 }  // namespace nibble::llama

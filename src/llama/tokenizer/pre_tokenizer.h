@@ -1,24 +1,29 @@
-// Cutting text into the words that byte-pair encoding works on.
+// The component "pre_tokenizer" of tokenizer.json: text into the words that the model works on.
 #pragma once
 
 #include <functional>
-#include <memory>
 #include <string>
 #include <vector>
 
 #include "llama/tokenizer/json.h"
+#include "llama/tokenizer/watch.h"
 
 namespace nibble::llama {
 
-/// One step: a piece of text into smaller pieces, in order.
-using PreTokenizer = std::function<void(const std::string& piece, const std::function<void(std::string)>& out)>;
+struct Piece {
+  std::string text;
+  bool at_start = false;  ///< Of the whole text: some put a space before that only.
+};
+using PieceSink = std::function<void(Piece)>;
 
-/// The steps of "pre_tokenizer": ByteLevel, Split, Digits, and sequences of them. Error{unsupported} for others, and
-/// for a chain without ByteLevel, whose words are not bytes.
-std::vector<PreTokenizer> read_pre_tokenizer(const Json& description);
+/// One step: a piece into smaller ones, in order. None is empty.
+using PreTokenizer = std::function<void(Piece piece, const PieceSink& out, Watch& watch)>;
+
+/// In the order in which they apply; empty for null. Error{unsupported} names one that is not known.
+std::vector<PreTokenizer> read_pre_tokenizers(const Json& description);
 
 /// All steps, one after another.
-void pre_tokenize(const std::vector<PreTokenizer>& steps, std::string text,
-                  const std::function<void(std::string)>& word);
+void pre_tokenize(const std::vector<PreTokenizer>& steps, Piece piece, const std::function<void(std::string)>& word,
+                  Watch& watch);
 
 }  // namespace nibble::llama

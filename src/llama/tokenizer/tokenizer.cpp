@@ -12,7 +12,8 @@ namespace {
 
 class ByteTokenizer final : public Tokenizer {
  public:
-  [[nodiscard]] std::vector<std::int32_t> encode(std::string_view text, bool /*special*/) const override {
+  [[nodiscard]] std::vector<std::int32_t> encode(std::string_view text, bool /*special*/,
+                                                 const Progress& /*progress*/) const override {
     std::vector<std::int32_t> ids;
     ids.reserve(text.size());
     for (const char c : text) ids.push_back(static_cast<unsigned char>(c));
@@ -40,24 +41,29 @@ json::Document read_config(const std::filesystem::path& file) {
 
 std::unique_ptr<Tokenizer> make_byte_tokenizer() { return std::make_unique<ByteTokenizer>(); }
 
+AddedAround read_added_around(const Json& config) {
+  const auto said = [&](const char* key, bool otherwise) {
+    const Json value = config.value(key, Json(otherwise));
+    return value.is_boolean() ? value.get<bool>() : otherwise;
+  };
+  return {said("add_bos_token", true), said("add_eos_token", false)};
+}
+
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& model) {
   if (is_gguf(model)) return load_gguf_tokenizer(model);
   const json::Document config = read_config(model / "tokenizer_config.json");
   if (member(*config, "tokenizer_class") == "ByteTokenizer") return make_byte_tokenizer();
-  const auto bpe = model / "tokenizer.json", sentencepiece = model / "tokenizer.model";
+  const auto json = model / "tokenizer.json", sentencepiece = model / "tokenizer.model";
   const bool has_sentencepiece = std::filesystem::exists(sentencepiece);
-  if (std::filesystem::exists(bpe)) {
+  if (std::filesystem::exists(json)) {
     try {
-      return load_bpe_tokenizer(bpe);
+      return load_json_tokenizer(json);
     } catch (const Error& e) {
-      // A Llama 2 directory holds its SentencePiece model in both forms.
+      // Both forms of one tokenizer often lie together.
       if (e.code() != ErrorCode::unsupported || !has_sentencepiece) throw;
     }
   }
-  if (has_sentencepiece) {
-    const Json& add_bos = member(*config, "add_bos_token");
-    return load_sentencepiece_tokenizer(sentencepiece, !add_bos.is_boolean() || add_bos.get<bool>());
-  }
+  if (has_sentencepiece) return load_sentencepiece_tokenizer(sentencepiece, read_added_around(*config));
   throw Error(ErrorCode::not_found,
               "no tokenizer in '" + model.string() + "': put tokenizer.json or tokenizer.model of the model there");
 }

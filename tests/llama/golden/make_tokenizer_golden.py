@@ -9,6 +9,11 @@
   qwen2          byte-level BPE, NFC, Qwen2's pattern
   smollm2        byte-level BPE, single digits split off, then GPT-2's pattern
   sentencepiece  SentencePiece BPE with byte fallback and a dummy prefix, as Llama 2's tokenizer.model
+  unigram        SentencePiece unigram with a character map, user-defined symbols and white space at the end of pieces
+  json_llama2    the BPE of "sentencepiece" as tokenizer.json, with a normalizer that puts the space there (Llama 2)
+  json_mistral   the same with a Metaspace pre-tokenizer (Mistral, newer Llama 2)
+  json_gemma     the same without a space before the text (Gemma)
+  json_t5        the unigram of "unigram" as tokenizer.json, with its character map (T5)
 
 The vocabularies are small and trained on one novel with some other languages, code and digits. cases.json is a list of
   text             the input
@@ -16,7 +21,7 @@ The vocabularies are small and trained on one novel with some other languages, c
   ids_with_special with them (for SentencePiece: after the begin-of-sequence token)
   decoded          the text that the library makes of ids, special tokens kept
 """
-import argparse, io, json, pathlib
+import argparse, io, json, pathlib, tempfile
 import sentencepiece
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -169,6 +174,92 @@ def make_sentencepiece(folder, texts):
           f"{sum(c['decoded'] == c['text'] for c in cases)} decode to their text")
 
 
+def make_unigram(folder, texts):
+    folder.mkdir(exist_ok=True)
+    rules = [("ﬁ", "fi"), ("ﬂ", "fl"), ("①", "1"), ("㎏", "kg"), ("\u212b", "\u00c5"), ("e\u0301", "é"), ("\u3000", " "), ("\u00a0", " "),
+             ("\n", " "), ("\t", " "), ("\u00ad", ""), ("…", "..."), ("½", " 1/2")]
+    model = io.BytesIO()
+    with tempfile.NamedTemporaryFile("w", suffix=".tsv") as tsv:
+        for before, after in rules:
+            tsv.write(" ".join(f"{ord(c):X}" for c in before) + "\t" + " ".join(f"{ord(c):X}" for c in after) + "\n")
+        tsv.flush()
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts), model_writer=model, model_type="unigram", vocab_size=400, character_coverage=0.99,
+            normalization_rule_tsv=tsv.name, user_defined_symbols=["Darcy", "ab", "aba", "<sep>"], control_symbols=["<ctl>"],
+            treat_whitespace_as_suffix=True, unk_id=0, bos_id=1, eos_id=2, pad_id=-1, num_threads=1, minloglevel=2)
+    (folder / "tokenizer.model").write_bytes(model.getvalue())
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    cases = []
+    for text in TEXTS + ["abab ababa <sep>Darcy's", "<ctl> <s>"]:
+        ids = processor.encode(text)
+        cases.append(dict(text=text, ids=ids, ids_with_special=[processor.bos_id()] + ids, decoded=processor.decode(ids)))
+    save_cases(folder, cases)
+
+
+def protobuf(data):
+    """The fields of a message."""
+    at = 0
+    def number():
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = data[at]; at += 1
+            value |= (byte & 127) << shift; shift += 7
+            if byte < 128: return value
+    while at < len(data):
+        tag = number()
+        if tag & 7 == 0: yield tag >> 3, number(); continue
+        size = number() if tag & 7 == 2 else 4 if tag & 7 == 5 else 8
+        yield tag >> 3, data[at:at + size]; at += size
+
+
+def convert_bpe(model):
+    """What transformers makes of SentencePiece's BPE: every way to cut a piece into two is a merge, best pieces first."""
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
+    ids = {piece: i for i, piece in enumerate(pieces)}
+    merges = [(-processor.get_score(i), i, ids[p[:k]], ids[p[k:]], p[:k], p[k:]) for i, p in enumerate(pieces)
+              if not (processor.is_control(i) or processor.is_unknown(i) or processor.is_byte(i))
+              for k in range(1, len(p)) if p[:k] in ids and p[k:] in ids]
+    return ids, [m[4:] for m in sorted(merges)]
+
+
+def make_converted(here):
+    def finish(name, tokenizer, special, template):
+        tokenizer.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in ("<unk>", "<s>", "</s>")])
+        tokenizer.add_tokens([AddedToken("<|im_start|>", normalized=False, rstrip=True)])
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=template, special_tokens=[(t, tokenizer.token_to_id(t)) for t in ("<s>", "</s>") if t in template])
+        write(here / name, tokenizer, special, older_form=False)
+
+    ids, merges = convert_bpe(here / "sentencepiece" / "tokenizer.model")
+    to_text = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    strip = decoders.Sequence(to_text + [decoders.Strip(" ", 1, 0)])
+    llama2 = Tokenizer(models.BPE(ids, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    llama2.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    llama2.decoder = strip
+    finish("json_llama2", llama2, ["<s>", "<|im_start|>"], "<s> $A")
+    mistral = Tokenizer(models.BPE(ids, merges, unk_token="<unk>", fuse_unk=False, byte_fallback=True))
+    mistral.pre_tokenizer = pre_tokenizers.Metaspace("▁", "first", False)
+    mistral.decoder = strip
+    finish("json_mistral", mistral, ["<s>", "<|im_start|>"], "<s> $A")
+    gemma = Tokenizer(models.BPE(ids, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    gemma.normalizer = normalizers.Replace(" ", "▁")
+    gemma.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    gemma.decoder = decoders.Sequence(to_text)
+    finish("json_gemma", gemma, ["</s>", "<|im_start|>"], "<s> $A </s>")
+
+    model = here / "unigram" / "tokenizer.model"
+    unigram = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    map_ = dict(protobuf(dict(protobuf(model.read_bytes()))[3]))[2]
+    t5 = Tokenizer(models.Unigram([(unigram.id_to_piece(i), unigram.get_score(i)) for i in range(unigram.get_piece_size())],
+                                  unk_id=0, byte_fallback=False))
+    t5.normalizer = normalizers.Sequence([normalizers.Precompiled(map_), normalizers.Replace(Regex(" {2,}"), " ")])
+    t5.pre_tokenizer = pre_tokenizers.Metaspace("▁", "always", True)
+    t5.decoder = decoders.Metaspace("▁", "always", True)
+    finish("json_t5", t5, ["</s>", "<|im_start|>"], "$A </s>")
+
+
 def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--texts", type=pathlib.Path, required=True, help="folder of export_texts.R")
@@ -181,6 +272,8 @@ def main():
         tokenizer, special = make(texts)
         write(here / name, tokenizer, special, older_form=name in ("gpt2", "qwen2"))
     make_sentencepiece(here / "sentencepiece", texts)
+    make_unigram(here / "unigram", texts)
+    make_converted(here)
 
 
 if __name__ == "__main__":

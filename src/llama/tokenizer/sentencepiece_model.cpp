@@ -1,4 +1,4 @@
-#include "llama/gguf/sentencepiece_model.h"
+#include "llama/tokenizer/sentencepiece_model.h"
 
 #include <bit>
 #include <cstring>
@@ -19,6 +19,8 @@ class Message {
     if (at_ == bytes_.size()) return false;
     const std::uint64_t tag = varint();
     field_ = tag >> 3;
+    number_ = 0;
+    text_ = {};
     switch (tag & 7) {
       case 0: number_ = varint(); break;
       case 1: text_ = take(8); break;
@@ -80,18 +82,31 @@ SentencePieceModel::Piece parse_piece(Message m) {
   return piece;
 }
 
-void parse_trainer(Message m, SentencePieceModel& out) {
+void parse_trainer(Message m, SentencePieceModel& out, const std::string& name) {
   while (m.next()) {
     const auto id = static_cast<std::int32_t>(m.number());
-    if (m.field() == 3) out.is_bpe = m.number() == 2;
-    if (m.field() == 40) out.unk = id;
-    if (m.field() == 41) out.bos = id;
-    if (m.field() == 42) out.eos = id;
-    if (m.field() == 43) out.pad = id;
+    switch (m.field()) {
+      case 3:
+        if (m.number() != 1 && m.number() != 2)
+          throw Error(ErrorCode::unsupported, "'" + name + "' is a SentencePiece model of type " +
+                                                  std::to_string(m.number()) + "; 1 (unigram) and 2 (BPE) are known");
+        out.is_bpe = m.number() == 2;
+        break;
+      case 24: out.whitespace_as_suffix = m.number() != 0; break;
+      case 35: out.byte_fallback = m.number() != 0; break;
+      case 40: out.unk = id; break;
+      case 41: out.bos = id; break;
+      case 42: out.eos = id; break;
+      case 43: out.pad = id; break;
+      case 44: out.unk_surface = m.text(); break;
+      case 46: out.bos_piece = m.text(); break;
+      case 47: out.eos_piece = m.text(); break;
+      default: break;
+    }
   }
 }
 
-void parse_normalizer(Message m, SentencePieceModel& out) {
+void parse_normalizer(Message m, SentencePieceModel::Normalizer& out) {
   while (m.next()) {
     if (m.field() == 2) out.character_map = m.text();
     if (m.field() == 3) out.add_dummy_prefix = m.number() != 0;
@@ -107,6 +122,7 @@ class Writer {
     varint(value);
     return *this;
   }
+  Writer& flag(std::uint64_t field, bool value) { return number(field, value ? 1 : 0); }
   /// Protobuf sign-extends an int32 to 64 bits.
   Writer& id(std::uint64_t field, std::int32_t value) {
     return number(field, static_cast<std::uint64_t>(std::int64_t{value}));
@@ -133,6 +149,16 @@ class Writer {
   std::string bytes_;
 };
 
+std::string serialize_normalizer(const SentencePieceModel::Normalizer& n) {
+  return Writer()
+      .text(1, "identity")
+      .text(2, n.character_map)
+      .flag(3, n.add_dummy_prefix)
+      .flag(4, n.remove_extra_whitespace)
+      .flag(5, n.escape_whitespace)
+      .bytes();
+}
+
 }  // namespace
 
 SentencePieceModel SentencePieceModel::parse(std::string_view bytes, const std::string& name) {
@@ -140,25 +166,22 @@ SentencePieceModel SentencePieceModel::parse(std::string_view bytes, const std::
   Message m(bytes, name);
   while (m.next()) {
     if (m.field() == 1) out.pieces.push_back(parse_piece(Message(m.text(), name)));
-    if (m.field() == 2) parse_trainer(Message(m.text(), name), out);
-    if (m.field() == 3) parse_normalizer(Message(m.text(), name), out);
+    if (m.field() == 2) parse_trainer(Message(m.text(), name), out, name);
+    if (m.field() == 3) parse_normalizer(Message(m.text(), name), out.normalizer);
+    if (m.field() == 5) parse_normalizer(Message(m.text(), name), out.denormalizer);
   }
   return out;
 }
 
 std::string SentencePieceModel::serialize() const {
-  Writer out;
-  bool has_bytes = false;
-  for (const Piece& p : pieces) {
-    has_bytes = has_bytes || p.type == TokenType::byte;
-    const auto type = static_cast<std::uint64_t>(p.type);
-    out.text(1, Writer().text(1, p.text).single(2, p.score).number(3, type).bytes());
-  }
-  Writer trainer, normalizer;
-  trainer.number(3, is_bpe ? 2 : 1).number(35, has_bytes ? 1 : 0).id(40, unk).id(41, bos).id(42, eos).id(43, pad);
-  normalizer.text(1, "identity").text(2, character_map).number(3, add_dummy_prefix ? 1 : 0);
-  normalizer.number(4, remove_extra_whitespace ? 1 : 0).number(5, escape_whitespace ? 1 : 0);
-  return out.text(2, trainer.bytes()).text(3, normalizer.bytes()).bytes();
+  Writer out, trainer;
+  for (const Piece& p : pieces)
+    out.text(1, Writer().text(1, p.text).single(2, p.score).number(3, static_cast<std::uint64_t>(p.type)).bytes());
+  trainer.number(3, is_bpe ? 2 : 1).flag(24, whitespace_as_suffix).flag(35, byte_fallback);
+  trainer.id(40, unk).id(41, bos).id(42, eos).id(43, pad);
+  trainer.text(44, unk_surface).text(46, bos_piece).text(47, eos_piece);
+  out.text(2, trainer.bytes()).text(3, serialize_normalizer(normalizer));
+  return out.text(5, serialize_normalizer(denormalizer)).bytes();
 }
 
 }  // namespace nibble::llama

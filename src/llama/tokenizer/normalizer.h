@@ -1,0 +1,18 @@
+// The component "normalizer" of tokenizer.json: text into text, before it is cut into words.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "llama/tokenizer/json.h"
+#include "llama/tokenizer/watch.h"
+
+namespace nibble::llama {
+
+using Normalizer = std::function<std::string(std::string text, Watch& watch)>;
+
+/// In the order in which they apply; empty for null. Error{unsupported} names one that is not known.
+std::vector<Normalizer> read_normalizers(const Json& description);
+
+}  // namespace nibble::llama
