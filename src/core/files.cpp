@@ -153,14 +153,17 @@ void write_file(const std::filesystem::path& path, std::string_view text) {
 }
 
 void remove_quietly(const std::filesystem::path& path) noexcept {
-  // Once more if memory ended: what called this is on its way out, and gives memory back as it goes.
-  for (int tries = 0; tries < 3; ++tries) try {
-      std::error_code ignored;
-      std::filesystem::remove_all(path, ignored);
-      return;
+  // Once more if memory ended (as an exception or as an error of the system's): what called this is on its way out, and
+  // gives memory back as it goes.
+  for (int tries = 0; tries < 3; ++tries) {
+    try {
+      std::error_code error;
+      std::filesystem::remove_all(path, error);
+      if (!error) return;
     } catch (const std::bad_alloc&) {
       continue;
     }
+  }
 }
 
 namespace {
