@@ -97,14 +97,17 @@ void sync_folder(const fs::path& folder) {
 }  // namespace
 
 void remove_quietly(const fs::path& path) noexcept {
-  // Once more if memory ended: what called this is on its way out, and gives memory back as it goes.
-  for (int tries = 0; tries < 3; ++tries) try {
-      std::error_code ignored;
-      fs::remove_all(path, ignored);
-      return;
+  // Once more if memory ended (as an exception or as an error of the system's): what called this is on its way out, and
+  // gives memory back as it goes.
+  for (int tries = 0; tries < 3; ++tries) {
+    try {
+      std::error_code error;
+      fs::remove_all(path, error);
+      if (!error) return;
     } catch (const std::bad_alloc&) {
       continue;
     }
+  }
 }
 
 namespace {
