@@ -14,6 +14,7 @@ namespace nibble::llama {
 namespace {
 
 using testing_support::expect_error;
+using testing_support::TemporaryFolder;
 using Ids = std::vector<std::int32_t>;
 
 /// One protobuf message in the making.
