@@ -2,6 +2,7 @@
 
 #include <set>
 
+#include "config_check.h"
 #include "format/files.h"
 #include "model_directory.h"
 #include "nibble/format/checkpoint.h"
@@ -31,6 +32,8 @@ class Job {
     report_.file_bytes = fs::file_size(path);
     return report_;
   }
+
+  [[nodiscard]] const Checkpoint& input() const { return in_; }
 
   /// The quantization_config of what was written.
   [[nodiscard]] std::string config() const {
@@ -141,8 +144,9 @@ class Job {
 }  // namespace
 
 ConvertModelReport convert_model(const fs::path& from, const fs::path& to, const ConvertModelOptions& options) {
-  (void)Config::load(from);  // a model this engine knows, before anything is written
+  const Config config = Config::load(from);  // a model this engine knows, before anything is written
   Job job(from, options);
+  check_config(config, job.input());
   const std::string quantization = job.config();
   PendingDirectory out(to);
   ConvertModelReport result = job.write(out.path() / "model.safetensors");

@@ -1,5 +1,6 @@
 #include "loader.h"
 
+#include "config_check.h"
 #include "nibble/quantize/quantize.h"
 
 namespace nibble::llama {
@@ -21,7 +22,10 @@ Loader::Loader(const std::filesystem::path& path, const Config& config, const Lo
       backend_(options.backend ? *options.backend : default_backend()),
       executor_(options.executor ? *options.executor : default_executor()) {
   if (is_gguf(path)) gguf_.emplace(path);
-  else checkpoint_ = Checkpoint::open(path);
+  else {
+    checkpoint_ = Checkpoint::open(path);
+    check_config(config, checkpoint_);
+  }
 }
 
 std::vector<float> Loader::vector(const std::string& name, std::size_t size) const {
@@ -88,6 +92,7 @@ Block Loader::block(std::size_t index) {
   l.gate = linear(names[4], c.intermediate, c.hidden);
   l.up = linear(names[5], c.intermediate, c.hidden);
   l.down = linear(names[6], c.hidden, c.intermediate);
+  l.window = c.window_of(index);
   return l;
 }
 

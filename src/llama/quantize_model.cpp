@@ -1,5 +1,6 @@
 #include "nibble/llama/quantize_model.h"
 
+#include "config_check.h"
 #include "format/files.h"
 #include "model_directory.h"
 #include "nibble/format/checkpoint.h"
@@ -38,6 +39,8 @@ class Job {
     if (weights_ > 0) report_.bits_per_weight = bits_ / weights_;
     return report_;
   }
+
+  [[nodiscard]] const Checkpoint& input() const { return in_; }
 
  private:
   bool quantized(const TensorInfo& t) const {
@@ -122,8 +125,9 @@ class Job {
 }  // namespace
 
 QuantizeModelReport quantize_model(const fs::path& from, const fs::path& to, const QuantizeModelOptions& options) {
-  (void)Config::load(from);  // a model this engine knows, before anything is written
+  const Config config = Config::load(from);  // a model this engine knows, before anything is written
   Job job(from, options);
+  check_config(config, job.input());
   PendingDirectory out(to);
   const QuantizeModelReport result = job.write(out.path() / "model.safetensors");
   format::write_file(out.path() / "config.json", new_config(from, options));
