@@ -170,8 +170,8 @@ class AwqFormat final : public LayerFormat {
       }
   }
 
-  std::string config(const std::vector<QuantizedLayer>& layers,
-                     const std::vector<std::string>& skipped) const override {
+  std::string config(const std::vector<QuantizedLayer>& layers, const std::vector<std::string>& skipped,
+                     const QuantizationRun&) const override {
     return awq_config(layers, skipped, version());
   }
 

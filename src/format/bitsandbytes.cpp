@@ -1,3 +1,4 @@
+#include <array>
 #include <bit>
 #include <nlohmann/json.hpp>
 
@@ -17,6 +18,9 @@ bool is_int8_rows(const QuantSpec& spec) {
   return spec.scheme == SchemeKind::symmetric && spec.bits == 8 && spec.granularity == Granularity::channel;
 }
 bool is_8bit(const QuantSpec& spec) { return spec.scheme == SchemeKind::llm_int8 || is_int8_rows(spec); }
+
+/// Above it activations are outliers; 0: none are taken out.
+float threshold_of(const QuantSpec& spec) { return spec.scheme == SchemeKind::llm_int8 ? spec.threshold : 0.0f; }
 
 std::string quant_state_name(const std::string& layer, SchemeKind kind) {
   return layer + ".weight.quant_state.bitsandbytes__" + (kind == SchemeKind::nf4 ? "nf4" : "fp4");
@@ -191,7 +195,27 @@ QuantizedMatrix decode_bnb4(const TensorSource& source, const std::string& layer
   return q;
 }
 
+/// bitsandbytes' numbers for the order of the bytes; 0 is rows, the others are tiles of kernels it once had.
+constexpr std::array<std::string_view, 4> kWeightFormats{"row", "col32", "col_turing", "col_ampere"};
+
+/// Refuses a weight that does not lie in rows.
+void need_rows(const TensorSource& source, const std::string& layer) {
+  const std::string name = layer + ".weight_format";
+  std::string stated = source.find_metadata(name).value_or("row");
+  if (const auto t = source.find(name)) {
+    if (t->type != DType::u8 || t->bytes.size() != 1) refuse(name, "must be one U8");
+    const auto number = std::to_integer<std::size_t>(*t->bytes.data());
+    stated = number < kWeightFormats.size() ? kWeightFormats[number] : std::to_string(number);
+  }
+  if (stated != kWeightFormats[0])
+    throw Error(ErrorCode::unsupported, "tensor '" + layer + ".weight' lies in the order '" + stated + "', as '" +
+                                            name +
+                                            "' says; only 'row' is read: save the model again with bitsandbytes 0.45 "
+                                            "or later");
+}
+
 QuantizedMatrix decode_bnb8(const TensorSource& source, const std::string& layer) {
+  need_rows(source, layer);
   const NamedTensor w = need(source, layer + ".weight", DType::i8);
   if (w.shape.size() != 2) refuse(w.name, "must have two dimensions");
   check_shape(w.name, w.shape[0], w.shape[1]);
@@ -258,14 +282,19 @@ class BitsandbytesFormat final : public LayerFormat {
 
   bool needs_metadata() const override { return true; }
 
-  std::string config(const std::vector<QuantizedLayer>& layers,
-                     const std::vector<std::string>& skipped) const override {
+  std::string config(const std::vector<QuantizedLayer>& layers, const std::vector<std::string>& skipped,
+                     const QuantizationRun&) const override {
     const QuantSpec& spec = layers.front().description.spec;
-    for (const QuantizedLayer& l : layers)
-      if (is_4bit(l.description.spec) != is_4bit(spec))
-        throw Error(ErrorCode::unsupported, "layer '" + l.name + "' is " + l.description.spec.to_string() + " and '" +
-                                                layers.front().name + "' " + spec.to_string() +
-                                                "; a bitsandbytes model has 4-bit or 8-bit layers, not both");
+    const auto refuse_mix = [&](const QuantizedLayer& l, const char* why) {
+      throw Error(ErrorCode::unsupported, "layer '" + l.name + "' is " + l.description.spec.to_string() + " and '" +
+                                              layers.front().name + "' " + spec.to_string() + why);
+    };
+    for (const QuantizedLayer& l : layers) {
+      const QuantSpec& other = l.description.spec;
+      if (is_4bit(other) != is_4bit(spec)) refuse_mix(l, "; a bitsandbytes model has 4-bit or 8-bit layers, not both");
+      if (!is_4bit(spec) && threshold_of(other) != threshold_of(spec))
+        refuse_mix(l, "; a bitsandbytes model has one threshold of outliers for all layers");
+    }
     nlohmann::ordered_json j;
     if (is_4bit(spec))
       j = {{"quant_method", "bitsandbytes"},
@@ -273,16 +302,14 @@ class BitsandbytesFormat final : public LayerFormat {
            {"load_in_8bit", false},
            {"bnb_4bit_quant_type", spec.scheme == SchemeKind::nf4 ? "nf4" : "fp4"},
            {"bnb_4bit_use_double_quant", spec.double_quant},
-           {"bnb_4bit_compute_dtype", "float32"},
            {"bnb_4bit_quant_storage", "uint8"},
            {"llm_int8_skip_modules", skipped}};
     else
       j = {{"quant_method", "bitsandbytes"},
            {"load_in_4bit", false},
            {"load_in_8bit", true},
-           {"llm_int8_threshold", spec.scheme == SchemeKind::llm_int8 ? spec.threshold : 0.0f},
+           {"llm_int8_threshold", threshold_of(spec)},
            {"llm_int8_has_fp16_weight", false},
-           {"llm_int8_enable_fp32_cpu_offload", false},
            {"llm_int8_skip_modules", skipped}};
     j["nibble_spec"] = spec.to_string();
     return j.dump();

@@ -57,12 +57,12 @@ class CompressedTensorsFormat final : public LayerFormat {
     const LayerQuantization& as = layer_quantization(source, layer);
     if (is_in_bytes(source, layer)) return decode_bytes(source, layer, as);
     const std::string packed_name = layer + ".weight_packed";
-    if (source.quantization()->method() != "compressed-tensors" || source.quantization()->format() != "pack-quantized")
+    if (source.quantization()->method() != "compressed-tensors")
       throw Error(ErrorCode::unsupported, "tensor '" + packed_name +
-                                              "' is compressed-tensors', but the configuration "
-                                              "says '" +
-                                              source.quantization()->method() + "' with the format '" +
-                                              source.quantization()->format() + "'; pack-quantized is read");
+                                              "' is compressed-tensors', but the configuration says '" +
+                                              source.quantization()->method() + "'");
+    if (!as.obstacle.empty())
+      throw Error(ErrorCode::unsupported, "tensor '" + packed_name + "' is compressed-tensors': " + as.obstacle);
     const auto shape = read_shape(source, layer);
     const std::size_t rows = shape[0], cols = shape[1];
     const NamedTensor packed = need(source, packed_name, DType::i32);
@@ -86,6 +86,10 @@ class CompressedTensorsFormat final : public LayerFormat {
 
   std::string obstacle(const LayerDescription& d) const override {
     if (std::string why = integer_obstacle(d, true); !why.empty()) return why;
+    if (d.act_order)
+      return "act-order groups (g_idx), which compressed-tensors' readers have given up; gptq and nibble hold them, "
+             "and "
+             "static groups need none";
     if (d.spec.granularity == Granularity::group && d.cols % d.spec.group_size != 0)
       return "its " + std::to_string(d.cols) + " columns are no multiple of the group size " +
              std::to_string(d.spec.group_size) + ", as compressed-tensors' readers ask";
@@ -113,7 +117,6 @@ class CompressedTensorsFormat final : public LayerFormat {
       if (d.spec.granularity == Granularity::tensor) out.push_back({w + "zero_point", DType::i8, {1}, {}});
       else out.push_back({w + "zero_point", DType::i32, {words(d.rows, bits), d.spec.groups_per_row(d.cols)}, {}});
     }
-    if (d.act_order) out.push_back({w + "g_idx", DType::i32, {d.cols}, {}});
     return out;
   }
 
@@ -125,11 +128,10 @@ class CompressedTensorsFormat final : public LayerFormat {
     const std::int64_t shape[2] = {static_cast<std::int64_t>(q.rows), static_cast<std::int64_t>(q.cols)};
     t[2].bytes = copy_bytes(shape, sizeof shape);
     if (q.spec.has_zero_points()) t[3].bytes = zero_points(q, t[3].shape);
-    if (!q.g_idx.empty()) t.back().bytes = write_g_idx(q);
   }
 
-  std::string config(const std::vector<QuantizedLayer>& layers,
-                     const std::vector<std::string>& skipped) const override {
+  std::string config(const std::vector<QuantizedLayer>& layers, const std::vector<std::string>& skipped,
+                     const QuantizationRun&) const override {
     return compressed_tensors_config(layers, skipped);
   }
 

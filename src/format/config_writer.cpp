@@ -21,8 +21,9 @@ struct Said {
   friend bool operator==(const Said&, const Said&) = default;
 };
 
-Said said_of(const LayerDescription& d) {
-  return {d.spec.scheme, d.spec.bits, d.spec.granularity, d.spec.group_size, d.act_order};
+Said said_of(const QuantizedLayer& l) {
+  const QuantSpec& s = l.description.spec;
+  return {s.scheme, s.bits, s.granularity, s.group_size, l.act_order || l.description.act_order};
 }
 
 /// Layers by what is said of them, in the order of first appearance but the largest set first.
@@ -34,7 +35,7 @@ struct Kind {
 std::vector<Kind> kinds_of(const std::vector<QuantizedLayer>& layers) {
   std::vector<Kind> out;
   for (const QuantizedLayer& l : layers) {
-    const Said said = said_of(l.description);
+    const Said said = said_of(l);
     auto kind = std::find_if(out.begin(), out.end(), [&](const Kind& k) { return k.said == said; });
     if (kind == out.end()) kind = out.insert(out.end(), {said, {}});
     kind->names.push_back(l.name);
@@ -79,24 +80,24 @@ QuantSpec nearest_integer_spec(QuantSpec spec) {
   return spec;
 }
 
-std::string gptq_config(const std::vector<QuantizedLayer>& layers, const std::vector<std::string>& skipped, bool v2) {
+std::string gptq_config(const std::vector<QuantizedLayer>& layers, const std::vector<std::string>& skipped,
+                        const QuantizationRun& run, bool v2) {
   const auto kinds = kinds_of(layers);
   const Said& base = kinds.front().said;
   const bool head = std::any_of(layers.begin(), layers.end(), [](const auto& l) { return l.name == "lm_head"; });
   Json j{{"bits", base.bits},
          {"group_size", group_size(base)},
-         {"damp_percent", 0.01},
          {"desc_act", base.act_order},
-         {"static_groups", false},
          {"sym", base.scheme == SchemeKind::symmetric},
-         {"true_sequential", true},
-         {"model_name_or_path", nullptr},
          {"model_file_base_name", "model"},
          {"quant_method", "gptq"},
          {"checkpoint_format", v2 ? "gptq_v2" : "gptq"},
          {"lm_head", head},
          {"pack_dtype", "int32"},
-         {"meta", {{"quantizer", {"nibble:0.1"}}}}};
+         {"meta", {{"quantizer", {"nibble:" NIBBLE_VERSION}}}}};
+  if (run.damp_percent) j["damp_percent"] = *run.damp_percent;
+  if (run.static_groups) j["static_groups"] = *run.static_groups;
+  if (run.true_sequential) j["true_sequential"] = *run.true_sequential;
   Json rules = Json::object();
   auto& members = rules.get_ref<Json::object_t&>();  // names differ: nothing to search for
   members.reserve(layers.size() + skipped.size());
@@ -143,8 +144,9 @@ std::string compressed_tensors_config(const std::vector<QuantizedLayer>& layers,
                  {"symmetric", s.scheme == SchemeKind::symmetric},
                  {"strategy", strategy},
                  {"group_size", s.granularity == Granularity::group ? Json(s.group_size) : Json(nullptr)},
-                 {"actorder", s.act_order ? Json("group") : Json(nullptr)},
                  {"dynamic", false}};
+    // Of the orders that the schema once had, its readers still take the one that leaves no trace in the file.
+    if (s.act_order && s.granularity == Granularity::group) weights["actorder"] = "weight";
     groups["group_" + std::to_string(i)] = {{"targets", i == 0 ? std::vector<std::string>{"Linear"} : kinds[i].names},
                                             {"weights", weights},
                                             {"input_activations", nullptr},

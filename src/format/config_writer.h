@@ -13,7 +13,8 @@ std::string integer_obstacle(const LayerDescription& d, bool tensor_wide = false
 /// The nearest spec of such codes: blocks become groups, codebooks integers of as many bits.
 QuantSpec nearest_integer_spec(QuantSpec spec);
 
-std::string gptq_config(const std::vector<QuantizedLayer>& layers, const std::vector<std::string>& skipped, bool v2);
+std::string gptq_config(const std::vector<QuantizedLayer>& layers, const std::vector<std::string>& skipped,
+                        const QuantizationRun& run, bool v2);
 std::string awq_config(const std::vector<QuantizedLayer>& layers, const std::vector<std::string>& skipped,
                        const std::string& version);
 std::string compressed_tensors_config(const std::vector<QuantizedLayer>& layers,

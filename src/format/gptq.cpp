@@ -174,9 +174,9 @@ class GptqFormat final : public LayerFormat {
     t[3].bytes = write_g_idx(q);
   }
 
-  std::string config(const std::vector<QuantizedLayer>& layers,
-                     const std::vector<std::string>& skipped) const override {
-    return gptq_config(layers, skipped, v2_);
+  std::string config(const std::vector<QuantizedLayer>& layers, const std::vector<std::string>& skipped,
+                     const QuantizationRun& run) const override {
+    return gptq_config(layers, skipped, run, v2_);
   }
 
  private:

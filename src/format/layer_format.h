@@ -33,7 +33,8 @@ class LayerFormat {
   [[nodiscard]] virtual bool needs_metadata() const { return false; }
   /// quantization_config, as JSON text, for layers that have no obstacle; at least one.
   [[nodiscard]] virtual std::string config(const std::vector<QuantizedLayer>& layers,
-                                           const std::vector<std::string>& skipped) const = 0;
+                                           const std::vector<std::string>& skipped,
+                                           const QuantizationRun& run) const = 0;
 };
 
 /// The implementation of a layout.

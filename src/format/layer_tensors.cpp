@@ -125,6 +125,13 @@ Buffer write_g_idx(const QuantizedMatrix& q) {
   return out;
 }
 
+bool is_reordered(const QuantizedMatrix& q) {
+  for (std::size_t c = 0; c < q.g_idx.size(); ++c)
+    if (static_cast<std::size_t>(q.g_idx[c]) != (q.spec.granularity == Granularity::group ? c / q.spec.group_size : 0))
+      return true;
+  return false;
+}
+
 ScaleType scale_type_of(DType type) {
   return type == DType::f16 ? ScaleType::f16 : type == DType::bf16 ? ScaleType::bf16 : ScaleType::f32;
 }

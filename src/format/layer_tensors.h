@@ -39,6 +39,9 @@ std::vector<std::int32_t> read_g_idx(const TensorSource& source, const std::stri
                                      std::size_t cols);
 /// The group of each column, spelled out.
 Buffer write_g_idx(const QuantizedMatrix& q);
+/// Whether a column is in another group than its place says. A g_idx that says nothing else (of one group, or of
+/// columns that were in order already) need not be stored, and does not come back.
+bool is_reordered(const QuantizedMatrix& q);
 
 ScaleType scale_type_of(DType type);
 DType dtype_of(ScaleType type);

@@ -70,7 +70,7 @@ void fill_native(const QuantizedMatrix& q, std::vector<NamedTensor>& t) {
     t[3].bytes = copy_bytes(q.nested.map);
     t[4].bytes = copy_bytes(&q.nested.offset, sizeof(float));
   }
-  if (!q.g_idx.empty()) t.back().bytes = copy_bytes(q.g_idx);
+  if (is_reordered(q)) t.back().bytes = copy_bytes(q.g_idx);
 }
 
 QuantizedMatrix decode_native(const TensorSource& source, const std::string& layer) {
@@ -132,8 +132,8 @@ class NibbleFormat final : public LayerFormat {
   }
   void fill(const QuantizedMatrix& q, DType, std::vector<NamedTensor>& t) const override { fill_native(q, t); }
   bool needs_metadata() const override { return true; }
-  std::string config(const std::vector<QuantizedLayer>& layers,
-                     const std::vector<std::string>& skipped) const override {
+  std::string config(const std::vector<QuantizedLayer>& layers, const std::vector<std::string>& skipped,
+                     const QuantizationRun&) const override {
     return nlohmann::ordered_json{{"quant_method", "nibble"},
                                   {"version", 1},
                                   {"modules_to_not_convert", skipped},

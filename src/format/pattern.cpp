@@ -1,5 +1,6 @@
 #include "pattern.h"
 
+#include <algorithm>
 #include <string>
 
 #include "nibble/core/error.h"
@@ -24,16 +25,17 @@ Letters range(unsigned char first, unsigned char last) {
 
 /// Recursive descent; each piece of the pattern appends its steps.
 class PatternCompiler {
+  using Kind = Pattern::Kind;
+
  public:
   PatternCompiler(std::string_view text, std::vector<Pattern::Step>& steps) : text_(text), steps_(steps) {
     alternatives(0);
     if (at_ < text_.size()) refuse("')' without '('");
-    add({Pattern::Kind::accept, {}, 0, 0});
+    add({Kind::accept, {}, 0, 0});
   }
+  [[nodiscard]] int levels() const { return most_level_ + 1; }
 
  private:
-  using Kind = Pattern::Kind;
-
   [[noreturn]] void refuse(const std::string& why) const {
     throw Error(ErrorCode::unsupported, "the pattern '" + std::string(text_.substr(0, 200)) + "': " + why);
   }
@@ -50,6 +52,7 @@ class PatternCompiler {
   }
   void add(Pattern::Step step) {
     if (steps_.size() >= kMostSteps) refuse("it is too long");
+    step.level = level_;
     steps_.push_back(step);
   }
   /// Makes room for one step at `where`: what lies behind moves, and its jumps with it.
@@ -57,10 +60,12 @@ class PatternCompiler {
     add({});
     for (std::size_t i = steps_.size() - 1; i > where; --i) steps_[i] = steps_[i - 1];
     for (std::size_t i = where + 1; i < steps_.size(); ++i) shift(steps_[i], 1);
+    step.level = level_;
     steps_[where] = step;
   }
   static void shift(Pattern::Step& step, std::size_t by) {
-    if (step.kind != Kind::fork && step.kind != Kind::jump) return;
+    if (step.kind != Kind::fork && step.kind != Kind::jump && step.kind != Kind::look && step.kind != Kind::look_not)
+      return;
     step.next += by;
     step.other += by;
   }
@@ -90,9 +95,8 @@ class PatternCompiler {
   void piece(int depth) {
     switch (const char c = take()) {
       case '(':
-        if (skip('?') && !skip(':')) refuse("only (?: ) of the groups with '?' is known");
-        alternatives(depth + 1);
-        if (!skip(')')) refuse("'(' without ')'");
+        if (skip('?')) return special_group(depth);
+        group(depth);
         return;
       case '^': return add({Kind::start, {}, 0, 0});
       case '$': return add({Kind::end, {}, 0, 0});
@@ -105,6 +109,29 @@ class PatternCompiler {
       case '{': refuse("there is nothing to repeat before '" + std::string(1, c) + "'");
       default: return letters(Letters().set(static_cast<unsigned char>(c)));
     }
+  }
+
+  void group(int depth) {
+    alternatives(depth + 1);
+    if (!skip(')')) refuse("'(' without ')'");
+  }
+
+  void special_group(int depth) {
+    const char kind = take();
+    if (kind == ':') return group(depth);
+    if (kind == 'P' && skip('<')) {
+      while (take() != '>') {
+      }
+      return group(depth);
+    }
+    if (kind != '=' && kind != '!') refuse("of the groups with '?' only (?: ), (?P<name> ), (?= ) and (?! ) are known");
+    const std::size_t look = steps_.size();
+    add({kind == '=' ? Kind::look : Kind::look_not, {}, look + 1, 0});
+    most_level_ = std::max(most_level_, ++level_);
+    group(depth);
+    add({Kind::accept, {}, 0, 0});
+    --level_;
+    steps_[look].other = steps_.size();
   }
 
   void letters(const Letters& which) { add({Kind::letter, which, 0, 0}); }
@@ -185,7 +212,9 @@ class PatternCompiler {
       const std::size_t by = steps_.size() - start;
       for (Pattern::Step step : piece) {
         shift(step, by);
+        const int level = step.level;
         add(step);
+        steps_.back().level = level;
       }
     };
     steps_.resize(start);
@@ -207,40 +236,46 @@ class PatternCompiler {
   std::string_view text_;
   std::vector<Pattern::Step>& steps_;
   std::size_t at_ = 0;
+  int level_ = 0, most_level_ = 0;
 };
 
-Pattern::Pattern(std::string_view text) { PatternCompiler(text, steps_); }
+Pattern::Pattern(std::string_view text) { levels_ = PatternCompiler(text, steps_).levels(); }
 
-bool Pattern::matches_start(std::string_view text) const {
-  std::vector<std::size_t> now{0}, later, stack;
-  std::vector<std::size_t> seen(steps_.size(), 0);  // the position + 1 at which a step was last entered
-  for (std::size_t at = 0; at <= text.size() && !now.empty(); ++at) {
-    later.clear();
-    stack.assign(now.rbegin(), now.rend());
-    while (!stack.empty()) {
-      const std::size_t s = stack.back();
-      stack.pop_back();
-      if (seen[s] == at + 1) continue;
-      seen[s] = at + 1;
-      const Step& step = steps_[s];
-      switch (step.kind) {
-        case Kind::accept: return true;
-        case Kind::fork: stack.push_back(step.other); [[fallthrough]];
-        case Kind::jump: stack.push_back(step.next); break;
-        case Kind::start:
-          if (at == 0) stack.push_back(s + 1);
-          break;
-        case Kind::end:
-          if (at == text.size()) stack.push_back(s + 1);
-          break;
-        case Kind::letter:
-          if (at < text.size() && step.letters.test(static_cast<unsigned char>(text[at]))) later.push_back(s + 1);
-          break;
-      }
-    }
-    now.swap(later);
+bool Pattern::accepts(std::size_t step, std::string_view text, std::size_t at, const std::vector<char>& here,
+                      const std::vector<char>& beyond) const {
+  const Step& s = steps_[step];
+  switch (s.kind) {
+    case Kind::accept: return true;
+    case Kind::fork: return here[s.next] != 0 || here[s.other] != 0;
+    case Kind::jump: return here[s.next] != 0;
+    case Kind::start: return at == 0 && here[step + 1] != 0;
+    case Kind::end:  // before a newline that is the last letter, too
+      return (at == text.size() || (at + 1 == text.size() && text[at] == '\n')) && here[step + 1] != 0;
+    case Kind::look: return here[s.next] != 0 && here[s.other] != 0;
+    case Kind::look_not: return here[s.next] == 0 && here[s.other] != 0;
+    case Kind::letter:
+      return at < text.size() && s.letters.test(static_cast<unsigned char>(text[at])) && beyond[step + 1] != 0;
   }
   return false;
+}
+
+bool Pattern::matches_start(std::string_view text) const {
+  std::vector<char> here(steps_.size()), beyond(steps_.size());
+  for (std::size_t at = text.size() + 1; at-- > 0;) {
+    here.swap(beyond);
+    std::fill(here.begin(), here.end(), 0);
+    // What lies in a look-ahead comes before the look-ahead itself. Most steps lead to later ones, so that one sweep
+    // from the last is enough for them; each loop around a step may take another, and groups nest no deeper than
+    // kMostDepth.
+    for (int level = levels_ - 1; level >= 0; --level)
+      for (bool changed = true; changed;) {
+        changed = false;
+        for (std::size_t s = steps_.size(); s-- > 0;)
+          if (steps_[s].level == level && here[s] == 0 && accepts(s, text, at, here, beyond))
+            here[s] = 1, changed = true;
+      }
+  }
+  return here[0] != 0;
 }
 
 }  // namespace nibble::format

@@ -155,6 +155,7 @@ class QuantizationConfigParser {
     out_.base_.act_order = f.flag({"desc_act"}, false);
     if (const Json* meta = f.find({"meta"}); meta != nullptr && meta->is_object())
       out_.zeros_by_word_ = names_gptqmodel(meta->value("quantizer", Json()));
+    refuse_structures(f, {"adapter", "rotation"});
     if (const Json* rules = f.find({"dynamic"})) gptq_rules(Fields(*rules, f.place() + ": \"dynamic\""));
   }
 
@@ -191,38 +192,90 @@ class QuantizationConfigParser {
 
   void compressed_tensors(const Fields& f) {
     out_.format_ = lower(f.text({"format"}, "pack-quantized"));
+    refuse_structures(f, {"kv_cache_scheme", "transform_config"});
+    if (const Json* sparsity = f.find({"sparsity_config"}); sparsity != nullptr && !sparsity->empty())
+      if (const auto format = Fields(*sparsity, f.place() + ": \"sparsity_config\"").text({"format"}, "?");
+          format != "dense")
+        unsupported(f, "the sparse format '" + format + "' is not read");
+    if (!is_read(out_.format_) && out_.format_ != "mixed-precision")
+      out_.base_.obstacle = "its format is '" + out_.format_ + "'; pack-quantized and int-quantized are read";
+    else out_.base_.obstacle = "no target of \"config_groups\" matches its name";
     const Json* groups = f.find({"config_groups"});
     if (groups == nullptr) return;
-    bool has_base = false;
     std::vector<QuantizationConfig::Rule> by_regex;
     for (const auto& [name, group] : Fields(*groups, f.place() + ": \"config_groups\"").object().items()) {
-      const Fields g(group, f.place() + ": \"" + name.substr(0, 100) + "\"");
-      const Json* weights = g.find({"weights"});
-      if (weights == nullptr) continue;
-      const auto as = weights_of(Fields(*weights, g.place() + ": \"weights\""));
-      if (!as) continue;
-      if (!has_base) out_.base_ = *as;  // where nothing else matches
-      const Json* targets = g.find({"targets"});
-      for (const Json& target : targets == nullptr || !targets->is_array() ? Json::array() : *targets) {
-        if (!target.is_string()) g.refuse("targets", target, "a name is needed");
+      const std::string place = f.place() + ": \"" + name.substr(0, 100) + "\"";
+      const LayerQuantization as = group.is_array() ? preset(name) : group_of(Fields(group, place));
+      const Json& targets = group.is_array() ? group : group.value("targets", Json::array());
+      for (const Json& target : targets.is_array() ? targets : Json::array()) {
+        if (!target.is_string())
+          throw Error(ErrorCode::corrupt_file,
+                      place + ": a target is " + std::string(target.type_name()) + "; a name is needed");
         const auto text = target.get<std::string>();
-        if (text.starts_with("re:")) by_regex.push_back({text.substr(3), true, *as});
-        else if (text.find('.') != std::string::npos || text == "lm_head") add({text, false, *as});
-        else if (!has_base) out_.base_ = *as, has_base = true;  // a class of modules, Linear say
+        if (text.starts_with("re:")) by_regex.push_back({text.substr(3), true, as});
+        else if (text.find('.') != std::string::npos || text == "lm_head") add({text, false, as});
+        // A class of modules. Of what is packed only linear layers are read; another class can only mean those in it,
+        // which one group alone leaves no doubt about.
+        else if (text == "Linear" || groups->size() == 1) out_.base_ = as;
       }
     }
     for (auto& rule : by_regex) add(std::move(rule));  // names come before patterns
   }
 
-  /// Nothing for a group that is not of integers: its layers are stored in another way.
-  static std::optional<LayerQuantization> weights_of(const Fields& w) {
-    if (w.text({"type"}, "int") != "int") return std::nullopt;
+  /// Keys whose value, if there is one, changes what the model computes.
+  static void refuse_structures(const Fields& f, std::initializer_list<const char*> keys) {
+    for (const char* key : keys)
+      if (const Json* v = f.find({key}); v != nullptr && !v->empty())
+        unsupported(f, "\"" + std::string(key) + "\" is there, which is not read: it changes what the model computes");
+  }
+
+  static bool is_read(const std::string& format) { return format == "pack-quantized" || format == "int-quantized"; }
+
+  static LayerQuantization not_read(std::string why) {
+    LayerQuantization as;
+    as.obstacle = std::move(why);
+    return as;
+  }
+
+  /// compressed-tensors' names of common schemes: W4A16 is 4-bit weights in groups of 128 and 16-bit activations.
+  static LayerQuantization preset(const std::string& name) {
+    const std::string known = lower(name);
+    const bool asymmetric = known == "w4a16_asym";
+    if (!asymmetric &&
+        !(known.size() == 5 && known[0] == 'w' && known.ends_with("a16") && known[1] >= '2' && known[1] <= '8'))
+      return not_read("its preset, '" + name.substr(0, 100) + "', is not read; W2A16 to W8A16 and W4A16_ASYM are");
+    LayerQuantization as;
+    as.bits = known[1] - '0';
+    as.symmetric = !asymmetric;
+    return as;
+  }
+
+  LayerQuantization group_of(const Fields& g) const {
+    const std::string format =
+        lower(g.text({"format"}, out_.format_ == "mixed-precision" ? "pack-quantized" : out_.format_));
+    if (!is_read(format))
+      return not_read("its format is '" + format + "'; pack-quantized and int-quantized are read");
+    // Codes in bytes are there for activations in 8 bits. The weights are what they are; compressed_tensors.h says that
+    // activations are not rounded.
+    if (format != "int-quantized" && g.find({"input_activations"}) != nullptr)
+      return not_read("its \"input_activations\" are quantized too, which is not read");
+    if (g.find({"output_activations"}) != nullptr)
+      return not_read("its \"output_activations\" are quantized too, which is not read");
+    const Json* weights = g.find({"weights"});
+    if (weights == nullptr) return not_read("its group says nothing of weights");
+    return weights_of(Fields(*weights, g.place() + ": \"weights\""));
+  }
+
+  static LayerQuantization weights_of(const Fields& w) {
+    if (const std::string type = lower(w.text({"type"}, "int")); type != "int")
+      return not_read("its weights are of type '" + type + "'; int is read");
     LayerQuantization as;
     as.bits = w.bits({"num_bits"});
     as.symmetric = w.flag({"symmetric"}, true);
     w.group_size({"group_size"}, as);
     const bool grouped = w.find({"group_size"}) != nullptr && as.granularity == Granularity::group;
-    const std::string strategy = w.text({"strategy"}, grouped ? "group" : "tensor");
+    const bool rows = w.find({"group_size"}) != nullptr && !grouped;  // −1
+    const std::string strategy = lower(w.text({"strategy"}, grouped ? "group" : rows ? "channel" : "tensor"));
     if (strategy == "group" && !grouped)
       throw Error(ErrorCode::corrupt_file, w.place() + ": the strategy is group, and \"group_size\" is missing or −1");
     if (strategy == "tensor") as.granularity = Granularity::tensor;

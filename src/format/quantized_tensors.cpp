@@ -70,6 +70,10 @@ std::span<const CheckpointLayout> checkpoint_layouts() {
   return all;
 }
 
+LayerDescription LayerDescription::of(const QuantizedMatrix& q, DType dtype) {
+  return {q.spec, q.rows, q.cols, format::is_reordered(q), dtype};
+}
+
 CheckpointLayout default_layout(const QuantSpec& spec) {
   const bool there = format::bitsandbytes_format().obstacle({spec, 1, 1}).empty();
   const bool narrow_scales = spec.is_affine() && spec.scale_type != ScaleType::f32;
@@ -164,13 +168,13 @@ std::optional<std::pair<std::string, std::string>> quantized_metadata(Checkpoint
 }
 
 std::string quantization_config(CheckpointLayout layout, const std::vector<QuantizedLayer>& layers,
-                                const std::vector<std::string>& skipped_modules) {
+                                const std::vector<std::string>& skipped_modules, const QuantizationRun& run) {
   if (layers.empty())
     throw Error(ErrorCode::invalid_argument, "quantization_config: a model without quantized layers has none");
   for (const QuantizedLayer& l : layers)
     if (const std::string why = format::format_of(layout).obstacle(l.description); !why.empty())
       cannot_hold(layout, l.name, why);
-  return format::format_of(layout).config(layers, skipped_modules);
+  return format::format_of(layout).config(layers, skipped_modules, run);
 }
 
 std::vector<NamedTensor> declare_quantized(const std::string& layer, const QuantSpec& spec, std::size_t rows,

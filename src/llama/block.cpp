@@ -137,8 +137,7 @@ void BlockPass::mix(const Block& block, MatrixView<const float> normed, std::spa
     std::vector<float> scores(start + n);
     for (std::size_t i = begin; i < end; ++i) {
       const std::size_t t = i / config_.heads, h = i % config_.heads, last = start + t + 1;
-      const std::size_t first =
-          config_.sliding_window != 0 && last > config_.sliding_window ? last - config_.sliding_window : 0;
+      const std::size_t first = block.window != 0 && last > block.window ? last - block.window : 0;
       const std::size_t at = h / group * dim;
       attend(&q(t, h * dim), cache.keys.data + at, cache.values.data + at, width, first, last, dim, scores.data(),
              &mixed(t, h * dim));

@@ -1,5 +1,6 @@
 #include "nibble/llama/config.h"
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <numbers>
@@ -8,6 +9,7 @@
 #include "format/files.h"
 #include "format/recognise.h"
 #include "llama/gguf/weights.h"
+#include "llama/known_keys.h"
 #include "nibble/core/error.h"
 
 namespace nibble::llama {
@@ -16,11 +18,26 @@ namespace {
 
 using Json = nlohmann::json;
 
-/// A value in a message: what it is, where it holds others.
-std::string shown(const Json& v) {
-  if (v.is_structured()) return std::string("an ") + v.type_name();
-  return v.dump(-1, ' ', true, Json::error_handler_t::replace).substr(0, 60);
+/// What transformers takes where a file leaves a field out.
+struct Family {
+  std::string_view type;
+  std::size_t kv_heads;  ///< 0: as many as heads.
+  std::size_t context;
+  std::size_t window;       ///< 0: the model has no windows, whatever the file says.
+  std::size_t full_layers;  ///< Qwen2 alone: the layers without a window.
+};
+constexpr Family kFamilies[] = {
+    {"llama", 0, 2048, 0, 0}, {"mistral", 8, std::size_t{1} << 17, 4096, 0}, {"qwen2", 32, 32768, 4096, 28}};
+
+const Family& family_of(const std::string& type, const std::string& name) {
+  for (const Family& family : kFamilies)
+    if (family.type == type) return family;
+  throw Error(ErrorCode::unsupported, "'" + name + "': model_type '" + type +
+                                          "' is not a Llama-family model this engine knows: llama, mistral, qwen2");
 }
+
+/// No matrix has more rows or columns.
+constexpr std::uint64_t kMostSize = 1u << 28;
 
 /// Typed access to one JSON object, with errors that name the field.
 class Fields {
@@ -35,15 +52,20 @@ class Fields {
     const Json* v = find(field);
     if (v == nullptr && fallback) return *fallback;
     if (v == nullptr) refuse(field, "is missing");
-    constexpr std::uint64_t most = 1u << 28;
-    if (!v->is_number_unsigned() || v->get<std::uint64_t>() == 0 || v->get<std::uint64_t>() > most)
+    if (!v->is_number_unsigned() || v->get<std::uint64_t>() == 0 || v->get<std::uint64_t>() > kMostSize)
       refuse(field, "is " + shown(*v) + "; a positive whole number is needed");
     return v->get<std::size_t>();
   }
-  double number(const char* field, double fallback) const {
+  std::size_t size_or_zero(const char* field, std::size_t fallback) const {
     const Json* v = find(field);
-    if (v == nullptr) return fallback;
-    if (!v->is_number() || !(v->get<double>() > 0)) refuse(field, "is " + shown(*v) + "; a positive number is needed");
+    return v != nullptr && *v == 0 ? 0 : size(field, fallback);
+  }
+  double number(const char* field, std::optional<double> fallback, bool zero = false) const {
+    const Json* v = find(field);
+    if (v == nullptr && fallback) return *fallback;
+    if (v == nullptr) refuse(field, "is missing");
+    if (!v->is_number() || !(v->get<double>() > 0 || (zero && v->get<double>() == 0)))
+      refuse(field, "is " + shown(*v) + "; a positive number is needed");
     return v->get<double>();
   }
   bool flag(const char* field, bool fallback) const {
@@ -58,12 +80,19 @@ class Fields {
     if (!v->is_string()) refuse(field, "is not text");
     return v->get<std::string>();
   }
-  /// A token id or a list of them.
+  /// An object; null for one that is empty or not there.
+  const Json* object(const char* field) const {
+    const Json* v = find(field);
+    if (v != nullptr && !v->is_object()) refuse(field, "is not an object");
+    return v == nullptr || v->empty() ? nullptr : v;
+  }
+  /// A token id or a list of them; −1 stands for none.
   std::vector<std::int32_t> tokens(const char* field) const {
     std::vector<std::int32_t> out;
     const Json* v = find(field);
     if (v == nullptr) return out;
     const auto add = [&](const Json& id) {
+      if (id == -1) return;  // none
       if (!id.is_number_unsigned() || id.get<std::uint64_t>() > 0x7FFFFFFF)
         refuse(field, "holds " + shown(id) + "; token ids are needed");
       out.push_back(id.get<std::int32_t>());
@@ -74,8 +103,32 @@ class Fields {
       for (const Json& id : *v) add(id);
     return out;
   }
-  [[noreturn]] void refuse(const char* field, const std::string& why) const {
-    throw Error(ErrorCode::corrupt_file, "'" + name_ + "': \"" + field + "\" " + why);
+  /// Refuses keys that would change what the model computes; `style` says which table they are in.
+  void check_known(KeyStyle style) const {
+    check_known_keys(
+        style,
+        [&](std::string_view key) -> std::optional<PlainValue> {
+          const auto it = object_.find(key);
+          if (it == object_.end()) return std::nullopt;
+          if (it->is_boolean()) return it->get<bool>();
+          if (it->is_number()) return it->get<double>();
+          if (it->is_string()) return it->get<std::string>();
+          if (it->is_null()) return PlainValue();
+          return it->empty() ? PlainValue(false) : PlainValue(std::string("an ") + it->type_name());
+        },
+        [&](std::string_view key, const std::string& why) { unsupported(std::string(key).c_str(), why); });
+  }
+  [[nodiscard]] bool states(const char* field) const { return object_.contains(field); }
+  [[noreturn]] void refuse(const char* field, const std::string& why, ErrorCode code = ErrorCode::corrupt_file) const {
+    throw Error(code, "'" + name_ + "': \"" + field + "\" " + why);
+  }
+  [[noreturn]] void unsupported(const char* field, const std::string& why) const {
+    refuse(field, why, ErrorCode::unsupported);
+  }
+  /// A value in a message: what it is, where it holds others.
+  static std::string shown(const Json& v) {
+    if (v.is_structured() && !v.empty()) return std::string("an ") + v.type_name();
+    return v.dump(-1, ' ', true, Json::error_handler_t::replace).substr(0, 60);
   }
 
  private:
@@ -83,30 +136,96 @@ class Fields {
   std::string name_;
 };
 
-/// Both the classic style (rope_theta beside rope_scaling) and the newer one (all inside rope_parameters).
+/// Both the classic style (rope_theta beside rope_scaling) and the newer one (all inside rope_parameters). Where a file
+/// has both, rope_scaling holds and rope_parameters does not count, as in transformers.
 void parse_rope(const Fields& fields, const std::string& name, Config& c) {
   c.rope_theta = fields.number("rope_theta", c.rope_theta);
-  const Json* object = fields.find("rope_parameters");
-  if (object == nullptr) object = fields.find("rope_scaling");
+  const Json *scaling = fields.object("rope_scaling"), *parameters = fields.object("rope_parameters");
+  const Json* object = scaling != nullptr ? scaling : parameters;
   if (object == nullptr) return;
-  if (!object->is_object()) fields.refuse("rope_scaling", "is not an object");
   const Fields rope(*object, name);
+  rope.check_known(KeyStyle::rope_parameters);
   c.rope_theta = rope.number("rope_theta", c.rope_theta);
+  if (scaling != nullptr && parameters != nullptr)
+    if (const Fields other(*parameters, name); other.number("rope_theta", c.rope_theta) != c.rope_theta)
+      fields.refuse("rope_parameters",
+                    "and \"rope_scaling\" are both there and disagree about \"rope_theta\"; remove one");
   const std::string kind = rope.text("rope_type", rope.text("type", "default"));
   if (kind == "default") return;
   RopeScaling s;
-  s.factor = rope.number("factor", 1);
   if (kind == "llama3") {
     s.kind = RopeScaling::Kind::llama3;
-    s.low_freq_factor = rope.number("low_freq_factor", 1);
-    s.high_freq_factor = rope.number("high_freq_factor", 4);
-    s.original_context = rope.number("original_max_position_embeddings", 8192);
+    s.low_freq_factor = rope.number("low_freq_factor", std::nullopt);
+    s.high_freq_factor = rope.number("high_freq_factor", std::nullopt);
+    s.original_context = static_cast<double>(
+        fields.size("original_max_position_embeddings", rope.size("original_max_position_embeddings", c.context)));
     if (s.high_freq_factor <= s.low_freq_factor) rope.refuse("high_freq_factor", "must be above low_freq_factor");
   } else if (kind != "linear") {
     throw Error(ErrorCode::unsupported,
                 "'" + name + "': rope_type '" + kind + "' is not known; default, linear and llama3 are");
   }
+  s.factor = rope.number("factor", std::nullopt);
   c.rope_scaling = s;
+}
+
+/// layer_types: for each layer whether it sees everything; empty if the file does not say.
+std::vector<bool> parse_layer_types(const Fields& f, std::size_t layers) {
+  std::vector<bool> out;
+  const Json* types = f.find("layer_types");
+  if (types == nullptr) return out;
+  if (!types->is_array() || types->size() != layers)
+    f.refuse("layer_types", "must be a list of " + std::to_string(layers) + ", one for each layer");
+  for (const Json& type : *types) {
+    if (type != "full_attention" && type != "sliding_attention")
+      f.unsupported("layer_types", "holds " + Fields::shown(type) + "; full_attention and sliding_attention are known");
+    out.push_back(type == "full_attention");
+  }
+  return out;
+}
+
+/// Which layers have a window, as the model's own type decides.
+void parse_windows(const Fields& f, const Family& family, Config& c) {
+  std::vector<bool> full = parse_layer_types(f, c.layers);
+  const auto layers_with_window = std::count(full.begin(), full.end(), false);
+  const bool stated = f.find("sliding_window") != nullptr;
+  if (family.window == 0) {
+    if (layers_with_window != 0) f.unsupported("layer_types", "has windows, which a llama model knows nothing of");
+    if (stated)
+      c.notes.push_back("\"sliding_window\" is " + Fields::shown(*f.find("sliding_window")) +
+                        ", which counts for nothing in a llama model: every token sees all before it");
+    return;
+  }
+  const bool qwen = family.type == "qwen2";  // it states a window that it does not use unless told to
+  const bool used = f.flag("use_sliding_window", !qwen);
+  if (!qwen && !used && stated)
+    f.refuse("use_sliding_window", "is false, which a mistral model knows nothing of, and \"sliding_window\" is " +
+                                       std::to_string(f.size("sliding_window")) + "; remove one");
+  const bool none = !used || (f.states("sliding_window") && !stated);  // null: no window
+  if (!none) c.sliding_window = f.size("sliding_window", family.window);
+  if (none && layers_with_window != 0) f.refuse("layer_types", "has windows, and \"sliding_window\" says none");
+  if (full.empty()) {
+    if (qwen) c.full_layers = std::min(f.size_or_zero("max_window_layers", family.full_layers), c.layers);
+    if (c.full_layers == c.layers) c.sliding_window = 0;
+  } else if (layers_with_window == 0) {
+    c.sliding_window = 0;
+  } else if (static_cast<std::size_t>(layers_with_window) != full.size()) {
+    c.full_attention = std::move(full);
+  }
+  if (c.sliding_window == 0) c.full_layers = 0;
+}
+
+void parse_biases(const Fields& f, const Family& family, Config& c) {
+  const auto said = [&](const char* field) { return f.flag(field, false) ? Bias::needed : Bias::none; };
+  c.o_bias = c.mlp_bias = c.qkv_bias = Bias::none;
+  if (family.type == "llama") {
+    c.qkv_bias = c.o_bias = said("attention_bias");
+    c.mlp_bias = said("mlp_bias");
+    return;
+  }
+  if (family.type == "qwen2") c.qkv_bias = Bias::as_stored;  // it always has them, zero where none is stored
+  for (const char* field : {"attention_bias", "mlp_bias"})
+    if (f.flag(field, false) && c.qkv_bias == Bias::none)
+      f.unsupported(field, "is true, and a " + std::string(family.type) + " model has no such bias");
 }
 
 }  // namespace
@@ -117,33 +236,40 @@ Config Config::parse(std::string_view text, const std::string& name) {
   const Fields f(*document, name);
   Config c;
   c.model_type = f.text("model_type", "");
-  if (c.model_type != "llama" && c.model_type != "mistral" && c.model_type != "qwen2")
-    throw Error(ErrorCode::unsupported, "'" + name + "': model_type '" + c.model_type +
-                                            "' is not a Llama-family model this engine knows: llama, mistral, qwen2");
-  if (const std::string act = f.text("hidden_act", "silu"); act != "silu")
+  const Family& family = family_of(c.model_type, name);
+  f.check_known(KeyStyle::config_json);
+  if (const std::string act = f.text("hidden_act", "silu"); act != "silu" && act != "swish")  // two names of one
     throw Error(ErrorCode::unsupported, "'" + name + "': hidden_act '" + act + "' is not supported; silu is");
   c.hidden = f.size("hidden_size");
   c.intermediate = f.size("intermediate_size");
   c.layers = f.size("num_hidden_layers");
   c.heads = f.size("num_attention_heads");
-  c.kv_heads = f.size("num_key_value_heads", c.heads);
+  const bool named = f.states("num_key_value_heads");  // null: as many as heads
+  c.kv_heads = f.size("num_key_value_heads", named || family.kv_heads == 0 ? c.heads : family.kv_heads);
   if (c.heads % c.kv_heads != 0) f.refuse("num_key_value_heads", "must divide num_attention_heads");
   if (f.find("head_dim") == nullptr && c.hidden % c.heads != 0)
     f.refuse("num_attention_heads", "must divide hidden_size");
   c.head_dim = f.size("head_dim", c.hidden / c.heads);
   if (c.head_dim % 2 != 0) f.refuse("head_dim", "must be even: rotary embeddings turn pairs");
+  if (c.head_dim > kMostSize / c.heads)
+    f.refuse("head_dim", "is " + std::to_string(c.head_dim) + ", which no matrix has for each of " +
+                             std::to_string(c.heads) + " heads");
   c.vocab = f.size("vocab_size");
-  c.context = f.size("max_position_embeddings", 2048);
-  c.rms_eps = f.number("rms_norm_eps", 1e-6);
+  c.context = f.size("max_position_embeddings", family.context);
+  c.rms_eps = f.number("rms_norm_eps", 1e-6, true);
   c.tied_embeddings = f.flag("tie_word_embeddings", false);
-  // Qwen2 states a window it does not use unless told to.
-  if (f.flag("use_sliding_window", c.model_type != "qwen2"))
-    c.sliding_window = f.find("sliding_window") != nullptr ? f.size("sliding_window") : 0;
+  parse_windows(f, family, c);
+  parse_biases(f, family, c);
   parse_rope(f, name, c);
   if (const Json* q = f.find("quantization_config")) c.quantization = q->dump();
   if (const auto bos = f.tokens("bos_token_id"); !bos.empty()) c.bos = bos.front();
   c.eos = f.tokens("eos_token_id");
   return c;
+}
+
+std::size_t Config::window_of(std::size_t index) const {
+  const bool full = full_attention.empty() ? index < full_layers : full_attention[index];
+  return full ? 0 : sliding_window;
 }
 
 std::vector<double> Config::inverse_frequencies() const {

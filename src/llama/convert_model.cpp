@@ -42,6 +42,8 @@ class Job {
     return report_;
   }
 
+  [[nodiscard]] const Checkpoint& input() const { return in_; }
+
   /// The quantization_config of what was written.
   [[nodiscard]] std::string config() const {
     std::vector<std::string> skipped = dense_;

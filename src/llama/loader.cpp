@@ -87,6 +87,7 @@ Block Loader::block(std::size_t index) {
   const auto shapes = block_linear_shapes(c, index);
   Linear* const linears[] = {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down};
   for (std::size_t i = 0; i < shapes.size(); ++i) *linears[i] = linear(shapes[i].name, shapes[i].out, shapes[i].in);
+  l.window = c.window_of(index);
   if (gguf_) gguf_->require_intact();
   else checkpoint_.require_intact();
   return l;

@@ -2,10 +2,19 @@
 
 #include "core/memory.h"
 #include "loader.h"
+#include "nibble/core/error.h"
 
 namespace nibble::llama {
 
 namespace {
+
+/// Of a cache: more than can be addressed must not wrap into few.
+std::size_t elements(std::size_t tokens, std::size_t width) {
+  std::size_t bytes = 0;
+  if (__builtin_mul_overflow(tokens, width * sizeof(float), &bytes))
+    throw Error(ErrorCode::invalid_argument, "a cache of " + std::to_string(tokens) + " tokens cannot be addressed");
+  return tokens * width;
+}
 
 constexpr std::string_view kLinearSuffixes[] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
                                                 "self_attn.o_proj", "mlp.gate_proj",    "mlp.up_proj",
@@ -30,10 +39,10 @@ bool is_block_linear_weight(std::string_view tensor) {
 
 KvCache::KvCache(const Config& config, std::size_t max_tokens)
     : capacity_(max_tokens), width_(config.kv_heads * config.head_dim) {
-  const std::size_t bytes = 2 * config.layers * max_tokens * width_ * sizeof(float);
-  needing_memory([&] { return "the KV cache of " + std::to_string(max_tokens) + " tokens"; }, bytes,
-                 [&] {
-                   keys_.assign(config.layers, std::vector<float>(max_tokens * width_));
+  const std::size_t values = elements(max_tokens, width_);
+  needing_memory([&] { return "the KV cache of " + std::to_string(max_tokens) + " tokens"; },
+                 2 * config.layers * values * sizeof(float), [&] {
+                   keys_.assign(config.layers, std::vector<float>(values));
                    values_ = keys_;
                  });
 }
@@ -41,8 +50,8 @@ KvCache::KvCache(const Config& config, std::size_t max_tokens)
 Model Model::load(const std::filesystem::path& path, const LoadOptions& options) {
   Model model;
   model.config_ = Config::load(path);
-  model.inverse_frequency_ = model.config_.inverse_frequencies();
   Loader loader(path, model.config_, options);
+  model.inverse_frequency_ = model.config_.inverse_frequencies();
   model.executor_ = &loader.executor();
   model.activations_ = options.int8_activations ? Activations::int8 : Activations::fp32;
   model.norm_ = loader.norm();

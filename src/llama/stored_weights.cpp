@@ -5,6 +5,7 @@
 #include <set>
 #include <string_view>
 
+#include "config_check.h"
 #include "nibble/core/error.h"
 #include "nibble/llama/model.h"
 
@@ -123,6 +124,7 @@ std::vector<LinearShape> block_linear_shapes(const Config& c, std::size_t index)
 
 std::vector<std::string> check_stored_weights(const Checkpoint& checkpoint, const Config& config,
                                               const std::string& from) {
+  check_config(config, checkpoint);
   std::vector<std::string> quantized;
   std::set<std::string> seen, found;
   for (const TensorInfo& t : checkpoint.tensors()) {

@@ -6,6 +6,7 @@
 
 #include "nibble/format/checkpoint.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/layouts.h"
 #include "tests/support/memory_checkpoint.h"
 #include "tests/support/temporary_folder.h"
 
@@ -151,6 +152,57 @@ TEST(CheckpointLayouts, ADirectoryMayNameItsOnlyFileAsItLikes) {
   expect_error(ErrorCode::not_found, "holds 2 files *.safetensors", [&] { (void)Checkpoint::open(folder.path()); });
   write("model.safetensors");
   EXPECT_TRUE(decode_quantized(Checkpoint::open(folder.path()), "L"));
+}
+
+// What is declared before the work is what is written after it, whatever the groups turned out to be.
+TEST(CheckpointLayouts, DeclareWhatIsWritten) {
+  for (const CheckpointLayout layout : checkpoint_layouts())
+    for (const char* spec :
+         {"int4-g32-sym-f16", "int4-g32-asym-f16", "int4-g256-sym-f16", "int4-channel-sym-f16", "int8-g64-sym-f16",
+          "int8-channel-sym", "nf4", "fp4", "nf4-b64-dq", "llm-int8", "int3-g32-sym-f16"})
+      for (const auto& [rows, cols] :
+           {std::pair<std::size_t, std::size_t>{32, 32}, {32, 64}, {64, 32}, {1, 1}, {33, 1}, {7, 35}})
+        for (int order = 0; order < 3; ++order) {
+          auto q = random_quantized(full_range(spec), rows, cols, 5);
+          if (order != 0 && q.spec.granularity != Granularity::group) continue;
+          q.g_idx.resize(order == 0 ? 0
+                                    : cols);  // order 1: all as in place; 2: reversed, where there are several groups
+          for (std::size_t c = 0; c < q.g_idx.size(); ++c)
+            q.g_idx[c] = static_cast<std::int32_t>((order == 1 ? c : cols - 1 - c) / q.spec.group_size);
+          const auto description = LayerDescription::of(q);
+          if (!loss_in(layout, q).empty()) continue;
+          const auto declared = declare_quantized(layout, "L", description);
+          const auto written = encode_quantized(layout, "L", q, description.dtype);
+          const std::string what = std::string(name_of(layout)) + " " + spec + " " + std::to_string(cols);
+          ASSERT_EQ(declared.size(), written.size()) << what;
+          for (std::size_t i = 0; i < declared.size(); ++i) {
+            EXPECT_EQ(declared[i].name, written[i].name) << what;
+            EXPECT_EQ(declared[i].shape, written[i].shape) << what;
+            EXPECT_GT(written[i].bytes.size(), 0u) << what << ": " << written[i].name;
+          }
+          // And once more from what is read back.
+          const MemoryCheckpoint file(layout, q);
+          const auto again = encode_quantized(layout, "L", *decode_quantized(file, "L"), description.dtype);
+          EXPECT_EQ(again.size(), declared.size()) << what;
+        }
+}
+
+TEST(CheckpointLayouts, BitsandbytesRowsAreRows) {
+  const auto q = random_quantized(QuantSpec::parse("llm-int8"), 32, 64, 3);
+  MemoryCheckpoint file(CheckpointLayout::bitsandbytes, q);
+  EXPECT_NO_THROW((void)decode_quantized(file, "L"));
+  for (const auto& [format, says] :
+       {std::pair<int, const char*>{1, "'col32'"}, {2, "'col_turing'"}, {3, "'col_ampere'"}, {9, "'9'"}}) {
+    file.put("L.weight_format", DType::u8, {}, std::vector<std::uint8_t>{static_cast<std::uint8_t>(format)});
+    expect_error(ErrorCode::unsupported, says, [&] { (void)decode_quantized(file, "L"); });
+    expect_error(ErrorCode::unsupported, "'L.weight'", [&] { (void)decode_quantized(file, "L"); });
+  }
+  file.put("L.weight_format", DType::u8, {2}, std::vector<std::uint8_t>{0, 0});
+  expect_error(ErrorCode::corrupt_file, "'L.weight_format'", [&] { (void)decode_quantized(file, "L"); });
+  file.tensors.erase("L.weight_format");  // files of today have none
+  EXPECT_NO_THROW((void)decode_quantized(file, "L"));
+  file.metadata["L.weight_format"] = "col_turing";
+  expect_error(ErrorCode::unsupported, "'col_turing'", [&] { (void)decode_quantized(file, "L"); });
 }
 
 }  // namespace

@@ -32,10 +32,16 @@ TEST(CompressedTensors, ComesBackAsItWas) {
           }
 }
 
-TEST(CompressedTensors, KeepsActOrder) {
+// Its readers read actorder "group" no more, so it is not written; files that have it are read.
+TEST(CompressedTensors, ReadsActOrderAndDoesNotWriteIt) {
   auto q = random_quantized(full_range("int4-g32-asym"), 16, 128, 9);
+  MemoryCheckpoint file(kLayout, q);
   q.g_idx = scattered_g_idx(128, 32);
-  expect_same(*decode_quantized(MemoryCheckpoint(kLayout, q), "L"), q, "act-order");
+  file.put("L.weight_g_idx", DType::i32, {128}, q.g_idx);
+  expect_same(*decode_quantized(file, "L"), q, "act-order");
+  expect_error(ErrorCode::unsupported, "act-order groups (g_idx)",
+               [&] { (void)encode_quantized(kLayout, "L", q, DType::bf16); });
+  EXPECT_NE(loss_in(kLayout, q).find("gptq and nibble hold them"), std::string::npos);
 }
 
 /// The layer "L" as int-quantized stores it: each code a signed byte.

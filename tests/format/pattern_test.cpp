@@ -49,8 +49,43 @@ TEST(Pattern, MatchesFromTheStart) {
   EXPECT_TRUE(Pattern("(ab|a)(bc|c)$").matches_start("abc"));
 }
 
+// What Python's re.match says of each.
+TEST(Pattern, LooksAhead) {
+  const std::string layer = "model.layers.10.mlp.down_proj";
+  for (const char* yes : {"^(?!.*lm_head).*",
+                          "(?!.*lm_head)",
+                          "^(?=.*mlp).*proj$",
+                          "model\\.(?=layers)layers",
+                          "(?!x)(?!y)m",
+                          "(?!.*\\.self_attn\\.).*_proj",
+                          "(?=.*down)(?=.*mlp)(?!.*up_proj)model",
+                          "(?!(?!model))",
+                          "(?=m(?=o(?!x)))mo",
+                          "(?!a|b|c)m",
+                          "(?:(?!down).)*down_proj$",
+                          "(m(?!x)|x)*odel",
+                          "(?=model$|model\\.).*",
+                          "(?!)|m",
+                          "(?=)m",
+                          "(?P<part>model)\\.",
+                          "((?!l)[a-z])*l",
+                          ".*(?!\\d)\\.mlp",
+                          "(?!model$).*",
+                          "(?=a)*model"})
+    EXPECT_TRUE(Pattern(yes).matches_start(layer)) << yes;
+  for (const char* no :
+       {"^(?!.*mlp).*", "(?=x)", "(?!model)", "model(?!\\.)", "(?!(?=model))", "(?=model)layers", "(?:(?!down).)*$",
+        "(?!.*(up|down)_proj)", "((?!\\.)[a-z.])*layers", "(?!)", "model(?=$)", "(?=.*gate)|(?!m)", "(?=a)+model"})
+    EXPECT_FALSE(Pattern(no).matches_start(layer)) << no;
+  EXPECT_TRUE(Pattern("a$").matches_start("a\n"));
+  EXPECT_FALSE(Pattern("a$").matches_start("a\nb"));
+}
+
 TEST(Pattern, RefusesWhatItDoesNotKnow) {
-  for (const auto& [text, says] : {std::pair<const char*, const char*>{"(?!x)", "only (?: )"},
+  for (const auto& [text, says] : {std::pair<const char*, const char*>{"(?<!x)", "only (?: )"},
+                                   {"(?i)x", "only (?: )"},
+                                   {"(?P<n", "ends too early"},
+                                   {"(?=a", "'(' without ')'"},
                                    {"(a", "'(' without ')'"},
                                    {"a)", "')' without '('"},
                                    {"*a", "nothing to repeat"},
@@ -70,7 +105,8 @@ TEST(Pattern, RefusesWhatItDoesNotKnow) {
 // (a*)*b and (a|a)* on a row of a's take exponential time in a matcher that tries one way after another.
 TEST(Pattern, CannotBeMadeToRunForever) {
   const std::string text(5000, 'a');
-  for (const char* hostile : {"(a*)*b", "(a|a)*b", "(a|aa)+$b", "(a?){200}a{200}b", "((a*)*)*b"})
+  for (const char* hostile : {"(a*)*b", "(a|a)*b", "(a|aa)+$b", "(a?){200}a{200}b", "((a*)*)*b", "((?=(a*)*b)a)*b",
+                              "(?:(?!(a|a)*b)a)*b", "(?=(?=(?=(?=a*b)a*b)a*b)a*b)"})
     EXPECT_FALSE(Pattern(hostile).matches_start(text)) << hostile;
   EXPECT_TRUE(Pattern("(.*)*$").matches_start(text));
 }

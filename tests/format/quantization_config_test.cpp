@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
+#include <nlohmann/json.hpp>
 
 #include "nibble/format/quantized_tensors.h"
 #include "tests/support/expect_error.h"
@@ -66,7 +67,98 @@ TEST(QuantizationConfig, ReadsCompressedTensorsGroups) {
       "group_3": {"targets": ["re:.*attn.*"], "weights": {"num_bits": 8, "type": "float"}}}}})");
   EXPECT_EQ(c.of_layer("model.layers.1.mlp.up_proj"), layer(8, 0, true));
   EXPECT_EQ(c.of_layer("model.layers.0.mlp.up_proj"), (LayerQuantization{3, Granularity::tensor, 0, true, false}));
-  EXPECT_EQ(c.of_layer("model.layers.0.self_attn.q_proj"), layer(4, 64, false, true));
+  EXPECT_EQ(c.of_layer("model.layers.0.self_attn.q_proj").obstacle, "its weights are of type 'float'; int is read");
+  EXPECT_EQ(c.of_layer("lm_head"), layer(4, 64, false, true));
+}
+
+std::string groups(const std::string& groups, const std::string& more = "") {
+  return R"({"quant_method": "compressed-tensors", )" + more + R"("config_groups": {)" + groups + "}}";
+}
+
+TEST(QuantizationConfig, EachGroupHasAFormat) {
+  const auto c = parse(groups(
+      R"("a": {"targets": ["re:.*down_proj"], "format": "pack-quantized", "weights": {"num_bits": 8, "strategy": "channel"}},
+    "b": {"targets": ["re:.*up_proj"], "format": "int-quantized", "weights": {"num_bits": 8, "strategy": "channel"}},
+    "c": {"targets": ["Linear"], "weights": {"num_bits": 4, "strategy": "group", "group_size": 32}})",
+      R"("format": "mixed-precision", )"));
+  EXPECT_EQ(c.of_layer("x.down_proj"), layer(8, 0, true));
+  EXPECT_EQ(c.of_layer("x.q_proj"), layer(4, 32, true));
+  EXPECT_EQ(c.of_layer("x.up_proj").obstacle, "its format is 'int-quantized'; pack-quantized is read");
+}
+
+TEST(QuantizationConfig, AnUnmatchedLayerIsNoneOfTheGroups) {
+  const std::string weights = R"("weights": {"num_bits": 4, "strategy": "group", "group_size": 32}})";
+  const auto two = parse(
+      groups(R"("a": {"targets": ["LlamaMLP"], )" + weights + R"(, "b": {"targets": ["re:.*q_proj"], )" + weights));
+  EXPECT_EQ(two.of_layer("x.q_proj"), layer(4, 32, true));
+  EXPECT_NE(two.of_layer("x.up_proj").obstacle.find("no target"), std::string::npos);
+  // One group, and what else could be packed?
+  EXPECT_EQ(parse(groups(R"("a": {"targets": ["LlamaDecoderLayer"], )" + weights)).of_layer("x"), layer(4, 32, true));
+  const auto looks = parse(groups(R"x("a": {"targets": ["re:^(?!.*lm_head).*"], )x" + weights));
+  EXPECT_EQ(looks.of_layer("x"), layer(4, 32, true));
+  EXPECT_FALSE(looks.of_layer("lm_head").obstacle.empty());
+}
+
+TEST(QuantizationConfig, KnowsPresets) {
+  const auto preset = [](const std::string& name) {
+    return parse(groups("\"" + name + R"(": ["Linear"])")).of_layer("x");
+  };
+  EXPECT_EQ(preset("W4A16"), layer(4, 128, true));
+  EXPECT_EQ(preset("w3a16"), layer(3, 128, true));
+  EXPECT_EQ(preset("W8A16"), layer(8, 128, true));
+  EXPECT_EQ(preset("W4A16_ASYM"), layer(4, 128, false));
+  for (const char* name : {"W8A8", "W4A8", "NVFP4", "FP8_DYNAMIC", "W9A16", "W1A16", "mine"})
+    EXPECT_NE(preset(name).obstacle.find(name), std::string::npos) << name;
+}
+
+TEST(QuantizationConfig, RefusesWhatChangesTheModelUnread) {
+  const std::string group = R"("a": {"targets": ["Linear"], "weights": {"num_bits": 4, "strategy": "channel"})";
+  EXPECT_NE(parse(groups(group + R"(, "input_activations": {"num_bits": 8}})"))
+                .of_layer("x")
+                .obstacle.find("input_activations"),
+            std::string::npos);
+  for (const char* neutral : {R"("kv_cache_scheme": null, "sparsity_config": {}, "transform_config": {}, )",
+                              R"("sparsity_config": {"format": "dense"}, )"})
+    EXPECT_EQ(parse(groups(group + "}", neutral)).of_layer("x"), layer(4, 0, true));
+  const auto refuse = [](const std::string& json, const std::string& says) {
+    expect_error(ErrorCode::unsupported, says, [&] { (void)QuantizationConfig::parse(json, "q.json"); });
+  };
+  refuse(groups(group + "}", R"("kv_cache_scheme": {"num_bits": 8}, )"), "kv_cache_scheme");
+  refuse(groups(group + "}", R"("transform_config": {"config_groups": {"u": {}}}, )"), "transform_config");
+  refuse(groups(group + "}", R"("sparsity_config": {"format": "sparse-24-bitmask"}, )"), "sparse-24-bitmask");
+  refuse(R"({"quant_method": "gptq", "bits": 4, "adapter": {"name": "eora"}})", "adapter");
+}
+
+/// The keys that speak of a run are the run's own, or are not there.
+TEST(QuantizationConfig, SaysOfTheRunWhatItWas) {
+  const QuantSpec spec = QuantSpec::parse("int4-g64-sym");
+  const auto written = [](CheckpointLayout layout, const QuantizedLayer& l, const QuantizationRun& run = {}) {
+    return nlohmann::json::parse(quantization_config(layout, {l}, {}, run));
+  };
+  const auto unknown = written(CheckpointLayout::gptq, {"L", {spec, 64, 256}});
+  for (const char* key : {"damp_percent", "static_groups", "true_sequential"})
+    EXPECT_FALSE(unknown.contains(key)) << key;
+  EXPECT_EQ(unknown["desc_act"], false);
+  const auto run = written(CheckpointLayout::gptq, {"L", {spec, 64, 256}, true},
+                           {.damp_percent = 0.05, .true_sequential = false, .static_groups = true});
+  EXPECT_EQ(run["damp_percent"], 0.05);
+  EXPECT_EQ(run["static_groups"], true);
+  EXPECT_EQ(run["true_sequential"], false);
+  EXPECT_EQ(run["desc_act"], true);
+  // "weight" is the order that leaves no g_idx: the one that compressed-tensors 0.20 still reads.
+  const auto order = [&](const char* text, bool act_order) {
+    return written(CheckpointLayout::compressed_tensors,
+                   {"L", {QuantSpec::parse(text), 64, 256}, act_order})["config_groups"]["group_0"]["weights"]
+        .value("actorder", nlohmann::json());
+  };
+  EXPECT_EQ(order("int4-g64-sym", true), "weight");
+  EXPECT_TRUE(order("int4-g64-sym", false).is_null());
+  EXPECT_TRUE(order("int4-channel-sym", true).is_null());
+  expect_error(ErrorCode::unsupported, "one threshold of outliers", [] {
+    (void)quantization_config(
+        CheckpointLayout::bitsandbytes,
+        {{"a", {QuantSpec::parse("llm-int8"), 64, 64}}, {"b", {QuantSpec::parse("int8"), 64, 64}}}, {});
+  });
 }
 
 TEST(QuantizationConfig, LeavesOthersToThemselves) {
@@ -113,7 +205,7 @@ TEST(QuantizationConfig, NamesWhatIsWrong) {
   refuse(gptq(R"("bits": 4, "pack_dtype": "int16")"), "pack_dtype 'int16'", ErrorCode::unsupported);
   refuse(gptq(R"("bits": 4, "dynamic": [])"), "\"dynamic\" is not an object");
   refuse(gptq(R"("bits": 4, "dynamic": {"a.*": {"bits": 1}})"), "\"dynamic\"[\"a.*\"]: \"bits\" is 1");
-  refuse(gptq(R"x("bits": 4, "dynamic": {"(?=a)": {"bits": 8}})x"), "'(?=a)'", ErrorCode::unsupported);
+  refuse(gptq(R"x("bits": 4, "dynamic": {"(?<=a)": {"bits": 8}})x"), "'(?<=a)'", ErrorCode::unsupported);
   refuse(R"({"quant_method": "awq", "version": "ipex"})", "'ipex' is not read", ErrorCode::unsupported);
   const auto groups = [](const std::string& weights) {
     return R"({"quant_method": "compressed-tensors", "config_groups": {"g": {"targets": ["Linear"], "weights": )" +
@@ -155,6 +247,7 @@ TEST(QuantizationConfig, SaysWhatEachLayerIs) {
   for (const char* name : {"model.layers.0.mlp.down_proj", "model.layers.1.mlp.down_proj"}) add(name, "int4-g64-asym");
   add("model.layers.1.mlp.up_proj", "int3-g32-sym", true);
   for (const auto layout : {CheckpointLayout::gptq, CheckpointLayout::gptq_v2, CheckpointLayout::compressed_tensors}) {
+    layers.back().description.act_order = layout != CheckpointLayout::compressed_tensors;  // it holds none
     const auto c = parse(quantization_config(layout, layers, {"lm_head", "model.layers.1.mlp.gate_proj"}));
     for (const QuantizedLayer& l : layers) {
       const QuantSpec& s = l.description.spec;

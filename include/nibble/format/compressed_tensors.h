@@ -8,8 +8,8 @@
 //   L.weight_scale       F16, BF16 or F32 [N, G]; strategy channel [N, 1]; tensor [1]
 //   L.weight_zero_point  I32 [words(N), G]   asymmetric only: column g is such a stream over n; tensor: I8 [1], signed
 //   L.weight_shape       I64 or I32 [2]      N, K
-//   L.weight_g_idx       I32 [K]             the group of each column, where actorder is "group" (read by vLLM and by
-//                                            older releases; newer ones know no such order)
+//   L.weight_g_idx       I32 [K]             the group of each column, where actorder is "group": read, not written, as
+//                                            the format's newer readers refuse that order
 //
 // Codes are signed integers that are stored with 2^(b−1) added, which is what the canonical form holds.
 //   w[n][k] = scale · (code − zero_point);  symmetric: zero_point = 2^(b−1)

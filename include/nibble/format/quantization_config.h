@@ -7,8 +7,9 @@
 //   gptq                bits, group_size (−1: a row), sym, desc_act, checkpoint_format or format ("gptq", "gptq_v2"),
 //                       pack_dtype, meta.quantizer, dynamic {"regex": {bits, group_size, sym, desc_act}, "-:regex": {}}
 //   awq                 bits or w_bit, group_size or q_group_size, zero_point, version ("gemm", "gemv", "gemv_fast")
-//   compressed-tensors  format, config_groups.*.{targets, weights.{num_bits, type, symmetric, strategy, group_size,
-//                       actorder}}
+//   compressed-tensors  format, config_groups.*.{targets, format, weights.{num_bits, type, symmetric, strategy,
+//                       group_size, actorder}}, or the name of a preset (W4A16) and its targets
+// What these say and is not honoured (quantized activations and caches, sparsity, transforms, adapters) is refused.
 // Others (bitsandbytes, nibble) describe themselves in their tensors; of them only quant_method is read.
 // Sources: AutoGPTQ's and GPTQModel's quantize_config.json, AutoAWQ's quant_config.json, compressed-tensors' schema.
 #pragma once
@@ -32,6 +33,7 @@ struct LayerQuantization {
   std::size_t group_size = 128;                  ///< Columns that share a scale; 0 unless granularity is group.
   bool symmetric = true;
   bool act_order = false;  ///< desc_act, or actorder "group". Readers trust g_idx instead.
+  std::string obstacle = {};  ///< Not empty: why layers of this kind are not read. Said when one is.
 
   friend bool operator==(const LayerQuantization&, const LayerQuantization&) = default;
 };

@@ -60,18 +60,23 @@ CheckpointLayout default_layout(const QuantSpec& spec);
 struct LayerDescription {
   QuantSpec spec;
   std::size_t rows = 0, cols = 0;
-  bool act_order = false;     ///< There is a g_idx.
+  bool act_order = false;     ///< There is a g_idx that says more than column/group_size.
   DType dtype = DType::bf16;  ///< Of the weights before: bitsandbytes records it.
 
-  static LayerDescription of(const QuantizedMatrix& q, DType dtype = DType::bf16) {
-    return {q.spec, q.rows, q.cols, !q.g_idx.empty(), dtype};
-  }
+  static LayerDescription of(const QuantizedMatrix& q, DType dtype = DType::bf16);
 };
 
 /// A layer of a model, as a quantization_config speaks of it.
 struct QuantizedLayer {
   std::string name;
   LayerDescription description;
+  bool act_order = false;  ///< Solved in act-order, be there a g_idx of it or not (static groups, one group a row).
+};
+
+/// What a quantization_config says of the run that made the layers. What is not set was not, and is left out.
+struct QuantizationRun {
+  std::optional<double> damp_percent;
+  std::optional<bool> true_sequential, static_groups;
 };
 
 // ── Reading
@@ -125,7 +130,7 @@ std::optional<std::pair<std::string, std::string>> quantized_metadata(Checkpoint
 /// once, the rest by name. Error{unsupported} where the layout has no room for layers that differ. `skipped` are the
 /// linear layers left in floating point.
 std::string quantization_config(CheckpointLayout layout, const std::vector<QuantizedLayer>& layers,
-                                const std::vector<std::string>& skipped_modules);
+                                const std::vector<std::string>& skipped_modules, const QuantizationRun& run = {});
 
 // ── The same in the spec's default layout
 

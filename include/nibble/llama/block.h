@@ -29,6 +29,7 @@ struct Linear {
 struct Block {
   std::vector<float> input_norm, post_norm;
   Linear q, k, v, o, gate, up, down;
+  std::size_t window = 0;  ///< A token sees itself and the window − 1 before it; 0: all.
   /// In the order of block_linear_names().
   [[nodiscard]] std::array<Linear*, 7> linears() { return {&q, &k, &v, &o, &gate, &up, &down}; }
   [[nodiscard]] std::array<const Linear*, 7> linears() const { return {&q, &k, &v, &o, &gate, &up, &down}; }

@@ -8,6 +8,7 @@
 
 #include "core/files.h"
 #include "llama/gguf/metadata.h"
+#include "llama/known_keys.h"
 #include "nibble/core/error.h"
 
 namespace nibble::llama {
@@ -39,9 +40,16 @@ void read_rope(const GgufFile& file, const GgufFields& f, const std::string& arc
              "is " + std::to_string(turned) + "; this engine rotates all " + std::to_string(c.head_dim) +
                  " values of a head",
              ErrorCode::unsupported);
-  const std::string kind = f.text(arch + ".rope.scaling.type", "none");
+  // As llama.cpp takes it: the older key counts where there is no other, and a factor without a type is linear.
+  const double factor = f.positive(arch + ".rope.scaling.factor", f.positive(arch + ".rope.scale_linear", 1.0));
+  const std::string kind = f.text(arch + ".rope.scaling.type", factor == 1 ? "none" : "linear");
   RopeScaling s;
   if (file.contains("rope_freqs.weight")) {
+    if (kind != "none" && factor != 1)
+      f.refuse(arch + ".rope.scaling.type", "is '" + kind + "' beside the factors of 'rope_freqs.weight'",
+               ErrorCode::unsupported);
+    if (arch != "llama")
+      throw Error(ErrorCode::unsupported, "tensor 'rope_freqs.weight' counts for nothing in the architecture " + arch);
     s.kind = RopeScaling::Kind::factors;
     s.factors = file.read_f32("rope_freqs.weight");
     bool good = s.factors.size() == c.head_dim / 2;
@@ -51,7 +59,7 @@ void read_rope(const GgufFile& file, const GgufFields& f, const std::string& arc
                                                " positive factors, half a head's");
     c.rope_scaling = s;
   } else if (kind == "linear") {
-    s.factor = f.positive(arch + ".rope.scaling.factor");
+    s.factor = factor;
     c.rope_scaling = s;
   } else if (kind != "none") {
     f.refuse(arch + ".rope.scaling.type", "is '" + kind + "'; none and linear are known", ErrorCode::unsupported);
@@ -65,6 +73,32 @@ std::optional<std::int32_t> read_token(const GgufFields& f, const std::string& k
   return static_cast<std::int32_t>(*id);
 }
 
+/// Nothing for a key that is not there.
+std::optional<PlainValue> plain(const GgufValue* value) {
+  if (value == nullptr) return std::nullopt;
+  return std::visit(
+      [](const auto& v) -> PlainValue {
+        using T = std::decay_t<decltype(v)>;
+        if constexpr (std::is_same_v<T, bool> || std::is_same_v<T, std::string>) return v;
+        else if constexpr (std::is_arithmetic_v<T>) return static_cast<double>(v);
+        else return v.size() == 0 ? PlainValue(false) : PlainValue(std::string("an array"));
+      },
+      *value);
+}
+
+/// Sizes against the tensors that there are, before anything of such a size is allocated.
+void check_sizes(const GgufFile& file, const GgufFields& f, const std::string& arch, const Config& c) {
+  const std::string last = "blk." + std::to_string(c.layers - 1) + ".attn_norm.weight", q = "blk.0.attn_q.weight";
+  if (!file.contains(last))
+    f.refuse(arch + ".block_count", "is " + std::to_string(c.layers) + ", and there is no tensor '" + last + "'",
+             ErrorCode::not_found);
+  const std::size_t rows = file.info(q).shape.front();
+  if (c.head_dim != rows / c.heads || rows % c.heads != 0)
+    f.refuse(arch + ".attention.key_length", "is " + std::to_string(c.head_dim) + " for " + std::to_string(c.heads) +
+                                                 " heads, and tensor '" + q + "' has " + std::to_string(rows) +
+                                                 " rows");
+}
+
 Config read_config(const GgufFile& file, const std::string& name) {
   const GgufFields f(file.metadata(), name);
   Config c;
@@ -76,6 +110,11 @@ Config read_config(const GgufFile& file, const std::string& name) {
   if (const auto parts = f.number("split.count").value_or(1); parts > 1)
     f.refuse("split.count", "says that this is one of " + std::to_string(parts) + " files; merge them first",
              ErrorCode::unsupported);
+  check_known_keys(
+      KeyStyle::gguf, [&](std::string_view key) { return plain(f.find(arch + "." + std::string(key))); },
+      [&](std::string_view key, const std::string& why) {
+        f.refuse(arch + "." + std::string(key), why, ErrorCode::unsupported);
+      });
   c.model_type = arch;
   c.layers = f.size(arch + ".block_count");
   c.hidden = f.size(arch + ".embedding_length");
@@ -90,6 +129,7 @@ Config read_config(const GgufFile& file, const std::string& name) {
   if (c.head_dim % 2 != 0) f.refuse(key_length, "must be even: rotary embeddings turn pairs");
   if (f.size(arch + ".attention.value_length", c.head_dim) != c.head_dim)
     f.refuse(arch + ".attention.value_length", "is not the key's", ErrorCode::unsupported);
+  check_sizes(file, f, arch, c);
   c.context = f.size(arch + ".context_length");
   c.rms_eps = f.positive(arch + ".attention.layer_norm_rms_epsilon");
   if (const auto window = f.number(arch + ".attention.sliding_window"); window.value_or(0) > 0)

@@ -1,0 +1,68 @@
+"""Writes variants.json with the real transformers library: what a model computes when one key of its config.json is
+another.
+
+  pip install torch transformers safetensors
+  python make_variants_golden.py
+
+Each case takes one of the models beside this file, changes config.json (null in "without" removes keys), and holds the
+logits after the last of the model's golden input_ids, float32.
+"""
+import json, pathlib, shutil, tempfile
+import torch
+import transformers
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)
+LINEAR = dict(rope_type="linear", factor=4.0)
+DEFAULT = dict(rope_type="default", rope_theta=10000.0)
+WINDOW = dict(use_sliding_window=True, sliding_window=16)
+CASES = [
+    ("qwen2_window_above_a_layer", "bias", dict(WINDOW, max_window_layers=1), ["layer_types"]),
+    ("qwen2_window_in_every_layer", "bias", dict(WINDOW, max_window_layers=0), ["layer_types"]),
+    ("qwen2_window_in_no_layer", "bias", dict(WINDOW, max_window_layers=2), ["layer_types"]),
+    ("qwen2_window_above_28_layers_unless_stated", "bias", WINDOW, ["layer_types", "max_window_layers"]),
+    ("qwen2_layer_types", "bias", dict(WINDOW, layer_types=["sliding_attention", "full_attention"]), []),
+    ("llama_window_counts_for_nothing", "gqa_tied", dict(sliding_window=16), []),
+    ("mistral_window_null", "mistral", dict(sliding_window=None), []),
+    ("mistral_window_unstated", "mistral", {}, ["sliding_window"]),
+    ("rope_scaling_beats_rope_parameters", "gqa_tied", dict(rope_scaling=LINEAR, rope_parameters=DEFAULT), []),
+    ("empty_rope_scaling_does_not", "gqa_tied", dict(rope_scaling={}, rope_parameters=LINEAR), []),
+    ("rope_theta_inside_beats_outside", "gqa_tied",
+     dict(rope_theta=10000.0, rope_parameters=dict(rope_type="default", rope_theta=500000.0)), ["rope_scaling"]),
+    ("llama3_from_the_context", "gqa_tied", dict(rope_scaling=LLAMA3, max_position_embeddings=256), []),
+    ("llama3_from_outside", "gqa_tied",
+     dict(rope_scaling=dict(LLAMA3, original_max_position_embeddings=64), original_max_position_embeddings=128), []),
+    ("swish_is_silu", "gqa_tied", dict(hidden_act="swish"), []),
+    ("epsilon_of_zero", "gqa_tied", dict(rms_norm_eps=0.0), []),
+    ("pretraining_tp", "gqa_tied", dict(pretraining_tp=2), []),
+    ("head_dim_null", "gqa_tied", dict(head_dim=None), []),
+    ("no_end_token", "gqa_tied", dict(bos_token_id=-1, eos_token_id=-1, pad_token_id=-1), []),
+]
+
+
+def main():
+    here = pathlib.Path(__file__).resolve().parent
+    torch.set_num_threads(1)
+    out = {}
+    for name, base, change, without in CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            folder = pathlib.Path(folder)
+            shutil.copy(here / base / "model.safetensors", folder)
+            config = json.loads((here / base / "config.json").read_text())
+            config.update(change)
+            for key in without:
+                config.pop(key, None)
+            (folder / "config.json").write_text(json.dumps(config))
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+            ids = load_file(here / base / "golden.safetensors")["input_ids"]
+            with torch.no_grad():
+                logits = model(ids, use_cache=False).logits[0, -1]
+        out[name] = dict(base=base, change=change, without=without, logits=[float(f"{x:.7g}") for x in logits])
+        print(name, transformers.__version__, out[name]["logits"][:3])
+    text = ",\n".join(f"{json.dumps(name)}: {json.dumps(case)}" for name, case in out.items())
+    (here / "variants.json").write_text("{\n" + text + "\n}\n")
+
+
+if __name__ == "__main__":
+    main()
