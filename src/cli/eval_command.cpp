@@ -59,6 +59,7 @@ void run(const Options& o) {
   }
   load.int8_activations = load.int8_activations || o.int8_activations;
   const llama::Model model = llama::Model::load(o.model, load);
+  for (const std::string& note : model.config().notes) fmt::print(stderr, "note: {}\n", note);
   const auto ids =
       read_tokens(o.model, o.text.empty() ? example_data() / "evaluation.txt" : std::filesystem::path(o.text));
   const Speed speed = measure_speed(model, ids);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "config_check.h"
 #include "core/files.h"
 #include "format/pattern.h"
 #include "llama/gguf/weights.h"
@@ -69,6 +70,7 @@ CalibrationPlan::CalibrationPlan(const fs::path& from, const CalibrateOptions& o
                 "'" + from.string() + "' is a GGUF file; calibration reads a directory of safetensors");
   config_ = Config::load(from);
   checkpoint_ = Checkpoint::open(from);
+  check_config(config_, checkpoint_);
   std::vector<bool> used(options.rules.size());
   for (std::size_t i = 0; i < config_.layers; ++i)
     for (const std::string& layer : block_linear_names(i)) assign(layer, used);
@@ -155,6 +157,15 @@ void CalibrationPlan::choose_layout() {
 std::optional<CalibratedMethod> CalibrationPlan::method_of(const std::string& layer) const {
   const auto it = methods_.find(layer);
   return it == methods_.end() ? std::nullopt : std::optional(it->second);
+}
+
+QuantizationRun CalibrationPlan::run() const {
+  QuantizationRun out;
+  if (options_.method.kind != Kind::gptq) return out;
+  out.damp_percent = options_.damp;
+  out.true_sequential = options_.true_sequential;
+  out.static_groups = options_.method.static_groups;
+  return out;
 }
 
 std::size_t CalibrationPlan::sample_tokens() const {
