@@ -64,6 +64,7 @@ void run(const Options& o) {
   }
   load.int8_activations = load.int8_activations || o.int8_activations;
   const llama::Model model = llama::Model::load(o.model, load);
+  for (const std::string& text : model.config().notes) note(text);
   const auto ids = read_tokens(o.model, text, o.tokens);
   const Speed speed = measure_speed(model, ids);
 

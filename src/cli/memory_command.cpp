@@ -61,7 +61,9 @@ void run(const Options& o) {
   check_given_outputs({{o.json, files::OutputKind::file, "--json"}}, {o.model});
   constexpr double mib = 1 << 20, gib = 1 << 30;
   const Shape shape = shape_of(o);
-  const double kv = static_cast<double>(shape.layers * shape.kv_width * o.context * o.batch) * 2;
+  // Of numbers from the command line: as integers the product could wrap.
+  const double kv = 2.0 * static_cast<double>(shape.layers) * static_cast<double>(shape.kv_width) *
+                    static_cast<double>(o.context) * static_cast<double>(o.batch);
   Table table({"method", "bits/weight", "attention/layer", "FFN/layer", "layers", "embeddings", "KV cache", "total"});
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();
   for (const auto& name : o.methods) {

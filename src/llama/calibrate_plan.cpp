@@ -164,6 +164,15 @@ std::optional<CalibratedMethod> CalibrationPlan::method_of(const std::string& la
   return it == methods_.end() ? std::nullopt : std::optional(it->second);
 }
 
+QuantizationRun CalibrationPlan::run() const {
+  QuantizationRun out;
+  if (options_.method.kind != Kind::gptq) return out;
+  out.damp_percent = options_.damp;
+  out.true_sequential = options_.true_sequential;
+  out.static_groups = options_.method.static_groups;
+  return out;
+}
+
 std::size_t CalibrationPlan::sample_tokens() const {
   return config_.context == 0 ? options_.sample_tokens : std::min(options_.sample_tokens, config_.context);
 }

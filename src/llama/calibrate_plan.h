@@ -23,6 +23,8 @@ class CalibrationPlan {
   [[nodiscard]] const Config& config() const { return config_; }
   [[nodiscard]] const Checkpoint& checkpoint() const { return checkpoint_; }
   [[nodiscard]] CheckpointLayout layout() const { return layout_; }
+  /// What the configuration says of the run.
+  [[nodiscard]] QuantizationRun run() const;
   /// Nothing for a layer that stays as it is.
   [[nodiscard]] std::optional<CalibratedMethod> method_of(const std::string& layer) const;
   /// Linear layers, the head too, that stay in floating point.

@@ -49,8 +49,9 @@ class Output {
   [[nodiscard]] std::string config() const {
     std::vector<QuantizedLayer> layers;
     for (const FinishedFile& file : files_)
-      for (const FinishedFile::Layer& l : file.layers()) layers.push_back({l.report.layer, l.description});
-    return quantization_config(plan_.layout(), layers, plan_.skipped());
+      for (const FinishedFile::Layer& l : file.layers())
+        layers.push_back({l.report.layer, l.description, plan_.method_of(l.report.layer)->act_order});
+    return quantization_config(plan_.layout(), layers, plan_.skipped(), plan_.run());
   }
 
  private:

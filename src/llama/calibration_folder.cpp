@@ -29,7 +29,7 @@ Json layer_json(const FinishedBlock::Layer& l) {
   out["spec"] = l.matrix.spec.to_string();
   out["rows"] = l.matrix.rows;
   out["cols"] = l.matrix.cols;
-  out["act_order"] = !l.matrix.g_idx.empty();
+  out["act_order"] = LayerDescription::of(l.matrix).act_order;
   out["dtype"] = static_cast<int>(l.dtype);
   return out;
 }

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <set>
 
 #include "nibble/llama/evaluate.h"
@@ -327,6 +328,37 @@ TEST_F(Calibrate, MemoryIsThatOfABlockAndTheStates) {
                 block / 1e6, 12 * block / 1e6);
     if (memory_is_measurable) EXPECT_LT(grown, 4 * block + statistics);
   }
+}
+
+// Rows of 64 and 112 columns: one group of 128, whose g_idx says nothing and so is not written.
+TEST_F(Calibrate, ActOrderOfOneGroupIsWritten) {
+  std::vector<std::int32_t> ids(256);
+  for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<std::int32_t>(i * i % 96);
+  const fs::path tiny = NIBBLE_TEST_DATA "/llama/golden/mistral";
+  int run = 0;
+  for (const char* method : {"gptq-4-g128-act", "gptq-4-g32-sym-act", "gptq-4-channel-act", "gptq-4-g64-act-static"})
+    for (const auto layout : {CheckpointLayout::nibble, CheckpointLayout::gptq, CheckpointLayout::compressed_tensors}) {
+      auto o = options(method);
+      o.layout = layout;
+      o.damp = 0.05;
+      o.true_sequential = false;
+      const fs::path to = folder_ / std::to_string(run++);
+      try {
+        (void)quantize_calibrated(tiny, to, ids, o);
+      } catch (const Error& e) {
+        ASSERT_EQ(e.code(), ErrorCode::unsupported) << method << ": " << e.what();  // a g_idx, or rows of 112, say
+        ASSERT_EQ(std::string(e.what()).find("never written"), std::string::npos);
+        continue;
+      }
+      EXPECT_NO_THROW((void)Model::load(to)) << method << " in " << name_of(layout);
+      if (layout != CheckpointLayout::gptq) continue;
+      const auto config = nlohmann::json::parse(bytes_of(to / "quantize_config.json"));
+      EXPECT_EQ(config["damp_percent"], 0.05);
+      EXPECT_EQ(config["true_sequential"], false);
+      EXPECT_EQ(config["static_groups"], std::string(method).ends_with("-static"));
+      EXPECT_EQ(config["desc_act"], true);
+      EXPECT_FALSE(config.contains("dynamic")) << config.dump();
+    }
 }
 
 }  // namespace

@@ -286,6 +286,17 @@ TEST(GgufModel, RefusesMetadataThatCannotBe) {
   broken("llama.rope.freq_base", GgufValue(-1.0f), "a positive number");
   broken("llama.rope.dimension_count", u32(8), "rotates all 16", unsupported);
   broken("llama.expert_count", u32(8), "mixture of experts", unsupported);
+  broken("llama.block_count", u32(1u << 28), "'llama.block_count' is 268435456, and there is no tensor",
+         ErrorCode::not_found);
+  broken("llama.attention.key_length", u32(1u << 26), "tensor 'blk.0.attn_q.weight' has 64 rows");
+  // Keys that other models have: refused but for the value that changes nothing.
+  const GgufValue f2 = 2.0f, no = false;
+  for (const char* key : {"final_logit_softcapping", "attn_logit_softcapping", "attention.clamp_kqv", "attention.scale",
+                          "logit_scale", "residual_scale", "embedding_scale", "rope.scaling.attn_factor"})
+    broken(std::string("llama.") + key, f2, std::string("'llama.") + key + "' is 2, which", unsupported);
+  broken("llama.attention.causal", no, "lets tokens see those after them", unsupported);
+  broken("llama.attention.sliding_window_pattern", u32(2), "to some layers only", unsupported);
+  broken("llama.rope.scaling.factor", f2, "beside the factors of 'rope_freqs.weight'", unsupported);
   broken("split.count", GgufValue(std::uint16_t{2}), "one of 2 files", unsupported);
   broken("tokenizer.ggml.model", text("bert"), "is 'bert'", unsupported);
   broken("tokenizer.ggml.pre", text("tekken"), "is 'tekken'", unsupported);
@@ -294,6 +305,27 @@ TEST(GgufModel, RefusesMetadataThatCannotBe) {
   broken("tokenizer.ggml.merges", std::nullopt, "'tokenizer.ggml.merges' is missing");
   broken("tokenizer.ggml.merges", GgufArray{std::vector<std::string>{"a"}}, "merge 0");
   broken("tokenizer.ggml.eos_token_id", GgufValue(~std::uint64_t{0}), "which is no token");
+}
+
+// llama.cpp takes a factor without a type as linear, and the older key where there is no other.
+TEST(GgufModel, ReadsLinearScalingInItsOlderForms) {
+  const TemporaryFolder folder;
+  copy_with_tokenizer(golden("mistral"), folder / "model");
+  (void)export_gguf(folder / "model", folder / "plain.gguf", {.type = BlockType::f32});
+  const GgufFile plain(folder / "plain.gguf");
+  const auto factor = [&](const std::string& key, const GgufValue& value) {
+    GgufMetadata metadata = plain.metadata();
+    metadata[key] = value;
+    GgufWriter writer(folder / "scaled.gguf", metadata, plain.tensors());
+    for (const GgufTensor& t : plain.tensors()) writer.write(t.name, {plain.data(t).data(), t.bytes});
+    writer.finish();
+    const auto scaling = Config::load(folder / "scaled.gguf").rope_scaling;
+    return scaling ? scaling->factor : 0.0;
+  };
+  EXPECT_EQ(factor("llama.rope.scaling.factor", 4.0f), 4);
+  EXPECT_EQ(factor("llama.rope.scale_linear", 4.0f), 4);
+  EXPECT_EQ(factor("llama.rope.scale_linear", 1.0f), 0);
+  EXPECT_EQ(factor("llama.logit_scale", 1.0f), 0);  // and a neutral key is passed over
 }
 
 TEST(GgufModel, RefusesFilesThatAreNoModel) {

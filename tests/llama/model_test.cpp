@@ -5,9 +5,11 @@
 #include <cmath>
 #include <cstring>
 #include <fstream>
+#include <nlohmann/json.hpp>
 
 #include "nibble/core/error.h"
 #include "nibble/llama/evaluate.h"
+#include "tests/support/temporary_folder.h"
 
 namespace nibble::llama {
 namespace {
@@ -71,6 +73,33 @@ TEST_P(Golden, TheHookSeesEveryLinearLayer) {
 INSTANTIATE_TEST_SUITE_P(Transformers, Golden, testing::Values("gqa_tied", "bias", "mistral"),
                          [](const auto& p) { return std::string(p.param); });
 
+/// golden/variants.json: the golden models with one key of their configuration changed, by transformers.
+TEST(GoldenVariants, EveryKeyMeansWhatItMeansToTransformers) {
+  using Json = nlohmann::json;
+  const std::string golden = NIBBLE_TEST_DATA "/llama/golden/";
+  const Json cases = Json::parse(std::ifstream(golden + "variants.json"));
+  ASSERT_GE(cases.size(), 18u);
+  for (const auto& [name, c] : cases.items()) {
+    const testing_support::TemporaryFolder folder;
+    const std::string base = golden + c["base"].get<std::string>();
+    Json config = Json::parse(std::ifstream(base + "/config.json"));
+    config.update(c["change"]);
+    for (const Json& key : c["without"]) config.erase(key.get<std::string>());
+    std::ofstream(folder / "config.json") << config;
+    std::filesystem::copy_file(base + "/model.safetensors", folder / "model.safetensors");
+    const Buffer raw = Checkpoint::open(base + "/golden.safetensors").data("input_ids");
+    const auto* begin = raw.as<std::int64_t>();
+    const std::vector<std::int32_t> ids(begin, begin + raw.size() / 8);
+    const Model model = Model::load(folder.path());
+    KvCache cache(model.config(), ids.size());
+    const auto logits = model.forward(ids, cache, true);
+    const auto expected = c["logits"].get<std::vector<float>>();
+    ASSERT_EQ(logits.size(), expected.size()) << name;
+    for (std::size_t i = 0; i < logits.size(); ++i)
+      ASSERT_NEAR(logits[i], expected[i], 1e-4f * std::max(1.0f, std::abs(expected[i]))) << name << ": logit " << i;
+  }
+}
+
 std::vector<std::int32_t> evaluation_ids(std::size_t count) {
   std::ifstream in(NIBBLE_EXAMPLE_DATA "/evaluation.txt", std::ios::binary);
   std::vector<std::int32_t> ids;
@@ -131,6 +160,7 @@ TEST(Model, RefusesWhatItCannotServe) {
   EXPECT_THROW((void)model.forward(bad, cache), Error);
   EXPECT_THROW((void)model.forward(many, cache), Error);
   EXPECT_THROW((void)model.forward({}, cache), Error);
+  EXPECT_THROW(KvCache(model.config(), ~std::size_t{0} / 8), Error);
   EXPECT_EQ(cache.size(), 0u);
 }
 

@@ -63,7 +63,7 @@ GgufMetadata model_metadata(const Config& c, const std::string& name, BlockType 
   number("attention.value_length", c.head_dim);
   number("rope.dimension_count", c.head_dim);
   number("vocab_size", c.vocab);
-  if (c.sliding_window != 0) number("attention.sliding_window", c.sliding_window);
+  if (c.sliding_window != 0 && !c.windows_differ()) number("attention.sliding_window", c.sliding_window);
   out[arch + ".attention.layer_norm_rms_epsilon"] = static_cast<float>(c.rms_eps);
   out[arch + ".rope.freq_base"] = static_cast<float>(c.rope_theta);
   if (c.rope_scaling && c.rope_scaling->kind == RopeScaling::Kind::linear) {
@@ -95,6 +95,8 @@ class Job {
     if (!can_encode(options.type))
       throw Error(ErrorCode::unsupported,
                   "a GGUF file of " + std::string(name_of(options.type)) + " can be read, not written");
+    check_config(config_, in_);
+    check_carried();
     const fs::path named = fs::absolute(from).lexically_normal();
     metadata_ =
         model_metadata(config_, (named.has_filename() ? named : named.parent_path()).filename().string(), options.type);
@@ -164,6 +166,19 @@ class Job {
     weights_ += count;
   }
 
+  /// What GGUF has no place for, or what llama.cpp does not read in this architecture, would come back as another
+  /// model.
+  void check_carried() {
+    const Config& c = config_;
+    if (c.windows_differ() && c.sliding_window < c.context)
+      throw Error(ErrorCode::unsupported, "some layers have a sliding window of " + std::to_string(c.sliding_window) +
+                                              " tokens and others none, which GGUF cannot say of this architecture");
+    if (c.model_type == "qwen2" && !rope_factors(c).empty())
+      throw Error(ErrorCode::unsupported,
+                  "rotary embeddings are scaled as in Llama 3, which llama.cpp does not read in a qwen2 model");
+    report_.notes.insert(report_.notes.end(), c.notes.begin(), c.notes.end());
+  }
+
   void declare() {
     const Config& c = config_;
     const BlockType ends = is_float(options_.type) ? options_.type : BlockType::q8_0;
@@ -181,7 +196,7 @@ class Job {
     }
     add("model.norm.weight", Kind::vector, BlockType::f32, {c.hidden});
     if (!c.tied_embeddings) add("lm_head.weight", Kind::matrix, ends, {c.vocab, c.hidden});
-    if (c.sliding_window != 0)
+    if (c.sliding_window != 0 && !c.windows_differ())
       note("llama.cpp knows no sliding window in this architecture: beyond " + std::to_string(c.sliding_window) +
            " tokens it sees more than the model was made for");
     if (c.eos.size() > 1)
