@@ -6,14 +6,12 @@
 #include <atomic>
 #include <cstdlib>
 #include <exception>
-#include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
-#include <unsupported/Eigen/CXX11/ThreadPool>
-#include <vector>
 
 #include "nibble/core/error.h"
+#include "threads.h"
 
 namespace nibble {
 
@@ -27,58 +25,26 @@ class SerialExecutor final : public Executor {
   }
 };
 
-/// Tells the core that this thread waits in a loop.
-inline void pause() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
-
-/// Eigen's pool threads plus the calling one; tasks are handed out one by one from a counter.
+/// A pool of threads plus the calling one; tasks are handed out one by one from a counter.
 class PoolExecutor final : public Executor {
  public:
-  /// With fewer threads where the system starts no more: results do not depend on how many there are.
-  explicit PoolExecutor(int threads) {
-    try {
-      pools_.reserve(static_cast<std::size_t>(threads - 1));
-      while (threads_ < threads) {
-        pools_.push_back(std::make_unique<Eigen::ThreadPool>(1));
-        ++threads_;
-      }
-    } catch (const std::exception&) {  // std::system_error, std::bad_alloc
-    }
-  }
-  int concurrency() const noexcept override { return threads_; }
+  explicit PoolExecutor(int threads) : threads_(threads - 1) {}
+  int concurrency() const noexcept override { return threads_.count() + 1; }
 
   void run(std::size_t count, FunctionRef<void(std::size_t)> task) override {
     std::atomic<std::size_t> next{0};
     const auto work = [&] {
       for (std::size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) task(i);
     };
-    const auto helpers =
-        static_cast<unsigned>(std::min<std::size_t>(static_cast<std::size_t>(threads_), count)) - (count > 0);
-    Eigen::Barrier done(helpers);
-    std::atomic<unsigned> busy{helpers};
-    const auto help = [&] {
-      work();
-      busy.fetch_sub(1, std::memory_order_release);
-      done.Notify();
-    };
-    for (unsigned i = 0; i < helpers; ++i)
-      pools_[i]->Schedule([&help] { help(); });  // one reference: nothing to allocate
+    const auto helpers = std::min<std::size_t>(static_cast<std::size_t>(threads_.count()), count - (count > 0));
+    Threads::Job job{work, static_cast<unsigned>(helpers)};
+    threads_.start(job);
     work();
-    // The others end a moment after this thread: far sooner than it could be put to sleep and woken.
-    for (int i = 0; i < 4000 && busy.load(std::memory_order_acquire) != 0; ++i) pause();
-    done.Wait();
+    threads_.finish(job);
   }
 
  private:
-  int threads_ = 1;
-  /// Pools of one thread each: one of several waits for ever in its constructor for those that it started, when it
-  /// cannot start the next.
-  std::vector<std::unique_ptr<Eigen::ThreadPool>> pools_;
+  Threads threads_;
 };
 
 /// CPUs this process may run on, which a container or taskset can make fewer than the machine has.
