@@ -11,10 +11,9 @@
 #include <mutex>
 #include <string>
 #include <thread>
-#include <unsupported/Eigen/CXX11/ThreadPool>
-#include <vector>
 
 #include "nibble/core/error.h"
+#include "threads.h"
 
 namespace nibble {
 
@@ -28,19 +27,10 @@ class SerialExecutor final : public Executor {
   }
 };
 
-/// Tells the core that this thread waits in a loop.
-inline void pause() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
-
 /// The scopes that the calling thread is in, innermost first.
 thread_local constinit const TaskScope* innermost_scope = nullptr;
 
-/// Eigen's pool threads plus the calling one; tasks are handed out one by one from a counter.
+/// Threads plus the calling one; tasks are handed out one by one from a counter.
 class PoolExecutor final : public Executor {
  public:
   explicit PoolExecutor(int threads) : threads_(threads) {
@@ -63,54 +53,34 @@ class PoolExecutor final : public Executor {
 
   void run(std::size_t count, FunctionRef<void(std::size_t)> task) override {
     if (TaskScope::inside(*this)) return serial_executor().run(count, task);
-    const Threads& threads = this->threads();
+    Threads& threads = this->threads();
     std::atomic<std::size_t> next{0};
     const auto work = [&] {
       const TaskScope scope(*this);
       for (std::size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) task(i);
     };
-    const auto helpers = static_cast<unsigned>(std::min(threads.size() + 1, count)) - (count > 0);
-    Eigen::Barrier done(helpers);
-    std::atomic<unsigned> busy{helpers};
-    const auto help = [&] {
-      work();
-      busy.fetch_sub(1, std::memory_order_release);
-      done.Notify();
-    };
-    for (unsigned i = 0; i < helpers; ++i)
-      threads[i]->Schedule([&help] { help(); });  // one reference: nothing to allocate
+    const std::size_t helpers = std::min(static_cast<std::size_t>(threads.count()) + 1, count);
+    Threads::Job job{work, static_cast<unsigned>(helpers == 0 ? 0 : helpers - 1)};
+    threads.start(job);
     work();
     if (started_.load(std::memory_order_relaxed) != &threads)
       throw Error(ErrorCode::unsupported,
                   "a task called fork() and returned in the child, where the threads that had "
                   "the other tasks are gone; let the child end, or exec, inside the task");
-    // The others end a moment after this thread: far sooner than it could be put to sleep and woken.
-    for (int i = 0; i < 4000 && busy.load(std::memory_order_acquire) != 0; ++i) pause();
-    done.Wait();
+    threads.finish(job);
   }
 
  private:
-  /// Pools of one thread each: one of several waits for ever in its constructor for those that it started, when it
-  /// cannot start the next.
-  using Threads = std::vector<std::unique_ptr<Eigen::ThreadPool>>;
-
   /// All but the calling thread, made at first use: again in a child of fork(), which has none of its parent's. Fewer
   /// where the system starts no more: results do not depend on how many there are.
-  const Threads& threads() {
-    if (const Threads* ready = started_.load(std::memory_order_acquire)) return *ready;
+  Threads& threads() {
+    if (Threads* ready = started_.load(std::memory_order_acquire)) return *ready;
     const std::lock_guard lock(mutex_);
-    if (owner_ == nullptr) {
-      owner_ = std::make_unique<Threads>();
-      try {
-        owner_->reserve(static_cast<std::size_t>(threads_ - 1));
-        for (int i = 1; i < threads_; ++i) owner_->push_back(std::make_unique<Eigen::ThreadPool>(1));
-      } catch (const std::exception&) {  // std::system_error, std::bad_alloc
-      }
-    }
+    if (owner_ == nullptr) owner_ = std::make_unique<Threads>(threads_ - 1);
     started_.store(owner_.get(), std::memory_order_release);
     return *owner_;
   }
-  /// In the child of a fork, with mutex_ held since before it. The parent's pools would wait for their threads for ever
+  /// In the child of a fork, with mutex_ held since before it. The parent's would be waited for for ever
   /// if they were destroyed, and stay reachable, so that nobody takes them for a leak.
   void begin_child() {
     static Threads* parents = nullptr;
@@ -124,7 +94,7 @@ class PoolExecutor final : public Executor {
   int threads_;
   std::mutex mutex_;  ///< Of making the threads.
   std::unique_ptr<Threads> owner_;
-  std::atomic<const Threads*> started_{nullptr};
+  std::atomic<Threads*> started_{nullptr};
 };
 
 /// CPUs this process may run on, which a container or taskset can make fewer than the machine has.
