@@ -270,10 +270,10 @@ Json bpe_description(const GgufFields& f, const Strings& tokens, const Strings& 
   out["model"]["vocab"] = std::move(vocab);
   out["decoder"] = {{"type", "ByteLevel"}};
   Json single = Json::array({{{"Sequence", {{"id", "A"}}}}}), special = Json::object();
-  const auto token = [&](const std::string& name, bool otherwise) -> Json {
-    const auto id = f.number("tokenizer.ggml." + name + "_token_id");
-    if (!id || !f.flag("tokenizer.ggml.add_" + name + "_token", otherwise)) return nullptr;
-    if (*id >= tokens.size()) f.refuse("tokenizer.ggml." + name + "_token_id", "is no token");
+  const auto token = [&](const std::string& which, bool otherwise) -> Json {
+    const auto id = f.number("tokenizer.ggml." + which + "_token_id");
+    if (!id || !f.flag("tokenizer.ggml.add_" + which + "_token", otherwise)) return nullptr;
+    if (*id >= tokens.size()) f.refuse("tokenizer.ggml." + which + "_token_id", "is no token");
     special[tokens[*id]] = {{"ids", {*id}}};
     return {{"SpecialToken", {{"id", tokens[*id]}}}};
   };
