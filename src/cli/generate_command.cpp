@@ -32,7 +32,7 @@ void run(const Options& o) {
   }
   load.int8_activations = load.int8_activations || o.int8_activations;
   const llama::Model model = llama::Model::load(model_path, load);
-  for (const std::string& note : model.config().notes) fmt::print(stderr, "note: {}\n", note);
+  for (const std::string& note : model.config().notes) fmt::print(stderr, "nibble: note: {}\n", printable(note));
   const auto tokenizer = llama::load_tokenizer(model_path);
   const auto prompt = tokenizer->encode(o.prompt, true, [](double, std::string_view) { return !interrupted(); });
   if (prompt.empty()) throw Error(ErrorCode::invalid_argument, "the prompt is empty; give some text with --prompt");

@@ -51,7 +51,7 @@ class TextStream {
 
  private:
   const Tokenizer& tokenizer_;
-  std::vector<std::int32_t> ids_;  ///< The last token given out, for its effect on spaces, then those not yet.
+  std::vector<std::int32_t> ids_;  ///< The last tokens given out, for their effect on spaces, then those not yet.
   std::size_t given_ = 0;          ///< How many of ids_ have been given out.
 };
 

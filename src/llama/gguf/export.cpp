@@ -95,12 +95,11 @@ class Job {
     if (!can_encode(options.type))
       throw Error(ErrorCode::unsupported,
                   "a GGUF file of " + std::string(name_of(options.type)) + " can be read, not written");
-    check_config(config_, in_);
+    check_stored_weights(in_, config_, from.string());
     check_carried();
     const fs::path named = fs::absolute(from).lexically_normal();
     metadata_ =
         model_metadata(config_, (named.has_filename() ? named : named.parent_path()).filename().string(), options.type);
-    check_stored_weights(in_, config_, from.string());
     metadata_.merge(tokenizer_metadata(from, config_));
     metadata_.merge(chat_templates(from, report_.notes));
     declare();

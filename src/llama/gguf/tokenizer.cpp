@@ -298,10 +298,10 @@ Json bpe_description(const GgufFields& f, const Strings& tokens, const Strings& 
            {"added_tokens", added}};
   out["model"]["vocab"] = std::move(vocab);
   Json special = Json::object();
-  const auto token = [&](const std::string& name, bool otherwise) -> std::optional<std::string> {
-    const auto id = f.number("tokenizer.ggml." + name + "_token_id");
-    if (!id || !f.flag("tokenizer.ggml.add_" + name + "_token", otherwise)) return std::nullopt;
-    if (*id >= tokens.size()) f.refuse("tokenizer.ggml." + name + "_token_id", "is no token");
+  const auto token = [&](const std::string& which, bool otherwise) -> std::optional<std::string> {
+    const auto id = f.number("tokenizer.ggml." + which + "_token_id");
+    if (!id || !f.flag("tokenizer.ggml.add_" + which + "_token", otherwise)) return std::nullopt;
+    if (*id >= tokens.size()) f.refuse("tokenizer.ggml." + which + "_token_id", "is no token");
     const std::string& text = tokens[*id];
     special[text] = {{"id", text}, {"ids", {*id}}, {"tokens", {text}}};
     return text;

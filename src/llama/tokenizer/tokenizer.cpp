@@ -1,5 +1,7 @@
 #include "nibble/llama/tokenizer.h"
 
+#include <algorithm>
+
 #include "format/files.h"
 #include "llama/gguf/weights.h"
 #include "llama/tokenizer/json.h"
@@ -9,6 +11,8 @@
 namespace nibble::llama {
 
 namespace {
+
+constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
 
 class ByteTokenizer final : public Tokenizer {
  public:
@@ -69,17 +73,25 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& model) {
 }
 
 TextStream::TextStream(const Tokenizer& tokenizer, std::span<const std::int32_t> prompt) : tokenizer_(tokenizer) {
-  if (!prompt.empty()) ids_ = {prompt.back()};
+  // A character of the prompt's end may be several tokens, which mean something only together.
+  for (std::size_t n = 1; n <= std::min<std::size_t>(prompt.size(), 8); ++n) {
+    ids_.assign(prompt.end() - static_cast<std::ptrdiff_t>(n), prompt.end());
+    if (const std::string text = tokenizer_.decode(ids_);
+        cut_character(text) == 0 && text.find(kReplacement) == text.npos)
+      break;
+  }
   given_ = ids_.size();
 }
 
 std::string TextStream::next(std::int32_t id) {
   ids_.push_back(id);
   const std::string before = tokenizer_.decode(std::span(ids_).first(given_)), all = tokenizer_.decode(ids_);
-  // SentencePiece shows a cut character as U+FFFD. A token that truly is one is given out with the next.
-  if (cut_character(all) != 0 || all.ends_with("\xEF\xBF\xBD") || all.size() < before.size()) return {};
+  // Some decoders show a cut character as U+FFFD. A token that truly is one is given out with the next.
+  if (cut_character(all) != 0 || all.ends_with(kReplacement) || all.size() < before.size()) return {};
   std::string fresh = all.substr(before.size());
-  ids_.erase(ids_.begin(), ids_.end() - 1);
+  // What shows nothing by itself, such as spaces at the beginning of a text, would not do as what went before.
+  if (!tokenizer_.decode(std::span(ids_).subspan(given_)).empty())
+    ids_.erase(ids_.begin(), ids_.begin() + static_cast<std::ptrdiff_t>(given_));
   given_ = ids_.size();
   return fresh;
 }
