@@ -1,7 +1,7 @@
 // AVX2 with FMA and F16C.
 #include "kernels/cpu/vec_avx2.h"
 
-namespace nibble::kernels {
+namespace nibble::inline NIBBLE_ABI::kernels {
 namespace {
 
 namespace vec {
@@ -40,4 +40,4 @@ inline I widen_pairs(I sum, I pairs) { return add_int(sum, _mm256_madd_epi16(pai
 
 const KernelTable avx2_kernels = make_table();
 
-}  // namespace nibble::kernels
+}  // namespace nibble::inline NIBBLE_ABI::kernels

@@ -1,7 +1,7 @@
 // AVX-512 F, BW, DQ, VL.
 #include "kernels/cpu/vec_avx512.h"
 
-namespace nibble::kernels {
+namespace nibble::inline NIBBLE_ABI::kernels {
 namespace {
 
 namespace vec {
@@ -41,4 +41,4 @@ inline void store_int(int32_t* p, I x) { _mm512_storeu_si512(p, x); }
 
 const KernelTable avx512_kernels = make_table();
 
-}  // namespace nibble::kernels
+}  // namespace nibble::inline NIBBLE_ABI::kernels

@@ -7,7 +7,7 @@
 // tokens.
 #include "kernels/cpu/vec_avx512vnni.h"
 
-namespace nibble::kernels {
+namespace nibble::inline NIBBLE_ABI::kernels {
 namespace {
 
 #include "kernels/cpu/generic/byte_forms.h"
@@ -131,4 +131,4 @@ static constexpr KernelTable make_amx_table() {
 
 const KernelTable avx512amx_kernels = make_amx_table();
 
-}  // namespace nibble::kernels
+}  // namespace nibble::inline NIBBLE_ABI::kernels

@@ -1,7 +1,7 @@
 // AVX-512 with VNNI: byte products in one instruction.
 #include "kernels/cpu/vec_avx512vnni.h"
 
-namespace nibble::kernels {
+namespace nibble::inline NIBBLE_ABI::kernels {
 namespace {
 
 #include "kernels/cpu/generic/byte_forms.h"
@@ -12,4 +12,4 @@ namespace {
 
 const KernelTable avx512vnni_kernels = make_table();
 
-}  // namespace nibble::kernels
+}  // namespace nibble::inline NIBBLE_ABI::kernels

@@ -1,7 +1,7 @@
 // AVX2 with AVX-VNNI: byte products in one instruction, without AVX-512.
 #include "kernels/cpu/vec_avx2.h"
 
-namespace nibble::kernels {
+namespace nibble::inline NIBBLE_ABI::kernels {
 namespace {
 
 namespace vec {
@@ -20,4 +20,4 @@ inline I dot4_nibbles(I sum, I a, I b) { return dot4(sum, a, b); }
 
 const KernelTable avxvnni_kernels = make_table();
 
-}  // namespace nibble::kernels
+}  // namespace nibble::inline NIBBLE_ABI::kernels

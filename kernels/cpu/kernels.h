@@ -8,7 +8,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-namespace nibble::kernels {
+#include "nibble/core/abi.h"
+
+namespace nibble::inline NIBBLE_ABI::kernels {
 
 /// Output columns that a matmul panel interleaves: panel[k][32].
 constexpr size_t kPanelWidth = 32;
@@ -160,4 +162,4 @@ extern const KernelTable neon_kernels;     ///< every AArch64
 extern const KernelTable neondot_kernels;  ///< and the dot product of ARMv8.2
 #endif
 
-}  // namespace nibble::kernels
+}  // namespace nibble::inline NIBBLE_ABI::kernels

@@ -1,7 +1,7 @@
 // NEON: every AArch64 CPU.
 #include "kernels/cpu/vec_neon.h"
 
-namespace nibble::kernels {
+namespace nibble::inline NIBBLE_ABI::kernels {
 namespace {
 
 namespace vec {
@@ -33,4 +33,4 @@ inline I dot4_nibbles(I sum, I a, I b) {
 
 const KernelTable neon_kernels = make_table();
 
-}  // namespace nibble::kernels
+}  // namespace nibble::inline NIBBLE_ABI::kernels

@@ -1,7 +1,7 @@
 // NEON with the dot product (ARMv8.2): byte products in one instruction.
 #include "kernels/cpu/vec_neon.h"
 
-namespace nibble::kernels {
+namespace nibble::inline NIBBLE_ABI::kernels {
 namespace {
 
 namespace vec {
@@ -25,4 +25,4 @@ inline I dot4(I sum, I a, I b) {
 
 const KernelTable neondot_kernels = make_table();
 
-}  // namespace nibble::kernels
+}  // namespace nibble::inline NIBBLE_ABI::kernels

@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-namespace nibble::kernels {
+namespace nibble::inline NIBBLE_ABI::kernels {
 namespace {
 
 namespace vec {
@@ -150,4 +150,4 @@ inline void fence() {}
 
 const KernelTable scalar_kernels = make_table();
 
-}  // namespace nibble::kernels
+}  // namespace nibble::inline NIBBLE_ABI::kernels

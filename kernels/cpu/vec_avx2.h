@@ -6,7 +6,7 @@
 
 #include <immintrin.h>
 
-namespace nibble::kernels {
+namespace nibble::inline NIBBLE_ABI::kernels {
 namespace {
 
 namespace vec {
@@ -178,4 +178,4 @@ inline void fence() { _mm_sfence(); }
 }  // namespace vec
 
 }  // namespace
-}  // namespace nibble::kernels
+}  // namespace nibble::inline NIBBLE_ABI::kernels

@@ -11,7 +11,7 @@
 
 #include <immintrin.h>
 
-namespace nibble::kernels {
+namespace nibble::inline NIBBLE_ABI::kernels {
 namespace {
 
 namespace vec {
@@ -134,4 +134,4 @@ inline void fence() { _mm_sfence(); }
 }  // namespace vec
 
 }  // namespace
-}  // namespace nibble::kernels
+}  // namespace nibble::inline NIBBLE_ABI::kernels

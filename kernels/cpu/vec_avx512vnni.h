@@ -3,7 +3,7 @@
 
 #include "kernels/cpu/vec_avx512.h"
 
-namespace nibble::kernels {
+namespace nibble::inline NIBBLE_ABI::kernels {
 namespace {
 
 namespace vec {
@@ -19,4 +19,4 @@ inline I dot4_nibbles(I sum, I a, I b) { return dot4(sum, a, b); }
 }  // namespace vec
 
 }  // namespace
-}  // namespace nibble::kernels
+}  // namespace nibble::inline NIBBLE_ABI::kernels

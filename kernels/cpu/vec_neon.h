@@ -5,7 +5,7 @@
 
 #include <arm_neon.h>
 
-namespace nibble::kernels {
+namespace nibble::inline NIBBLE_ABI::kernels {
 namespace {
 
 namespace vec {
@@ -134,4 +134,4 @@ inline void fence() {}
 }  // namespace vec
 
 }  // namespace
-}  // namespace nibble::kernels
+}  // namespace nibble::inline NIBBLE_ABI::kernels

@@ -4,7 +4,7 @@
 
 #include "kernels/cuda/activations.cuh"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 namespace {
 
@@ -59,4 +59,4 @@ int round_activations(const ActivationMatrix& x, const std::uint32_t* is_outlier
   }
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

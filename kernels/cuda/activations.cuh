@@ -5,7 +5,7 @@
 #include "kernels/cuda/canonical.cuh"
 #include "kernels/cuda/reduce.cuh"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 inline constexpr unsigned kActivationThreads = 256;
 inline constexpr unsigned kActivationWarps = kActivationThreads / kWarp;
@@ -123,4 +123,4 @@ void round_activations_kernel(const T* x, std::size_t cols, std::size_t stride, 
   }
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

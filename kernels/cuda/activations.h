@@ -8,7 +8,7 @@
 #include "kernels/cuda/canonical.h"
 #include "nibble/core/dtype.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 /// A row-major matrix of activations on the device: [tokens, cols] of f32, f16 or bf16.
 struct ActivationMatrix {
@@ -36,4 +36,4 @@ int find_outlier_columns(const ActivationMatrix& x, float threshold, std::uint32
 int round_activations(const ActivationMatrix& x, const std::uint32_t* is_outlier, std::int8_t* codes,
                       std::size_t codes_stride, float* absmax, unsigned long long* non_finite, cudaStream_t stream);
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

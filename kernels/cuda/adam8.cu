@@ -4,7 +4,7 @@
 
 #include "kernels/cuda/adam8.cuh"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 namespace {
 
@@ -35,4 +35,4 @@ int adam8(void* parameters, const void* gradients, DType type, std::size_t count
   }
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -5,7 +5,7 @@
 #include "kernels/cuda/canonical.cuh"
 #include "kernels/cuda/reduce.cuh"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 inline constexpr unsigned kAdamWarps = 8;
 inline constexpr unsigned kAdamThreads = kAdamWarps * kWarp;
@@ -95,4 +95,4 @@ void adam8_kernel(T* parameters, const T* gradients, std::size_t count, Adam8Sta
   }
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -8,7 +8,7 @@
 #include "nibble/core/dtype.h"
 #include "nibble/scheme/adam8.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 /// The moments of `count` parameters, on the device: a code each, an absmax for every kAdam8Block. Zero bytes in
 /// the absmax values are the state before the first step.
@@ -25,4 +25,4 @@ struct Adam8State {
 int adam8(void* parameters, const void* gradients, DType type, std::size_t count, const Adam8State& state,
           const AdamStep& step, cudaStream_t stream);
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -11,12 +11,14 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "nibble/core/abi.h"
+
 #define NIBBLE_DEVICE __device__ __forceinline__
 #define NIBBLE_KERNEL(max_threads, min_blocks) __global__ __launch_bounds__(max_threads, min_blocks)
 #define NIBBLE_SHARED(T, name, n) __shared__ __align__(16) T name[n]
 #define NIBBLE_DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 NIBBLE_DEVICE std::uint32_t shared_address(const void* p) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(p));
@@ -228,4 +230,4 @@ cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::si
   return status;
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

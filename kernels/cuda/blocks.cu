@@ -4,7 +4,7 @@
 
 #include "kernels/cuda/blocks.cuh"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 namespace {
 
@@ -41,4 +41,4 @@ int dequantize_blocks(BlockType type, const void* blocks, std::size_t rows, std:
   });
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -4,7 +4,7 @@
 #include "kernels/cuda/blocks.h"
 #include "kernels/cuda/canonical.cuh"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 /// A CUDA block is 32 runs of eight values by 8 rows.
 inline constexpr unsigned kBlockRuns = 32;
@@ -31,4 +31,4 @@ void dequantize_blocks_kernel(const Block* blocks, std::size_t rows, std::size_t
   }
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -8,7 +8,7 @@
 
 using cudaStream_t = struct CUstream_st*;  // as cuda_runtime.h has it
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 /// out[r][c] = the value at row r, column c of a matrix of blocks as BlockMatrix holds it: rows of cols /
 /// block_size(type) blocks, one row after another, from `blocks` on, which is aligned to 4 bytes. `out` is [rows, cols]
@@ -21,4 +21,4 @@ namespace nibble::cuda {
 int dequantize_blocks(BlockType type, const void* blocks, std::size_t rows, std::size_t cols, void* out, DType out_type,
                       std::size_t stride, cudaStream_t stream);
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

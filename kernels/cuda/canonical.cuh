@@ -9,7 +9,7 @@
 #include "nibble/core/bit_pack.h"
 #include "nibble/matrix/quantized_matrix.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 /// Columns that one thread decodes or encodes at a time.
 inline constexpr int kRun = 8;
@@ -165,4 +165,4 @@ NIBBLE_DEVICE void store_run(T* at, int n, const float (&values)[kRun]) {
     if (i < n) at[i] = narrow<T>(values[i]);
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

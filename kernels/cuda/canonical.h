@@ -9,7 +9,7 @@
 
 using cudaStream_t = struct CUstream_st*;  // as cuda_runtime.h has it
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 /// A canonical matrix whose buffers lie on the device. Does not own. The byte layout is QuantizedMatrix's but for
 /// `pitch`: rows of codes may lie further apart than their bytes, which gives 16-byte loads of any row their alignment.
@@ -71,4 +71,4 @@ inline GroupMap group_map(const QuantSpec& spec, std::size_t cols, const std::in
   return map;
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

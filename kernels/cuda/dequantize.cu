@@ -2,7 +2,7 @@
 
 #include "kernels/cuda/dequantize.cuh"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 namespace {
 
@@ -50,4 +50,4 @@ int dequantize(const CanonicalMatrix& q, std::size_t first_row, void* out, DType
   }
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -4,7 +4,7 @@
 #include "kernels/cuda/canonical.cuh"
 #include "kernels/cuda/gemm_layout.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 /// A block is 32 runs of eight columns by 8 rows.
 inline constexpr unsigned kDequantizeRuns = 32;
@@ -100,4 +100,4 @@ void dequantize_kernel(CanonicalMatrix q, GroupMap groups, std::size_t first_row
   }
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -6,7 +6,7 @@
 #include "kernels/cuda/canonical.h"
 #include "nibble/core/dtype.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 /// out[r][c] = the weight at row first_row + r, column c, for r < rows and all of q's columns; `out` is [rows, q.cols]
 /// of `type` (f32, f16 or bf16), its rows `stride` elements apart. Each value is rounded to `type` once, half to even.
@@ -16,4 +16,4 @@ namespace nibble::cuda {
 int dequantize(const CanonicalMatrix& q, std::size_t first_row, void* out, DType type, std::size_t rows,
                std::size_t stride, cudaStream_t stream);
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

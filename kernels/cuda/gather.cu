@@ -4,7 +4,7 @@
 
 #include "kernels/cuda/gather.cuh"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 namespace {
 
@@ -31,4 +31,4 @@ int gather_columns(const ActivationMatrix& x, const std::int32_t* columns, std::
   }
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

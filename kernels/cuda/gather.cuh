@@ -4,7 +4,7 @@
 #include "kernels/cuda/canonical.cuh"
 #include "kernels/cuda/gather.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 inline constexpr unsigned kGatherThreads = 128;
 
@@ -48,4 +48,4 @@ void gather_kernel(const Word* x, std::size_t tokens, std::size_t stride, const 
   }
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -4,8 +4,9 @@
 #include <type_traits>
 
 #include "kernels/cuda/device.h"
+#include "nibble/core/abi.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 NIBBLE_DEVICE std::uint32_t bits_of(half2 v) {
   std::uint32_t bits;
@@ -121,4 +122,4 @@ struct CodebookDecoder {
   }
 };
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

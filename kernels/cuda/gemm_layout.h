@@ -16,9 +16,10 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "nibble/core/abi.h"
 #include "nibble/core/portability.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 /// A code's place: bits shift, shift + 1, … of 32-bit word `word`.
 struct CodePlace {
@@ -102,4 +103,4 @@ static_assert(layout_is_a_bijection(PackedLayout{1, 33, false}, 4) &&
 static_assert(layout_is_a_bijection(PackedInt8Layout{3, 128}, 8));
 static_assert(parameter_places_are_permutations());
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

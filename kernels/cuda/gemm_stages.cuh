@@ -4,7 +4,7 @@
 #include "kernels/cuda/gemm_tile.cuh"
 #include "kernels/cuda/gemm_w4a16.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 inline constexpr unsigned kGemmChunk = 8;  ///< 16-bit elements that one copy moves.
 inline constexpr unsigned kW4CodeBytes = kGemmOutputs * kGemmDepth / 2;
@@ -149,4 +149,4 @@ class W4Fetch {
   }
 };
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

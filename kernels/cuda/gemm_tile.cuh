@@ -5,7 +5,7 @@
 #include "kernels/cuda/gemm_layout.h"
 #include "kernels/cuda/reduce.cuh"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 inline constexpr unsigned kGemmRowBytes = 128;   ///< Of activations in a stage: 64 of 16 bits, or 128 of 8.
 inline constexpr unsigned kGemmColumnWarps = 4;  ///< Warps side by side, of 32 outputs each.
@@ -62,4 +62,4 @@ NIBBLE_DEVICE void store_pair(void* y, DType type, std::size_t at, std::size_t l
   if (left > 1) to[1] = b;
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

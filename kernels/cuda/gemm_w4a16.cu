@@ -6,7 +6,7 @@
 
 #include "kernels/cuda/gemm_w4a16.cuh"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 namespace {
 
@@ -129,4 +129,4 @@ int gemm_w4a16(const PackedW4& w, const void* x, DType x_type, std::size_t x_str
   });
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

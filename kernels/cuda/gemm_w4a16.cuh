@@ -11,7 +11,7 @@
 #include "kernels/cuda/gemm_decode.cuh"
 #include "kernels/cuda/gemm_stages.cuh"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 /// A thread's part in the products of its block.
 template <class T, bool IsCodebook, class Tile>
@@ -283,4 +283,4 @@ void gemm_w4a16_kernel(const W4Arguments args) {
   }
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -20,7 +20,7 @@
 
 using cudaStream_t = struct CUstream_st*;  // as cuda_runtime.h has it
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 /// Weights as PackedLayout places them, on the device. Plain data; does not own. All pointers aligned to 16 bytes.
 struct PackedW4 {
@@ -100,4 +100,4 @@ constexpr double gemm_w4a16_relative_error(std::size_t cols, std::size_t group, 
   return 1.01 * (sums + value);
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

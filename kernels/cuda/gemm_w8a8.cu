@@ -2,7 +2,7 @@
 
 #include "kernels/cuda/gemm_w8a8.cuh"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 namespace {
 
@@ -45,4 +45,4 @@ int gemm_w8a8(const PackedInt8& w, const RoundedActivations& x, const OutlierCol
   }
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -5,7 +5,7 @@
 #include "kernels/cuda/gemm_tile.cuh"
 #include "kernels/cuda/gemm_w8a8.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 inline constexpr unsigned kInt8Depth = 128;                            ///< Columns of a step.
 inline constexpr unsigned kInt8CodeBytes = kGemmOutputs * kInt8Depth;  ///< Of weights in a stage.
@@ -254,4 +254,4 @@ void gemm_w8a8_kernel(const Int8Arguments args) {
   thread.store(y);
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

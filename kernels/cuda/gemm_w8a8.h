@@ -10,7 +10,7 @@
 #include "kernels/cuda/activations.h"
 #include "kernels/cuda/gemm_layout.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 /// Weights as PackedInt8Layout places them, on the device. Does not own.
 struct PackedInt8 {
@@ -55,4 +55,4 @@ Int8TileShape int8_tile(std::size_t tokens, std::size_t shared_bytes);
 int gemm_w8a8(const PackedInt8& w, const RoundedActivations& x, const OutlierColumns& outliers, void* y, DType y_type,
               std::size_t y_stride, const Int8TileShape& tile, cudaStream_t stream);
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

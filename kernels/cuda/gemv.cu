@@ -4,7 +4,7 @@
 
 #include "kernels/cuda/gemv.cuh"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 namespace {
 
@@ -66,4 +66,4 @@ int gemv(const CanonicalMatrix& w, const void* x, DType x_type, std::size_t x_st
   }
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -5,7 +5,7 @@
 #include "kernels/cuda/canonical.cuh"
 #include "kernels/cuda/reduce.cuh"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 inline constexpr unsigned kGemvWarps = 4;
 inline constexpr unsigned kGemvThreads = kGemvWarps * kWarp;
@@ -299,4 +299,4 @@ void gemv_kernel(CanonicalMatrix w, GroupMap groups, GemvVectors x, std::size_t 
     }
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

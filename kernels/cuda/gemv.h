@@ -16,7 +16,7 @@
 #include "kernels/cuda/canonical.h"
 #include "nibble/core/dtype.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 inline constexpr std::size_t kMostGemvTokens = 8;
 
@@ -51,4 +51,4 @@ constexpr double gemv_relative_error(std::size_t cols, int bits) {
   return 1.01 * static_cast<double>(piece + pieces + 6) * 0x1p-24;
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

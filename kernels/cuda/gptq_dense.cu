@@ -4,7 +4,7 @@
 
 #include "kernels/cuda/gptq_dense.cuh"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 namespace {
 
@@ -43,4 +43,4 @@ int gptq_row_products(const float* a, const float* b, std::size_t rows, std::siz
                 cols, sums);
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

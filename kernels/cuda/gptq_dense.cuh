@@ -4,7 +4,7 @@
 #include "kernels/cuda/gptq_dense.h"
 #include "kernels/cuda/reduce.cuh"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 inline constexpr unsigned kDenseThreads = 128;
 
@@ -54,4 +54,4 @@ void gptq_row_products_kernel(const float* a, const float* b, std::size_t rows, 
   }
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -5,9 +5,11 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "nibble/core/abi.h"
+
 using cudaStream_t = struct CUstream_st*;  // as cuda_runtime.h has it
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 /// to[i] = from[i], rounded.
 int gptq_narrow(const double* from, float* to, std::size_t count, cudaStream_t stream);
@@ -24,4 +26,4 @@ int gptq_subtract(const float* a, std::size_t a_stride, const float* b, std::siz
 int gptq_row_products(const float* a, const float* b, std::size_t rows, std::size_t cols, double* sums,
                       cudaStream_t stream);
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -4,7 +4,7 @@
 
 #include "kernels/cuda/gptq_update.cuh"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 namespace {
 
@@ -38,4 +38,4 @@ template int gptq_update(const GptqStep&, const GptqBuffers<double>&, cudaStream
 template int gptq_fit(const GptqStep&, const GptqBuffers<float>&, cudaStream_t);
 template int gptq_fit(const GptqStep&, const GptqBuffers<double>&, cudaStream_t);
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -5,7 +5,7 @@
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/gptq_update.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 /// So that a position of a block takes 256 bytes of shared memory, and the longest step 64 KiB: what Turing has.
 template <class T>
@@ -161,4 +161,4 @@ void gptq_update_kernel(GptqStep s, GptqBuffers<T> b) {
 #endif
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

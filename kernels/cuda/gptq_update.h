@@ -13,7 +13,7 @@
 
 using cudaStream_t = struct CUstream_st*;  // as cuda_runtime.h has it
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 /// The most positions of a step.
 inline constexpr std::size_t kMostGptqColumns = 256;
@@ -67,4 +67,4 @@ int gptq_update(const GptqStep& step, const GptqBuffers<T>& buffers, cudaStream_
 template <class T>
 int gptq_fit(const GptqStep& step, const GptqBuffers<T>& buffers, cudaStream_t stream);
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

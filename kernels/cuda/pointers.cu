@@ -4,7 +4,7 @@
 
 #include "kernels/cuda/pointers.cuh"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 int store_pointers(std::span<const void* const> pointers, const void** out, cudaStream_t stream) {
   while (!pointers.empty()) {
@@ -23,4 +23,4 @@ int store_pointers(std::span<const void* const> pointers, const void** out, cuda
   return cudaSuccess;
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

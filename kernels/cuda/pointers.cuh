@@ -4,7 +4,7 @@
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/pointers.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 struct PointerBatch {
   const void* pointers[kPointersALaunch];
@@ -20,4 +20,4 @@ void store_pointers_kernel(PointerBatch batch, unsigned count, const void** out)
 #endif
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -6,7 +6,7 @@
 
 #include "kernels/cuda/canonical.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 /// How many addresses one launch carries: 2 KiB of the 4 KiB that a kernel's parameters may take.
 inline constexpr std::size_t kPointersALaunch = 256;
@@ -16,4 +16,4 @@ inline constexpr std::size_t kPointersALaunch = 256;
 /// the cudaError_t of the first launch that failed.
 int store_pointers(std::span<const void* const> pointers, const void** out, cudaStream_t stream);
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -4,7 +4,7 @@
 
 #include "kernels/cuda/quantize.cuh"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 namespace {
 
@@ -145,4 +145,4 @@ int quantize(const void* x, DType type, std::size_t rows, std::size_t cols, std:
   }
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -5,7 +5,7 @@
 #include "kernels/cuda/quantize.h"
 #include "kernels/cuda/reduce.cuh"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 inline constexpr unsigned kQuantizeThreads = 256;
 
@@ -323,4 +323,4 @@ void nested_kernel(const float* absmax, std::size_t count, CanonicalBuffers to, 
   static_cast<std::uint8_t*>(to.scales)[i] = encoder.encode(centred);
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -11,7 +11,7 @@
 #include "kernels/cuda/canonical.h"
 #include "nibble/core/dtype.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 /// Where the first thing lies that cannot be quantized. On the device; quantize() resets it.
 struct QuantizeStatus {
@@ -44,4 +44,4 @@ std::size_t quantize_workspace(const QuantSpec& spec, std::size_t rows, std::siz
 int quantize(const void* x, DType type, std::size_t rows, std::size_t cols, std::size_t stride, const QuantSpec& spec,
              const CanonicalBuffers& to, void* workspace, QuantizeStatus* status, cudaStream_t stream);
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -4,9 +4,10 @@
 #include <bit>
 
 #include "kernels/cuda/device.h"
+#include "nibble/core/abi.h"
 #include "nibble/core/portability.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 inline constexpr unsigned kWarp = 32;
 inline constexpr unsigned kAllLanes = 0xffffffffu;
@@ -30,4 +31,4 @@ NIBBLE_HD constexpr float value_of_key(std::uint32_t key) {
   return std::bit_cast<float>((key & 0x80000000u) != 0 ? key & 0x7fffffffu : ~key);
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -4,7 +4,7 @@
 #include "cpu_matmul.h"
 #include "cpu_matrix.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 namespace {
 
@@ -50,4 +50,4 @@ PackedMatrixPtr cpu_pack(const Backend& backend, BlockMatrix m) {
   return std::make_shared<BlockPanels>(backend, std::move(m));
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

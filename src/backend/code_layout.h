@@ -7,7 +7,7 @@
 
 #include "kernels/cpu/kernels.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 /// The codes of one row of a panel, by column: words lie kInterleavedRows apart.
 class CodeLayout {
@@ -71,4 +71,4 @@ constexpr bool code_layout_is_a_bijection(int bits) {
 static_assert(code_layout_is_a_bijection(2) && code_layout_is_a_bijection(3) && code_layout_is_a_bijection(4) &&
               code_layout_is_a_bijection(8));
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -7,7 +7,7 @@
 #include "nibble/core/error.h"
 #include "nibble/scheme/llm_int8.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 namespace {
 
@@ -146,4 +146,4 @@ void CpuInput::round_token(const KernelTable& isa, const InterleavedMatrix& w, s
   }
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

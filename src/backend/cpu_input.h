@@ -8,7 +8,7 @@
 #include "cpu_matrix.h"
 #include "nibble/backend/backend.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 /// How a matrix meets its activations: fp32 is for codebooks and dense weights, fixed for fp32 with integer codes.
 enum class InputKind { fp32, fixed, int8, int8_group, llm_int8 };
@@ -52,4 +52,4 @@ struct CpuInput {
 /// Whether one CpuInput serves both matrices.
 bool share_input(const CpuMatrix& a, const CpuMatrix& b);
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

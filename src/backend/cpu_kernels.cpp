@@ -5,7 +5,7 @@
 #include "nibble/backend/backend.h"
 #include "nibble/core/cpu_features.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 const kernels::KernelTable& default_kernels() {
   const std::string_view name = default_backend().name();
@@ -23,4 +23,4 @@ const kernels::KernelTable& default_kernels() {
 #endif
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -3,10 +3,10 @@
 
 #include "kernels/cpu/kernels.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 /// The table of default_backend() where that is a built-in one, else the fastest that this CPU runs. Which one it is
 /// never shows in a result.
 const kernels::KernelTable& default_kernels();
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -10,7 +10,7 @@
 #include "nibble/core/error.h"
 #include "thread_scratch.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 namespace {
 
@@ -283,4 +283,4 @@ void cpu_matmul_transposed(const KernelTable& isa, MatrixView<const float> x, co
   });
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

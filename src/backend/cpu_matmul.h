@@ -9,7 +9,7 @@
 #include "kernels/cpu/kernels.h"
 #include "nibble/backend/backend.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 PackedMatrixPtr cpu_pack(const Backend& backend, QuantizedMatrix q);
 PackedMatrixPtr cpu_pack(const Backend& backend, FloatMatrix weights);
@@ -29,4 +29,4 @@ void cpu_gather_rows(const kernels::KernelTable& isa, const PackedMatrix& w, std
 void cpu_matmul_transposed(const kernels::KernelTable& isa, MatrixView<const float> x, const PackedMatrix& w,
                            MatrixView<float> y, Executor& executor);
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

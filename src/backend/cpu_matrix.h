@@ -8,7 +8,7 @@
 #include "kernels/cpu/kernels.h"
 #include "nibble/backend/backend.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 /// Weights as fp32 panels can be cut from them. Decoding is per call: nothing of the matrix is kept in fp32.
 class CpuMatrix : public PackedMatrix {
@@ -96,4 +96,4 @@ class InterleavedMatrix final : public CpuMatrix {
   float values_[16] = {};
 };
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

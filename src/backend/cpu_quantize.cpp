@@ -10,7 +10,7 @@
 #include "nibble/core/error.h"
 #include "segments.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 namespace {
 
@@ -363,4 +363,4 @@ void cpu_dequantize(const KernelTable& isa, const QuantizedMatrix& q, std::size_
   });
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -8,7 +8,7 @@
 #include "nibble/core/parallel.h"
 #include "nibble/matrix/quantized_matrix.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 /// Backend::quantize with the kernels of `isa`.
 QuantizedMatrix cpu_quantize(const kernels::KernelTable& isa, FloatMatrix weights, const QuantSpec& spec,
@@ -27,4 +27,4 @@ void cpu_decode_row(const kernels::KernelTable& isa, const QuantizedMatrix& q, s
 const float* cpu_load_row(const kernels::KernelTable& isa, FloatMatrix m, std::size_t row, std::size_t first,
                           std::size_t last, float* scratch);
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

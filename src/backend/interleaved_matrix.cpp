@@ -4,7 +4,7 @@
 #include "code_layout.h"
 #include "cpu_matrix.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 namespace {
 
@@ -206,4 +206,4 @@ void InterleavedMatrix::output_panel(const kernels::KernelTable& isa, std::size_
   }
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

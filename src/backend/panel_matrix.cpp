@@ -9,7 +9,7 @@
 #include "cpu_quantize.h"
 #include "nibble/core/error.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 namespace {
 
@@ -125,4 +125,4 @@ QuantizedMatrix cpu_unpack(const PackedMatrix& packed) {
               "unpack: the matrix of " + shape(packed.rows(), packed.cols()) + " was never quantized");
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -14,7 +14,7 @@
 #include "nibble/core/error.h"
 #include "thread_scratch.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 namespace {
 
@@ -288,4 +288,4 @@ const Backend& default_backend() {
   return best;
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

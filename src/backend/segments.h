@@ -6,7 +6,7 @@
 
 #include "nibble/matrix/quantized_matrix.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 /// Calls body(begin, end, group) for the runs of columns of `row` inside [first, last) that share a group, in order.
 /// `g_idx` null: groups are consecutive columns.
@@ -43,4 +43,4 @@ void for_each_segment(const QuantSpec& spec, std::size_t cols, const std::int32_
   }
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -6,7 +6,9 @@
 #include <utility>
 #include <vector>
 
-namespace nibble {
+#include "nibble/core/abi.h"
+
+namespace nibble::inline NIBBLE_ABI {
 
 /// A T that is nobody else's while this lives, and the next one's of the same thread afterwards. A call that hands work
 /// to an executor may find another call in its own thread before that is done (a pool whose waiting threads take any
@@ -43,4 +45,4 @@ class ThreadScratch {
   std::unique_ptr<T> value_;
 };
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -15,7 +15,7 @@
 #define NIBBLE_EXACT_BLOCKS 1
 #endif
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 namespace {
 
@@ -56,4 +56,4 @@ Buffer Buffer::allocate(std::size_t size) {
   return out;
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -11,7 +11,7 @@
 #include <sys/auxv.h>
 #endif
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 #if defined(__x86_64__)
 namespace {
@@ -53,4 +53,4 @@ const CpuFeatures& cpu_features() {
   return features;
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -13,7 +13,7 @@
 #include <cstdint>
 #include <system_error>
 
-namespace nibble::files {
+namespace nibble::inline NIBBLE_ABI::files {
 
 namespace {
 
@@ -127,4 +127,4 @@ void write_at(int file, std::span<const std::byte> bytes, std::size_t offset, co
   }
 }
 
-}  // namespace nibble::files
+}  // namespace nibble::inline NIBBLE_ABI::files

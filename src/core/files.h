@@ -10,7 +10,7 @@
 
 #include "nibble/core/error.h"
 
-namespace nibble::files {
+namespace nibble::inline NIBBLE_ABI::files {
 
 /// Error{io} (not_found where that is why): "cannot <what> <path>: <reason of errno>".
 [[noreturn]] void throw_system_error(const char* what, const std::filesystem::path& path);
@@ -53,4 +53,4 @@ std::string read_text(const std::filesystem::path& path);
 /// Writes all of `bytes` at `offset`.
 void write_at(int file, std::span<const std::byte> bytes, std::size_t offset, const std::filesystem::path& path);
 
-}  // namespace nibble::files
+}  // namespace nibble::inline NIBBLE_ABI::files

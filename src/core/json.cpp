@@ -6,7 +6,7 @@
 
 #include "nibble/core/error.h"
 
-namespace nibble::json {
+namespace nibble::inline NIBBLE_ABI::json {
 
 namespace {
 
@@ -157,4 +157,4 @@ OrderedDocument parse_ordered(std::string_view text, const std::string& name, co
   return parsed<nlohmann::ordered_json>(text, name, limits);
 }
 
-}  // namespace nibble::json
+}  // namespace nibble::inline NIBBLE_ABI::json

@@ -11,7 +11,9 @@
 #include <string_view>
 #include <utility>
 
-namespace nibble::json {
+#include "nibble/core/abi.h"
+
+namespace nibble::inline NIBBLE_ABI::json {
 
 struct Limits {
   std::size_t depth = 64;                     ///< Objects and arrays within one another.
@@ -60,4 +62,4 @@ Document parse(std::string_view text, const std::string& name, const Limits& lim
 /// For what is written again, and where the order means something.
 OrderedDocument parse_ordered(std::string_view text, const std::string& name, const Limits& limits = {});
 
-}  // namespace nibble::json
+}  // namespace nibble::inline NIBBLE_ABI::json

@@ -14,7 +14,7 @@
 #include "files.h"
 #include "nibble/core/mapped_files.h"
 
-namespace nibble::files {
+namespace nibble::inline NIBBLE_ABI::files {
 
 namespace {
 
@@ -126,9 +126,9 @@ void require_all_intact() {
     if (w->begin.load() != nullptr) check(*w);
 }
 
-}  // namespace nibble::files
+}  // namespace nibble::inline NIBBLE_ABI::files
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 void guard_mapped_files() {
   static const bool installed = [] {
@@ -141,4 +141,4 @@ void guard_mapped_files() {
   (void)installed;
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

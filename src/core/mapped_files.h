@@ -5,7 +5,9 @@
 #include <filesystem>
 #include <span>
 
-namespace nibble::files {
+#include "nibble/core/abi.h"
+
+namespace nibble::inline NIBBLE_ABI::files {
 
 /// Enters a map of the file `fd` (which may be closed afterwards) among those that are watched, until the map's end.
 void watch_map(std::span<const std::byte> map, int fd, const std::filesystem::path& path);
@@ -17,4 +19,4 @@ void require_intact(const std::byte* address);
 /// The same of all maps that there are.
 void require_all_intact();
 
-}  // namespace nibble::files
+}  // namespace nibble::inline NIBBLE_ABI::files

@@ -7,7 +7,7 @@
 
 #include "nibble/core/error.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 /// Error{out_of_memory}: "no memory left for <what>: <bytes> bytes were needed".
 [[noreturn]] inline void throw_out_of_memory(const std::string& what, std::size_t bytes) {
@@ -29,4 +29,4 @@ decltype(auto) needing_memory(const Name& name, std::size_t bytes, Action&& acti
   }
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

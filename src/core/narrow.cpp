@@ -7,7 +7,7 @@
 
 #include "nibble/core/error.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 namespace {
 
@@ -39,4 +39,4 @@ void check_narrowed(std::span<const float> values, DType type, std::string_view 
   refuse(*bad, type, name, at / cols, at % cols);
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

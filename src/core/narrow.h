@@ -8,7 +8,7 @@
 
 #include "nibble/core/dtype.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 /// The least magnitude that F16, BF16 or F32 rounds to infinity.
 constexpr float least_overflow(DType type) {
@@ -20,4 +20,4 @@ constexpr float least_overflow(DType type) {
 void check_narrowed(std::span<const float> values, DType type, std::string_view name, std::size_t cols,
                     std::size_t first_row = 0, std::size_t first_col = 0);
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

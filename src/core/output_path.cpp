@@ -15,7 +15,7 @@
 
 #include "core/files.h"
 
-namespace nibble::files {
+namespace nibble::inline NIBBLE_ABI::files {
 
 namespace {
 
@@ -179,4 +179,4 @@ void check_outputs(const std::vector<Output>& outputs, const std::vector<fs::pat
   }
 }
 
-}  // namespace nibble::files
+}  // namespace nibble::inline NIBBLE_ABI::files

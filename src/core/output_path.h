@@ -8,7 +8,7 @@
 
 #include "nibble/core/error.h"
 
-namespace nibble::files {
+namespace nibble::inline NIBBLE_ABI::files {
 
 enum class OutputKind {
   file,        ///< Made anew or replaced; the folder it goes into exists.
@@ -39,4 +39,4 @@ std::filesystem::path parent_of(const std::filesystem::path& path);
 /// Bytes that a file's name may have in a folder, or would have once it is made.
 std::size_t longest_name(const std::filesystem::path& folder);
 
-}  // namespace nibble::files
+}  // namespace nibble::inline NIBBLE_ABI::files

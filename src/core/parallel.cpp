@@ -15,7 +15,7 @@
 #include "nibble/core/error.h"
 #include "threads.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 namespace {
 
@@ -167,4 +167,4 @@ void parallel_for(Executor& executor, std::size_t count, std::size_t grain,
   if (first_error) std::rethrow_exception(first_error);
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -18,7 +18,7 @@
 
 #include "core/output_path.h"
 
-namespace nibble::files {
+namespace nibble::inline NIBBLE_ABI::files {
 
 namespace {
 
@@ -264,4 +264,4 @@ void PendingDirectory::commit() {
   sync_folder(folder);
 }
 
-}  // namespace nibble::files
+}  // namespace nibble::inline NIBBLE_ABI::files

@@ -14,7 +14,7 @@
 
 #include "core/files.h"
 
-namespace nibble::files {
+namespace nibble::inline NIBBLE_ABI::files {
 
 /// Removes a file or a folder, if it is there; for ways out that cannot fail.
 void remove_quietly(const std::filesystem::path& path) noexcept;
@@ -95,4 +95,4 @@ class PendingDirectory {
 /// Whether a file's name is that of a temporary.
 bool is_temporary_name(std::string_view name);
 
-}  // namespace nibble::files
+}  // namespace nibble::inline NIBBLE_ABI::files

@@ -14,7 +14,7 @@
 
 #include "nibble/core/function_ref.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 /// Tells the core that this thread waits in a loop.
 inline void pause() {
@@ -117,4 +117,4 @@ class Threads {
   std::vector<std::thread> threads_;  ///< Last: they use the rest.
 };
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

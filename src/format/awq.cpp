@@ -9,7 +9,7 @@
 #include "nibble/core/error.h"
 #include "nibble/format/quantization_config.h"
 
-namespace nibble::format {
+namespace nibble::inline NIBBLE_ABI::format {
 
 namespace {
 
@@ -278,4 +278,4 @@ const LayerFormat& awq_format(AwqKind kind) {
   return kind == AwqKind::gemm ? gemm : kind == AwqKind::gemv ? gemv : fast;
 }
 
-}  // namespace nibble::format
+}  // namespace nibble::inline NIBBLE_ABI::format

@@ -8,7 +8,7 @@
 #include "layer_tensors.h"
 #include "nibble/core/error.h"
 
-namespace nibble::format {
+namespace nibble::inline NIBBLE_ABI::format {
 
 namespace {
 
@@ -323,4 +323,4 @@ const LayerFormat& bitsandbytes_format() {
   return format;
 }
 
-}  // namespace nibble::format
+}  // namespace nibble::inline NIBBLE_ABI::format

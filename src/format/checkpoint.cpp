@@ -9,7 +9,7 @@
 #include "recognise.h"
 #include "undecoded.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 struct Checkpoint::AlignedCopies {
   std::mutex mutex;
@@ -223,4 +223,4 @@ std::optional<std::string> Checkpoint::find_metadata(const std::string& key) con
   return std::nullopt;
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

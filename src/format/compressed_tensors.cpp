@@ -6,7 +6,7 @@
 #include "nibble/core/error.h"
 #include "nibble/format/quantization_config.h"
 
-namespace nibble::format {
+namespace nibble::inline NIBBLE_ABI::format {
 
 namespace {
 
@@ -251,4 +251,4 @@ const LayerFormat& compressed_tensors_format() {
   return format;
 }
 
-}  // namespace nibble::format
+}  // namespace nibble::inline NIBBLE_ABI::format

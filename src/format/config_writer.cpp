@@ -5,7 +5,7 @@
 
 #include "nibble/core/error.h"
 
-namespace nibble::format {
+namespace nibble::inline NIBBLE_ABI::format {
 
 namespace {
 
@@ -162,4 +162,4 @@ std::string compressed_tensors_config(const std::vector<QuantizedLayer>& layers,
       .dump();
 }
 
-}  // namespace nibble::format
+}  // namespace nibble::inline NIBBLE_ABI::format

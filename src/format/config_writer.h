@@ -6,7 +6,7 @@
 
 #include "nibble/format/quantized_tensors.h"
 
-namespace nibble::format {
+namespace nibble::inline NIBBLE_ABI::format {
 
 /// Why a layer's codes are not whole numbers with one scale per group, channel or tensor; empty if they are.
 std::string integer_obstacle(const LayerDescription& d, bool tensor_wide = false);
@@ -20,4 +20,4 @@ std::string awq_config(const std::vector<QuantizedLayer>& layers, const std::vec
 std::string compressed_tensors_config(const std::vector<QuantizedLayer>& layers,
                                       const std::vector<std::string>& skipped);
 
-}  // namespace nibble::format
+}  // namespace nibble::inline NIBBLE_ABI::format

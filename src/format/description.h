@@ -6,7 +6,7 @@
 
 #include "nibble/format/quantized_tensors.h"
 
-namespace nibble::format {
+namespace nibble::inline NIBBLE_ABI::format {
 
 struct Description {
   QuantSpec spec;
@@ -16,4 +16,4 @@ struct Description {
 /// The metadata "nibble.L"; nothing if there is none. Error{corrupt_file} names the layer and quotes a bad one.
 std::optional<Description> read_description(const TensorSource& source, const std::string& layer);
 
-}  // namespace nibble::format
+}  // namespace nibble::inline NIBBLE_ABI::format

@@ -4,7 +4,7 @@
 #include "core/files.h"
 #include "core/pending.h"
 
-namespace nibble::format {
+namespace nibble::inline NIBBLE_ABI::format {
 
 using files::map_file;
 using files::read_text;
@@ -13,4 +13,4 @@ using files::throw_system_error;
 using files::write_at;
 using files::write_file;
 
-}  // namespace nibble::format
+}  // namespace nibble::inline NIBBLE_ABI::format

@@ -5,7 +5,7 @@
 
 #include "gguf_internal.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 namespace {
 
@@ -48,4 +48,4 @@ const GgmlType* format::find_ggml_type(std::uint32_t id) {
   return it == kTypes.end() ? nullptr : &*it;
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -8,7 +8,7 @@
 #include "pending_file.h"
 #include "recognise.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 GgufFile::GgufFile(const std::filesystem::path& path)
     : map_(format::map_file((format::refuse_no_model(path), path))),
@@ -162,4 +162,4 @@ void GgufWriter::write(const std::string& name, std::span<const std::byte> bytes
 
 void GgufWriter::finish() { file_->finish(); }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -6,7 +6,7 @@
 #include "gguf_internal.h"
 #include "nibble/core/error.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 namespace {
 
@@ -267,4 +267,4 @@ GgufHeader parse_gguf_header(std::span<const std::byte> bytes, const std::string
   return header;
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

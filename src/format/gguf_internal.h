@@ -6,7 +6,7 @@
 
 #include "nibble/format/gguf.h"
 
-namespace nibble::format {
+namespace nibble::inline NIBBLE_ABI::format {
 
 constexpr std::size_t kGgufAlignment = 32;  // without general.alignment
 constexpr int kMostGgufNesting = 4;
@@ -20,4 +20,4 @@ const GgmlType* find_ggml_type(std::uint32_t id);
 /// The bytes that a tensor's type and shape need; returns what is wrong with them, empty if nothing.
 std::string gguf_tensor_bytes(const GgufTensor& tensor, std::size_t& bytes);
 
-}  // namespace nibble::format
+}  // namespace nibble::inline NIBBLE_ABI::format

@@ -8,7 +8,7 @@
 #include "nibble/core/error.h"
 #include "nibble/format/quantization_config.h"
 
-namespace nibble::format {
+namespace nibble::inline NIBBLE_ABI::format {
 
 namespace {
 
@@ -197,4 +197,4 @@ const LayerFormat& gptq_format(bool v2) {
   return v2 ? second : first;
 }
 
-}  // namespace nibble::format
+}  // namespace nibble::inline NIBBLE_ABI::format

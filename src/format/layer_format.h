@@ -6,7 +6,7 @@
 
 #include "nibble/format/quantized_tensors.h"
 
-namespace nibble::format {
+namespace nibble::inline NIBBLE_ABI::format {
 
 class LayerFormat {
  public:
@@ -48,4 +48,4 @@ enum class AwqKind { gemm, gemv, gemv_fast };
 const LayerFormat& awq_format(AwqKind kind);
 const LayerFormat& compressed_tensors_format();
 
-}  // namespace nibble::format
+}  // namespace nibble::inline NIBBLE_ABI::format

@@ -3,7 +3,7 @@
 #include "nibble/core/error.h"
 #include "nibble/format/quantization_config.h"
 
-namespace nibble::format {
+namespace nibble::inline NIBBLE_ABI::format {
 
 namespace {
 
@@ -173,4 +173,4 @@ std::string shape_text(std::size_t rows, std::size_t cols) {
   return std::to_string(rows) + " × " + std::to_string(cols);
 }
 
-}  // namespace nibble::format
+}  // namespace nibble::inline NIBBLE_ABI::format

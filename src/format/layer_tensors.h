@@ -9,7 +9,7 @@
 #include "nibble/format/quantization_config.h"
 #include "nibble/format/quantized_tensors.h"
 
-namespace nibble::format {
+namespace nibble::inline NIBBLE_ABI::format {
 
 /// Error{corrupt_file}: "tensor '<tensor>': <why>".
 [[noreturn]] void refuse(const std::string& tensor, const std::string& why);
@@ -76,4 +76,4 @@ void transpose(const T* from, std::size_t rows, std::size_t cols, T* to) {
         for (std::size_t c = c0; c < cols && c < c0 + tile; ++c) to[c * rows + r] = from[r * cols + c];
 }
 
-}  // namespace nibble::format
+}  // namespace nibble::inline NIBBLE_ABI::format

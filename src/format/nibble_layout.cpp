@@ -7,7 +7,7 @@
 #include "layer_tensors.h"
 #include "nibble/core/error.h"
 
-namespace nibble::format {
+namespace nibble::inline NIBBLE_ABI::format {
 
 std::optional<Description> read_description(const TensorSource& source, const std::string& layer) {
   const auto text = source.find_metadata("nibble." + layer);
@@ -149,4 +149,4 @@ const LayerFormat& nibble_format() {
   return format;
 }
 
-}  // namespace nibble::format
+}  // namespace nibble::inline NIBBLE_ABI::format

@@ -5,7 +5,7 @@
 
 #include "nibble/core/error.h"
 
-namespace nibble::format {
+namespace nibble::inline NIBBLE_ABI::format {
 
 namespace {
 
@@ -278,4 +278,4 @@ bool Pattern::matches_start(std::string_view text) const {
   return here[0] != 0;
 }
 
-}  // namespace nibble::format
+}  // namespace nibble::inline NIBBLE_ABI::format

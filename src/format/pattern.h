@@ -16,7 +16,9 @@
 #include <string_view>
 #include <vector>
 
-namespace nibble::format {
+#include "nibble/core/abi.h"
+
+namespace nibble::inline NIBBLE_ABI::format {
 
 class Pattern {
  public:
@@ -41,4 +43,4 @@ class Pattern {
   int levels_ = 1;
 };
 
-}  // namespace nibble::format
+}  // namespace nibble::inline NIBBLE_ABI::format

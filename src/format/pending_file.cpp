@@ -2,7 +2,7 @@
 
 #include "nibble/core/error.h"
 
-namespace nibble::format {
+namespace nibble::inline NIBBLE_ABI::format {
 
 void PendingTensors::declare(const std::string& name, std::size_t offset, std::size_t bytes) {
   if (!pending_.emplace(name, Place{offset, bytes}).second)
@@ -27,4 +27,4 @@ void PendingTensors::finish() {
   file_.commit();
 }
 
-}  // namespace nibble::format
+}  // namespace nibble::inline NIBBLE_ABI::format

@@ -10,7 +10,7 @@
 
 #include "core/pending.h"
 
-namespace nibble::format {
+namespace nibble::inline NIBBLE_ABI::format {
 
 using files::PendingFile;
 
@@ -35,4 +35,4 @@ class PendingTensors {
   std::map<std::string, Place> pending_;
 };
 
-}  // namespace nibble::format
+}  // namespace nibble::inline NIBBLE_ABI::format

@@ -10,7 +10,7 @@
 #include "nibble/core/error.h"
 #include "pattern.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 namespace {
 
@@ -253,8 +253,7 @@ class QuantizationConfigParser {
   LayerQuantization group_of(const Fields& g) const {
     const std::string format =
         lower(g.text({"format"}, out_.format_ == "mixed-precision" ? "pack-quantized" : out_.format_));
-    if (!is_read(format))
-      return not_read("its format is '" + format + "'; pack-quantized and int-quantized are read");
+    if (!is_read(format)) return not_read("its format is '" + format + "'; pack-quantized and int-quantized are read");
     // Codes in bytes are there for activations in 8 bits. The weights are what they are; compressed_tensors.h says that
     // activations are not rounded.
     if (format != "int-quantized" && g.find({"input_activations"}) != nullptr)
@@ -333,4 +332,4 @@ const LayerQuantization& QuantizationConfig::of_layer(const std::string& layer) 
   return rule ? rules_[*rule].as : base_;
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -7,7 +7,7 @@
 #include "nibble/core/error.h"
 #include "undecoded.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 namespace {
 
@@ -199,4 +199,4 @@ std::string quantization_config(const QuantSpec& spec, const std::vector<std::st
   return quantization_config(default_layout(spec), {{"*", {spec, 1, 1}}}, skipped_modules);
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

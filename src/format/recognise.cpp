@@ -10,7 +10,7 @@
 #include "core/json.h"
 #include "files.h"
 
-namespace nibble::format {
+namespace nibble::inline NIBBLE_ABI::format {
 
 namespace {
 
@@ -291,4 +291,4 @@ void refuse_no_text(const fs::path& path) {
                 "'" + path.string() + "' is no text: byte " + std::to_string(at) + " is 0");
 }
 
-}  // namespace nibble::format
+}  // namespace nibble::inline NIBBLE_ABI::format

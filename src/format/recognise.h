@@ -6,7 +6,9 @@
 #include <optional>
 #include <string>
 
-namespace nibble::format {
+#include "nibble/core/abi.h"
+
+namespace nibble::inline NIBBLE_ABI::format {
 
 /// Throws Error{not_found} for a path that is not there, Error{unsupported | corrupt_file} for a folder or file that is
 /// known and is no model this library reads: a PEFT adapter, the root of a Hugging Face cache, PyTorch pickles, a
@@ -19,4 +21,4 @@ void refuse_no_tensors(const std::filesystem::path& file);
 /// The same for a file of text: a folder, a model, an archive, bytes that are no text.
 void refuse_no_text(const std::filesystem::path& path);
 
-}  // namespace nibble::format
+}  // namespace nibble::inline NIBBLE_ABI::format

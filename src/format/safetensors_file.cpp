@@ -10,7 +10,7 @@
 #include "pending_file.h"
 #include "recognise.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 namespace {
 
@@ -124,4 +124,4 @@ void SafetensorsWriter::write(const std::string& name, std::span<const std::byte
 
 void SafetensorsWriter::finish() { file_->finish(); }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -6,7 +6,7 @@
 #include "nibble/core/error.h"
 #include "nibble/format/safetensors.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 namespace {
 
@@ -144,4 +144,4 @@ SafetensorsHeader parse_safetensors_header(std::span<const std::byte> bytes, con
   return header;
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -6,7 +6,7 @@
 #include "nibble/core/error.h"
 #include "nibble/format/quantization_config.h"
 
-namespace nibble::format {
+namespace nibble::inline NIBBLE_ABI::format {
 
 namespace {
 
@@ -187,9 +187,9 @@ void check_plain_weight(const TensorSource& source, const std::string& tensor) {
                                             std::string(name_of(*held)) + "; decode_quantized reads it");
 }
 
-}  // namespace nibble::format
+}  // namespace nibble::inline NIBBLE_ABI::format
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 std::vector<std::string> unread_tensors(const TensorSource& source, const std::string& layer) {
   const auto names = source.names_under(layer);
@@ -210,4 +210,4 @@ std::vector<std::string> unread_tensors(const TensorSource& source, const std::s
   return out;
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -8,7 +8,7 @@
 
 #include "nibble/format/quantized_tensors.h"
 
-namespace nibble::format {
+namespace nibble::inline NIBBLE_ABI::format {
 
 /// The layer that this tensor is a part of, by its name; nothing for a name that no way to quantize uses.
 std::optional<std::string> layer_of_part(std::string_view tensor);
@@ -24,4 +24,4 @@ void check_decoded(const TensorSource& source, const std::string& layer, std::op
 /// The same for a tensor that is to be read as plain numbers: nor may it be the codes of a layer that a layout holds.
 void check_plain_weight(const TensorSource& source, const std::string& tensor);
 
-}  // namespace nibble::format
+}  // namespace nibble::inline NIBBLE_ABI::format

@@ -5,7 +5,7 @@
 #include "nibble/llama/model.h"
 #include "nibble/solver/awq.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 namespace {
 
@@ -67,4 +67,4 @@ void fold(DenseBlock& block, BlockScales& scales) {
   }
 }
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

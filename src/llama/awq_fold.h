@@ -8,7 +8,7 @@
 #include "nibble/format/checkpoint.h"
 #include "nibble/llama/config.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 /// In the order of block_linear_names().
 struct DenseBlock {
@@ -40,4 +40,4 @@ struct BlockScales {
 /// rounding of fp32.
 void fold(DenseBlock& block, BlockScales& scales);
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

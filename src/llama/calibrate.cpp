@@ -11,7 +11,7 @@
 #include "core/output_path.h"
 #include "loader.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 namespace {
 
@@ -172,4 +172,4 @@ CalibrateReport quantize_calibrated(const fs::path& from, const fs::path& to, st
   return out;
 }
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

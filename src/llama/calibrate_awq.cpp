@@ -7,7 +7,7 @@
 #include "nibble/solver/awq.h"
 #include "nibble/solver/gptq.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 namespace {
 
@@ -202,4 +202,4 @@ FinishedBlock awq_block(const CalibrationContext& context, Block& block, std::si
   return AwqBlock(context, block, index).run();
 }
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

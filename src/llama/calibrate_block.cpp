@@ -2,7 +2,7 @@
 
 #include "nibble/quantize/quantize.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 BlockRunner::BlockRunner(const CalibrationContext& c, Block& block)
     : context_(c), block_(block), pass_(c.config, c.executor, Activations::fp32, nullptr) {
@@ -68,4 +68,4 @@ FinishedBlock::Layer round_layer(const CalibrationContext& c, const std::string&
   return out;
 }
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

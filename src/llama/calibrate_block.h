@@ -15,7 +15,7 @@
 #include "nibble/llama/calibrate.h"
 #include "nibble/solver/hessian.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 /// What quantizing needs to know of the run.
 struct CalibrationContext {
@@ -94,4 +94,4 @@ FinishedBlock::Layer gptq_layer(const CalibrationContext& context, const std::st
 FinishedBlock::Layer round_layer(const CalibrationContext& context, const std::string& name,
                                  const CalibratedMethod& method);
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

@@ -1,7 +1,7 @@
 #include "calibrate_block.h"
 #include "nibble/solver/gptq.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 namespace {
 
@@ -145,4 +145,4 @@ FinishedBlock::Layer gptq_layer(const CalibrationContext& c, const std::string& 
 
 FinishedBlock gptq_block(const CalibrationContext& context, Block& block) { return GptqBlock(context, block).run(); }
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

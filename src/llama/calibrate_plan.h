@@ -12,7 +12,7 @@
 #include "nibble/llama/calibrate.h"
 #include "nibble/llama/config.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 class CalibrationPlan {
  public:
@@ -62,4 +62,4 @@ constexpr const char* kDigestKey = "nibble.calibration";
 /// Whether the model in `directory` carries that of this manifest.
 bool made_by(const std::filesystem::path& directory, const std::map<std::string, std::string>& manifest);
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

@@ -9,7 +9,7 @@
 #include "nibble/llama/model.h"
 #include "typed_buffer.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 namespace {
 
@@ -121,4 +121,4 @@ void write_calibrated(const CalibrationPlan& plan, const CalibrationFolder& fold
   directory.commit();
 }
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

@@ -13,7 +13,7 @@
 
 #include "calibrate_block.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 class CalibrationFolder {
  public:
@@ -77,4 +77,4 @@ class FinishedFile {
   std::vector<std::string> vectors_;
 };
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

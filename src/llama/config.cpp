@@ -12,7 +12,7 @@
 #include "llama/known_keys.h"
 #include "nibble/core/error.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 namespace {
 
@@ -305,4 +305,4 @@ Config Config::load(const std::filesystem::path& model) {
   return parse(format::read_text(path), path.string());
 }
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

@@ -7,7 +7,7 @@
 #include "nibble/core/error.h"
 #include "nibble/llama/model.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 namespace {
 
@@ -106,4 +106,4 @@ void check_config(const Config& config, const Checkpoint& checkpoint) {
   check_tie(config, checkpoint);
 }
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

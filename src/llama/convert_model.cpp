@@ -11,7 +11,7 @@
 #include "nibble/llama/model.h"
 #include "stored_weights.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 namespace {
 
@@ -168,4 +168,4 @@ ConvertModelReport convert_model(const fs::path& from, const fs::path& to, const
   return result;
 }
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

@@ -9,7 +9,9 @@
 #include <string_view>
 #include <variant>
 
-namespace nibble::llama {
+#include "nibble/core/abi.h"
+
+namespace nibble::inline NIBBLE_ABI::llama {
 
 /// A value of either file: null, a flag, a number, or text. Lists and objects are false where they are empty, and
 /// else text that no row of the table takes for neutral.
@@ -23,4 +25,4 @@ enum class KeyStyle { config_json, rope_parameters, gguf };
 void check_known_keys(KeyStyle style, const std::function<std::optional<PlainValue>(std::string_view key)>& find,
                       const std::function<void(std::string_view key, const std::string& why)>& refuse);
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

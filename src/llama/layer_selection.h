@@ -11,7 +11,7 @@
 
 #include "format/pattern.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 class LayerSelection {
  public:
@@ -26,4 +26,4 @@ class LayerSelection {
   std::vector<format::Pattern> skip_, only_;
 };
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

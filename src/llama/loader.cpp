@@ -3,7 +3,7 @@
 #include "nibble/quantize/quantize.h"
 #include "stored_weights.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 namespace {
 
@@ -131,4 +131,4 @@ Embedding Loader::embedding(const Linear& head) const {
   return Embedding(embedding());
 }
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

@@ -8,7 +8,7 @@
 #include "llama/gguf/weights.h"
 #include "nibble/llama/model.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 class Loader {
  public:
@@ -61,4 +61,4 @@ class Loader {
   double linear_bits_ = 0, linear_weights_ = 0;
 };
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

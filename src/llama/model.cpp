@@ -4,7 +4,7 @@
 #include "loader.h"
 #include "nibble/core/error.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 namespace {
 
@@ -41,7 +41,8 @@ KvCache::KvCache(const Config& config, std::size_t max_tokens)
     : capacity_(max_tokens), width_(config.kv_heads * config.head_dim) {
   const std::size_t values = elements(max_tokens, width_);
   needing_memory([&] { return "the KV cache of " + std::to_string(max_tokens) + " tokens"; },
-                 2 * config.layers * values * sizeof(float), [&] {
+                 2 * config.layers * values * sizeof(float),
+                 [&] {
                    keys_.assign(config.layers, std::vector<float>(values));
                    values_ = keys_;
                  });
@@ -78,4 +79,4 @@ std::size_t Model::weight_bytes() const {
   return bytes;
 }
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

@@ -7,7 +7,7 @@
 #include "llama/gguf/directory.h"
 #include "llama/gguf/weights.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 namespace {
 
@@ -45,4 +45,4 @@ std::string config_with_dtype(const fs::path& from, DType type) {
   return config->dump(2) + "\n";
 }
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

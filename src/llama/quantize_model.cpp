@@ -12,7 +12,7 @@
 #include "stored_weights.h"
 #include "typed_buffer.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 namespace {
 
@@ -171,4 +171,4 @@ QuantizeModelReport quantize_model(const fs::path& from, const fs::path& to, con
   return result;
 }
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

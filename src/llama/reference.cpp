@@ -7,7 +7,7 @@
 #include "core/files.h"
 #include "nibble/core/error.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 namespace {
 
@@ -85,4 +85,4 @@ std::optional<double> ReferenceReader::divergence(std::span<const float> other) 
   return sum;
 }
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

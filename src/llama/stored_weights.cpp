@@ -9,7 +9,7 @@
 #include "nibble/core/error.h"
 #include "nibble/llama/model.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 namespace {
 
@@ -150,4 +150,4 @@ void refuse_quantized(const std::vector<std::string>& quantized, const std::stri
                   "`nibble convert` stores the same codes in another layout");
 }
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

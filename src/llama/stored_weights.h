@@ -9,7 +9,7 @@
 #include "nibble/format/checkpoint.h"
 #include "nibble/llama/config.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 /// A linear layer of a block, as the configuration shapes it.
 struct LinearShape {
@@ -31,4 +31,4 @@ std::vector<std::string> check_stored_weights(const Checkpoint& checkpoint, cons
 /// Error{invalid_argument} says which of the layers are quantized already and what to do, unless there are none.
 void refuse_quantized(const std::vector<std::string>& quantized, const std::string& from);
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

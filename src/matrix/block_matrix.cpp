@@ -7,7 +7,7 @@
 #include "nibble/core/error.h"
 #include "nibble/scheme/rounding.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 namespace {
 
@@ -243,4 +243,4 @@ BlockMatrix to_blocks(const QuantizedMatrix& q) {
   return m;
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -7,7 +7,7 @@
 #include "nibble/core/error.h"
 #include "nibble/matrix/quantized_matrix.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 namespace {
 
@@ -201,4 +201,4 @@ double QuantSpec::bits_per_weight(std::size_t rows, std::size_t cols) const {
   return total / (static_cast<double>(rows) * static_cast<double>(cols));
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

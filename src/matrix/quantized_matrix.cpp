@@ -4,7 +4,7 @@
 
 #include "nibble/core/error.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 namespace {
 
@@ -154,4 +154,4 @@ void quantize_nested(const float* absmax, std::size_t count, std::uint8_t* bytes
   }
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -5,7 +5,7 @@
 
 #include "nibble/core/error.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 namespace {
 
@@ -189,4 +189,4 @@ void fake_quantize_gradient(std::span<const float> x, AffineParams p, int bits, 
   }
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -5,7 +5,7 @@
 #include "nibble/core/error.h"
 #include "nibble/scheme/llm_int8.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 Int8Activations quantize_activations_llm_int8(MatrixView<const float> x, float threshold) {
   x.validate("x");
@@ -40,4 +40,4 @@ Int8Activations quantize_activations_llm_int8(MatrixView<const float> x, float t
   return out;
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

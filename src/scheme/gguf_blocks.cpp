@@ -7,7 +7,7 @@
 #include "gguf_k_encode.h"
 #include "nibble/scheme/rounding.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 namespace {
 
@@ -129,4 +129,4 @@ bool encode_block(BlockType type, const float* values, std::byte* to) {
   });
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -9,7 +9,7 @@
 
 #include "nibble/scheme/rounding.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 namespace {
 
@@ -293,4 +293,4 @@ bool encode_q6_k(const float* x, blocks::Q6_K& block) {
   return true;
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -10,7 +10,7 @@
 #include "nibble/solver/awq.h"
 #include "panel.h"
 
-namespace nibble::awq {
+namespace nibble::inline NIBBLE_ABI::awq {
 
 namespace {
 
@@ -179,4 +179,4 @@ void apply_clip(MatrixView<float> weights, std::span<const float> limits, std::s
     }
 }
 
-}  // namespace nibble::awq
+}  // namespace nibble::inline NIBBLE_ABI::awq

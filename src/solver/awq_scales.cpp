@@ -8,7 +8,7 @@
 #include "nibble/solver/awq.h"
 #include "panel.h"
 
-namespace nibble::awq {
+namespace nibble::inline NIBBLE_ABI::awq {
 
 namespace {
 
@@ -196,4 +196,4 @@ Scales search_scales(std::span<const Linear> linears, const ActivationStats& sta
   return best;
 }
 
-}  // namespace nibble::awq
+}  // namespace nibble::inline NIBBLE_ABI::awq

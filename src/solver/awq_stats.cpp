@@ -6,7 +6,7 @@
 #include "nibble/scheme/rounding.h"
 #include "nibble/solver/awq.h"
 
-namespace nibble::awq {
+namespace nibble::inline NIBBLE_ABI::awq {
 
 namespace {
 
@@ -115,4 +115,4 @@ std::vector<std::size_t> value_sources(std::size_t heads, std::size_t kv_heads, 
   return out;
 }
 
-}  // namespace nibble::awq
+}  // namespace nibble::inline NIBBLE_ABI::awq

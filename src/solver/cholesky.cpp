@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <vector>
 
-namespace nibble::solver {
+namespace nibble::inline NIBBLE_ABI::solver {
 
 namespace {
 
@@ -117,4 +117,4 @@ bool cholesky(SquareMatrix<T>& a, Executor& executor) {
 template bool cholesky(SquareMatrix<float>&, Executor&);
 template bool cholesky(SquareMatrix<double>&, Executor&);
 
-}  // namespace nibble::solver
+}  // namespace nibble::inline NIBBLE_ABI::solver

@@ -4,11 +4,11 @@
 #include "nibble/core/parallel.h"
 #include "panel.h"
 
-namespace nibble::solver {
+namespace nibble::inline NIBBLE_ABI::solver {
 
 /// Replaces the lower triangle of `a` by L with a = L·Lᵀ; what lies above the diagonal is neither read nor meaningful
 /// afterwards. False where a pivot is not positive: `a` is then of no use. Same result for any number of threads.
 template <class T>
 bool cholesky(SquareMatrix<T>& a, Executor& executor);
 
-}  // namespace nibble::solver
+}  // namespace nibble::inline NIBBLE_ABI::solver

@@ -7,7 +7,7 @@
 #include "gptq_setup.h"
 #include "nibble/quantize/quantize.h"
 
-namespace nibble::gptq {
+namespace nibble::inline NIBBLE_ABI::gptq {
 
 namespace {
 
@@ -58,4 +58,4 @@ Result solve(FloatMatrix weights, const Hessian& hessian, const Options& o) {
   return out;
 }
 
-}  // namespace nibble::gptq
+}  // namespace nibble::inline NIBBLE_ABI::gptq

@@ -6,7 +6,7 @@
 
 #include "cholesky.h"
 
-namespace nibble::gptq {
+namespace nibble::inline NIBBLE_ABI::gptq {
 
 namespace {
 
@@ -192,4 +192,4 @@ Factor<float> rounded(const Factor<double>& factor) {
   return out;
 }
 
-}  // namespace nibble::gptq
+}  // namespace nibble::inline NIBBLE_ABI::gptq

@@ -9,7 +9,7 @@
 #include "nibble/solver/hessian.h"
 #include "panel.h"
 
-namespace nibble::gptq {
+namespace nibble::inline NIBBLE_ABI::gptq {
 
 using solver::kDepth;
 using solver::kLanes;
@@ -65,4 +65,4 @@ std::optional<Factor<T>> factor(const FactorInput& input, double lambda, bool do
 /// The fp64 factor, rounded.
 Factor<float> rounded(const Factor<double>& factor);
 
-}  // namespace nibble::gptq
+}  // namespace nibble::inline NIBBLE_ABI::gptq

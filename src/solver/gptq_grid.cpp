@@ -5,7 +5,7 @@
 
 #include "nibble/scheme/gptq_grid.h"
 
-namespace nibble::gptq {
+namespace nibble::inline NIBBLE_ABI::gptq {
 
 namespace {
 
@@ -84,4 +84,4 @@ LaneGrid<T> fit_grid(const T* w, std::size_t n, const Options& o) {
 template LaneGrid<float> fit_grid(const float*, std::size_t, const Options&);
 template LaneGrid<double> fit_grid(const double*, std::size_t, const Options&);
 
-}  // namespace nibble::gptq
+}  // namespace nibble::inline NIBBLE_ABI::gptq

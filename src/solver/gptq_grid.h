@@ -6,7 +6,7 @@
 #include "nibble/solver/gptq.h"
 #include "panel.h"
 
-namespace nibble::gptq {
+namespace nibble::inline NIBBLE_ABI::gptq {
 
 /// As floating point, for the loops over lanes; both hold float values exactly.
 template <class T>
@@ -19,4 +19,4 @@ struct LaneGrid {
 template <class T>
 LaneGrid<T> fit_grid(const T* w, std::size_t n, const Options& options);
 
-}  // namespace nibble::gptq
+}  // namespace nibble::inline NIBBLE_ABI::gptq

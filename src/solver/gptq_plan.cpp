@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
-namespace nibble::gptq {
+namespace nibble::inline NIBBLE_ABI::gptq {
 
 namespace {
 
@@ -90,4 +90,4 @@ Plan make_plan(const std::vector<double>& diagonal, const Options& options) {
   return plan;
 }
 
-}  // namespace nibble::gptq
+}  // namespace nibble::inline NIBBLE_ABI::gptq

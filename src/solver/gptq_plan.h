@@ -6,7 +6,7 @@
 
 #include "nibble/solver/gptq.h"
 
-namespace nibble::gptq {
+namespace nibble::inline NIBBLE_ABI::gptq {
 
 /// One block of columns, as positions in the order of solving.
 struct Step {
@@ -36,4 +36,4 @@ struct Plan {
 /// `diagonal` is that of H, one value a column.
 Plan make_plan(const std::vector<double>& diagonal, const Options& options);
 
-}  // namespace nibble::gptq
+}  // namespace nibble::inline NIBBLE_ABI::gptq

@@ -12,7 +12,7 @@
 #include "gptq_setup.h"
 #include "nibble/core/bit_pack.h"
 
-namespace nibble::gptq {
+namespace nibble::inline NIBBLE_ABI::gptq {
 
 namespace {
 
@@ -282,4 +282,4 @@ double solve_rows(const RowsInput<T>& in, QuantizedMatrix& out, Executor& execut
 template double solve_rows(const RowsInput<float>&, QuantizedMatrix&, Executor&);
 template double solve_rows(const RowsInput<double>&, QuantizedMatrix&, Executor&);
 
-}  // namespace nibble::gptq
+}  // namespace nibble::inline NIBBLE_ABI::gptq

@@ -3,7 +3,7 @@
 
 #include "gptq_factor.h"
 
-namespace nibble::gptq {
+namespace nibble::inline NIBBLE_ABI::gptq {
 
 template <class T>
 struct RowsInput {
@@ -18,4 +18,4 @@ struct RowsInput {
 template <class T>
 double solve_rows(const RowsInput<T>& input, QuantizedMatrix& out, Executor& executor);
 
-}  // namespace nibble::gptq
+}  // namespace nibble::inline NIBBLE_ABI::gptq

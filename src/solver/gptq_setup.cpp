@@ -5,7 +5,7 @@
 
 #include "nibble/core/error.h"
 
-namespace nibble::gptq {
+namespace nibble::inline NIBBLE_ABI::gptq {
 
 std::string text_of(double x) {
   char out[32];
@@ -154,4 +154,4 @@ void store_group(QuantizedMatrix& q, const Options& o, std::size_t row, std::siz
   if (!o.symmetric) q.zero_points.writable<std::uint8_t>()[at] = static_cast<std::uint8_t>(params.zero_point);
 }
 
-}  // namespace nibble::gptq
+}  // namespace nibble::inline NIBBLE_ABI::gptq

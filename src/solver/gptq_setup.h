@@ -9,7 +9,7 @@
 #include "gptq_plan.h"
 #include "nibble/scheme/affine.h"
 
-namespace nibble::gptq {
+namespace nibble::inline NIBBLE_ABI::gptq {
 
 /// Short text for a number in a message.
 std::string text_of(double x);
@@ -64,4 +64,4 @@ void check_scale(const Options& o, std::size_t row, std::size_t group, float sca
 /// Error{non_finite}, which names the weight.
 [[noreturn]] void refuse_weight(const Options& o, std::size_t row, std::size_t col, float value);
 
-}  // namespace nibble::gptq
+}  // namespace nibble::inline NIBBLE_ABI::gptq

@@ -7,7 +7,7 @@
 #include "nibble/scheme/rounding.h"
 #include "rank_update.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 namespace {
 
@@ -130,4 +130,4 @@ std::vector<std::size_t> Hessian::dead_channels() const {
   return out;
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -9,7 +9,7 @@
 #include "nibble/core/error.h"
 #include "nibble/solver/hessian.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 namespace {
 
@@ -79,4 +79,4 @@ Hessian Hessian::load(const std::filesystem::path& path) {
   return out;
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

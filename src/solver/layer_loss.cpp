@@ -7,7 +7,7 @@
 #include "nibble/solver/gptq.h"
 #include "panel.h"
 
-namespace nibble::gptq {
+namespace nibble::inline NIBBLE_ABI::gptq {
 
 namespace {
 
@@ -59,4 +59,4 @@ double layer_loss(FloatMatrix weights, const QuantizedMatrix& q, const Hessian& 
   return std::accumulate(losses.begin(), losses.end(), 0.0);
 }
 
-}  // namespace nibble::gptq
+}  // namespace nibble::inline NIBBLE_ABI::gptq

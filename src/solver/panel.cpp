@@ -4,7 +4,7 @@
 
 #include "backend/cpu_kernels.h"
 
-namespace nibble::solver {
+namespace nibble::inline NIBBLE_ABI::solver {
 
 namespace {
 
@@ -32,4 +32,4 @@ MultiplyPanel<double> multiply_panel<double>() {
   return multiply_panel_double;
 }
 
-}  // namespace nibble::solver
+}  // namespace nibble::inline NIBBLE_ABI::solver

@@ -6,7 +6,7 @@
 
 #include "kernels/cpu/kernels.h"
 
-namespace nibble::solver {
+namespace nibble::inline NIBBLE_ABI::solver {
 
 /// Lanes of a panel: columns of a right-hand matrix, or rows of a weight matrix, that are worked on side by side.
 inline constexpr std::size_t kLanes = kernels::kPanelWidth;
@@ -47,4 +47,4 @@ struct SquareMatrix {
   const T* row(std::size_t r) const { return values.get() + r * stride; }
 };
 
-}  // namespace nibble::solver
+}  // namespace nibble::inline NIBBLE_ABI::solver

@@ -8,7 +8,7 @@
 #include "nibble/core/error.h"
 #include "panel.h"
 
-namespace nibble::solver {
+namespace nibble::inline NIBBLE_ABI::solver {
 
 namespace {
 
@@ -160,4 +160,4 @@ void add_products(FloatMatrix x, FloatMatrix full, double* lower, double* cross,
   }
 }
 
-}  // namespace nibble::solver
+}  // namespace nibble::inline NIBBLE_ABI::solver

@@ -6,7 +6,7 @@
 #include "nibble/core/matrix_view.h"
 #include "nibble/core/parallel.h"
 
-namespace nibble::solver {
+namespace nibble::inline NIBBLE_ABI::solver {
 
 /// The first row that holds a NaN or a value of magnitude `limit` or more; x.rows if none does.
 std::size_t first_beyond(FloatMatrix x, float limit, Executor& executor);
@@ -15,4 +15,4 @@ std::size_t first_beyond(FloatMatrix x, float limit, Executor& executor);
 /// Σ_t (full − x)[t][i]·x[t][j] to cross[i·cols + j]. Sums of 256 products are fp32, the rest fp64.
 void add_products(FloatMatrix x, FloatMatrix full, double* lower, double* cross, Executor& executor);
 
-}  // namespace nibble::solver
+}  // namespace nibble::inline NIBBLE_ABI::solver

@@ -9,7 +9,7 @@
 #include "tests/support/expect_error.h"
 #include "tests/support/temporary_folder.h"
 
-namespace nibble::files {
+namespace nibble::inline NIBBLE_ABI::files {
 namespace {
 
 namespace fs = std::filesystem;
@@ -62,4 +62,4 @@ TEST(Input, AFileThatEndsEarlySaysSo) {
 }
 
 }  // namespace
-}  // namespace nibble::files
+}  // namespace nibble::inline NIBBLE_ABI::files

@@ -7,7 +7,7 @@
 
 #include "tests/support/expect_error.h"
 
-namespace nibble::json {
+namespace nibble::inline NIBBLE_ABI::json {
 namespace {
 
 using testing_support::expect_error;
@@ -96,4 +96,4 @@ TEST(Json, TimeGrowsWithTheText) {
 }
 
 }  // namespace
-}  // namespace nibble::json
+}  // namespace nibble::inline NIBBLE_ABI::json

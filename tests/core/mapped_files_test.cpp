@@ -14,7 +14,7 @@
 #include "tests/support/expect_error.h"
 #include "tests/support/temporary_folder.h"
 
-namespace nibble::files {
+namespace nibble::inline NIBBLE_ABI::files {
 namespace {
 
 namespace fs = std::filesystem;
@@ -109,4 +109,4 @@ TEST_F(MappedFiles, OtherSignalsGoToTheHandlerOfBefore) {
 }
 
 }  // namespace
-}  // namespace nibble::files
+}  // namespace nibble::inline NIBBLE_ABI::files

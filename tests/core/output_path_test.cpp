@@ -9,7 +9,7 @@
 #include "tests/support/expect_error.h"
 #include "tests/support/temporary_folder.h"
 
-namespace nibble::files {
+namespace nibble::inline NIBBLE_ABI::files {
 namespace {
 
 namespace fs = std::filesystem;
@@ -114,4 +114,4 @@ TEST_F(OutputPath, TwoOutputsNeedTwoNames) {
 }
 
 }  // namespace
-}  // namespace nibble::files
+}  // namespace nibble::inline NIBBLE_ABI::files

@@ -16,7 +16,7 @@
 #include "tests/support/expect_error.h"
 #include "tests/support/temporary_folder.h"
 
-namespace nibble::files {
+namespace nibble::inline NIBBLE_ABI::files {
 namespace {
 
 namespace fs = std::filesystem;
@@ -196,4 +196,4 @@ TEST(PendingDirectory, AScratchFolderIsForThisUserAlone) {
 }
 
 }  // namespace
-}  // namespace nibble::files
+}  // namespace nibble::inline NIBBLE_ABI::files

@@ -8,8 +8,9 @@
 
 #include "cuda_emulation/emulation.h"
 #include "kernels/cuda/device.h"
+#include "nibble/core/abi.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 namespace {
 
 using cuda_emulation::for_each_order;
@@ -217,4 +218,4 @@ TEST(Atoms, CopiesOverwriteWhatIsWrittenMeanwhile) {
 }
 
 }  // namespace
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

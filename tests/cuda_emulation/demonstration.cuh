@@ -3,8 +3,9 @@
 #pragma once
 
 #include "kernels/cuda/device.h"
+#include "nibble/core/abi.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 inline constexpr unsigned kTransposeTile = 16;
 
@@ -82,4 +83,4 @@ void neighbour_copy_kernel(const uint4* in, uint4* out, unsigned tiles) {
   }
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

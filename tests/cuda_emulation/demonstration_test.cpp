@@ -6,7 +6,7 @@
 
 #include "tests/cuda/machine.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 namespace {
 
 using cuda_test::DeviceArray;
@@ -63,4 +63,4 @@ TEST(Demonstration, CopiesThroughTwoStages) {
 }
 
 }  // namespace
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -14,6 +14,7 @@
 #include "cuda_emulation/half_arithmetic.h"
 #include "cuda_emulation/language.h"
 #include "cuda_emulation/runtime/launch_hook.h"
+#include "nibble/core/abi.h"
 
 #define NIBBLE_DEVICE inline __attribute__((always_inline))
 #define NIBBLE_KERNEL(max_threads, min_blocks) inline  // tests may include the body of a kernel that is linked, too
@@ -23,7 +24,7 @@
 #define NIBBLE_DYNAMIC_SHARED(name) \
   auto* const name = static_cast<unsigned char*>(::nibble::cuda_emulation::dynamic_shared())
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 /// As the emulated runtime says, which must be linked. A failure leaves no error behind.
 template <class... Parameters>
@@ -55,4 +56,4 @@ cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::si
   return cuda_emulation::run_elsewhere(description);
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

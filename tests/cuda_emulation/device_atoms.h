@@ -5,8 +5,9 @@
 #include <cuda_fp16.h>
 
 #include "cuda_emulation/machine.h"
+#include "nibble/core/abi.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 namespace detail {
 
@@ -115,4 +116,4 @@ inline int load_acquire(const int* p) { return __atomic_load_n(p, __ATOMIC_ACQUI
 inline void add_release(int* p, int value) { __atomic_fetch_add(p, value, __ATOMIC_RELEASE); }
 inline void spin_hint(cuda_emulation::Site site = cuda_emulation::Site::here()) { cuda_emulation::spin(site); }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -7,8 +7,9 @@
 
 #include "cuda_emulation/emulation.h"
 #include "kernels/cuda/device.h"
+#include "nibble/core/abi.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 namespace {
 
 using cuda_emulation::Fault;
@@ -224,4 +225,4 @@ TEST(Fault, ConfigurationsThatNoDeviceTakes) {
 }
 
 }  // namespace
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -7,8 +7,9 @@
 
 #include "cuda_emulation/emulation.h"
 #include "kernels/cuda/device.h"
+#include "nibble/core/abi.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 namespace {
 
 using cuda_emulation::for_each_order;
@@ -179,4 +180,4 @@ TEST(Language, FusedBfloat16RoundsOnce) {
 }
 
 }  // namespace
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -10,8 +10,9 @@
 
 #include "cuda_emulation/emulation.h"
 #include "kernels/cuda/device.h"
+#include "nibble/core/abi.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 namespace {
 
 using cuda_emulation::options;
@@ -198,4 +199,4 @@ TEST(Order, OptionsComeBack) {
 }
 
 }  // namespace
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -7,6 +7,7 @@
 
 #include "cuda_emulation/emulation.h"
 #include "kernels/cuda/device.h"
+#include "nibble/core/abi.h"
 
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer)
@@ -21,7 +22,7 @@
 #define NIBBLE_WITH_TSAN 1
 #endif
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 namespace {
 
 using cuda_emulation::Fault;
@@ -159,4 +160,4 @@ TEST(Races, UnorderedAccessesAre) {
 #endif
 
 }  // namespace
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

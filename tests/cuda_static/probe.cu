@@ -1,7 +1,8 @@
 // A kernel whose machine code holds instructions that are known: what the counts of the static tests are checked on.
 #include "kernels/cuda/device.h"
+#include "nibble/core/abi.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 __global__ void probe_kernel(const uint4* in, uint4* out, int n) {
   NIBBLE_SHARED(uint4, tile, 64);
@@ -50,4 +51,4 @@ __global__ void probe_conversion_kernel(const int* in, float* out, int* rounded)
   rounded[threadIdx.x] = static_cast<int>(out[threadIdx.x + 1024]);
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

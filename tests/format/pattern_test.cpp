@@ -7,7 +7,7 @@
 
 #include "tests/support/expect_error.h"
 
-namespace nibble::format {
+namespace nibble::inline NIBBLE_ABI::format {
 namespace {
 
 using testing_support::expect_error;
@@ -112,4 +112,4 @@ TEST(Pattern, CannotBeMadeToRunForever) {
 }
 
 }  // namespace
-}  // namespace nibble::format
+}  // namespace nibble::inline NIBBLE_ABI::format

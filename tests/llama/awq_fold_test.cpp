@@ -10,7 +10,7 @@
 #include "nibble/solver/awq.h"
 #include "tests/support/temporary_folder.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 namespace {
 
 namespace fs = std::filesystem;
@@ -116,4 +116,4 @@ TEST(AwqFoldedNorm, RoundingItIsMadeUpFor) {
 }
 
 }  // namespace
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

@@ -14,7 +14,7 @@
 #include "tests/support/expect_error.h"
 #include "tests/support/temporary_folder.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 namespace {
 
 namespace fs = std::filesystem;
@@ -121,4 +121,4 @@ TEST_F(ConfigCheck, GgufCarriesTheMeaningOrIsNotWritten) {
 }
 
 }  // namespace
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

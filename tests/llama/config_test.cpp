@@ -6,7 +6,7 @@
 
 #include "tests/support/expect_error.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 namespace {
 
 using Json = nlohmann::json;
@@ -261,4 +261,4 @@ TEST(Config, RefusesWithTheFieldAndTheValue) {
 }
 
 }  // namespace
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

@@ -14,7 +14,7 @@
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_model.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 namespace {
 
 namespace fs = std::filesystem;
@@ -165,4 +165,4 @@ TEST_F(ConvertModel, TheHeadMayBeQuantized) {
 }
 
 }  // namespace
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

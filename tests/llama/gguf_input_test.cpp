@@ -17,7 +17,7 @@
 #include "tests/support/expect_error.h"
 #include "tests/support/temporary_folder.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 namespace {
 
 namespace fs = std::filesystem;
@@ -228,4 +228,4 @@ TEST(GgufInput, ATokenizerWithoutAWordIsANoteNotAFailure) {
 }
 
 }  // namespace
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

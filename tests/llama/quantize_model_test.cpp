@@ -10,7 +10,7 @@
 #include "tests/support/peak_memory.h"
 #include "tests/support/tiny_model.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 namespace {
 
 namespace fs = std::filesystem;
@@ -75,4 +75,4 @@ TEST_F(QuantizeModel, MemoryStaysUnderThreeTensors) {
 }
 
 }  // namespace
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

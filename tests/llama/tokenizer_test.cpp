@@ -10,7 +10,7 @@
 #include "llama/tokenizer/added_tokens.h"
 #include "nibble/core/error.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 namespace {
 
 namespace fs = std::filesystem;
@@ -266,4 +266,4 @@ TEST(Tokenizer, ATextWithoutSpacesTakesNoSquareOfTheTimeInAnyModel) {
 }
 
 }  // namespace
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

@@ -10,7 +10,7 @@
 #include "tests/solver/layers.h"
 #include "tests/support/expect_error.h"
 
-namespace nibble::awq {
+namespace nibble::inline NIBBLE_ABI::awq {
 namespace {
 
 using namespace testing_support;
@@ -342,4 +342,4 @@ TEST(Awq, RefusesBadInputByName) {
 }
 
 }  // namespace
-}  // namespace nibble::awq
+}  // namespace nibble::inline NIBBLE_ABI::awq

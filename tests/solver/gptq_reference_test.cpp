@@ -8,7 +8,7 @@
 #include "nibble/scheme/affine.h"
 #include "tests/solver/layers.h"
 
-namespace nibble::gptq {
+namespace nibble::inline NIBBLE_ABI::gptq {
 namespace {
 
 using namespace testing_support;
@@ -280,4 +280,4 @@ INSTANTIATE_TEST_SUITE_P(Gptq, OptimalBrain, testing::ValuesIn(cases_that(short_
 INSTANTIATE_TEST_SUITE_P(Gptq, Published, testing::ValuesIn(cases_that(plain_grid)), name_of_case);
 
 }  // namespace
-}  // namespace nibble::gptq
+}  // namespace nibble::inline NIBBLE_ABI::gptq

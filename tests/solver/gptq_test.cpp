@@ -9,7 +9,7 @@
 #include "tests/solver/layers.h"
 #include "tests/support/expect_error.h"
 
-namespace nibble::gptq {
+namespace nibble::inline NIBBLE_ABI::gptq {
 namespace {
 
 using namespace testing_support;
@@ -341,4 +341,4 @@ TEST(Gptq, NamesTheWeightThatIsNotFinite) {
 }
 
 }  // namespace
-}  // namespace nibble::gptq
+}  // namespace nibble::inline NIBBLE_ABI::gptq

@@ -18,7 +18,7 @@
 #include "nibble/matrix/packed_matrix.h"
 #include "nibble/matrix/quantized_matrix.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 /// How activations meet weights.
 enum class Activations {
@@ -120,9 +120,10 @@ class Backend {
   /// Whether gather_rows takes this matrix.
   [[nodiscard]] virtual bool has_gather_rows(const PackedMatrix&) const noexcept { return false; }
 
-  /// out[i] = row rows[i] of W, decoded to fp32: what dequantize gives of the matrix that was packed, or the unquantized
-  /// values themselves. An embedding that is tied to the output head is thus held once. Errors: shape_mismatch unless
-  /// out is [rows.size(), in]; invalid_argument names a row that W has not; unsupported where has_gather_rows is false.
+  /// out[i] = row rows[i] of W, decoded to fp32: what dequantize gives of the matrix that was packed, or the
+  /// unquantized values themselves. An embedding that is tied to the output head is thus held once. Errors:
+  /// shape_mismatch unless out is [rows.size(), in]; invalid_argument names a row that W has not; unsupported where
+  /// has_gather_rows is false.
   virtual void gather_rows(const PackedMatrix& w, std::span<const std::int32_t> rows, MatrixView<float> out,
                            Executor& executor) const;
 
@@ -145,4 +146,4 @@ const Backend& find_backend(std::string_view name);
 /// find_backend's if the variable names none: a misspelt override is never ignored.
 const Backend& default_backend();
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -31,7 +31,7 @@
 
 using cudaStream_t = struct CUstream_st*;  // as cuda_runtime.h has it; a null stream is the device's default one
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 /// A call of the CUDA runtime, cuBLAS or cuSOLVER failed: Error{device}. The message holds the call, what it was for
 /// and the library's own words.
@@ -271,4 +271,4 @@ void matmul_int8(const Context& context, const DeviceMatrix& x, const Matrix& w,
 /// Device 0; memory from `allocator`, which must live for ever.
 void register_backend(DeviceAllocator& allocator = default_allocator());
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -9,7 +9,7 @@
 #include "nibble/backend/cuda.h"
 #include "nibble/matrix/block_matrix.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 /// Weights for matmul(). Blocks of an exact_spec (Q4_0, Q5_0, Q8_0, Q6_K, Q8_K) become quantized weights of that spec,
 /// value for value, and keep their size. The others, whose minimum or table no spec has, are decoded on the device to
@@ -27,4 +27,4 @@ MatrixPtr pack(const Context& context, const BlockMatrix& blocks, DType type, cu
 void dequantize(const Context& context, BlockType type, const void* blocks, const MutableDeviceMatrix& out,
                 cudaStream_t stream);
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

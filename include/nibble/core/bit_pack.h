@@ -10,9 +10,10 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "nibble/core/abi.h"
 #include "nibble/core/portability.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 /// Bytes that hold `count` codes of `bits` bits; the unused bits of the last byte are zero.
 NIBBLE_HD constexpr std::size_t packed_bytes(std::size_t count, int bits) {
@@ -66,4 +67,4 @@ NIBBLE_HD constexpr void unpack_codes(const std::uint8_t* stream, std::size_t co
   }
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

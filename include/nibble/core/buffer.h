@@ -6,7 +6,9 @@
 #include <span>
 #include <utility>
 
-namespace nibble {
+#include "nibble/core/abi.h"
+
+namespace nibble::inline NIBBLE_ABI {
 
 /// Copies share the bytes. An owning buffer starts zeroed and is aligned to 64 bytes.
 class Buffer {
@@ -42,4 +44,4 @@ class Buffer {
   std::shared_ptr<const void> owner_;
 };
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -1,7 +1,9 @@
 // What this CPU can run. "Was it compiled in" is the backend registry's question, not this one's.
 #pragma once
 
-namespace nibble {
+#include "nibble/core/abi.h"
+
+namespace nibble::inline NIBBLE_ABI {
 
 /// Instruction sets of the running CPU that the operating system has enabled.
 struct CpuFeatures {
@@ -16,4 +18,4 @@ struct CpuFeatures {
 /// Read once, at first use.
 const CpuFeatures& cpu_features();
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -5,7 +5,9 @@
 #include <cstdint>
 #include <string_view>
 
-namespace nibble {
+#include "nibble/core/abi.h"
+
+namespace nibble::inline NIBBLE_ABI {
 
 enum class DType : std::uint8_t {
   f64,
@@ -71,4 +73,4 @@ constexpr std::string_view name_of(DType type) {
 
 constexpr bool is_float(DType type) { return type <= DType::f8_e5m2; }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

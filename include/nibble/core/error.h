@@ -6,7 +6,7 @@
 
 #include "nibble/core/printable.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 /// What kind of thing went wrong; the message says which thing, where, and with what value.
 enum class ErrorCode {
@@ -33,4 +33,4 @@ class Error : public std::runtime_error {
   ErrorCode code_;
 };
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

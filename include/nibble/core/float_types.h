@@ -8,9 +8,10 @@
 #include <bit>
 #include <cstdint>
 
+#include "nibble/core/abi.h"
 #include "nibble/core/portability.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 namespace detail {
 
@@ -120,4 +121,4 @@ struct f8_e5m2 {
   }
 };
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -5,7 +5,9 @@
 #include <type_traits>
 #include <utility>
 
-namespace nibble {
+#include "nibble/core/abi.h"
+
+namespace nibble::inline NIBBLE_ABI {
 
 template <class Signature>
 class FunctionRef;
@@ -27,4 +29,4 @@ class FunctionRef<R(Args...)> {
   R (*call_)(void*, Args...);
 };
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

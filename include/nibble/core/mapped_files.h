@@ -1,7 +1,9 @@
 // Models are mapped, not read; what happens when somebody cuts such a file short while it is in use.
 #pragma once
 
-namespace nibble {
+#include "nibble/core/abi.h"
+
+namespace nibble::inline NIBBLE_ABI {
 
 /// Reading beyond the end that a mapped file now has raises SIGBUS, which ends the process. After this call the library
 /// answers the signal where it comes from a map of its own: the bytes read as zeros, and the file counts as damaged, so
@@ -13,4 +15,4 @@ namespace nibble {
 /// called again; safe from any thread.
 void guard_mapped_files();
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -12,7 +12,7 @@
 #include "nibble/core/error.h"
 #include "nibble/core/float_types.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 namespace detail {
 
@@ -124,4 +124,4 @@ struct MutableFloatMatrix {
   }
 };
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -8,7 +8,7 @@
 
 #include "nibble/core/function_ref.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 /// The caller's thread pool. Implement two functions and pass it wherever an Executor& is taken.
 ///
@@ -59,4 +59,4 @@ Executor& default_executor();
 void parallel_for(Executor& executor, std::size_t count, std::size_t grain,
                   FunctionRef<void(std::size_t begin, std::size_t end)> body);
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -8,7 +8,9 @@
 #include <string>
 #include <string_view>
 
-namespace nibble {
+#include "nibble/core/abi.h"
+
+namespace nibble::inline NIBBLE_ABI {
 
 /// A code point and its length in bytes: length 0 where the text does not begin with valid UTF-8.
 struct Utf8Character {
@@ -81,4 +83,4 @@ inline std::string printable(std::string_view text, TextKind kind = TextKind::li
   return out;
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

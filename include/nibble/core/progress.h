@@ -7,7 +7,7 @@
 
 #include "nibble/core/error.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 /// Called now and then with the fraction done in [0, 1] and what is being done; returns false to cancel, which makes
 /// the running call throw Error{cancelled} before anything is written. Called from one thread at a time.
@@ -19,4 +19,4 @@ inline void report(const Progress& progress, double fraction, std::string_view m
     throw Error(ErrorCode::cancelled, "cancelled during: " + std::string(message));
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

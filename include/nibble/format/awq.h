@@ -25,7 +25,9 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace nibble::awq_layout {
+#include "nibble/core/abi.h"
+
+namespace nibble::inline NIBBLE_ABI::awq_layout {
 
 /// GEMM: nibble i of a word holds column kOrder[i] of its eight.
 inline constexpr std::array<std::uint8_t, 8> kOrder{0, 2, 4, 6, 1, 3, 5, 7};
@@ -82,4 +84,4 @@ static_assert(gemv_zeros_width(4096, 128) == 4 && gemv_zeros_width(4096, 64) == 
 
 }  // namespace detail
 
-}  // namespace nibble::awq_layout
+}  // namespace nibble::inline NIBBLE_ABI::awq_layout

@@ -13,7 +13,7 @@
 #include "nibble/format/quantized_tensors.h"
 #include "nibble/format/safetensors.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 /// Tensors of a file of another kind under Hugging Face's names, for Checkpoint to show like its own. What it makes is
 /// kept until release(). Safe to share between threads.
@@ -88,4 +88,4 @@ class Checkpoint final : public TensorSource {
   std::shared_ptr<AlignedCopies> copies_;
 };
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -29,7 +29,9 @@
 
 #include <cstddef>
 
-namespace nibble::compressed_tensors_layout {
+#include "nibble/core/abi.h"
+
+namespace nibble::inline NIBBLE_ABI::compressed_tensors_layout {
 
 /// Words that hold `count` codes of `bits` bits, as a stream.
 constexpr std::size_t words(std::size_t count, int bits) {
@@ -45,4 +47,4 @@ constexpr std::size_t aligned_words(std::size_t count, int bits) {
 
 static_assert(words(256, 3) == 24 && aligned_words(256, 3) == 26 && words(9, 4) == 2 && aligned_words(9, 4) == 2);
 
-}  // namespace nibble::compressed_tensors_layout
+}  // namespace nibble::inline NIBBLE_ABI::compressed_tensors_layout

@@ -25,7 +25,7 @@
 #include "nibble/matrix/block_matrix.h"
 #include "nibble/scheme/gguf_blocks.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 namespace format {
 class PendingTensors;
@@ -143,4 +143,4 @@ class GgufWriter {
   std::unique_ptr<format::PendingTensors> file_;
 };
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

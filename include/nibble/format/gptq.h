@@ -27,7 +27,9 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace nibble::gptq_layout {
+#include "nibble/core/abi.h"
+
+namespace nibble::inline NIBBLE_ABI::gptq_layout {
 
 /// Whether GPTQ stores codes of this width.
 constexpr bool has_bits(int bits) { return bits == 2 || bits == 3 || bits == 4 || bits == 8; }
@@ -52,4 +54,4 @@ constexpr std::uint32_t word_of_ones(int bits) {
 static_assert(v1_field(0, 4) == 15 && v1_zero_point(15, 4) == 0 && v1_zero_point(v1_field(128, 8), 8) == 128);
 static_assert(0x00000050u - word_of_ones(4) == 0xEEEEEF3Fu);  // zeros 0, 5, 0 …: the first borrows from the second
 
-}  // namespace nibble::gptq_layout
+}  // namespace nibble::inline NIBBLE_ABI::gptq_layout

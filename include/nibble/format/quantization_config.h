@@ -24,7 +24,7 @@
 
 #include "nibble/matrix/quant_spec.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 /// How a layer was quantized, as a configuration states it. All are of integer codes with a scale.
 struct LayerQuantization {
@@ -32,7 +32,7 @@ struct LayerQuantization {
   Granularity granularity = Granularity::group;  ///< tensor, channel or group.
   std::size_t group_size = 128;                  ///< Columns that share a scale; 0 unless granularity is group.
   bool symmetric = true;
-  bool act_order = false;  ///< desc_act, or actorder "group". Readers trust g_idx instead.
+  bool act_order = false;     ///< desc_act, or actorder "group". Readers trust g_idx instead.
   std::string obstacle = {};  ///< Not empty: why layers of this kind are not read. Said when one is.
 
   friend bool operator==(const LayerQuantization&, const LayerQuantization&) = default;
@@ -76,4 +76,4 @@ class QuantizationConfig {
   std::shared_ptr<const format::RuleIndex> index_;  ///< Over rules_.
 };
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

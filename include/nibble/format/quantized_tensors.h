@@ -34,7 +34,7 @@
 #include "nibble/format/tensor_source.h"
 #include "nibble/matrix/quantized_matrix.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 enum class CheckpointLayout : std::uint8_t {
   nibble,
@@ -142,4 +142,4 @@ std::pair<std::string, std::string> quantized_metadata(const std::string& layer,
                                                        std::size_t rows, std::size_t cols);
 std::string quantization_config(const QuantSpec& spec, const std::vector<std::string>& skipped_modules);
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -19,7 +19,7 @@
 #include "nibble/core/buffer.h"
 #include "nibble/core/dtype.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 namespace format {
 class PendingTensors;
@@ -86,4 +86,4 @@ class SafetensorsWriter {
   std::unique_ptr<format::PendingTensors> file_;
 };
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

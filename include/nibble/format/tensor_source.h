@@ -9,7 +9,7 @@
 #include "nibble/core/buffer.h"
 #include "nibble/core/dtype.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 class QuantizationConfig;
 
@@ -41,4 +41,4 @@ class TensorSource {
   [[nodiscard]] virtual std::optional<NamedTensor> describe(const std::string& name) const { return find(name); }
 };
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -17,7 +17,7 @@
 #include "nibble/backend/backend.h"
 #include "nibble/llama/config.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 /// A linear layer, packed for multiplication.
 struct Linear {
@@ -96,4 +96,4 @@ class BlockPass {
   const LinearHook* hook_;
 };
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

@@ -27,7 +27,7 @@
 #include "nibble/core/progress.h"
 #include "nibble/format/quantized_tensors.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 /// How a linear layer is quantized, as text:
 ///
@@ -109,7 +109,7 @@ struct CalibrateReport {
   double bits_per_weight = 0;           ///< Over the quantized layers, scales included.
   /// Files beside the weights that were not copied, each with the reason: "pytorch_model.bin (weights)".
   std::vector<std::string> left_out;
-  std::vector<std::string> notes;       ///< Of a GGUF input: a tokenizer that could not be written.
+  std::vector<std::string> notes;  ///< Of a GGUF input: a tokenizer that could not be written.
 };
 
 /// Reads the dense model `from`, a directory or a GGUF file (whose quantized tensors are decoded), and writes the model
@@ -122,4 +122,4 @@ struct CalibrateReport {
 CalibrateReport quantize_calibrated(const std::filesystem::path& from, const std::filesystem::path& to,
                                     std::span<const std::int32_t> ids, const CalibrateOptions& options);
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

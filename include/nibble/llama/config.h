@@ -9,7 +9,9 @@
 #include <string_view>
 #include <vector>
 
-namespace nibble::llama {
+#include "nibble/core/abi.h"
+
+namespace nibble::inline NIBBLE_ABI::llama {
 
 /// Rotary-embedding scaling of long-context models.
 struct RopeScaling {
@@ -62,4 +64,4 @@ struct Config {
   [[nodiscard]] std::vector<double> inverse_frequencies() const;
 };
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

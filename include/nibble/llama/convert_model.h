@@ -15,7 +15,7 @@
 #include "nibble/core/progress.h"
 #include "nibble/format/quantized_tensors.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 struct ConvertModelOptions {
   CheckpointLayout to = CheckpointLayout::nibble;
@@ -51,4 +51,4 @@ struct ConvertModelReport {
 ConvertModelReport convert_model(const std::filesystem::path& from, const std::filesystem::path& to,
                                  const ConvertModelOptions& options);
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

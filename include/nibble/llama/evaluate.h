@@ -9,7 +9,7 @@
 #include "nibble/core/progress.h"
 #include "nibble/llama/model.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 struct EvaluateOptions {
   std::size_t window = 512;
@@ -37,4 +37,4 @@ struct Evaluation {
 /// perplexity are no finite numbers: names the token, and the first layer whose inputs are none.
 Evaluation evaluate(const Model& model, std::span<const std::int32_t> ids, const EvaluateOptions& options = {});
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

@@ -19,7 +19,7 @@
 #include "nibble/core/progress.h"
 #include "nibble/scheme/gguf_blocks.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 struct ExportGgufOptions {
   /// Of the blocks' linear layers: any that can_encode(). Norms and biases are F32; the embedding and the head have
@@ -53,4 +53,4 @@ struct ExportGgufReport {
 ExportGgufReport export_gguf(const std::filesystem::path& from, const std::filesystem::path& to,
                              const ExportGgufOptions& options = {});
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

@@ -19,7 +19,7 @@
 #include "nibble/llama/block.h"
 #include "nibble/llama/config.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 /// Keys and values of the tokens seen so far, fp32. One per conversation.
 class KvCache {
@@ -104,4 +104,4 @@ std::vector<std::string> block_linear_names(std::size_t index);
 /// Whether a tensor is the weight of such a layer.
 bool is_block_linear_weight(std::string_view tensor);
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

@@ -14,7 +14,7 @@
 
 #include "nibble/core/progress.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 /// Immutable: several threads may use one.
 class Tokenizer {
@@ -55,4 +55,4 @@ class TextStream {
   std::size_t given_ = 0;          ///< How many of ids_ have been given out.
 };
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

@@ -21,7 +21,7 @@
 #include "nibble/matrix/quantized_matrix.h"
 #include "nibble/scheme/gguf_blocks.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 struct BlockMatrix {
   BlockType type = BlockType::f32;
@@ -69,4 +69,4 @@ std::optional<BlockType> exact_block_type(const QuantizedMatrix& q);
 /// The same values in blocks. Error{unsupported} where exact_block_type is nothing.
 BlockMatrix to_blocks(const QuantizedMatrix& q);
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

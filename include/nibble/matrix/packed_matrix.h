@@ -4,7 +4,9 @@
 #include <cstddef>
 #include <memory>
 
-namespace nibble {
+#include "nibble/core/abi.h"
+
+namespace nibble::inline NIBBLE_ABI {
 
 class Backend;
 
@@ -31,4 +33,4 @@ class PackedMatrix {
 
 using PackedMatrixPtr = std::shared_ptr<const PackedMatrix>;
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -17,7 +17,7 @@
 
 #include "nibble/scheme/scheme.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 enum class SchemeKind : std::uint8_t { symmetric, asymmetric, nf4, fp4, dynamic8, llm_int8 };
 
@@ -65,4 +65,4 @@ struct QuantSpec {
   [[nodiscard]] double bits_per_weight(std::size_t rows, std::size_t cols) const;
 };
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -22,7 +22,7 @@
 #include "nibble/core/matrix_view.h"
 #include "nibble/matrix/quant_spec.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 /// Double-quantized absmax values: blocks of `block_size` share one float.
 struct NestedScales {
@@ -85,4 +85,4 @@ NIBBLE_HD inline float nested_value(float mapped, float absmax, float offset) {
 /// blocks of 256, the signed dynamic map.
 void quantize_nested(const float* absmax, std::size_t count, std::uint8_t* bytes, NestedScales& nested);
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

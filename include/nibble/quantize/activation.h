@@ -12,7 +12,7 @@
 #include "nibble/core/matrix_view.h"
 #include "nibble/scheme/affine.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 /// How an observer turns what it saw into a range.
 enum class RangeMethod : std::uint8_t {
@@ -77,4 +77,4 @@ void fake_quantize(std::span<const float> x, AffineParams p, int bits, std::span
 void fake_quantize_gradient(std::span<const float> x, AffineParams p, int bits, std::span<const float> grad_out,
                             std::span<float> grad_x);
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

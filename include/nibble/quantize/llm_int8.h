@@ -6,7 +6,7 @@
 
 #include "nibble/core/matrix_view.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 /// Activations split into an 8-bit part and outlier columns.
 struct Int8Activations {
@@ -20,4 +20,4 @@ struct Int8Activations {
 /// infinity throws Error{non_finite} that names its place.
 Int8Activations quantize_activations_llm_int8(MatrixView<const float> x, float threshold);
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

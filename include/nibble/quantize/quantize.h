@@ -6,7 +6,7 @@
 
 #include "nibble/backend/backend.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 /// What quantize() needs beside the spec; the defaults are right for most callers.
 struct QuantizeOptions {
@@ -48,4 +48,4 @@ inline void matmul(MatrixView<const bf16> x, const PackedMatrix& w, MatrixView<f
   w.backend().matmul(x, w, y, executor);
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -8,7 +8,7 @@
 #include "nibble/quantize/quantize.h"
 #include "nibble/scheme/scheme.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 /// Fits S to one group of finite values and encodes each, one code per byte. The plainest quantizer there is,
 /// constexpr. Error{shape_mismatch} unless codes is as long as values, Error{invalid_argument} if both are empty.
@@ -95,4 +95,4 @@ QuantizedMatrix quantize(FloatMatrix weights, const TypedOptions& options = {}, 
   return quantize(weights, spec_of<S>(options), run);
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -13,7 +13,7 @@
 #include "nibble/scheme/codebook.h"
 #include "nibble/scheme/rounding.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 /// Elements that share the absmax of a moment.
 inline constexpr std::size_t kAdam8Block = 256;
@@ -88,4 +88,4 @@ inline void adam8_block(const AdamStep& step, std::size_t n, const float* gradie
   }
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

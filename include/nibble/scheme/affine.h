@@ -14,7 +14,7 @@
 #include "nibble/scheme/rounding.h"
 #include "nibble/scheme/scale.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 /// What a group of affine codes shares.
 struct AffineParams {
@@ -108,4 +108,4 @@ struct Asymmetric {
   NIBBLE_HD static constexpr float decode(std::uint8_t code, Params p) { return affine_decode(code, p); }
 };
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

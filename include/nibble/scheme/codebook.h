@@ -15,7 +15,7 @@
 #include "nibble/core/portability.h"
 #include "nibble/scheme/range.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 /// NormalFloat 4 (Dettmers et al. 2023, QLoRA, appendix E): quantiles of N(0,1) with an exact zero. Exact float32
 /// values of bitsandbytes.
@@ -169,4 +169,4 @@ constexpr bool codebook_round_trips() {
 static_assert(codebook_round_trips<nf4>() && codebook_round_trips<fp4>());
 static_assert(codebook_round_trips<dynamic_map<true>>() && codebook_round_trips<dynamic_map<false>>());
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

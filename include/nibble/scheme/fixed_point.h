@@ -16,7 +16,7 @@
 #include "nibble/core/portability.h"
 #include "nibble/scheme/rounding.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 struct FixedPoint24 {
   /// The largest magnitude: three signed bytes in base 256 (0x7F each), or two signed 12-bit digits, hold it.
@@ -42,4 +42,4 @@ struct FixedPoint24 {
   }
 };
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -29,7 +29,7 @@
 #include "nibble/core/float_types.h"
 #include "nibble/core/portability.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 /// The element types of GGUF tensors that this library reads, numbered as the file numbers them. Floats are blocks of
 /// one value.
@@ -373,4 +373,4 @@ constexpr bool can_encode(BlockType type) {
 ///   Q4_K, Q6_K                      the search described in gguf_k_encode.cpp: least squared error, unweighted
 bool encode_block(BlockType type, const float* values, std::byte* to);
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -10,7 +10,7 @@
 #include "nibble/core/portability.h"
 #include "nibble/scheme/affine.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 /// How a group's scale and zero point come from its range.
 struct GridRule {
@@ -80,4 +80,4 @@ NIBBLE_HD constexpr float search_error(float x, float scale, float zero, float t
   return power_2_4(magnitude(t * scale - x));
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -8,7 +8,7 @@
 #include "nibble/core/portability.h"
 #include "nibble/scheme/range.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 struct LlmInt8 {
   struct Params {
@@ -41,4 +41,4 @@ struct LlmInt8 {
   }
 };
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -6,7 +6,7 @@
 #include "nibble/core/portability.h"
 #include "nibble/scheme/rounding.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 /// Smallest and largest of some finite values. Zeros are stored as +0, so the order of a scan never shows.
 struct Range {
@@ -29,4 +29,4 @@ NIBBLE_HD constexpr Range range_of(std::span<const float> values) {
   return {r.min == 0 ? 0.0f : r.min, r.max == 0 ? 0.0f : r.max};
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

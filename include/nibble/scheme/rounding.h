@@ -6,13 +6,14 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "nibble/core/abi.h"
 #include "nibble/core/portability.h"
 
 #if defined(__SSE2__) && !defined(__CUDA_ARCH__)
 #include <emmintrin.h>
 #endif
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 /// Nearest integer, ties to even, for |x| < 2^31. The usual trick of adding 1.5·2^23 is not used: a multiply before
 /// that addition may be contracted into a fused multiply-add, which changes the result.
@@ -41,4 +42,4 @@ NIBBLE_HD constexpr float magnitude(float x) {
 /// Finite means neither NaN nor infinity.
 NIBBLE_HD constexpr bool is_finite(float x) { return (std::bit_cast<std::uint32_t>(x) & 0x7f800000u) != 0x7f800000u; }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

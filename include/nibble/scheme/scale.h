@@ -9,7 +9,7 @@
 #include "nibble/core/float_types.h"
 #include "nibble/scheme/rounding.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 enum class ScaleType : std::uint8_t { f32, f16, bf16 };
 
@@ -36,4 +36,4 @@ NIBBLE_HD constexpr float stored_scale(float scale, ScaleType type) {
   return scale < least_normal ? least_normal : scale;
 }
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

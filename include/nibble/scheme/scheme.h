@@ -9,7 +9,7 @@
 #include "nibble/scheme/codebook.h"
 #include "nibble/scheme/llm_int8.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 /// bits: width of a code, 2 … 8. fit: parameters for a group of finite values. encode: finite x → code, total and
 /// monotone in x (in decoded value). decode: its inverse on codes. Kernels, CUDA code and tests all check against it.
@@ -23,4 +23,4 @@ concept Scheme = requires(float x, std::uint8_t code, std::span<const float> val
 
 static_assert(Scheme<Symmetric<4>> && Scheme<Asymmetric<3>> && Scheme<Codebook<nf4>> && Scheme<LlmInt8>);
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

@@ -28,7 +28,7 @@
 #include "nibble/core/parallel.h"
 #include "nibble/matrix/quant_spec.h"
 
-namespace nibble::awq {
+namespace nibble::inline NIBBLE_ABI::awq {
 
 /// What calibration leaves of a layer's inputs: the mean magnitude of each channel, over all tokens, and a sample of
 /// tokens, evenly spaced over all that came.
@@ -125,4 +125,4 @@ void fold_into_linear(MatrixView<float> weights, std::span<float> bias, std::spa
 /// head h·kv_heads/heads. Error{invalid_argument} unless kv_heads divides heads.
 std::vector<std::size_t> value_sources(std::size_t heads, std::size_t kv_heads, std::size_t head_dim);
 
-}  // namespace nibble::awq
+}  // namespace nibble::inline NIBBLE_ABI::awq

@@ -24,7 +24,7 @@
 #include "nibble/matrix/quantized_matrix.h"
 #include "nibble/solver/hessian.h"
 
-namespace nibble::gptq {
+namespace nibble::inline NIBBLE_ABI::gptq {
 
 struct Options {
   int bits = 4;                           ///< 2 … 8.
@@ -102,4 +102,4 @@ Result solve(FloatMatrix weights, const Hessian& hessian, const Options& options
 double layer_loss(FloatMatrix weights, const QuantizedMatrix& quantized, const Hessian& hessian,
                   Executor& executor = default_executor());
 
-}  // namespace nibble::gptq
+}  // namespace nibble::inline NIBBLE_ABI::gptq

@@ -10,7 +10,7 @@
 #include "nibble/backend/cuda.h"
 #include "nibble/solver/gptq.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 /// Σ x·xᵀ over tokens, in fp32 on the device (nibble::Hessian adds batches in fp64): an element is off by at most
 /// tokens·ε·Σ|x_i·x_j|, ε = 2⁻²⁴; one of the cross statistic by (tokens + 1)·ε·Σ|(full − x)_i·x_j|. Of one stream at a
@@ -77,4 +77,4 @@ gptq::Result gptq_solve(const Context& context, FloatMatrix weights, const Hessi
 std::size_t gptq_device_bytes(const Context& context, std::size_t rows, std::size_t cols, DType type,
                               const gptq::Options& options);
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

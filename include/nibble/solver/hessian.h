@@ -18,7 +18,7 @@
 #include "nibble/core/matrix_view.h"
 #include "nibble/core/parallel.h"
 
-namespace nibble {
+namespace nibble::inline NIBBLE_ABI {
 
 class Hessian {
  public:
@@ -79,4 +79,4 @@ class Hessian {
   std::vector<double> cross_;  ///< channels², or empty.
 };
 
-}  // namespace nibble
+}  // namespace nibble::inline NIBBLE_ABI

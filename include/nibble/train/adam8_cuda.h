@@ -13,7 +13,7 @@
 #include "nibble/backend/cuda.h"
 #include "nibble/scheme/adam8.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 /// An optimizer's state in host memory, to be saved and resumed: bitsandbytes' state1, absmax1, state2, absmax2.
 struct Adam8Moments {
@@ -55,4 +55,4 @@ class Adam8 {
   DeviceBuffer m_codes_, m_absmax_, v_codes_, v_absmax_;
 };
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -17,7 +17,7 @@
 
 #include "nibble/backend/cuda.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 /// y [n, out] += scale · (x [n, in] · Aᵀ) · Bᵀ for the tokens of one adapter and one projection. Tokens, x and y of
 /// several products may be slices of the same matrices: of rows (adapters of a batch) or columns (a fused Q/K/V).
@@ -65,4 +65,4 @@ struct LoraGradient {
 void add_lora_gradients(const Context& context, std::span<const LoraGradient> gradients, DeviceSpan workspace,
                         cudaStream_t stream);
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -5,7 +5,7 @@
 #include "kernels/cuda/gemv.h"
 #include "nibble/backend/cuda_blocks.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 namespace {
 
@@ -249,4 +249,4 @@ void register_backend(DeviceAllocator& allocator) {
   std::call_once(once, [&] { nibble::register_backend(std::make_unique<CudaBackend>(allocator)); });
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -3,7 +3,7 @@
 #include "backend/cuda/matrix.h"
 #include "nibble/backend/cuda_blocks.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 namespace {
 
@@ -57,4 +57,4 @@ void dequantize(const Context& context, BlockType type, const void* blocks, cons
                "dequantize_blocks");
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

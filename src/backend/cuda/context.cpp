@@ -1,6 +1,6 @@
 #include "backend/cuda/libraries.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 Context::Context(int device, DeviceAllocator& allocator) : device_(device_info(device)), allocator_(&allocator) {
   const DeviceScope scope(device);
@@ -32,4 +32,4 @@ auto Context::Libraries::solver(cudaStream_t stream) -> Held<cusolverDnHandle_t>
   return {solver_, std::move(lock)};
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

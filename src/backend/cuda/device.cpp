@@ -3,7 +3,7 @@
 
 #include "backend/cuda/status.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 namespace {
 
@@ -99,4 +99,4 @@ DeviceBuffer::~DeviceBuffer() {
   if (data_ != nullptr) allocator_->deallocate(data_, size_, stream_);
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

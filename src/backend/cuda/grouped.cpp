@@ -7,7 +7,7 @@
 #include "backend/cuda/libraries.h"
 #include "kernels/cuda/pointers.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 namespace {
 
@@ -147,4 +147,4 @@ void multiply_grouped(const Context& context, std::span<const GroupedProduct> pr
     }
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

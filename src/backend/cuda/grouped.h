@@ -5,7 +5,7 @@
 
 #include "nibble/backend/cuda.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 /// c [m, n] = alpha · a [m, k] · b [k, n] + beta · c, all row-major; c is not read where beta is 0. a and b are of one
 /// type, c of that or f32.
@@ -25,4 +25,4 @@ inline constexpr std::size_t kAddressesAProduct = 3;
 void multiply_grouped(const Context& context, std::span<const GroupedProduct> products, DeviceSpan blas,
                       const void** addresses, const char* purpose, cudaStream_t stream);
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

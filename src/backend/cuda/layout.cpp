@@ -7,7 +7,7 @@
 #include "nibble/core/error.h"
 #include "nibble/core/parallel.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 namespace {
 
@@ -208,4 +208,4 @@ std::vector<std::uint8_t> unpack_int8_codes(const HostInt8& packed) {
   return out;
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

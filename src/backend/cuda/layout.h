@@ -10,7 +10,7 @@
 #include "kernels/cuda/gemm_layout.h"
 #include "nibble/matrix/quantized_matrix.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 /// The buffers of kernels/cuda/gemm_w4a16.h's PackedW4, and what unpacks them.
 struct HostW4 {
@@ -64,4 +64,4 @@ std::string why_not_int8(const QuantizedMatrix& q);
 HostInt8 pack_int8(const QuantizedMatrix& q);
 std::vector<std::uint8_t> unpack_int8_codes(const HostInt8& packed);
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -5,7 +5,7 @@
 
 #include "backend/cuda/status.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 /// A handle has one stream and one workspace at a time, so its user holds the lock from setting them to the last call.
 class Context::Libraries {
@@ -46,4 +46,4 @@ inline cudaDataType blas_type(DType type) {
 /// cuBLAS and cuSOLVER count in int; callers have checked that what they count fits.
 inline int narrow(std::size_t n) { return static_cast<int>(n); }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -10,7 +10,7 @@
 #include "kernels/cuda/dequantize.h"
 #include "kernels/cuda/gemv.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 namespace {
 
@@ -176,4 +176,4 @@ void matmul_transposed(const Context& context, const DeviceMatrix& x, const Matr
   });
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -3,7 +3,7 @@
 
 #include "backend/cuda/matrix.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 /// x [n, in] and y [n, out] must fit each other, the weights, the context's device, the kernels and cuBLAS. Errors as
 /// matmul's.
@@ -24,4 +24,4 @@ void matmul_by(Tier tier, const Context& context, const DeviceMatrix& x, const M
 void matmul_transposed(const Context& context, const DeviceMatrix& x, const Matrix& w, const MutableDeviceMatrix& y,
                        DeviceSpan workspace, cudaStream_t stream);
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

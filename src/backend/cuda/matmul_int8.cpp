@@ -2,7 +2,7 @@
 #include "backend/cuda/matmul.h"
 #include "backend/cuda/tensor_core.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 namespace {
 
@@ -76,4 +76,4 @@ void matmul_int8(const Context& context, const DeviceMatrix& x, const Matrix& w,
                "gemm_w8a8");
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

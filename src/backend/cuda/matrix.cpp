@@ -5,7 +5,7 @@
 #include "backend/cuda/tensor_core.h"
 #include "kernels/cuda/gemv.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 namespace {
 
@@ -168,4 +168,4 @@ QuantizedMatrix unpack(const Context& context, const Matrix& w, cudaStream_t str
   return q;
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -8,7 +8,7 @@
 #include "kernels/cuda/gemm_w4a16.h"
 #include "kernels/cuda/gemm_w8a8.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 /// Codes in the order of the tensor-core kernels, of 4 or of 8 bits, and what those kernels need beside them.
 struct TensorCoreCodes {
@@ -69,4 +69,4 @@ class WaitOnError {
   bool armed_ = true;
 };
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -4,7 +4,7 @@
 #include "kernels/cuda/gemm_layout.h"
 #include "nibble/backend/cuda.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 /// Cuts a workspace into pieces that are aligned to 256 bytes. Without one, it counts what it would need.
 class Pieces {
@@ -23,4 +23,4 @@ class Pieces {
   std::size_t used_ = 0;
 };
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -4,7 +4,7 @@
 #include "backend/cuda/matrix.h"
 #include "kernels/cuda/dequantize.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 namespace {
 
@@ -120,4 +120,4 @@ void dequantize(const Context& context, const Matrix& w, std::size_t first_row, 
   check_kernel(dequantize(w.storage().view, first_row, out.data, out.type, out.rows, out.stride, stream), "dequantize");
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -2,7 +2,7 @@
 
 #include <string>
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 namespace {
 
@@ -55,4 +55,4 @@ DeviceScope::~DeviceScope() {
   if (changed_ && cudaSetDevice(previous_) != cudaSuccess) (void)cudaGetLastError();  // nobody to tell
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

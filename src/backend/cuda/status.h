@@ -9,7 +9,7 @@
 
 #include "nibble/backend/cuda.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 /// Throws CudaError unless the call succeeded. `call` is its name, `purpose` what it was for, and may be empty. What a
 /// failed call left behind as the runtime's last error is taken away, so that it is not found by the next one.
@@ -34,4 +34,4 @@ class DeviceScope {
   bool changed_ = false;
 };
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -6,7 +6,7 @@
 #include "backend/cuda/layout.h"
 #include "kernels/cuda/gather.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 namespace {
 
@@ -166,4 +166,4 @@ void multiply_tensor_core(const Matrix::Storage& s, const DeviceMatrix& x, const
                "gemm_w4a16");
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

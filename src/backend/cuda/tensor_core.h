@@ -6,7 +6,7 @@
 #include "backend/cuda/matrix.h"
 #include "backend/cuda/pieces.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 /// Whether one of the kernels takes the matrix.
 bool has_tensor_core_layout(const QuantizedMatrix& q);
@@ -23,4 +23,4 @@ std::size_t tensor_core_workspace(const Matrix::Storage& s, std::size_t tokens, 
 void multiply_tensor_core(const Matrix::Storage& s, const DeviceMatrix& x, const MutableDeviceMatrix& y,
                           DeviceSpan workspace, cudaStream_t stream);
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

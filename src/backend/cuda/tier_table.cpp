@@ -1,6 +1,6 @@
 #include "backend/cuda/tier_table.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 namespace {
 
@@ -23,4 +23,4 @@ TierLimits tier_limits(int compute_capability, TierFamily family) {
   return limits;
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

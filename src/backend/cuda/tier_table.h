@@ -7,7 +7,7 @@
 
 #include "nibble/matrix/quant_spec.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 /// Schemes whose products cost alike. `other` ones have no kernel on tensor cores, and so no choice.
 enum class TierFamily { affine4, codebook4, other };
@@ -35,4 +35,4 @@ std::span<const TierRow> tier_table();
 /// Those of the newest listed device that is not newer than this one; none for a family that is not listed.
 TierLimits tier_limits(int compute_capability, TierFamily family);
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

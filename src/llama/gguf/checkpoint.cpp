@@ -7,7 +7,7 @@
 #include "llama/gguf/weights.h"
 #include "nibble/llama/model.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 namespace {
 
@@ -136,4 +136,4 @@ std::string requantization_note(const std::filesystem::path& path) {
          "): its values were decoded and quantized a second time, at a loss";
 }
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

@@ -10,7 +10,7 @@
 #include "llama/gguf/weights.h"
 #include "llama/model_directory.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 namespace {
 
@@ -97,4 +97,4 @@ SideFiles write_side_files(const fs::path& model, const fs::path& to) {
   }
 }
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

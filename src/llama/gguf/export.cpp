@@ -13,7 +13,7 @@
 #include "nibble/llama/gguf.h"
 #include "nibble/llama/model.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 namespace {
 
@@ -279,4 +279,4 @@ ExportGgufReport export_gguf(const fs::path& from, const fs::path& to, const Exp
   return Job(from, options).write(to);
 }
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

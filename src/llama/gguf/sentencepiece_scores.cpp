@@ -10,7 +10,7 @@
 #include "llama/tokenizer/bpe.h"
 #include "llama/tokenizer/unicode.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 namespace {
 
@@ -99,4 +99,4 @@ bool adds_space_prefix(const Json& d) {
   refuse("its normalizer and pre-tokenizer are not those that SentencePiece's BPE is written with");
 }
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

@@ -12,7 +12,7 @@
 
 #include "llama/tokenizer/json.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 /// Of tokens that nothing is merged into, as llama.cpp's converter has it for padding.
 inline constexpr float kUnmergedScore = -1000000;
@@ -28,4 +28,4 @@ std::unordered_map<std::string, float> scores_of_merges(const Json& description)
 /// SentencePiece's BPE is written as.
 bool adds_space_prefix(const Json& description);
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

@@ -15,7 +15,7 @@
 #include "llama/tokenizer/post_processor.h"
 #include "llama/tokenizer/sentencepiece_model.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 namespace {
 
@@ -425,8 +425,7 @@ std::unique_ptr<Tokenizer> load_gguf_tokenizer(const std::filesystem::path& path
   const GgufFile file(path);
   const GgufFields f(file.metadata(), path.string());
   Described d = describe(f);
-  if (d.sentencepiece)
-    return make_sentencepiece_tokenizer(*std::move(d.sentencepiece), path.string(), added_around(f));
+  if (d.sentencepiece) return make_sentencepiece_tokenizer(*std::move(d.sentencepiece), path.string(), added_around(f));
   return d.bytes ? make_byte_tokenizer() : make_json_tokenizer(d.bpe);
 }
 
@@ -440,4 +439,4 @@ std::vector<std::pair<std::string, std::string>> tokenizer_files(const std::file
   return out;
 }
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

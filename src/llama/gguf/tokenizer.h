@@ -14,7 +14,7 @@
 #include "nibble/format/gguf.h"
 #include "nibble/llama/config.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 /// The keys for the tokenizer of a model directory, its tokens padded with unused ones to config.vocab.
 /// Error{not_found} if it has none; Error{unsupported} for a tokenizer that llama.cpp has no name for.
@@ -24,4 +24,4 @@ GgufMetadata tokenizer_metadata(const std::filesystem::path& model, const Config
 /// tokenizer.json or tokenizer.model, and tokenizer_config.json. Errors as load_tokenizer.
 std::vector<std::pair<std::string, std::string>> tokenizer_files(const std::filesystem::path& gguf);
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

@@ -11,7 +11,7 @@
 #include "llama/known_keys.h"
 #include "nibble/core/error.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 namespace {
 
@@ -218,4 +218,4 @@ BlockMatrix GgufWeights::matrix(const std::string& name) const {
   return ours;
 }
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

@@ -18,7 +18,7 @@
 #include "nibble/format/gguf.h"
 #include "nibble/llama/config.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 /// Whether a path is a GGUF file: by its name or its first four bytes.
 bool is_gguf(const std::filesystem::path& path);
@@ -60,4 +60,4 @@ class GgufWeights {
   bool interleaves_ = true;
 };
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

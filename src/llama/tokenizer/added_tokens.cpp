@@ -5,7 +5,7 @@
 
 #include "llama/tokenizer/unicode.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 std::vector<AddedToken> read_added_tokens(const Json& tokens) {
   std::vector<AddedToken> out;
@@ -65,4 +65,4 @@ void AddedTokens::split(std::string_view text, const std::function<void(std::str
   if (done < text.size()) piece(text.substr(done), -1);
 }
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

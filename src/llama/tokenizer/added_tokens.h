@@ -11,7 +11,7 @@
 #include "llama/tokenizer/prefix_index.h"
 #include "llama/tokenizer/watch.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 struct AddedToken {
   std::string content;
@@ -44,4 +44,4 @@ class AddedTokens {
   PrefixIndex index_;  ///< Into tokens_, whose strings it refers to: moving a vector does not move them.
 };
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

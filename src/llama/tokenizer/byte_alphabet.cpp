@@ -4,7 +4,7 @@
 
 #include "llama/tokenizer/unicode.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 namespace {
 
@@ -61,4 +61,4 @@ std::string bytes_of_written(std::string_view written) {
   return bytes;
 }
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

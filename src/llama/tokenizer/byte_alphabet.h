@@ -4,7 +4,9 @@
 #include <string>
 #include <string_view>
 
-namespace nibble::llama {
+#include "nibble/core/abi.h"
+
+namespace nibble::inline NIBBLE_ABI::llama {
 
 /// The character of a byte, UTF-8.
 std::string written_byte(unsigned char byte);
@@ -13,4 +15,4 @@ std::string written_bytes(std::string_view bytes);
 /// The bytes that a written string stands for; the string itself if one of its characters stands for no byte.
 std::string bytes_of_written(std::string_view written);
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

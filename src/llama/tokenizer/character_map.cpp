@@ -6,7 +6,7 @@
 #include "llama/tokenizer/unicode.h"
 #include "nibble/core/error.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 namespace {
 
@@ -129,4 +129,4 @@ std::string decode_base64(std::string_view text, const std::string& name) {
   return out;
 }
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

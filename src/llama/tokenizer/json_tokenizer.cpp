@@ -14,7 +14,7 @@
 #include "llama/tokenizer/token_model.h"
 #include "llama/tokenizer/unicode.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 namespace {
 
@@ -135,4 +135,4 @@ std::unique_ptr<Tokenizer> make_json_tokenizer(const Json& description) {
   return std::make_unique<JsonTokenizer>(description);
 }
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

@@ -9,7 +9,7 @@
 #include "llama/tokenizer/components.h"
 #include "llama/tokenizer/unicode.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 namespace {
 
@@ -133,4 +133,4 @@ std::vector<Normalizer> read_normalizers(const Json& description) {
   return steps;
 }
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

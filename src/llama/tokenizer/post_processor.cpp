@@ -4,7 +4,7 @@
 
 #include "llama/tokenizer/components.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 namespace {
 
@@ -44,4 +44,4 @@ TokensAround read_post_processor(const Json& description) {
   return out;
 }
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

@@ -8,7 +8,7 @@
 #include "llama/tokenizer/components.h"
 #include "llama/tokenizer/unicode.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 namespace {
 
@@ -230,4 +230,4 @@ std::string read_pattern(const Json& d) {
   return out;
 }
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

@@ -8,7 +8,7 @@
 #include "llama/tokenizer/json.h"
 #include "llama/tokenizer/watch.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 struct Piece {
   std::string text;
@@ -26,4 +26,4 @@ std::vector<PreTokenizer> read_pre_tokenizers(const Json& description);
 void pre_tokenize(const std::vector<PreTokenizer>& steps, Piece piece, const std::function<void(std::string)>& word,
                   Watch& watch);
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

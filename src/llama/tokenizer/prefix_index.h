@@ -10,7 +10,9 @@
 #include <utility>
 #include <vector>
 
-namespace nibble::llama {
+#include "nibble/core/abi.h"
+
+namespace nibble::inline NIBBLE_ABI::llama {
 
 class PrefixIndex {
  public:
@@ -54,4 +56,4 @@ class PrefixIndex {
   std::array<std::size_t, 257> begin_{};                             ///< Where each first byte begins.
 };
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

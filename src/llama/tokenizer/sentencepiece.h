@@ -16,7 +16,7 @@
 #include "llama/tokenizer/sentencepiece_model.h"
 #include "llama/tokenizer/watch.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 /// The character that stands for a space, U+2581.
 inline constexpr std::string_view kSpaceSymbol = "\xE2\x96\x81";
@@ -89,4 +89,4 @@ std::vector<Segment> best_pieces_by_bpe(const SentencePieceVocabulary& vocabular
 std::vector<Segment> best_pieces_by_unigram(const SentencePieceVocabulary& vocabulary, std::string_view text,
                                             Watch& watch);
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

@@ -5,7 +5,7 @@
 #include "llama/tokenizer/sentencepiece.h"
 #include "llama/tokenizer/unicode.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 namespace {
 
@@ -100,4 +100,4 @@ std::vector<Segment> best_pieces_by_bpe(const SentencePieceVocabulary& vocabular
   return Merger(vocabulary, text, watch).run();
 }
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

@@ -14,7 +14,9 @@
 #include <string_view>
 #include <vector>
 
-namespace nibble::llama {
+#include "nibble/core/abi.h"
+
+namespace nibble::inline NIBBLE_ABI::llama {
 
 /// Types of pieces, numbered alike in SentencePiece and in GGUF's tokenizer.ggml.token_type.
 enum class TokenType : std::int32_t { normal = 1, unknown = 2, control = 3, user_defined = 4, unused = 5, byte = 6 };
@@ -43,4 +45,4 @@ struct SentencePieceModel {
   [[nodiscard]] std::string serialize() const;
 };
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

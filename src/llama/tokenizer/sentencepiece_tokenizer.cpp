@@ -4,7 +4,7 @@
 #include "llama/tokenizer/unicode.h"
 #include "nibble/core/error.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 SentencePieceNormalizer::SentencePieceNormalizer(const SentencePieceModel::Normalizer& spec, bool whitespace_as_suffix,
                                                  const std::string& name)
@@ -170,4 +170,4 @@ std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(SentencePieceModel model
   return std::make_unique<SentencePieceTokenizer>(std::move(model), name, around);
 }
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

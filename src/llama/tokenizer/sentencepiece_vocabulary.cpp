@@ -7,7 +7,7 @@
 #include "llama/tokenizer/sentencepiece.h"
 #include "nibble/core/error.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 namespace {
 
@@ -114,4 +114,4 @@ std::vector<Segment> best_pieces_by_unigram(const SentencePieceVocabulary& vocab
   return segments;
 }
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

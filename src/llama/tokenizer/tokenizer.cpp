@@ -8,7 +8,7 @@
 #include "llama/tokenizer/load.h"
 #include "llama/tokenizer/unicode.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 namespace {
 
@@ -96,4 +96,4 @@ std::string TextStream::next(std::int32_t id) {
   return fresh;
 }
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

@@ -9,7 +9,7 @@
 
 #include "llama/tokenizer/watch.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 /// Error{invalid_argument} with the offset and value of the first byte that is not UTF-8.
 void require_utf8(std::string_view text);
@@ -67,4 +67,4 @@ class Regex {
   std::unique_ptr<Impl> impl_;
 };
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

@@ -8,7 +8,7 @@
 #include "llama/tokenizer/prefix_index.h"
 #include "llama/tokenizer/token_model.h"
 
-namespace nibble::llama {
+namespace nibble::inline NIBBLE_ABI::llama {
 
 class Unigram final : public TokenModel {
  public:
@@ -29,4 +29,4 @@ class Unigram final : public TokenModel {
   bool byte_fallback_;
 };
 
-}  // namespace nibble::llama
+}  // namespace nibble::inline NIBBLE_ABI::llama

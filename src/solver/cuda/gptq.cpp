@@ -5,7 +5,7 @@
 #include "solver/cuda/gptq_work.h"
 #include "solver/gptq_setup.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 namespace {
 
@@ -70,4 +70,4 @@ gptq::Result gptq_solve(const Context& context, FloatMatrix weights, const Hessi
   return out;
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

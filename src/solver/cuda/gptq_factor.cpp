@@ -5,7 +5,7 @@
 #include "kernels/cuda/gptq_dense.h"
 #include "solver/cuda/gptq_work.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 namespace {
 
@@ -139,4 +139,4 @@ GptqFactor gptq_narrowed(const GptqWork& work, std::size_t n, GptqFactor&& facto
   return out;
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -9,7 +9,7 @@
 #include "solver/cuda/gptq_work.h"
 #include "solver/gptq_setup.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 namespace {
 
@@ -63,4 +63,4 @@ std::size_t gptq_device_bytes(const Context& context, std::size_t rows, std::siz
   return std::max({most, solving_bytes(rows, cols, o, matrices), rounding_bytes(rows, cols, type, o)});
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -3,7 +3,7 @@
 #include "solver/cuda/gptq_work.h"
 #include "solver/gptq_setup.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 namespace {
 
@@ -86,4 +86,4 @@ QuantizedMatrix gptq_round(const GptqWork& work, double& loss) {
   return unpack(work.context, *q, work.stream);
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -6,7 +6,7 @@
 #include "solver/cuda/gptq_work.h"
 #include "solver/gptq_setup.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 namespace {
 
@@ -171,4 +171,4 @@ template double gptq_solve_rows<float>(const GptqWork&, const gptq::Plan&, const
 template double gptq_solve_rows<double>(const GptqWork&, const gptq::Plan&, const GptqFactor&,
                                         const std::vector<std::size_t>&, QuantizedMatrix&);
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -10,7 +10,7 @@
 #include "backend/cuda/matrix.h"
 #include "solver/gptq_factor.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 /// What the parts share.
 struct GptqWork {
@@ -71,4 +71,4 @@ double gptq_solve_rows(const GptqWork& work, const gptq::Plan& plan, const GptqF
 /// Rounds to nearest on the device: the codes of gptq::solve()'s fallback, and its loss. Waits for the stream.
 QuantizedMatrix gptq_round(const GptqWork& work, double& loss);
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

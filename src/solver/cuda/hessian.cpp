@@ -5,7 +5,7 @@
 #include "nibble/solver/gptq_cuda.h"
 #include "solver/cuda/gptq_work.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 namespace {
 
@@ -109,4 +109,4 @@ Hessian DeviceHessian::download(cudaStream_t stream) const {
   return Hessian::from_sum(square, MatrixView<const double>(wide.data(), channels_, channels_), tokens_, name_);
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

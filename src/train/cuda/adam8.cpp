@@ -5,7 +5,7 @@
 #include "backend/cuda/matrix.h"
 #include "nibble/train/adam8_cuda.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 namespace {
 
@@ -116,4 +116,4 @@ Adam8Moments Adam8::download(cudaStream_t stream) const {
   return out;
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -9,7 +9,7 @@
 #include "backend/cuda/matmul.h"
 #include "backend/cuda/pieces.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 
 namespace {
 
@@ -155,4 +155,4 @@ void add_lora_gradients(const Context& context, std::span<const LoraGradient> gr
   multiply_grouped(context, second, space.blas, space.addresses, "add_lora_gradients: to the operands", stream);
 }
 
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda

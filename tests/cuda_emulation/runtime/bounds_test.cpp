@@ -5,9 +5,10 @@
 #include "cuda_emulation/emulation.h"
 #include "cuda_emulation/sanitizer.h"
 #include "kernels/cuda/device.h"
+#include "nibble/core/abi.h"
 #include "tests/cuda/machine.h"
 
-namespace nibble::cuda {
+namespace nibble::inline NIBBLE_ABI::cuda {
 namespace {
 
 using cuda_emulation::detects_bounds;
@@ -139,4 +140,4 @@ TEST(DeviceBounds, AReadOneElementBesideSharedMemoryIsFound) {
 }
 
 }  // namespace
-}  // namespace nibble::cuda
+}  // namespace nibble::inline NIBBLE_ABI::cuda
