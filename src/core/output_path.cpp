@@ -32,7 +32,7 @@ std::optional<struct stat> look_at(const fs::path& path) {
 
 Identity identity(const struct stat& status) { return {status.st_dev, status.st_ino}; }
 
-std::string quoted(const fs::path& path) { return std::string("'").append(path.string()).append("'"); }
+std::string quoted(const fs::path& path) { return "'" + path.string() + "'"; }
 
 [[noreturn]] void refuse(const Output& output, const std::string& why) {
   throw Error(ErrorCode::invalid_argument, output.called + " " + quoted(output.path) + " " + why);

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstring>
 #include <optional>
+#include <string_view>
 
 #include "core/json.h"
 #include "nibble/core/error.h"
@@ -16,7 +17,12 @@ constexpr std::size_t kMostHeaderBytes = 100'000'000;  // the limit of the refer
 constexpr std::size_t kMostDimensions = 16;
 
 /// Types that the format has and this library has not.
-const std::set<std::string> kUnreadTypes{"F4", "F6_E2M3", "F6_E3M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "C64"};
+constexpr std::string_view kUnreadTypes[] = {"F4",          "F6_E2M3",     "F6_E3M2", "F8_E8M0",
+                                             "F8_E4M3FNUZ", "F8_E5M2FNUZ", "C64"};
+
+bool is_unread_type(std::string_view name) {
+  return std::find(std::begin(kUnreadTypes), std::end(kUnreadTypes), name) != std::end(kUnreadTypes);
+}
 
 [[noreturn]] void refuse(const std::string& file, const std::string& why) {
   throw Error(ErrorCode::corrupt_file, "'" + file + "' is not a valid safetensors file: " + why);
@@ -66,7 +72,7 @@ TensorInfo parse_tensor(const std::string& name, const Json& entry, const std::s
   TensorInfo t;
   t.name = name;
   const auto type = dtype.is_string() ? dtype_of(dtype.get<std::string>()) : std::nullopt;
-  if (dtype.is_string() && kUnreadTypes.contains(dtype.get<std::string>()))
+  if (dtype.is_string() && is_unread_type(dtype.get<std::string>()))
     throw Error(ErrorCode::unsupported, "'" + file + "': " + quoted(name) + " is " + dtype.get<std::string>() +
                                             ", a type of quantized weights and their scales that is not read");
   if (!type) refuse(file, quoted(name) + ": unknown dtype " + dtype.dump().substr(0, 60));

@@ -8,6 +8,7 @@ namespace nibble::inline NIBBLE_ABI::llama {
 void Embedding::look_up(std::span<const std::int32_t> ids, MatrixView<float> out, Executor& executor) const {
   if (head_) return head_->backend().gather_rows(*head_, ids, out, executor);
   for (std::size_t t = 0; t < ids.size(); ++t) rows_.decode_row(static_cast<std::size_t>(ids[t]), &out(t, 0));
+  files::require_intact(rows_.blocks.data());  // they lie in the model's file
 }
 
 std::vector<float> Model::forward(std::span<const std::int32_t> ids, KvCache& cache, bool last_only) const {
@@ -47,7 +48,6 @@ std::vector<float> Model::forward(std::span<const std::int32_t> ids, KvCache& ca
   needing_memory([&] { return "the logits of " + std::to_string(wanted.rows) + " tokens"; },
                  wanted.rows * config_.vocab * sizeof(float), [&] { logits.resize(wanted.rows * config_.vocab); });
   pass.linear(head_, normed, {logits.data(), wanted.rows, config_.vocab});
-  files::require_intact(embedding_.blocks.data());
   return logits;
 }
 
