@@ -90,7 +90,7 @@ Decoder read_strip(const Json& d) {
       for (std::size_t i = 0; i < start && t.compare(from, character.size(), character) == 0; ++i)
         from += character.size();
       t.erase(0, from);
-      for (std::size_t i = 0; i < stop && t.ends_with(character); ++i) t.resize(t.size() - character.size());
+      for (std::size_t i = 0; i < stop && t.ends_with(character); ++i) t.erase(t.size() - character.size());
     }
     return tokens;
   };

@@ -49,7 +49,7 @@ std::string SentencePieceNormalizer::normalize(std::string_view text, const Sent
       else out += c;
     text.remove_prefix(length);
   }
-  while (remove_extra_ && out.ends_with(space)) out.resize(out.size() - space.size());
+  while (remove_extra_ && out.ends_with(space)) out.erase(out.size() - space.size());
   if (dummy_prefix_ && suffix_) out += space;
   return out;
 }

@@ -167,7 +167,7 @@ namespace {
 /// A pattern for a message: on one line, and not longer than a reader wants.
 std::string shown(const std::string& pattern) {
   std::string out = pattern.substr(0, 120);
-  out.resize(out.size() - cut_character(out));
+  out.erase(out.size() - cut_character(out));
   return "\"" + out + (out.size() < pattern.size() ? "…\"" : "\"");
 }
 
