@@ -27,8 +27,9 @@ std::string beginning_of(const std::filesystem::path& path, std::size_t bytes) {
   std::string text(bytes, '\0');
   in.read(text.data(), static_cast<std::streamsize>(bytes));
   if (in.bad() || !in.is_open()) format::throw_system_error("read", path);
-  const bool goes_on = static_cast<std::size_t>(in.gcount()) == bytes && in.peek() != std::ifstream::traits_type::eof();
-  text.resize(static_cast<std::size_t>(in.gcount()));
+  const auto got = static_cast<std::size_t>(in.gcount());  // peek() sets it, too
+  const bool goes_on = got == bytes && in.peek() != std::ifstream::traits_type::eof();
+  text.resize(got);
   if (!goes_on) return text;
   if (const std::size_t line = text.rfind('\n'); line != std::string::npos) {
     text.resize(line + 1);

@@ -31,17 +31,9 @@ class Job {
  public:
   Job(const fs::path& from, const Config& config, const QuantizeModelOptions& options)
       : options_(options),
+        in_(checked(open_checkpoint(from, GgufView::decoded), from, config, options)),
         layers_(candidates(config, options.lm_head)),
-        selection_(options.skip, options.only, layers_),
-        in_(open_checkpoint(from, GgufView::decoded)) {
-    if (!options.spec && !options.convert_to)
-      throw Error(ErrorCode::invalid_argument, "quantize_model: neither a spec nor a type to convert to");
-    if (options.spec) options.spec->validate();
-    const auto quantized = check_stored_weights(in_, config, from.string());
-    if (options.spec) refuse_quantized(quantized, from.string());
-    if (options.lm_head && config.tied_embeddings)
-      throw Error(ErrorCode::invalid_argument, "lm_head is tied to the embedding, which stays in floating point");
-    if (options.lm_head) (void)in_.matrix_info("lm_head.weight");
+        selection_(options.skip, options.only, layers_) {
     if (std::none_of(layers_.begin(), layers_.end(), [&](const auto& l) { return selection_.contains(l); }))
       throw Error(ErrorCode::invalid_argument, "the patterns skip every layer; nothing is left to do");
     for (const TensorInfo& t : in_.tensors()) declare(t);
@@ -70,6 +62,20 @@ class Job {
   }
 
  private:
+  /// The input, if it is what the configuration says and the options ask for: before anything is made of its sizes.
+  static Checkpoint checked(Checkpoint in, const fs::path& from, const Config& config,
+                            const QuantizeModelOptions& options) {
+    if (!options.spec && !options.convert_to)
+      throw Error(ErrorCode::invalid_argument, "quantize_model: neither a spec nor a type to convert to");
+    if (options.spec) options.spec->validate();
+    const auto quantized = check_stored_weights(in, config, from.string());
+    if (options.spec) refuse_quantized(quantized, from.string());
+    if (options.lm_head && config.tied_embeddings)
+      throw Error(ErrorCode::invalid_argument, "lm_head is tied to the embedding, which stays in floating point");
+    if (options.lm_head) (void)in.matrix_info("lm_head.weight");
+    return in;
+  }
+
   bool quantized(const TensorInfo& t) const {
     const bool linear = is_block_linear_weight(t.name) || (options_.lm_head && t.name == "lm_head.weight");
     return options_.spec && linear && t.shape.size() == 2 && selection_.contains(layer_of(t));
@@ -144,9 +150,9 @@ class Job {
   }
 
   const QuantizeModelOptions& options_;
+  Checkpoint in_;
   const std::vector<std::string> layers_;  ///< That may be quantized.
   const LayerSelection selection_;
-  Checkpoint in_;
   std::vector<TensorInfo> declared_;
   std::map<std::string, std::string> metadata_{{"format", "pt"}};
   std::map<std::string, std::string> decoded_;  ///< Layer to the tensor at whose turn it is written.

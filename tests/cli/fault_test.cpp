@@ -18,7 +18,6 @@
 #include <fstream>
 #include <map>
 
-#include "cli/operator_new.cpp"  // the tool's own
 #include "cli/tool.h"
 #include "tests/support/run_tool.h"
 #include "tests/support/temporary_folder.h"

@@ -46,7 +46,9 @@ TEST(CompressedTensors, ReadsActOrderAndDoesNotWriteIt) {
 
 /// The layer "L" as int-quantized stores it: each code a signed byte.
 MemoryCheckpoint in_bytes(const QuantizedMatrix& q) {
-  MemoryCheckpoint file(kLayout, q);  // for its scales and its configuration
+  QuantizedMatrix in_order = q;
+  in_order.g_idx.clear();
+  MemoryCheckpoint file(kLayout, in_order);  // for its scales and its configuration
   const int middle = 1 << (q.spec.bits - 1);
   std::vector<std::int8_t> codes, zeros;
   for (std::size_t r = 0; r < q.rows; ++r)
@@ -56,6 +58,7 @@ MemoryCheckpoint in_bytes(const QuantizedMatrix& q) {
   file.put("L.weight", DType::i8, {q.rows, q.cols}, codes);
   if (q.spec.has_zero_points())
     file.put("L.weight_zero_point", DType::i8, file.tensors.at("L.weight_scale").shape, zeros);
+  if (!q.g_idx.empty()) file.put("L.weight_g_idx", DType::i32, {q.cols}, q.g_idx);
   return file;
 }
 
@@ -195,7 +198,7 @@ TEST(CompressedTensors, RefusesFilesThatLie) {
   refuse(
       "says how", [](MemoryCheckpoint& f) { f.config.reset(); }, "int4-g32-asym", ErrorCode::not_found);
   refuse(
-      "pack-quantized is read",
+      "pack-quantized and int-quantized are read",
       [](MemoryCheckpoint& f) {
         f.configure(R"({"quant_method": "compressed-tensors", "format": "marlin-24", "config_groups": {}})");
       },

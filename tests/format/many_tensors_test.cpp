@@ -32,11 +32,11 @@ constexpr double kMostGrowth = 32;
 
 std::string name_of(int i) { return "model.layers." + std::to_string(i) + ".weight"; }
 
-void write_safetensors(const std::filesystem::path& path, int count) {
+void write_safetensors(const std::filesystem::path& path, int count, DType type = DType::u8) {
   std::vector<TensorInfo> tensors;
-  for (int i = 0; i < count; ++i) tensors.push_back({name_of(i), DType::u8, {1}, 0, 0});
+  for (int i = 0; i < count; ++i) tensors.push_back({name_of(i), type, {1}, 0, 0});
   SafetensorsWriter writer(path, tensors, {{"format", "pt"}});
-  for (const TensorInfo& t : tensors) writer.write(t.name, std::as_bytes(std::span("x", 1)));
+  for (const TensorInfo& t : tensors) writer.write(t.name, std::as_bytes(std::span("1234", size_of(type))));
   writer.finish();
 }
 
@@ -64,7 +64,7 @@ TEST(ManyTensors, SafetensorsIsWrittenAndReadInLinearTime) {
             kMostGrowth * seconds([&] { (void)Checkpoint::open(few); }));
   const Checkpoint checkpoint = Checkpoint::open(many);
   ASSERT_EQ(checkpoint.tensors().size(), static_cast<std::size_t>(kMany));
-  EXPECT_EQ(checkpoint.tensors()[4321].name, name_of(4321));
+  EXPECT_TRUE(checkpoint.contains(name_of(4321)));
 }
 
 TEST(ManyTensors, GgufIsWrittenAndReadInLinearTime) {
@@ -79,7 +79,7 @@ TEST(ManyTensors, TheLayersOfOneAreFoundInLinearTime) {
   const TemporaryFolder folder;
   const auto look = [&](int count) {
     const auto path = folder / (std::to_string(count) + ".safetensors");
-    write_safetensors(path, count);
+    write_safetensors(path, count, DType::f32);
     const Checkpoint checkpoint = Checkpoint::open(path);
     return seconds([&] {
       for (const TensorInfo& t : checkpoint.tensors()) EXPECT_FALSE(layout_of(checkpoint, *layer_of_tensor(t.name)));

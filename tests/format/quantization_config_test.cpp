@@ -78,12 +78,16 @@ std::string groups(const std::string& groups, const std::string& more = "") {
 TEST(QuantizationConfig, EachGroupHasAFormat) {
   const auto c = parse(groups(
       R"("a": {"targets": ["re:.*down_proj"], "format": "pack-quantized", "weights": {"num_bits": 8, "strategy": "channel"}},
-    "b": {"targets": ["re:.*up_proj"], "format": "int-quantized", "weights": {"num_bits": 8, "strategy": "channel"}},
+    "b": {"targets": ["re:.*up_proj"], "format": "int-quantized", "weights": {"num_bits": 8, "strategy": "channel"},
+          "input_activations": {"num_bits": 8, "dynamic": true}},
+    "d": {"targets": ["re:.*gate_proj"], "format": "float-quantized", "weights": {"num_bits": 8, "type": "float"}},
     "c": {"targets": ["Linear"], "weights": {"num_bits": 4, "strategy": "group", "group_size": 32}})",
       R"("format": "mixed-precision", )"));
   EXPECT_EQ(c.of_layer("x.down_proj"), layer(8, 0, true));
   EXPECT_EQ(c.of_layer("x.q_proj"), layer(4, 32, true));
-  EXPECT_EQ(c.of_layer("x.up_proj").obstacle, "its format is 'int-quantized'; pack-quantized is read");
+  EXPECT_EQ(c.of_layer("x.up_proj"), layer(8, 0, true));
+  EXPECT_EQ(c.of_layer("x.gate_proj").obstacle,
+            "its format is 'float-quantized'; pack-quantized and int-quantized are read");
 }
 
 TEST(QuantizationConfig, AnUnmatchedLayerIsNoneOfTheGroups) {

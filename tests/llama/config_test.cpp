@@ -257,7 +257,7 @@ TEST(Config, RefusesWithTheFieldAndTheValue) {
   refuse("model_type", "gpt2", unsupported, "model_type 'gpt2'");
   refuse("hidden_act", "gelu", unsupported, "hidden_act 'gelu'");
   expect_error(corrupt, "is not a JSON object", [] { (void)Config::parse("[1]", "config.json"); });
-  expect_error(corrupt, "is not JSON: at byte 5", [] { (void)Config::parse("{\"a\":", "config.json"); });
+  expect_error(corrupt, "is not JSON: at byte 6", [] { (void)Config::parse("{\"a\":", "config.json"); });
 }
 
 }  // namespace

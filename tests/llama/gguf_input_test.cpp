@@ -206,7 +206,7 @@ TEST_P(TokenizerFiles, SayWhatTheMetadataDid) {
   metadata["tokenizer.chat_template"] = std::string("{{ messages }}");
   GgufWriter(folder / "tokenizer.gguf", metadata, {}).finish();
   fs::create_directories(folder / "out");
-  EXPECT_TRUE(write_side_files(folder / "tokenizer.gguf", folder / "out").empty());
+  EXPECT_TRUE(write_side_files(folder / "tokenizer.gguf", folder / "out").notes.empty());
   EXPECT_EQ(Json::parse(std::ifstream(folder / "out" / "tokenizer_config.json"))["chat_template"], "{{ messages }}");
   const auto tokenizer = load_tokenizer(folder / "out");
   for (const Json& c : Json::parse(std::ifstream(golden(GetParam()) / "cases.json"))) {
@@ -222,7 +222,7 @@ TEST(GgufInput, ATokenizerWithoutAWordIsANoteNotAFailure) {
   const TemporaryFolder folder;
   GgufWriter(folder / "t.gguf", {{"tokenizer.ggml.model", std::string("bert")}}, {}).finish();
   fs::create_directories(folder / "out");
-  const auto notes = write_side_files(folder / "t.gguf", folder / "out");
+  const auto notes = write_side_files(folder / "t.gguf", folder / "out").notes;
   ASSERT_EQ(notes.size(), 1u);
   EXPECT_NE(notes[0].find("'bert'"), std::string::npos) << notes[0];
 }

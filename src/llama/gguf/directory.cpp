@@ -17,21 +17,28 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-/// Llama 3's scaling, whose factors are written in full in a GGUF file: the one set of parameters that its models use,
-/// with the factor that they show, if it gives these factors.
+/// Llama 3's scaling, whose factors are written in full in a GGUF file: the frequency bounds that its models use, with
+/// the factor that they show and the original context that gives these factors, if one does. It is a power of two.
 std::optional<Json> llama3_scaling(const Config& c) {
   Config guess = c;
   RopeScaling& s = *guess.rope_scaling;
   s.kind = RopeScaling::Kind::llama3;
   s.factor = static_cast<double>(*std::max_element(s.factors.begin(), s.factors.end()));
-  const auto wanted = c.inverse_frequencies(), got = guess.inverse_frequencies();
-  for (std::size_t i = 0; i < wanted.size(); ++i)  // the factors are fp32
-    if (std::abs(got[i] - wanted[i]) > 1e-6 * wanted[i]) return std::nullopt;
-  return Json{{"rope_type", "llama3"},
-              {"factor", s.factor},
-              {"low_freq_factor", s.low_freq_factor},
-              {"high_freq_factor", s.high_freq_factor},
-              {"original_max_position_embeddings", static_cast<std::size_t>(s.original_context)}};
+  s.low_freq_factor = 1;
+  s.high_freq_factor = 4;
+  const auto wanted = c.inverse_frequencies();
+  for (std::size_t context = 32; context <= std::size_t{1} << 20; context *= 2) {
+    s.original_context = static_cast<double>(context);
+    const auto got = guess.inverse_frequencies();
+    const auto same = [](double a, double b) { return std::abs(a - b) <= 1e-6 * b; };  // the factors are fp32
+    if (std::equal(got.begin(), got.end(), wanted.begin(), same))
+      return Json{{"rope_type", "llama3"},
+                  {"factor", s.factor},
+                  {"low_freq_factor", s.low_freq_factor},
+                  {"high_freq_factor", s.high_freq_factor},
+                  {"original_max_position_embeddings", context}};
+  }
+  return std::nullopt;
 }
 
 Json rope_scaling(const Config& c, const std::string& file) {

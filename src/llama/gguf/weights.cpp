@@ -127,9 +127,9 @@ Config read_config(const GgufFile& file, const std::string& name) {
     f.refuse(arch + ".attention.head_count", "must divide embedding_length");
   c.head_dim = f.size(key_length, c.hidden / c.heads);
   if (c.head_dim % 2 != 0) f.refuse(key_length, "must be even: rotary embeddings turn pairs");
+  check_sizes(file, f, arch, c);
   if (f.size(arch + ".attention.value_length", c.head_dim) != c.head_dim)
     f.refuse(arch + ".attention.value_length", "is not the key's", ErrorCode::unsupported);
-  check_sizes(file, f, arch, c);
   c.context = f.size(arch + ".context_length");
   c.rms_eps = f.positive(arch + ".attention.layer_norm_rms_epsilon");
   if (const auto window = f.number(arch + ".attention.sliding_window"); window.value_or(0) > 0)
