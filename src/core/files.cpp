@@ -3,6 +3,7 @@
 #include "mapped_files.h"
 #include "memory.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -11,6 +12,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdint>
+#include <string_view>
 #include <system_error>
 
 namespace nibble::inline NIBBLE_ABI::files {
@@ -32,6 +34,16 @@ Descriptor::~Descriptor() {
 }
 
 bool Descriptor::close() { return ::close(std::exchange(fd_, -1)) == 0; }
+
+std::vector<std::filesystem::path> list_folder(const std::filesystem::path& folder, std::error_code& error) {
+  const std::unique_ptr<DIR, int (*)(DIR*)> entries(::opendir(folder.c_str()), [](DIR* d) { return ::closedir(d); });
+  std::vector<std::filesystem::path> out;
+  const dirent* entry = nullptr;
+  while (entries != nullptr && (errno = 0, entry = ::readdir(entries.get())) != nullptr)
+    if (const std::string_view name = entry->d_name; name != "." && name != "..") out.push_back(folder / name);
+  error = std::error_code(errno, std::generic_category());
+  return out;
+}
 
 void throw_system_error(const char* what, const std::filesystem::path& path) {
   const int reason = errno;

@@ -6,7 +6,9 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <system_error>
 #include <utility>
+#include <vector>
 
 #include "nibble/core/error.h"
 
@@ -36,6 +38,10 @@ class Descriptor {
 /// A regular file to read: every input is opened here. A pipe, device or folder is Error{io} at once, where reading it
 /// could wait for ever; so is a name that holds a NUL, since the system would open another file.
 Descriptor open_input(const std::filesystem::path& path);
+
+/// What lies in a folder, in no order, without "." and "..": nothing of one that cannot be opened, and `error` says
+/// why. (The iterators of <filesystem> end the process in increment(error) when memory ends.)
+std::vector<std::filesystem::path> list_folder(const std::filesystem::path& folder, std::error_code& error);
 
 /// Reads all of `bytes` from `offset`. Error{corrupt_file} if the file ends before.
 void read_at(int file, std::span<std::byte> bytes, std::size_t offset, const std::filesystem::path& path);

@@ -92,9 +92,11 @@ class Inputs {
   }
   void add_folder(const fs::path& path) {
     std::error_code error;
-    for (fs::recursive_directory_iterator it(path, fs::directory_options::skip_permission_denied, error), end;
-         !error && it != end; it.increment(error))
-      add(it->path());
+    for (const fs::path& entry : list_folder(path, error)) {
+      add(entry);
+      struct stat status {};
+      if (::lstat(entry.c_str(), &status) == 0 && S_ISDIR(status.st_mode)) add_folder(entry);
+    }
   }
   /// What is read with a file of a model's folder: its shards, its index, its configuration.
   void add_siblings(const fs::path& path) {
@@ -103,8 +105,8 @@ class Inputs {
     };
     if (!read_with(path)) return;
     std::error_code error;
-    for (fs::directory_iterator it(parent_of(path), error), end; !error && it != end; it.increment(error))
-      if (read_with(it->path())) add(it->path());
+    for (const fs::path& entry : list_folder(parent_of(path), error))
+      if (read_with(entry)) add(entry);
     for (const char* name : {"config.json", "quantize_config.json", "quant_config.json"}) add(parent_of(path) / name);
   }
 

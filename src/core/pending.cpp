@@ -83,10 +83,8 @@ void remove_if_dead(const fs::path& path) {
 /// Removes what killed processes left in a folder.
 void remove_dead(const fs::path& folder) {
   std::error_code error;
-  std::vector<fs::path> found;
-  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error))
-    if (is_temporary_name(it->path().filename().string())) found.push_back(it->path());
-  for (const fs::path& path : found) remove_if_dead(path);
+  for (const fs::path& path : list_folder(folder, error))
+    if (is_temporary_name(path.filename().string())) remove_if_dead(path);
 }
 
 void sync_folder(const fs::path& folder) {

@@ -257,7 +257,7 @@ void need_existence(const fs::path& path, const char* wanted) {
   if (status.type() == fs::file_type::not_found)
     throw Error(ErrorCode::not_found, "there is no '" + path.string() + "'; " + wanted);
   if (!fs::is_directory(status) && !fs::is_regular_file(status) && fs::exists(status))
-    throw Error(ErrorCode::invalid_argument, "'" + path.string() + "' is neither a file nor a folder; " + wanted);
+    (void)files::open_input(path);  // says what it is
 }
 
 }  // namespace

@@ -69,8 +69,8 @@ void compare(const fs::path& folder, const CalibrationFolder::Manifest& asked) {
 /// somebody else's: what is in it would go with it when the run is done.
 void refuse_foreign(const fs::path& folder) {
   std::error_code error;
-  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error))
-    if (const std::string name = it->path().filename().string(); name != "lock" && !files::is_temporary_name(name))
+  for (const fs::path& entry : files::list_folder(folder, error))
+    if (const std::string name = entry.filename().string(); name != "lock" && !files::is_temporary_name(name))
       throw Error(ErrorCode::invalid_argument, "'" + folder.string() + "' is no folder of finished blocks: it holds '" +
                                                    name + "'; move it away, or choose another output");
 }

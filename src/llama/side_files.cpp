@@ -57,9 +57,7 @@ bool is_read_as_checkpoint(const std::string& name) {
 
 std::vector<fs::path> sorted_entries(const fs::path& folder) {
   std::error_code error;
-  std::vector<fs::path> out;
-  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error))
-    out.push_back(it->path());
+  std::vector<fs::path> out = files::list_folder(folder, error);
   if (error) throw Error(ErrorCode::io, "cannot list the folder '" + folder.string() + "': " + error.message());
   std::sort(out.begin(), out.end());
   return out;

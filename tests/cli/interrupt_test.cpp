@@ -9,8 +9,8 @@
 #include <thread>
 
 #include "nibble/format/safetensors.h"
-#include "tests/support/random_data.h"
 #include "tests/support/temporary_folder.h"
+#include "tests/support/tiny_model.h"
 
 extern char** environ;
 
@@ -20,17 +20,11 @@ namespace {
 namespace fs = std::filesystem;
 using namespace testing_support;
 
-/// Six layers of one 1024 × 4096 tensor: long enough to be interrupted.
+/// 84 MB of weights: long enough to be interrupted.
 void make_model(const fs::path& folder) {
-  fs::create_directories(folder);
-  fs::copy_file(NIBBLE_EXAMPLE_DATA "/austen-5m/config.json", folder / "config.json");
-  const auto w = normal(1024 * 4096, 1);
-  std::vector<TensorInfo> tensors;
-  for (int i = 0; i < 6; ++i)
-    tensors.push_back({"model.layers." + std::to_string(i) + ".mlp.up_proj.weight", DType::f32, {1024, 4096}, 0, 0});
-  SafetensorsWriter writer(folder / "model.safetensors", tensors, {});
-  for (const auto& t : tensors) writer.write(t.name, std::as_bytes(std::span(w)));
-  writer.finish();
+  TinyModel model;
+  model.hidden = 1024, model.intermediate = 2048, model.heads = 8, model.kv_heads = 8, model.type = DType::f32;
+  write_model(folder, model);
 }
 
 int interrupted_after(std::chrono::microseconds delay, const std::string& model, const std::string& output) {

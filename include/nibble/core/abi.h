@@ -4,5 +4,6 @@
 /// An inline namespace around everything the library declares, one for each release that changes the binary interface
 /// (before 1.0 that is each minor version). Programs write nibble::quantize; the linker sees nibble::v0_1::quantize. So
 /// two versions in one process, an engine's and a plug-in's, stay two libraries, and objects compiled for different
-/// versions fail to link instead of calling each other with the wrong layouts. The build checks it against the project's version.
+/// versions fail to link instead of calling each other with the wrong layouts. The build checks it against the
+/// project's version.
 #define NIBBLE_ABI v0_1

@@ -53,12 +53,11 @@ class Search {
 
   void add_named(Templates& out) {
     std::error_code error;
-    std::vector<fs::path> files;
-    for (fs::directory_iterator it(model_ / "additional_chat_templates", error), end; !error && it != end;
-         it.increment(error))
-      if (it->path().extension() == ".jinja") files.push_back(it->path());
-    std::sort(files.begin(), files.end());
-    for (const fs::path& file : files)
+    std::vector<fs::path> found;
+    for (fs::path& file : files::list_folder(model_ / "additional_chat_templates", error))
+      if (file.extension() == ".jinja") found.push_back(std::move(file));
+    std::sort(found.begin(), found.end());
+    for (const fs::path& file : found)
       add(out, file.stem().string(), fs::path("additional_chat_templates") / file.filename());
   }
 

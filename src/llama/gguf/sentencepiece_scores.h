@@ -24,9 +24,9 @@ bool is_byte_token(std::string_view token);
 /// merges. `description`: tokenizer.json.
 std::unordered_map<std::string, float> scores_of_merges(const Json& description);
 
-/// Whether a space is put before a text: in GGUF before every one, where Metaspace leaves out the one before a text that
-/// begins with a space itself (llama.cpp's converter takes the same step). Error{unsupported} if normalizer and pre-tokenizer are none of those that
-/// SentencePiece's BPE is written as.
+/// Whether a space is put before a text: in GGUF before every one, where Metaspace leaves out the one before a text
+/// that begins with a space itself (llama.cpp's converter takes the same step). Error{unsupported} if normalizer and
+/// pre-tokenizer are none of those that SentencePiece's BPE is written as.
 bool adds_space_prefix(const Json& description);
 
 }  // namespace nibble::inline NIBBLE_ABI::llama
