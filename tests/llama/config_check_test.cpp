@@ -86,6 +86,28 @@ TEST_F(ConfigCheck, WidthsOfQuantizedLayersAreBoundedByTheirBytes) {
   expect_error(ErrorCode::shape_mismatch, "all that is stored of it are", [&] { (void)Model::load(folder_ / "nf4"); });
 }
 
+TEST_F(ConfigCheck, CodesInElementsOfAFloatTypeAreNotTakenForRows) {
+  QuantizeModelOptions options;
+  options.spec = QuantSpec::parse("nf4");
+  quantize_model(model("gqa_tied", {}), folder_ / "nf4", options);
+  const Checkpoint in = Checkpoint::open(folder_ / "nf4");
+  std::vector<TensorInfo> infos = in.tensors();
+  for (TensorInfo& t : infos)  // bnb_4bit_quant_storage: bfloat16
+    if (t.type == DType::u8 && t.name.ends_with("_proj.weight")) t.type = DType::bf16, t.shape = {t.bytes / 2, 1};
+  fs::create_directories(folder_ / "bf16");
+  fs::copy_file(folder_ / "nf4" / "config.json", folder_ / "bf16" / "config.json");
+  SafetensorsWriter writer(folder_ / "bf16" / "model.safetensors", infos, {});
+  for (const TensorInfo& t : infos) {
+    const Buffer bytes = in.data(t.name);
+    writer.write(t.name, {bytes.data(), bytes.size()});
+  }
+  writer.finish();
+  const Model expected = Model::load(folder_ / "nf4"), stored = Model::load(folder_ / "bf16");
+  const std::int32_t ids[] = {1, 2, 3};
+  KvCache a(expected.config(), 3), b(stored.config(), 3);
+  EXPECT_EQ(expected.forward(ids, a), stored.forward(ids, b));
+}
+
 TEST_F(ConfigCheck, ABiasIsThereIfTheConfigurationSaysSo) {
   refuse(model("gqa_tied", {{"attention_bias", true}}), ErrorCode::corrupt_file,
          "there is no tensor 'model.layers.0.self_attn.q_proj.bias', though \"attention_bias\" is true");

@@ -206,7 +206,8 @@ TEST(Config, RefusesKeysThatItDoesNotHonour) {
                                                          {"attention_multiplier", 0.01},
                                                          {"rotary_pct", 0.25}};
   for (const auto& [key, value] : others)
-    expect_error(ErrorCode::unsupported, "\"" + key + "\" is ", [&] { (void)parse(with(key, value)); });
+    expect_error(ErrorCode::unsupported, "\"" + key + "\" is ",
+                 [&, key = key, value = value] { (void)parse(with(key, value)); });
   for (const char* key : {"partial_rotary_factor", "attention_factor", "mrope_section", "full_attention"})
     expect_error(ErrorCode::unsupported, std::string("\"") + key + "\"", [&] {
       (void)parse(with("rope_parameters", {{"rope_type", "default"}, {key, {{"x", 2}}}}));
