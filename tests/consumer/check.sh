@@ -68,9 +68,11 @@ fi
 # As a subdirectory, shared; the library on it is static and hands nibble on to its own users.
 consume subdirectory "$here" -DNIBBLE_SOURCE="$source" -DBUILD_SHARED_LIBS=ON
 shared=$(find "$work/subdirectory" -name 'libnibble.so.*' -type f -print -quit)
-strangers=$(nm -D --defined-only "$shared" | awk '{print $3}' | grep -vE '^(_ZN|_ZNK|_ZT[A-Z]N|_ZT[hvc].*_N|_ZGVZ?N|_ZZN)6nibble|^NIBBLE_' || true)
+symbols=$(nm -D --defined-only "$shared" | awk '{print $3}')
+strangers=$(grep -vE '^(_ZN|_ZNK|_ZT[A-Z]N|_ZT[hvc].*_N|_ZGVZ?N|_ZZN)6nibble|^NIBBLE_' <<<"$symbols" || true)
 [ -z "$strangers" ] || fail "$shared exports more than nibble's own names: $strangers"
-nm -D --defined-only "$shared" | grep -q '6nibble4v0_1.*@@NIBBLE_0\.1' || fail "$shared: its names carry no version"
-! nm -D --defined-only "$shared" | grep -E '_ZNK?6nibble[0-9]' | grep -vq '6nibble4v0_1' || fail "$shared: names outside the versioned namespace"
+grep '6nibble4v0_1.*@@NIBBLE_0\.1' <<<"$symbols" >/dev/null || fail "$shared: its names carry no version"
+unversioned=$(grep -E '_ZNK?6nibble[0-9]' <<<"$symbols" | grep -v '6nibble4v0_1' || true)
+[ -z "$unversioned" ] || fail "$shared has names outside the versioned namespace: $unversioned"
 cmake --install "$work/subdirectory" --prefix "$work/engine" >>"$work/install.log"
 consume engine-user "$here/engine_user" -DCMAKE_PREFIX_PATH="$work/engine"
