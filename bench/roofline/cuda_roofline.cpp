@@ -118,7 +118,7 @@ Table kernel_table(const Gpu& gpu) {
       if (gate == nullptr || !used.contains(name)) continue;
       const int blocks =
           cuda_static::blocks_per_multiprocessor(gpu, used.at(name), gate->threads, gate->dynamic_shared_bytes);
-      const std::string shown = name.substr(std::min(name.size(), std::string("_ZN6nibble4cuda17").size()));
+      const std::string shown = name.substr(std::min(name.size(), std::string("_ZN6nibble4v0_14cuda17").size()));
       const auto number = [](auto n) { return std::to_string(n); };
       const Work loop = work.contains(name) ? work.at(name) : Work{};
       table.add({gpu.name, shown.substr(0, 58), number(used.at(name).registers), number(blocks),

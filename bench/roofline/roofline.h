@@ -120,7 +120,7 @@ inline Loop loop_of(const Tier& tier, std::size_t rows, std::size_t cols, std::s
   const double row_warps = tile < 64 ? 1 : 2, tiles = up(tokens, tile);
   const std::string of_tile = "TileILj" + std::to_string(tile) + "E";
   if (is_w4)
-    return {"gemm_w4a16", "6__halfLb0ENS0_6W4" + of_tile, "HMMA", up(rows, 128) * 4 * row_warps * tiles * up(cols, 64)};
+    return {"gemm_w4a16", "6__halfLb0ENS1_6W4" + of_tile, "HMMA", up(rows, 128) * 4 * row_warps * tiles * up(cols, 64)};
   return {"gemm_w8a8", "Int8" + of_tile, "IMMA", up(rows, 128) * 4 * row_warps * tiles * up(cols, 128)};
 }
 

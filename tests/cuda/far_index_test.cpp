@@ -32,7 +32,7 @@ QuantizedMatrix weights(const char* spec, std::size_t cols) {
 struct FarCanonical {
   DeviceCanonical near;
   FarRows<std::uint8_t> codes;
-  explicit FarCanonical(const QuantizedMatrix& q) : near(q, 16), codes(near.view().pitch) {
+  explicit FarCanonical(const QuantizedMatrix& q) : near(q, 16), codes(near.view().pitch, true) {
     for (std::size_t r = 0; r < kRows; ++r)
       require(cudaMemcpy(codes.get() + r * kStride, near.view().codes + r * near.view().pitch, near.view().pitch,
                          cudaMemcpyDeviceToDevice),

@@ -38,7 +38,9 @@ template <class T>
 class FarRows {
  public:
   static constexpr std::size_t rows = 3, stride = (std::size_t{1} << 31) + 64;
-  explicit FarRows(std::size_t cols) : cols_(cols), array_((rows - 1) * stride + cols) {}
+  /// `whole`: the last row has a whole stride, too, as kernels that are told a pitch may read.
+  explicit FarRows(std::size_t cols, bool whole = false)
+      : cols_(cols), array_((rows - 1) * stride + (whole ? stride : cols)) {}
   /// Of rows × cols values that touch.
   FarRows(const std::vector<T>& values, std::size_t cols) : FarRows(cols) {
     for (std::size_t r = 0; r < rows; ++r) array_.put(r * stride, values.data() + r * cols, cols);

@@ -123,10 +123,10 @@ struct TensorTile {
 };
 /// W4A16 has two loops: for groups of 64 columns or more, and of 32, whose scales are applied twice a step. Integer
 /// codes, and codebooks.
-const TensorTile kW4Tiles[] = {{"Lb0ENS0_6W4TileILj16E", 1, {236, 296}},  {"Lb1ENS0_6W4TileILj16E", 1, {342, 384}},
-                               {"Lb0ENS0_6W4TileILj32E", 2, {288, 360}},  {"Lb1ENS0_6W4TileILj32E", 2, {388, 446}},
-                               {"Lb0ENS0_6W4TileILj64E", 2, {284, 358}},  {"Lb1ENS0_6W4TileILj64E", 2, {386, 444}},
-                               {"Lb0ENS0_6W4TileILj128E", 4, {364, 472}}, {"Lb1ENS0_6W4TileILj128E", 4, {468, 562}}};
+const TensorTile kW4Tiles[] = {{"Lb0ENS1_6W4TileILj16E", 1, {236, 296}},  {"Lb1ENS1_6W4TileILj16E", 1, {342, 384}},
+                               {"Lb0ENS1_6W4TileILj32E", 2, {288, 360}},  {"Lb1ENS1_6W4TileILj32E", 2, {388, 446}},
+                               {"Lb0ENS1_6W4TileILj64E", 2, {284, 358}},  {"Lb1ENS1_6W4TileILj64E", 2, {386, 444}},
+                               {"Lb0ENS1_6W4TileILj128E", 4, {364, 472}}, {"Lb1ENS1_6W4TileILj128E", 4, {468, 562}}};
 const TensorTile kInt8Tiles[] = {{"Int8TileILj32E", 2, {7 * 32}}, {"Int8TileILj128E", 4, {5 * 64}}};
 
 /// Each loop over steps, an innermost one with products, holds all products and each fragment once.

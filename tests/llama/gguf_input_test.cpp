@@ -196,9 +196,6 @@ TEST(GgufInput, ATensorWithoutAPlaceIsNotDropped) {
 class TokenizerFiles : public testing::TestWithParam<const char*> {};
 
 TEST_P(TokenizerFiles, SayWhatTheMetadataDid) {
-#ifndef NIBBLE_WITH_SENTENCEPIECE
-  if (std::string(GetParam()) == "sentencepiece") GTEST_SKIP() << "this build has no SentencePiece";
-#endif
   const TemporaryFolder folder;
   Config config;
   config.vocab = 3000;
