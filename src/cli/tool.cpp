@@ -10,8 +10,8 @@
 #include <new>
 
 #include "commands.h"
-#include "core/pending.h"
 #include "core/mapped_files.h"
+#include "core/pending.h"
 #include "interrupt.h"
 #include "nibble/core/error.h"
 #include "nibble/core/mapped_files.h"
