@@ -137,7 +137,7 @@ TEST_F(StoredWeights, MoreBlocksThanTensorsAreNotLookedFor) {
   auto config = config_of(model_);
   config["num_hidden_layers"] = 1 << 28;
   refused_by_all(write_model(folder_ / "many", config, tensors_of(model_)), ErrorCode::not_found,
-                 "of the 2415919107 weights that its configuration promises 2415919086 are missing");
+                 "\"num_hidden_layers\" is 268435456, and there are 21 tensors");
 }
 
 TEST_F(StoredWeights, AnotherShapeIsNamed) {
