@@ -45,6 +45,16 @@ std::vector<std::filesystem::path> list_folder(const std::filesystem::path& fold
   return out;
 }
 
+std::vector<std::filesystem::path> list_folder(const std::filesystem::path& folder) {
+  std::error_code error;
+  std::vector<std::filesystem::path> out = list_folder(folder, error);
+  if (error) {
+    errno = error.value();
+    throw_system_error("list", folder);
+  }
+  return out;
+}
+
 void throw_system_error(const char* what, const std::filesystem::path& path) {
   const int reason = errno;
   throw Error(reason == ENOENT ? ErrorCode::not_found : ErrorCode::io,

@@ -40,8 +40,11 @@ class Descriptor {
 Descriptor open_input(const std::filesystem::path& path);
 
 /// What lies in a folder, in no order, without "." and "..": nothing of one that cannot be opened, and `error` says
-/// why. (The iterators of <filesystem> end the process in increment(error) when memory ends.)
+/// why. (The iterators of <filesystem> end the process when memory ends: what they call is noexcept, and allocates.)
 std::vector<std::filesystem::path> list_folder(const std::filesystem::path& folder, std::error_code& error);
+
+/// The same; a folder that cannot be read is an error that names it.
+std::vector<std::filesystem::path> list_folder(const std::filesystem::path& folder);
 
 /// Reads all of `bytes` from `offset`. Error{corrupt_file} if the file ends before.
 void read_at(int file, std::span<std::byte> bytes, std::size_t offset, const std::filesystem::path& path);

@@ -57,8 +57,8 @@ std::filesystem::path file_of_directory(const std::filesystem::path& path) {
     if (std::filesystem::exists(path / usual)) return path / usual;
   for (const std::string_view end : {".safetensors.index.json", ".safetensors"}) {
     std::vector<std::filesystem::path> found;
-    for (const auto& entry : std::filesystem::directory_iterator(path))
-      if (entry.path().filename().string().ends_with(end)) found.push_back(entry.path());
+    for (const std::filesystem::path& entry : files::list_folder(path))
+      if (entry.filename().string().ends_with(end)) found.push_back(entry);
     if (found.size() == 1) return found.front();
     if (found.size() > 1)
       throw Error(ErrorCode::not_found, "'" + path.string() + "' holds " + std::to_string(found.size()) + " files *" +

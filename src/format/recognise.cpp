@@ -54,9 +54,9 @@ Look look_at_folder(const fs::path& path) {
   constexpr std::size_t most = 4096;
   Look out;
   out.path = path;
-  for (const auto& entry : fs::directory_iterator(path)) {
+  for (const fs::path& entry : files::list_folder(path)) {
     if (out.names.size() == most) break;
-    out.names.insert(entry.path().filename().string());
+    out.names.insert(entry.filename().string());
   }
   return out;
 }
@@ -86,8 +86,8 @@ std::string snapshot_of(const fs::path& root) {
     if (revision.find('/') == std::string::npos && fs::exists(root / "snapshots" / revision, ignored))
       return (root / "snapshots" / revision).string();
   }
-  for (const auto& entry : fs::directory_iterator(root / "snapshots", ignored)) return entry.path().string();
-  return {};
+  const auto snapshots = files::list_folder(root / "snapshots", ignored);
+  return snapshots.empty() ? std::string() : snapshots.front().string();
 }
 
 std::string base_of_adapter(const Look& l) {
