@@ -1,38 +1,49 @@
 #include "interrupt.h"
 
-#include <sys/time.h>
+#include <semaphore.h>
 #include <unistd.h>
 
+#include <cerrno>
+#include <chrono>
 #include <csignal>
-#include <string_view>
+#include <cstdio>
+#include <exception>
+#include <thread>
+
+#include "core/pending.h"
 
 namespace nibble::cli {
 
 namespace {
 
 volatile std::sig_atomic_t stop_asked = 0;
-
-/// What may be called in a signal handler only: no destructors run, no streams are flushed.
-extern "C" void on_time_over(int /*signal_number*/) {
-  constexpr std::string_view kMessage =
-      "nibble: interrupted before it could stop cleanly; a temporary file may remain beside the output\n";
-  (void)!::write(STDERR_FILENO, kMessage.data(), kMessage.size());
-  ::_exit(kInterruptedExit);
-}
+sem_t asked;
 
 extern "C" void on_interrupt(int signal_number) {
   stop_asked = 1;
   std::signal(signal_number, SIG_DFL);
-  // Most work asks interrupted() many times a second. What does not, such as a library that reads a huge file, ends
-  // here.
-  std::signal(SIGALRM, on_time_over);
-  constexpr itimerval kPatience{{0, 0}, {0, 800'000}};
-  (void)::setitimer(ITIMER_REAL, &kPatience, nullptr);
+  (void)::sem_post(&asked);
+}
+
+/// Most work asks interrupted() many times a second. What does not, such as one long sum or a read from a slow disk,
+/// ends here: in a thread of its own, since a signal's handler may neither list a folder nor take a lock.
+void end_what_does_not_ask() {
+  while (::sem_wait(&asked) != 0 && errno == EINTR) continue;
+  std::this_thread::sleep_for(std::chrono::milliseconds(800));
+  files::Pending::remove_all();
+  std::fputs("nibble: interrupted\n", stderr);
+  ::_exit(kInterruptedExit);
 }
 
 }  // namespace
 
 void install_interrupt_handler() {
+  if (::sem_init(&asked, 0, 0) != 0) return;
+  try {
+    std::thread(end_what_does_not_ask).detach();
+  } catch (const std::exception&) {
+    return;  // no thread: the first signal ends the process at once
+  }
   std::signal(SIGINT, on_interrupt);
   std::signal(SIGTERM, on_interrupt);
 }

@@ -1,5 +1,5 @@
-// Ctrl-C: the first asks running work to stop cleanly, so that no partial output is left, and ends the process if it
-// has not within 0.8 seconds; the second ends it at once.
+// Ctrl-C: the first asks running work to stop cleanly, and after 0.8 seconds ends a process that has not; no partial
+// output is left either way. The second ends it at once.
 #pragma once
 
 namespace nibble::cli {

@@ -15,6 +15,7 @@
 #include <mutex>
 #include <new>
 #include <system_error>
+#include <thread>
 
 #include "core/output_path.h"
 
@@ -138,7 +139,12 @@ Pending::~Pending() {
 }
 
 void Pending::remove_all() noexcept {
-  for (Pending* p = pending_list().first; p != nullptr; p = p->next_)
+  PendingList& list = pending_list();
+  // Held to the end, so that nothing new comes to be; but who holds it may be the thread that failed.
+  std::unique_lock lock(list.mutex, std::defer_lock);
+  for (int tries = 0; tries < 100 && !lock.try_lock(); ++tries) std::this_thread::yield();
+  if (lock.owns_lock()) lock.release();  // for ever: the process ends
+  for (Pending* p = list.first; p != nullptr; p = p->next_)
     if (!p->path_.empty()) remove_quietly(p->path_);
 }
 

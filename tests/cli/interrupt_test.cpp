@@ -6,9 +6,13 @@
 
 #include <chrono>
 #include <csignal>
+#include <fstream>
 #include <thread>
 
+#include "cli/interrupt.h"
+#include "core/pending.h"
 #include "nibble/format/safetensors.h"
+#include "tests/support/child.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_model.h"
 
@@ -60,6 +64,30 @@ TEST(Interrupt, LeavesAWholeOutputOrNone) {
     for (const auto& entry : fs::directory_iterator(folder.path())) EXPECT_EQ(entry.path().filename(), "model");
   }
   EXPECT_GT(stopped, 0);
+}
+
+/// What runs for long without asking ends all the same, and what it had begun to write goes.
+TEST(Interrupt, EndsWorkThatDoesNotAsk) {
+  const TemporaryFolder folder;
+  const int status = exit_of([&] {
+    install_interrupt_handler();
+    const files::PendingFile file(folder / "file");
+    const files::PendingDirectory directory(folder / "folder");
+    std::ofstream(directory.path() / "inside") << "begun";
+    std::raise(SIGINT);
+    for (;;) pause();
+  });
+  EXPECT_EQ(status, kInterruptedExit);
+  EXPECT_TRUE(fs::is_empty(folder.path()));
+}
+
+TEST(Interrupt, TheSecondEndsAtOnce) {
+  const int status = exit_of([] {
+    install_interrupt_handler();
+    std::raise(SIGINT);
+    std::raise(SIGINT);
+  });
+  EXPECT_EQ(status, -1) << "killed by the signal";
 }
 
 }  // namespace
