@@ -183,6 +183,20 @@ std::vector<bool> parse_layer_types(const Fields& f, std::size_t layers) {
   return out;
 }
 
+/// compressed-tensors' W8A8 is meant for activations that are rounded to 8 bits too, which happens nowhere here.
+void note_rounded_activations(const Json& quantization, Config& c) {
+  if (!quantization.is_object()) return;  // said where it is read
+  const auto groups = quantization.find("config_groups");
+  if (groups == quantization.end() || !groups->is_object()) return;
+  for (const Json& group : *groups) {
+    if (!group.is_object() || !group.contains("input_activations") || group["input_activations"].is_null()) continue;
+    c.notes.emplace_back(
+        "its \"input_activations\" say that activations are rounded as well, as the engines that it was made for do; "
+        "here they are not, so that the results are those of the weights alone");
+    return;
+  }
+}
+
 /// Which layers have a window, as the model's own type decides.
 void parse_windows(const Fields& f, const Family& family, Config& c) {
   std::vector<bool> full = parse_layer_types(f, c.layers);
@@ -262,6 +276,8 @@ Config Config::parse(std::string_view text, const std::string& name) {
   parse_biases(f, family, c);
   parse_rope(f, name, c);
   if (const Json* q = f.find("quantization_config")) c.quantization = q->dump();
+  for (const char* key : {"quantization_config", "compression_config"})
+    if (const Json* q = f.find(key)) note_rounded_activations(*q, c);
   if (const auto bos = f.tokens("bos_token_id"); !bos.empty()) c.bos = bos.front();
   c.eos = f.tokens("eos_token_id");
   return c;

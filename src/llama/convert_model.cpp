@@ -154,7 +154,8 @@ class Job {
 
 ConvertModelReport convert_model(const fs::path& from, const fs::path& to, const ConvertModelOptions& options) {
   files::check_output({to, files::OutputKind::new_folder}, {from});
-  Job job(from, Config::load(from), options);  // a model this engine knows, before anything is written
+  const Config config = Config::load(from);  // a model this engine knows, before anything is written
+  Job job(from, config, options);
   const std::string quantization = job.config();
   PendingDirectory out(to);
   ConvertModelReport result = job.write(out.path() / "model.safetensors");
@@ -163,7 +164,8 @@ ConvertModelReport convert_model(const fs::path& from, const fs::path& to, const
     format::write_file(out.path() / "quantize_config.json", quantization + "\n");
   SideFiles side = write_side_files(from, out.path());
   result.left_out = std::move(side.left_out);
-  result.notes = std::move(side.notes);
+  result.notes = config.notes;
+  result.notes.insert(result.notes.end(), side.notes.begin(), side.notes.end());
   out.commit();
   return result;
 }

@@ -125,6 +125,23 @@ TEST(Config, EachLayerHasItsOwnWindow) {
   EXPECT_NE(parse(plain).notes[0].find("\"sliding_window\" is 32"), std::string::npos);
 }
 
+TEST(Config, SaysThatActivationsAreNotRounded) {
+  for (const char* key : {"quantization_config", "compression_config"}) {
+    Json j = llama();
+    j[key] = {{"quant_method", "compressed-tensors"},
+              {"config_groups", {{"group_0", {{"weights", {{"num_bits", 8}}}, {"input_activations", nullptr}}}}}};
+    EXPECT_TRUE(parse(j).notes.empty());
+    j[key]["config_groups"]["group_0"]["input_activations"] = {{"num_bits", 8}, {"dynamic", true}};
+    ASSERT_EQ(parse(j).notes.size(), 1u);
+    EXPECT_NE(parse(j).notes[0].find("\"input_activations\""), std::string::npos);
+    for (const Json& strange :
+         {Json(7), Json::array(), Json{{"config_groups", 7}}, Json{{"config_groups", {{"g", 7}}}}}) {
+      j[key] = strange;
+      EXPECT_TRUE(parse(j).notes.empty()) << "refused, if at all, where it is read";
+    }
+  }
+}
+
 TEST(Config, RefusesWindowsThatContradict) {
   Json qwen = llama();
   qwen["model_type"] = "qwen2";

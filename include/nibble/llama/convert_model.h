@@ -38,7 +38,7 @@ struct ConvertModelReport {
   std::size_t file_bytes = 0;  ///< Of model.safetensors.
   /// Files beside the weights that were not copied, each with the reason: "pytorch_model.bin (weights)".
   std::vector<std::string> left_out;
-  std::vector<std::string> notes;  ///< Of a GGUF input: a tokenizer that could not be written.
+  std::vector<std::string> notes;  ///< Those of the Config, and of a GGUF input: a tokenizer that could not be written.
 };
 
 /// Reads the model `from` (of a GGUF file the layers in Q4_0, Q5_0, Q8_0, Q6_K and Q8_K count as quantized, the others
