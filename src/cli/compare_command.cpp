@@ -37,8 +37,11 @@ namespace fs = std::filesystem;
 
 struct Options {
   std::string model, text, json, plot, calibration, save;
-  std::vector<std::string> methods;
+  std::vector<std::string> methods, skip, only;
   std::size_t tokens = 32768, window = 512, stride = 512;
+  bool lm_head = false;
+
+  [[nodiscard]] bool selects_layers() const { return lm_head || !skip.empty() || !only.empty(); }
 };
 
 constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
@@ -150,6 +153,7 @@ class Comparison {
       std::vector<std::string> quantize{"quantize", o_.model, "-o", copy, "--method", stored, "--quiet"};
       if (parse_method(name).calibrated && !o_.calibration.empty())
         quantize.insert(quantize.end(), {"--calibration", o_.calibration});
+      if (parse_method(name).spec) add_selection(quantize);
       run_self(std::move(quantize), log);
       made_.insert(stored);
     }
@@ -185,6 +189,13 @@ class Comparison {
     return row;
   }
 
+  /// Which layers, as `quantize` is told.
+  void add_selection(std::vector<std::string>& arguments) const {
+    for (const auto& pattern : o_.skip) arguments.insert(arguments.end(), {"--skip", pattern});
+    for (const auto& pattern : o_.only) arguments.insert(arguments.end(), {"--only", pattern});
+    if (o_.lm_head) arguments.emplace_back("--lm-head");
+  }
+
   void forget(const std::string& stored, const fs::path& copy) {
     std::error_code ignored;
     fs::remove_all(copy, ignored);
@@ -216,6 +227,21 @@ void print_table(const std::vector<Row>& rows, const Row& reference) {
   if (!reference.failure.empty()) fmt::print("\nfp32 failed, so nothing is compared with it: {}\n", reference.failure);
   for (const Row& r : rows)
     if (!r.failure.empty()) fmt::print("\n{} failed: {}\n", r.method, r.failure);
+}
+
+void print_legend(const Options& o, const std::vector<Row>& rows, const Row& reference) {
+  fmt::print(
+      "\nbits/weight: linear layers of the blocks, scales included; embeddings, norms{} stay as they are. "
+      "+a8: activations in 8 bits, too.\n",
+      o.lm_head            ? " (and what --skip and --only leave)"
+      : o.selects_layers() ? ", lm_head and what --skip and --only leave"
+                           : " and lm_head");
+  fmt::print("Perplexity over {} predicted tokens of {}, windows of {}, stride {}.\n", reference.predicted,
+             fs::path(o.text).filename().string(), o.window, o.stride);
+  std::size_t compared = 0;
+  for (const Row& r : rows) compared = std::max(compared, r.kl_predictions);
+  if (compared != 0 && compared < reference.predicted)
+    fmt::print("KL over the first {} of them: fp32's probabilities of more would take too much room.\n", compared);
 }
 
 void save_json(const std::vector<Row>& rows, const std::string& path) {
@@ -264,11 +290,7 @@ void run(Options o) {
   Comparison comparison(o);
   const auto rows = comparison.run();
   print_table(rows, comparison.reference());
-  fmt::print(
-      "\nbits/weight: linear layers of the blocks, scales included; embeddings, norms and lm_head stay as they are. "
-      "+a8: activations in 8 bits, too.\nPerplexity "
-      "over {} predicted tokens of {}, windows of {}, stride {}.\n",
-      comparison.reference().predicted, fs::path(o.text).filename().string(), o.window, o.stride);
+  print_legend(o, rows, comparison.reference());
   if (!o.json.empty()) save_json(rows, o.json);
   if (!o.plot.empty()) {
     std::vector<PlotPoint> points;
@@ -303,6 +325,9 @@ void add_compare_command(CLI::App& app) {
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
   c->add_option("--calibration", o->calibration, "Text that gptq-… and awq-… calibrate on (default: the embedded one)");
+  c->add_option("--skip", o->skip, "Layers left as they are, as quantize takes them; may be given again");
+  c->add_option("--only", o->only, "Quantize only these layers, said the same way; --skip comes first");
+  c->add_flag("--lm-head", o->lm_head, "Quantize lm_head too");
   c->add_option("--save", o->save, "Keep each quantized model, in a directory of its name in this one")->check(kNamed);
   c->add_option("--json", o->json, "Write the rows as JSON")->check(kNamed);
   c->add_option("--plot", o->plot, "Write a chart of perplexity against file size, as SVG")->check(kNamed);

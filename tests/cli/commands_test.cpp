@@ -207,6 +207,21 @@ TEST(Compare, AMethodThatFailsIsARowAndTheOthersStay) {
   EXPECT_TRUE(fs::exists(svg));
 }
 
+TEST(Compare, QuantizesTheLayersThatAreChosen) {
+  const TemporaryFolder folder;
+  const auto json = folder / "rows.json";
+  const auto bits = [&](const std::string& choice) {
+    const auto outcome = run("compare --methods bf16,int8 --tokens 300 --json " + json.string() + choice);
+    EXPECT_EQ(outcome.status, 0) << outcome.text;
+    return std::pair(read_json(json)["rows"][1]["bits_per_weight"].get<double>(), outcome.text);
+  };
+  const double all = bits("").first;
+  const auto [skipped, text] = bits(" --skip down_proj --skip layers.0");
+  EXPECT_GT(skipped, all + 2) << "what is left has 16 bits";
+  EXPECT_TRUE(has(text, "what --skip and --only leave")) << text;
+  EXPECT_GT(bits(" --only q_proj").first, skipped);
+}
+
 TEST(Compare, AModelThatGivesNoNumbersIsSaidAndTheFilesAreWritten) {
   const TemporaryFolder folder;
   make_broken(folder / "broken");
