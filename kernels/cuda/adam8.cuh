@@ -44,6 +44,9 @@ void adam8_kernel(T* parameters, const T* gradients, std::size_t count, Adam8Sta
   const std::size_t block = std::size_t{blockIdx.x} * kAdamWarps + threadIdx.x / kWarp;
   if (block * kAdam8Block >= count) return;  // a whole warp
   const unsigned lane = threadIdx.x % kWarp;
+#if NIBBLE_MUTANT == 154
+  if (block * kAdam8Block + lane * kRun >= count) return;
+#endif
   const std::size_t at = block * kAdam8Block + lane * kRun;
   const int n = at >= count ? 0 : count - at < kRun ? static_cast<int>(count - at) : kRun;
 

@@ -96,7 +96,11 @@ void dequantize_kernel(CanonicalMatrix q, GroupMap groups, std::size_t first_row
 #endif
     float values[kRun];
     decode_run<Bits, IsCodebook>(q, groups, first_row + row, col, n, codebook, values);
+#if NIBBLE_MUTANT == 149
+    store_run(out + (first_row + row) * stride + col, n, values);
+#else
     store_run(out + row * stride + col, n, values);
+#endif
   }
 }
 

@@ -194,7 +194,11 @@ struct Int8Thread {
     }
     for (unsigned at = threadIdx.x; at < count * kGemmOutputs; at += Tile::threads) {
       const unsigned row = at % kGemmOutputs;
+#if NIBBLE_MUTANT == 145
+      const auto col = static_cast<std::size_t>(__ldg(args.outliers.columns + at / kGemmOutputs));
+#else
       const auto col = static_cast<std::size_t>(__ldg(args.outliers.columns + first + at / kGemmOutputs));
+#endif
       const CodePlace place = layout.place(output + row, col);
       const auto code = static_cast<std::int8_t>(__ldg(args.w.codes + place.word) >> place.shift & 0xff);
       w[at] = static_cast<float>(code) * multiplier(row);

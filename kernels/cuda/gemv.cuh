@@ -79,7 +79,11 @@ NIBBLE_DEVICE void load_lane_codes(const std::uint8_t* row, std::size_t pitch, s
     for (unsigned i = 0; i < Bits; i += 4) {  // sixteen bytes; those of 8 bits are half a step apart
       const std::size_t byte = at + i * 128 + lane * 16;
       uint4 quad{0, 0, 0, 0};
+#if NIBBLE_MUTANT == 135
+      if (byte <= pitch) quad = load_stream(reinterpret_cast<const uint4*>(row + byte));
+#else
       if (byte < pitch) quad = load_stream(reinterpret_cast<const uint4*>(row + byte));
+#endif
       words[i] = quad.x, words[i + 1] = quad.y, words[i + 2] = quad.z, words[i + 3] = quad.w;
     }
   } else if constexpr (Bits == 2) {
@@ -294,7 +298,11 @@ void gemv_kernel(CanonicalMatrix w, GroupMap groups, GemvVectors x, std::size_t 
 #pragma unroll
     for (unsigned t = 0; t < Tokens; ++t) {
       const float total = reduce_team(sums.sum[r][t], kWarp, [](float a, float b) { return a + b; });
+#if NIBBLE_MUTANT == 148
+      if (lane == r * Tokens + t && t <= tokens && row + r < w.rows)
+#else
       if (lane == r * Tokens + t && t < tokens && row + r < w.rows)
+#endif
         store_result(y, y_type, t * y_stride + row + r, total);
     }
 }

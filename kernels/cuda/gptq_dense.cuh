@@ -50,7 +50,9 @@ void gptq_row_products_kernel(const float* a, const float* b, std::size_t rows, 
       for (unsigned w = 1; w < warps; ++w) sum += of_warp[w];
       sums[r] = sum;
     }
+#if NIBBLE_MUTANT != 137
     __syncthreads();
+#endif
   }
 }
 

@@ -107,7 +107,11 @@ void gptq_update_kernel(GptqStep s, GptqBuffers<T> b) {
   double loss = 0;
   for (std::size_t i = s.begin; i < s.end; ++i) {
     const auto group = static_cast<std::size_t>(b.group[i]);
+#if NIBBLE_MUTANT == 140
+    if (s.grids != GptqGrids::given && begins_group(i)) {
+#else
     if (s.grids == GptqGrids::at_group && begins_group(i)) {
+#endif
       params = fit_in_step(s, b, i, row, own);
       keep_grid(s, b, group, row, params);
 #if NIBBLE_MUTANT == 90

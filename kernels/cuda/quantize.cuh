@@ -64,7 +64,11 @@ template <class T>
 NIBBLE_DEVICE void load_elements(const Weights<T>& w, std::size_t begin, int n, float (&out)[kRun]) {
   if (w.stride == w.cols) return load_run(w.data + begin, n, out);
   const std::size_t row = begin / w.cols, col = begin % w.cols;
+#if NIBBLE_MUTANT == 151
+  if (row < w.rows) return load_run(w.data + row * w.stride + col, n, out);
+#else
   if (w.cols - col >= static_cast<std::size_t>(n)) return load_run(w.data + row * w.stride + col, n, out);
+#endif
 #pragma unroll
   for (int i = 0; i < kRun; ++i) {
     const std::size_t at = begin + static_cast<std::size_t>(i);
@@ -314,7 +318,11 @@ void nested_kernel(const float* absmax, std::size_t count, CanonicalBuffers to, 
   if (thread % kWarp == 0) most[thread / kWarp] = of_warp;
   __syncthreads();
   float largest = 0;
+#if NIBBLE_MUTANT == 143
+  for (unsigned w = 0; w + 1 < N / kWarp; ++w) largest = larger(most[w], largest);
+#else
   for (unsigned w = 0; w < N / kWarp; ++w) largest = larger(most[w], largest);
+#endif
   largest = stored_absmax(largest);
   if (thread == 0) to.nested_absmax[blockIdx.x] = largest;
   if (i >= count) return;

@@ -136,6 +136,25 @@ TEST(CudaTensorCore, FailuresLeaveNothingBehind) {
     const cuda::DeviceBuffer workspace(cuda::matmul_int8_workspace(*w, 9), context.allocator(), nullptr);
     cuda::matmul_int8(context, dx, *w, dy, workspace.span(), nullptr, nullptr);
   });
+  for (const auto& m : {q, eight})
+    fail_every_call("pack and unpack", 0, [&] {
+      const cuda::Context context;
+      const auto w = cuda::pack(context, m, nullptr, CodeLayout::tensor_core);
+      expect_same(cuda::unpack(context, *w, nullptr), m, "unpacked");
+    });
+  // Blocks that share a tile, whose locks are cleared first, and activations that are first copied to where they are
+  // aligned.
+  const auto wide = on_cpu(normal(5 * 512, 75), 5, 512, "int4-g32-asym");
+  const DeviceArray<f16> odd_x(converted<f16>(normal(9 * 512 + 1, 76)));
+  const std::size_t copies = machine::calls_of("cudaMemcpy2DAsync"), clearings = machine::calls_of("cudaMemsetAsync");
+  fail_every_call("matmul of wide weights", 0, [&] {
+    const cuda::Context context;
+    const auto w = cuda::pack(context, wide, nullptr, CodeLayout::tensor_core);
+    const cuda::DeviceBuffer workspace(cuda::matmul_workspace(*w, 9, DType::f16), context.allocator(), nullptr);
+    cuda::matmul(context, {odd_x.get() + 1, DType::f16, 9, 512, 512}, *w, dy, workspace.span(), nullptr);
+  });
+  EXPECT_GT(machine::calls_of("cudaMemcpy2DAsync"), copies);
+  EXPECT_GT(machine::calls_of("cudaMemsetAsync"), clearings);
   std::vector<float> host(9 * 64, 1.0f), out(9 * 5);
   fail_every_call("matmul_int8 from the host", 1, [&] {
     const auto w = backend().pack(eight);

@@ -5,15 +5,23 @@
 # failed expectation, a Fault (which GoogleTest reports as a failure), or a sanitizer's report. A crash, a timeout or a
 # program that does not compile detects nothing. Prints which layer detected what, and fails if a mutant is left. Defects
 # in what nvcc alone compiles have one layer, ptx: the interpreter of PTX.
+#
+# NIBBLE_MUTANT_STEP=n takes every n-th mutant of the table only, and begins at the place that the day of the year modulo
+# n says: a run takes about an nth of the time, and those of n days in a row see all mutants.
 set -u
 cmake=$1 build=$2
 folder=$build/cuda_mutants
 export NIBBLE_THREADS=1 TSAN_OPTIONS=halt_on_error=1:report_signal_unsafe=0 ASAN_OPTIONS=detect_stack_use_after_return=0
 reports='\[  FAILED  \]|ERROR: AddressSanitizer|runtime error:|WARNING: ThreadSanitizer: data race'
 
+step=${NIBBLE_MUTANT_STEP:-1}
+[[ $step =~ ^[1-9][0-9]*$ ]] || { echo "NIBBLE_MUTANT_STEP is '$step', which is no number from 1 on"; exit 1; }
+first=$((10#$(date -u +%j) % step))  # %j has leading zeros, which would make the number octal
+
 declare -A filter defect program ptx
-alive=()
+alive=() place=0
 while IFS='|' read -r number tests what runs texts; do
+  (( place++ % step == first )) || continue
   alive+=("$number")
   filter[$number]=$tests
   defect[$number]=$what
@@ -22,6 +30,7 @@ while IFS='|' read -r number tests what runs texts; do
 done < "$folder/table.txt"
 total=${#alive[@]}
 [ "$total" -gt 0 ] || { echo "no mutants"; exit 1; }
+[ "$step" -eq 1 ] || echo "$total of $place mutants: every $step places, today from place $first on: ${alive[*]}"
 
 # The program of one mutant until its first failure.
 run() {
