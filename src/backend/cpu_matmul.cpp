@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "core/of_thread.h"
 #include "cpu_input.h"
 #include "cpu_matrix.h"
 #include "nibble/core/error.h"
@@ -42,7 +43,7 @@ struct Scratch {
   std::vector<float> out, other;  ///< [token][64], whole sums; a second matrix's for SwiGLU.
 };
 Scratch& thread_scratch(std::size_t tokens) {
-  thread_local Scratch s;
+  Scratch& s = of_thread<Scratch>();
   s.panel.resize(2 * kPanelDepth * kPanelWidth);
   const auto grow = [](std::vector<float>& v, std::size_t n) {
     if (v.size() < n) v.resize(n);

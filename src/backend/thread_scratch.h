@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "nibble/core/abi.h"
+#include "core/of_thread.h"
 
 namespace nibble::inline NIBBLE_ABI {
 
@@ -17,7 +17,7 @@ template <class T>
 class ThreadScratch {
  public:
   ThreadScratch() {
-    Kept& kept = of_thread();
+    Kept& kept = of_thread<Kept>();
     if (kept.free.empty()) {
       kept.free.reserve(kept.made + 1);  // so that giving it back cannot fail
       value_ = std::make_unique<T>();
@@ -27,7 +27,7 @@ class ThreadScratch {
     value_ = std::move(kept.free.back());
     kept.free.pop_back();
   }
-  ~ThreadScratch() { of_thread().free.push_back(std::move(value_)); }
+  ~ThreadScratch() { of_thread<Kept>().free.push_back(std::move(value_)); }
   ThreadScratch(const ThreadScratch&) = delete;
   ThreadScratch& operator=(const ThreadScratch&) = delete;
   T& operator*() const { return *value_; }
@@ -38,10 +38,6 @@ class ThreadScratch {
     std::vector<std::unique_ptr<T>> free;
     std::size_t made = 0;
   };
-  static Kept& of_thread() {
-    thread_local Kept kept;
-    return kept;
-  }
   std::unique_ptr<T> value_;
 };
 

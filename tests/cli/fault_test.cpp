@@ -174,10 +174,13 @@ TEST_P(EveryAllocation, MayFail) {
   ASSERT_FALSE(expected.empty());
   fs::remove_all(out);
 
-  const char* wanted = std::getenv("NIBBLE_FAULT_STEP");
-  const long step = wanted != nullptr ? std::atol(wanted) : std::max(1L, whole.allocations / 40);
+  const auto wanted = [](const char* name, long otherwise) {
+    const char* text = std::getenv(name);
+    return text != nullptr ? std::atol(text) : otherwise;
+  };
+  const long step = wanted("NIBBLE_FAULT_STEP", std::max(1L, whole.allocations / 40));
   long refusals = 0, unharmed = 0;
-  for (long n = 0; n < whole.allocations && !HasFailure(); n += step, ++refusals) {
+  for (long n = wanted("NIBBLE_FAULT_FIRST", 0); n < whole.allocations && !HasFailure(); n += step, ++refusals) {
     SCOPED_TRACE("allocation " + std::to_string(n) + " of " + std::to_string(whole.allocations));
     const Ending e = run_refusing(n, arguments(out), log);
     if (e.status == 0) {  // something that can be done without, a thread say; or one more than there were
