@@ -6,7 +6,7 @@
 
 #include "kernels/cuda/canonical.h"
 #include "nibble/core/dtype.h"
-#include "nibble/scheme/adam8.h"
+#include "nibble/train/adam8.h"
 
 namespace nibble::inline NIBBLE_ABI::cuda {
 

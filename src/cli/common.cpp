@@ -9,7 +9,7 @@
 #include "format/files.h"
 #include "format/recognise.h"
 #include "nibble/core/error.h"
-#include "nibble/llama/tokenizer.h"
+#include "nibble/text/tokenizer.h"
 #include "progress_bar.h"
 
 namespace nibble::cli {

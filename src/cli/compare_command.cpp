@@ -22,7 +22,7 @@
 #include "interrupt.h"
 #include "methods.h"
 #include "nibble/core/error.h"
-#include "nibble/llama/config.h"
+#include "nibble/model/config.h"
 #include "plot.h"
 #include "progress_bar.h"
 #include "table.h"

@@ -3,8 +3,8 @@
 #include <memory>
 
 #include "commands.h"
-#include "nibble/llama/convert_model.h"
-#include "nibble/llama/quantize_model.h"
+#include "nibble/model/convert.h"
+#include "nibble/model/quantize.h"
 #include "progress_bar.h"
 
 namespace nibble::cli {

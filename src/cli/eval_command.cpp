@@ -8,7 +8,7 @@
 
 #include "commands.h"
 #include "methods.h"
-#include "nibble/llama/evaluate.h"
+#include "nibble/engine/evaluate.h"
 #include "progress_bar.h"
 
 namespace nibble::cli {

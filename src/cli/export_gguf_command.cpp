@@ -5,7 +5,7 @@
 
 #include "commands.h"
 #include "nibble/core/error.h"
-#include "nibble/llama/gguf.h"
+#include "nibble/model/export_gguf.h"
 #include "progress_bar.h"
 #include "table.h"
 

@@ -8,8 +8,8 @@
 #include "interrupt.h"
 #include "methods.h"
 #include "nibble/core/error.h"
-#include "nibble/llama/generate.h"
-#include "nibble/llama/tokenizer.h"
+#include "nibble/engine/generate.h"
+#include "nibble/text/tokenizer.h"
 
 namespace nibble::cli {
 

@@ -6,8 +6,8 @@
 #include <set>
 
 #include "commands.h"
-#include "llama/gguf/checkpoint.h"
-#include "llama/gguf/weights.h"
+#include "model/gguf_checkpoint.h"
+#include "model/gguf_weights.h"
 #include "nibble/core/error.h"
 #include "nibble/format/checkpoint.h"
 #include "nibble/quantize/quantize.h"

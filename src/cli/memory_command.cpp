@@ -5,7 +5,7 @@
 
 #include "commands.h"
 #include "methods.h"
-#include "nibble/llama/config.h"
+#include "nibble/model/config.h"
 #include "table.h"
 
 namespace nibble::cli {

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "nibble/core/dtype.h"
-#include "nibble/llama/calibrate.h"
 #include "nibble/matrix/quant_spec.h"
+#include "nibble/model/calibrate.h"
 
 namespace nibble::cli {
 

@@ -4,10 +4,10 @@
 #include <nlohmann/json.hpp>
 
 #include "commands.h"
-#include "llama/layer_report_json.h"
 #include "methods.h"
+#include "model/layer_report_json.h"
 #include "nibble/core/error.h"
-#include "nibble/llama/quantize_model.h"
+#include "nibble/model/quantize.h"
 #include "progress_bar.h"
 #include "table.h"
 

@@ -1,6 +1,6 @@
 #include <cstdio>
 
-#include "nibble/llama/config.h"
+#include "nibble/model/config.h"
 
 int main() {
   const auto config = nibble::llama::Config::parse(

@@ -9,7 +9,7 @@
 #include <cmath>
 #include <map>
 
-#include "nibble/scheme/gptq_grid.h"
+#include "nibble/solver/gptq_grid.h"
 #include "solver/gptq_plan.h"
 #include "solver/gptq_setup.h"
 #include "tests/cuda/machine.h"

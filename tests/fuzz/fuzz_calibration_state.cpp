@@ -2,7 +2,7 @@
 #include <algorithm>
 
 #include "input.h"
-#include "llama/calibration_folder.h"
+#include "model/calibration_folder.h"
 #include "nibble/core/error.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {

@@ -1,9 +1,9 @@
 // Any bytes as a .gguf model: its configuration, tokenizer and tensors are read, or nibble::Error is thrown.
 #include "input.h"
-#include "llama/gguf/weights.h"
+#include "model/gguf_weights.h"
 #include "nibble/core/error.h"
 #include "nibble/format/gguf.h"
-#include "nibble/llama/tokenizer.h"
+#include "nibble/text/tokenizer.h"
 
 namespace {
 

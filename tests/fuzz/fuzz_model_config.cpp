@@ -1,7 +1,7 @@
 // Any text as config.json: a configuration whose numbers hold together, or nibble::Error.
 #include "input.h"
 #include "nibble/core/error.h"
-#include "nibble/llama/config.h"
+#include "nibble/model/config.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace nibble;

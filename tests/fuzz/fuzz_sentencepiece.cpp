@@ -1,7 +1,7 @@
 // Any bytes as tokenizer.model: a tokenizer, or nibble::Error.
 #include "input.h"
 #include "nibble/core/error.h"
-#include "nibble/llama/tokenizer.h"
+#include "nibble/text/tokenizer.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace nibble;

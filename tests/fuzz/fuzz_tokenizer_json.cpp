@@ -1,7 +1,7 @@
 // Any text as tokenizer.json: a tokenizer whose ids stand for text that it takes back, or nibble::Error.
 #include "input.h"
 #include "nibble/core/error.h"
-#include "nibble/llama/tokenizer.h"
+#include "nibble/text/tokenizer.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace nibble;
