@@ -285,7 +285,7 @@ void run(Options o) {
   if (o.methods.empty()) o.methods = default_methods();
   for (const auto& name : o.methods) (void)parse_method(name);  // before minutes of work
   check_places(o);
-  (void)llama::Config::load(o.model);
+  (void)model::Config::load(o.model);
   format::refuse_no_text(o.text);
   Comparison comparison(o);
   const auto rows = comparison.run();

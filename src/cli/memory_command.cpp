@@ -38,7 +38,7 @@ Shape shape_of(const Options& o) {
             2 * o.vocab * o.hidden,
             2 * kv};
   }
-  const llama::Config c = llama::Config::load(o.model);
+  const model::Config c = model::Config::load(o.model);
   const std::size_t q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
   return {c.layers,
           {{q, c.hidden}, {kv, c.hidden}, {kv, c.hidden}, {c.hidden, q}},

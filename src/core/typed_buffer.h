@@ -9,7 +9,7 @@
 #include "nibble/core/dtype.h"
 #include "nibble/core/float_types.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI {
 
 /// `type` is F32, F16 or BF16; rounds to nearest, ties to even. Error{non_finite} names the place in tensor `name`, of
 /// rows of `cols`, of the first value that is not finite, or would not be in `type`.
@@ -24,4 +24,4 @@ inline Buffer typed_buffer(DType type, const std::vector<float>& values, std::st
   return out;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI

@@ -5,7 +5,7 @@
 
 #include "nibble/core/error.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::engine {
 
 namespace {
 
@@ -207,4 +207,4 @@ void BlockPass::add_linear(const Linear& l, MatrixView<const float> input, Matri
   add(x, d);
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::engine

@@ -1,17 +1,17 @@
-#include "nibble/model/calibrate.h"
+#include "nibble/engine/calibrate.h"
 
 #include <algorithm>
 
 #include "calibrate_block.h"
-#include "model/calibrate_plan.h"
-#include "model/calibrated_output.h"
-#include "model/calibration_folder.h"
 #include "core/files.h"
 #include "core/memory.h"
 #include "core/output_path.h"
 #include "engine/loader.h"
+#include "model/calibrate_plan.h"
+#include "model/calibrated_output.h"
+#include "model/calibration_folder.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::engine {
 
 namespace {
 
@@ -22,7 +22,7 @@ constexpr double kReplayCost = 0.2;
 
 class Run {
  public:
-  Run(const CalibrationPlan& plan, const CalibrateOptions& options, CalibrationFolder& folder)
+  Run(const model::CalibrationPlan& plan, const model::CalibrateOptions& options, model::CalibrationFolder& folder)
       : plan_(plan),
         options_(options),
         folder_(folder),
@@ -34,9 +34,9 @@ class Run {
     const std::size_t blocks = plan_.config().layers, found = folder_.finished(blocks);
     const bool head = plan_.method_of("lm_head") && !fs::exists(folder_.head_file());
     if (found == blocks && !head) return found;
-    const auto starts = sample_starts(ids.size(), options_.samples, plan_.sample_tokens());
+    const auto starts = model::sample_starts(ids.size(), options_.samples, plan_.sample_tokens());
     const std::size_t length = std::min(ids.size(), plan_.sample_tokens());
-    CalibrationStore states(starts.size(), length, plan_.config().hidden, options_.cache_bytes, folder_.path());
+    model::CalibrationStore states(starts.size(), length, plan_.config().hidden, options_.cache_bytes, folder_.path());
     embed(ids, starts, states);
     const auto rope = rope_angles(plan_.config().inverse_frequencies(), 0, length);
     total_ = kReplayCost * static_cast<double>(found) + static_cast<double>(blocks - found) + (head ? 0.5 : 0.0);
@@ -56,14 +56,15 @@ class Run {
   }
 
  private:
-  static LoadOptions load_options(const CalibrateOptions& options) {
+  static LoadOptions load_options(const model::CalibrateOptions& options) {
     LoadOptions out;
     out.backend = options.backend;
     out.executor = options.executor;
     return out;
   }
 
-  void embed(std::span<const std::int32_t> ids, const std::vector<std::size_t>& starts, CalibrationStore& states) {
+  void embed(std::span<const std::int32_t> ids, const std::vector<std::size_t>& starts,
+             model::CalibrationStore& states) {
     const BlockMatrix embedding = loader_.embedding();
     std::vector<float> values(states.tokens() * states.width());
     const MatrixView<float> x(values.data(), states.tokens(), states.width());
@@ -74,7 +75,7 @@ class Run {
     }
   }
 
-  CalibrationContext context_for(CalibrationStore& states, std::span<const float> rope, double cost,
+  CalibrationContext context_for(model::CalibrationStore& states, std::span<const float> rope, double cost,
                                  const std::string& what) const {
     return {plan_.config(),
             plan_.checkpoint(),
@@ -91,15 +92,15 @@ class Run {
             [this](const std::string& layer) { return plan_.method_of(layer); }};
   }
 
-  FinishedBlock quantize_block(const CalibrationContext& context, Block& block, std::size_t index) const {
-    return options_.method.kind == CalibratedMethod::Kind::awq ? awq_block(context, block, index)
-                                                               : gptq_block(context, block);
+  model::FinishedBlock quantize_block(const CalibrationContext& context, Block& block, std::size_t index) const {
+    return options_.method.kind == model::CalibratedMethod::Kind::awq ? awq_block(context, block, index)
+                                                                      : gptq_block(context, block);
   }
 
   /// What the run that finished this block left in the states, bit for bit: the kernels are deterministic.
   void replay(const CalibrationContext& context, Block& block, std::size_t index) const {
-    if (options_.method.kind == CalibratedMethod::Kind::gptq) {
-      const FinishedFile file(folder_.block_file(index));
+    if (options_.method.kind == model::CalibratedMethod::Kind::gptq) {
+      const model::FinishedFile file(folder_.block_file(index));
       for (const auto& l : file.layers())
         for (Linear* linear : block.linears())
           if (linear->name == l.report.layer) linear->weight = context.backend.pack(file.matrix(linear->name));
@@ -108,14 +109,14 @@ class Run {
   }
 
   /// Unless the model has changed under the run.
-  void save(const fs::path& path, const FinishedBlock& finished) const {
+  void save(const fs::path& path, const model::FinishedBlock& finished) const {
     plan_.checkpoint().require_intact();
-    save_finished(path, finished);
+    model::save_finished(path, finished);
   }
 
   void quantize_head(const CalibrationContext& context) const {
-    FinishedBlock finished;
-    const CalibratedMethod method = *plan_.method_of("lm_head");
+    model::FinishedBlock finished;
+    const model::CalibratedMethod method = *plan_.method_of("lm_head");
     Hessian h(plan_.config().hidden, "inputs of lm_head");
     const std::vector<float> weight = loader_.norm();
     Block none;
@@ -131,9 +132,9 @@ class Run {
     save(folder_.head_file(), finished);
   }
 
-  const CalibrationPlan& plan_;
-  const CalibrateOptions& options_;
-  CalibrationFolder& folder_;
+  const model::CalibrationPlan& plan_;
+  const model::CalibrateOptions& options_;
+  model::CalibrationFolder& folder_;
   LoadOptions load_;
   Loader loader_;
   double done_ = 0, total_ = 1;
@@ -141,35 +142,35 @@ class Run {
 
 }  // namespace
 
-CalibrateReport quantize_calibrated(const fs::path& from, const fs::path& to, std::span<const std::int32_t> ids,
-                                    const CalibrateOptions& options) {
+model::CalibrateReport quantize_calibrated(const fs::path& from, const fs::path& to, std::span<const std::int32_t> ids,
+                                           const model::CalibrateOptions& options) {
   using Kind = files::OutputKind;
   files::check_outputs({{to, options.resume ? Kind::folder : Kind::new_folder},
-                        {CalibrationFolder::of(to), Kind::folder, "the folder of finished blocks"}},
+                        {model::CalibrationFolder::of(to), Kind::folder, "the folder of finished blocks"}},
                        {from});
-  const CalibrationPlan plan(from, options);
+  const model::CalibrationPlan plan(from, options);
   plan.check_ids(ids);
   const auto manifest = plan.manifest(ids);
-  CalibrateReport out;
+  model::CalibrateReport out;
   out.layout = plan.layout();
   out.blocks = plan.config().layers;
-  out.samples = sample_starts(ids.size(), options.samples, plan.sample_tokens()).size();
+  out.samples = model::sample_starts(ids.size(), options.samples, plan.sample_tokens()).size();
   out.tokens = out.samples * std::min(ids.size(), plan.sample_tokens());
   if (fs::exists(to)) {
-    if (!options.resume || !made_by(to, manifest))
+    if (!options.resume || !model::made_by(to, manifest))
       throw Error(ErrorCode::invalid_argument,
                   "'" + to.string() + "' exists already; remove it or choose another name");
     std::error_code ignored;
-    fs::remove_all(CalibrationFolder::of(to), ignored);
+    fs::remove_all(model::CalibrationFolder::of(to), ignored);
     out.complete_before = true;
     return out;
   }
-  CalibrationFolder folder(to, manifest, options.resume);
+  model::CalibrationFolder folder(to, manifest, options.resume);
   out.resumed = Run(plan, options, folder).run(ids);
   report(options.progress, 1, "writing the model");  // the last moment to say no
-  write_calibrated(plan, folder, manifest, to, out);
+  model::write_calibrated(plan, folder, manifest, to, out);
   folder.remove();
   return out;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::engine

@@ -1,17 +1,17 @@
 #include <algorithm>
 
-#include "model/awq_fold.h"
 #include "calibrate_block.h"
+#include "model/awq_fold.h"
 #include "nibble/engine/model.h"
 #include "nibble/quantize/quantize.h"
 #include "nibble/solver/awq.h"
 #include "nibble/solver/gptq.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::engine {
 
 namespace {
 
-using Kind = CalibratedMethod::Kind;
+using Kind = model::CalibratedMethod::Kind;
 
 /// Tokens that attention and the MLP are run on for every ratio tried: whole sequences, evenly spaced.
 constexpr std::size_t kInspectedTokens = 2048;
@@ -28,13 +28,13 @@ double squared_change(const std::vector<float>& a, const std::vector<float>& b) 
 class AwqBlock {
  public:
   AwqBlock(const CalibrationContext& c, Block& block, std::size_t index)
-      : c_(c), block_(block), runner_(c, block), dense_(DenseBlock::load(c.checkpoint, index)) {
+      : c_(c), block_(block), runner_(c, block), dense_(model::DenseBlock::load(c.checkpoint, index)) {
     for (std::size_t i = 0; i < methods_.size(); ++i) methods_[i] = c.method_of(dense_.linears[i].name);
     for (std::size_t g = 0; g < kGroups.size(); ++g)
       stats_.emplace_back(dense_.linears[kGroups[g].first].cols, group_name(block, g));
   }
 
-  FinishedBlock run() {
+  model::FinishedBlock run() {
     observe();
     search();
     fold(dense_, scales_);
@@ -148,10 +148,10 @@ class AwqBlock {
 
   /// Clips and rounds one layer.
   void finish(std::size_t i, std::size_t group, const Hessian& before, const Hessian& after) {
-    DenseBlock::Linear& l = dense_.linears[i];
-    const CalibratedMethod& m = *methods_[i];
+    model::DenseBlock::Linear& l = dense_.linears[i];
+    const model::CalibratedMethod& m = *methods_[i];
     report(c_.progress, 0.9 + 0.01 * static_cast<double>(i), l.name);
-    FinishedBlock::Layer out = round_layer(c_, l.name, m);
+    model::FinishedBlock::Layer out = round_layer(c_, l.name, m);
     const FloatMatrix original = c_.checkpoint.matrix(l.name + ".weight");
     out.report.loss = out.report.rounding_loss = gptq::layer_loss(original, out.matrix, before, c_.executor);
     c_.checkpoint.release(l.name + ".weight");
@@ -179,7 +179,7 @@ class AwqBlock {
     const auto prefix = dense_.linears[0].name.substr(0, dense_.linears[0].name.find("self_attn"));
     if (!scales_.attention.empty()) done_.vectors[prefix + "input_layernorm.weight"] = dense_.input_norm;
     if (!scales_.mlp.empty()) done_.vectors[prefix + "post_attention_layernorm.weight"] = dense_.post_norm;
-    const DenseBlock::Linear &v = dense_.linears[2], &up = dense_.linears[5];
+    const model::DenseBlock::Linear &v = dense_.linears[2], &up = dense_.linears[5];
     if (!scales_.values.empty() && !v.bias.empty()) done_.vectors[v.name + ".bias"] = v.bias;
     if (!scales_.down.empty() && !up.bias.empty()) done_.vectors[up.name + ".bias"] = up.bias;
   }
@@ -187,19 +187,19 @@ class AwqBlock {
   const CalibrationContext& c_;
   Block& block_;
   BlockRunner runner_;
-  DenseBlock dense_;
-  std::array<std::optional<CalibratedMethod>, 7> methods_;
+  model::DenseBlock dense_;
+  std::array<std::optional<model::CalibratedMethod>, 7> methods_;
   std::vector<awq::ActivationStats> stats_;                        ///< Of each group's inputs.
   std::vector<std::vector<float>> attention_inputs_, mlp_inputs_;  ///< Of the sequences inspected.
   std::array<double, 4> ratios_{};
-  BlockScales scales_;
-  FinishedBlock done_;
+  model::BlockScales scales_;
+  model::FinishedBlock done_;
 };
 
 }  // namespace
 
-FinishedBlock awq_block(const CalibrationContext& context, Block& block, std::size_t index) {
+model::FinishedBlock awq_block(const CalibrationContext& context, Block& block, std::size_t index) {
   return AwqBlock(context, block, index).run();
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::engine

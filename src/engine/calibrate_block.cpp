@@ -2,7 +2,7 @@
 
 #include "nibble/quantize/quantize.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::engine {
 
 BlockRunner::BlockRunner(const CalibrationContext& c, Block& block)
     : context_(c), block_(block), pass_(c.config, c.executor, Activations::fp32, nullptr) {
@@ -18,7 +18,7 @@ KeyValues BlockRunner::cache() {
 }
 
 void BlockRunner::each(bool keep, double first, double last, const std::string& what, const Visit& visit) {
-  CalibrationStore& store = context_.states;
+  model::CalibrationStore& store = context_.states;
   const MatrixView<float> x(states_.data(), store.tokens(), store.width());
   for (std::size_t s = 0; s < store.sequences(); ++s) {
     report(context_.progress, first + (last - first) * static_cast<double>(s) / static_cast<double>(store.sequences()),
@@ -45,7 +45,7 @@ MatrixView<const float> BlockRunner::input(std::size_t group, MatrixView<const f
   const MatrixView<float> y(normed_.data(), x.rows, x.cols);
   pass_.norm(x, group < 2 ? block_.input_norm : block_.post_norm, y);
   if (group == 0 || group == 2) return y;
-  const Config& c = context_.config;
+  const model::Config& c = context_.config;
   const std::size_t width = group == 1 ? c.heads * c.head_dim : c.intermediate;
   inner_.resize(x.rows * width);
   const MatrixView<float> inner(inner_.data(), x.rows, width);
@@ -58,9 +58,10 @@ std::string group_name(const Block& block, std::size_t group) {
   return "inputs of " + block.linears()[kGroups[group].first]->name;
 }
 
-FinishedBlock::Layer round_layer(const CalibrationContext& c, const std::string& name, const CalibratedMethod& method) {
+model::FinishedBlock::Layer round_layer(const CalibrationContext& c, const std::string& name,
+                                        const model::CalibratedMethod& method) {
   const FloatMatrix weights = c.checkpoint.matrix(name + ".weight");
-  FinishedBlock::Layer out;
+  model::FinishedBlock::Layer out;
   out.report.layer = name;
   out.report.method = method.to_string();
   out.dtype = weights.type;
@@ -68,4 +69,4 @@ FinishedBlock::Layer round_layer(const CalibrationContext& c, const std::string&
   return out;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::engine

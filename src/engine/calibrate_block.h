@@ -16,21 +16,21 @@
 #include "nibble/model/calibrate.h"
 #include "nibble/solver/hessian.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::engine {
 
 /// What quantizing needs to know of the run.
 struct CalibrationContext {
-  const Config& config;
+  const model::Config& config;
   const Checkpoint& checkpoint;
-  const CalibrateOptions& options;
+  const model::CalibrateOptions& options;
   const Backend& backend;
   Executor& executor;
-  CalibrationStore& states;
+  model::CalibrationStore& states;
   const std::filesystem::path& folder;  ///< For files of the run's own.
   std::span<const float> rope;          ///< Of the positions of one sequence.
   Progress progress;                    ///< Of this block.
   /// How a layer is quantized; nothing: it stays.
-  std::function<std::optional<CalibratedMethod>(const std::string& layer)> method_of;
+  std::function<std::optional<model::CalibratedMethod>(const std::string& layer)> method_of;
 
   [[nodiscard]] std::uint64_t tokens() const { return std::uint64_t{states.sequences()} * states.tokens(); }
 };
@@ -74,14 +74,14 @@ inline constexpr std::array<std::pair<std::size_t, std::size_t>, 4> kGroups{{{0,
 std::string group_name(const Block& block, std::size_t group);
 
 /// Quantizes the block and moves the sequences' states past it.
-FinishedBlock gptq_block(const CalibrationContext& context, Block& block);
-FinishedBlock awq_block(const CalibrationContext& context, Block& block, std::size_t index);
+model::FinishedBlock gptq_block(const CalibrationContext& context, Block& block);
+model::FinishedBlock awq_block(const CalibrationContext& context, Block& block, std::size_t index);
 
 /// One layer by GPTQ, or to nearest where its method says so (or nothing was gathered: `hessian` null).
-FinishedBlock::Layer gptq_layer(const CalibrationContext& context, const std::string& name,
-                                const CalibratedMethod& method, const Hessian* hessian);
+model::FinishedBlock::Layer gptq_layer(const CalibrationContext& context, const std::string& name,
+                                       const model::CalibratedMethod& method, const Hessian* hessian);
 /// One layer rounded to nearest.
-FinishedBlock::Layer round_layer(const CalibrationContext& context, const std::string& name,
-                                 const CalibratedMethod& method);
+model::FinishedBlock::Layer round_layer(const CalibrationContext& context, const std::string& name,
+                                        const model::CalibratedMethod& method);
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::engine

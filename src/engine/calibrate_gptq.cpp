@@ -1,13 +1,13 @@
 #include "calibrate_block.h"
 #include "nibble/solver/gptq.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::engine {
 
 namespace {
 
-using Kind = CalibratedMethod::Kind;
+using Kind = model::CalibratedMethod::Kind;
 
-gptq::Options solver_options(const CalibrationContext& c, const std::string& name, const CalibratedMethod& m) {
+gptq::Options solver_options(const CalibrationContext& c, const std::string& name, const model::CalibratedMethod& m) {
   gptq::Options o;
   o.bits = m.spec.bits;
   o.group_size = m.spec.granularity == Granularity::channel ? -1 : static_cast<std::int64_t>(m.spec.group_size);
@@ -35,7 +35,7 @@ class GptqBlock {
       }
   }
 
-  FinishedBlock run() {
+  model::FinishedBlock run() {
     if (c_.options.true_sequential) sequential();
     else at_once();
     return std::move(done_);
@@ -113,19 +113,19 @@ class GptqBlock {
   const CalibrationContext& c_;
   Block& block_;
   BlockRunner runner_;
-  std::array<std::optional<CalibratedMethod>, 7> methods_;
+  std::array<std::optional<model::CalibratedMethod>, 7> methods_;
   std::array<bool, 4> listens_{};
   std::array<std::optional<Hessian>, 4> hessians_;
-  std::optional<CalibrationStore> mixed_;  ///< The inputs of o, once q, k and v are settled.
+  std::optional<model::CalibrationStore> mixed_;  ///< The inputs of o, once q, k and v are settled.
   std::vector<float> mixed_values_;
-  FinishedBlock done_;
+  model::FinishedBlock done_;
 };
 
 }  // namespace
 
-FinishedBlock::Layer gptq_layer(const CalibrationContext& c, const std::string& name, const CalibratedMethod& method,
-                                const Hessian* hessian) {
-  FinishedBlock::Layer out = round_layer(c, name, method);
+model::FinishedBlock::Layer gptq_layer(const CalibrationContext& c, const std::string& name,
+                                       const model::CalibratedMethod& method, const Hessian* hessian) {
+  model::FinishedBlock::Layer out = round_layer(c, name, method);
   if (hessian == nullptr) return out;
   const FloatMatrix weights = c.checkpoint.matrix(name + ".weight");
   out.report.rounding_loss = out.report.loss = gptq::layer_loss(weights, out.matrix, *hessian, c.executor);
@@ -143,6 +143,8 @@ FinishedBlock::Layer gptq_layer(const CalibrationContext& c, const std::string& 
   return out;
 }
 
-FinishedBlock gptq_block(const CalibrationContext& context, Block& block) { return GptqBlock(context, block).run(); }
+model::FinishedBlock gptq_block(const CalibrationContext& context, Block& block) {
+  return GptqBlock(context, block).run();
+}
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::engine

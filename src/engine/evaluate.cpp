@@ -9,7 +9,7 @@
 #include "nibble/scheme/rounding.h"
 #include "reference.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::engine {
 
 namespace {
 
@@ -121,4 +121,4 @@ Evaluation evaluate(const Model& model, std::span<const std::int32_t> ids, const
   return result;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::engine

@@ -3,7 +3,7 @@
 #include "nibble/core/error.h"
 #include "nibble/engine/model.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::engine {
 
 void Embedding::look_up(std::span<const std::int32_t> ids, MatrixView<float> out, Executor& executor) const {
   if (head_) return head_->backend().gather_rows(*head_, ids, out, executor);
@@ -51,4 +51,4 @@ std::vector<float> Model::forward(std::span<const std::int32_t> ids, KvCache& ca
   return logits;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::engine

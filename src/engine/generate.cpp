@@ -5,7 +5,7 @@
 
 #include "nibble/core/error.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::engine {
 
 Sampler::Sampler(const SamplerOptions& options) : options_(options), random_(options.seed) {
   if (!(options.temperature >= 0) || !std::isfinite(options.temperature))
@@ -62,4 +62,4 @@ std::vector<std::int32_t> generate(const Model& model, KvCache& cache, std::span
   return out;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::engine

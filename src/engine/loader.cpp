@@ -3,7 +3,7 @@
 #include "model/stored_weights.h"
 #include "nibble/quantize/quantize.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::engine {
 
 namespace {
 
@@ -16,7 +16,7 @@ void check_shape(const std::string& name, std::size_t rows, std::size_t cols, st
 
 }  // namespace
 
-Loader::Loader(const std::filesystem::path& path, const Config& config, const LoadOptions& options)
+Loader::Loader(const std::filesystem::path& path, const model::Config& config, const LoadOptions& options)
     : config_(config),
       options_(options),
       backend_(options.backend ? *options.backend : default_backend()),
@@ -26,7 +26,7 @@ Loader::Loader(const std::filesystem::path& path, const Config& config, const Lo
     return;
   }
   checkpoint_ = Checkpoint::open(path);
-  check_stored_weights(checkpoint_, config, path.string());
+  model::check_stored_weights(checkpoint_, config, path.string());
 }
 
 std::vector<float> Loader::vector(const std::string& name, std::size_t size) const {
@@ -79,12 +79,12 @@ BlockMatrix Loader::matrix(const std::string& name) const {
 }
 
 Block Loader::block(std::size_t index) {
-  const Config& c = config_;
+  const model::Config& c = config_;
   const std::string prefix = "model.layers." + std::to_string(index) + ".";
   Block l;
   l.input_norm = vector(prefix + "input_layernorm.weight", c.hidden);
   l.post_norm = vector(prefix + "post_attention_layernorm.weight", c.hidden);
-  const auto shapes = block_linear_shapes(c, index);
+  const auto shapes = model::block_linear_shapes(c, index);
   Linear* const linears[] = {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down};
   for (std::size_t i = 0; i < shapes.size(); ++i) *linears[i] = linear(shapes[i].name, shapes[i].out, shapes[i].in);
   l.window = c.window_of(index);
@@ -94,7 +94,7 @@ Block Loader::block(std::size_t index) {
 }
 
 std::size_t Loader::block_bytes() const {
-  const Config& c = config_;
+  const model::Config& c = config_;
   const std::size_t attention = 2 * c.hidden * (c.heads + c.kv_heads) * c.head_dim;
   return (attention + 3 * c.hidden * c.intermediate) * sizeof(float);
 }
@@ -131,4 +131,4 @@ Embedding Loader::embedding(const Linear& head) const {
   return Embedding(embedding());
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::engine

@@ -8,12 +8,12 @@
 #include "model/gguf_weights.h"
 #include "nibble/engine/model.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::engine {
 
 class Loader {
  public:
   /// Keeps references to both.
-  Loader(const std::filesystem::path& path, const Config& config, const LoadOptions& options);
+  Loader(const std::filesystem::path& path, const model::Config& config, const LoadOptions& options);
 
   [[nodiscard]] Executor& executor() const { return executor_; }
   [[nodiscard]] const Backend& backend() const { return backend_; }
@@ -51,14 +51,14 @@ class Loader {
     return is_float(m.type) ? backend_.pack(m.as_floats()) : backend_.pack(m);
   }
 
-  const Config& config_;
+  const model::Config& config_;
   const LoadOptions& options_;
   const Backend& backend_;
   Executor& executor_;
-  std::optional<GgufWeights> gguf_;  ///< Where there is one it holds the weights, else checkpoint_ does.
+  std::optional<model::GgufWeights> gguf_;  ///< Where there is one it holds the weights, else checkpoint_ does.
   Checkpoint checkpoint_;
   bool head_is_embedding_ = false;  ///< As head() found.
   double linear_bits_ = 0, linear_weights_ = 0;
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::engine

@@ -4,7 +4,7 @@
 #include "loader.h"
 #include "nibble/core/error.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::engine {
 
 namespace {
 
@@ -18,7 +18,7 @@ std::size_t elements(std::size_t tokens, std::size_t width) {
 
 }  // namespace
 
-KvCache::KvCache(const Config& config, std::size_t max_tokens)
+KvCache::KvCache(const model::Config& config, std::size_t max_tokens)
     : capacity_(max_tokens), width_(config.kv_heads * config.head_dim) {
   const std::size_t values = elements(max_tokens, width_);
   needing_memory([&] { return "the KV cache of " + std::to_string(max_tokens) + " tokens"; },
@@ -31,7 +31,7 @@ KvCache::KvCache(const Config& config, std::size_t max_tokens)
 
 Model Model::load(const std::filesystem::path& path, const LoadOptions& options) {
   Model model;
-  model.config_ = Config::load(path);
+  model.config_ = model::Config::load(path);
   Loader loader(path, model.config_, options);
   model.inverse_frequency_ = model.config_.inverse_frequencies();
   model.executor_ = &loader.executor();
@@ -60,4 +60,4 @@ std::size_t Model::weight_bytes() const {
   return bytes;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::engine

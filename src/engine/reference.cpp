@@ -7,7 +7,7 @@
 #include "core/files.h"
 #include "nibble/core/error.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::engine {
 
 namespace {
 
@@ -85,4 +85,4 @@ std::optional<double> ReferenceReader::divergence(std::span<const float> other) 
   return sum;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::engine

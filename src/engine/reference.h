@@ -18,7 +18,7 @@
 
 #include "core/pending.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::engine {
 
 /// What a reference must agree on with an evaluation before its numbers mean anything.
 struct ReferenceHeader {
@@ -60,4 +60,4 @@ class ReferenceReader {
   std::uint64_t rows_ = 0, next_ = 0;
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::engine

@@ -3,7 +3,7 @@
 #include <charconv>
 #include <type_traits>
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::format {
 
 std::optional<std::uint64_t> GgufFields::number(const std::string& key) const {
   const GgufValue* v = find(key);
@@ -65,4 +65,4 @@ bool GgufFields::flag(const std::string& key, bool fallback) const {
   return *value;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::format

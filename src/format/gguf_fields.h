@@ -9,7 +9,7 @@
 #include "nibble/core/error.h"
 #include "nibble/format/gguf.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::format {
 
 class GgufFields {
  public:
@@ -47,4 +47,4 @@ class GgufFields {
   std::string file_;
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::format

@@ -1,6 +1,6 @@
 #include "nibble/model/architecture.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 namespace {
 
@@ -25,4 +25,4 @@ bool is_block_linear_weight(std::string_view tensor) {
   return false;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

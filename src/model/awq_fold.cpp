@@ -5,7 +5,7 @@
 #include "nibble/model/architecture.h"
 #include "nibble/solver/awq.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 namespace {
 
@@ -67,4 +67,4 @@ void fold(DenseBlock& block, BlockScales& scales) {
   }
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -9,7 +9,7 @@
 #include "nibble/model/architecture.h"
 #include "nibble/model/config.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 /// In the order of block_linear_names().
 struct DenseBlock {
@@ -41,4 +41,4 @@ struct BlockScales {
 /// rounding of fp32.
 void fold(DenseBlock& block, BlockScales& scales);
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -11,7 +11,7 @@
 #include "nibble/model/architecture.h"
 #include "stored_weights.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 namespace {
 
@@ -228,4 +228,4 @@ bool made_by(const fs::path& directory, const std::map<std::string, std::string>
   return fs::exists(file) && Checkpoint::open(file).find_metadata(kDigestKey) == digest(manifest);
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -12,7 +12,7 @@
 #include "nibble/model/calibrate.h"
 #include "nibble/model/config.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 class CalibrationPlan {
  public:
@@ -62,4 +62,4 @@ constexpr const char* kDigestKey = "nibble.calibration";
 /// Whether the model in `directory` carries that of this manifest.
 bool made_by(const std::filesystem::path& directory, const std::map<std::string, std::string>& manifest);
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

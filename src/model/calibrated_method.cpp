@@ -4,7 +4,7 @@
 #include "nibble/core/error.h"
 #include "nibble/model/calibrate.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 namespace {
 
@@ -121,4 +121,4 @@ std::string CalibratedMethod::to_string() const {
   return out;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

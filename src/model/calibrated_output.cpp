@@ -9,7 +9,7 @@
 #include "gguf_directory.h"
 #include "nibble/model/architecture.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 namespace {
 
@@ -121,4 +121,4 @@ void write_calibrated(const CalibrationPlan& plan, const CalibrationFolder& fold
   directory.commit();
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -14,7 +14,7 @@
 #include "core/pending.h"
 #include "layer_report_json.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 namespace {
 
@@ -197,4 +197,4 @@ void FinishedFile::release(const std::string& layer) const {
     if (t.name.starts_with(layer + ".")) file_.release(t.name);
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -12,8 +12,9 @@
 #include <string>
 
 #include "finished_block.h"
+#include "nibble/format/checkpoint.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 class CalibrationFolder {
  public:
@@ -77,4 +78,4 @@ class FinishedFile {
   std::vector<std::string> vectors_;
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

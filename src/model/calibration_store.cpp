@@ -10,7 +10,7 @@
 #include "core/files.h"
 #include "core/memory.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 CalibrationStore::CalibrationStore(std::size_t sequences, std::size_t tokens, std::size_t width, std::size_t most_bytes,
                                    const std::filesystem::path& folder)
@@ -53,4 +53,4 @@ void CalibrationStore::write(std::size_t sequence, MatrixView<const float> x) {
                     folder_);
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

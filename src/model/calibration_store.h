@@ -9,7 +9,7 @@
 
 #include "nibble/core/matrix_view.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 /// [sequences][tokens, width] of fp32, in memory or in a file that has no name.
 class CalibrationStore {
@@ -39,4 +39,4 @@ class CalibrationStore {
   int file_ = -1;
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -12,7 +12,7 @@
 #include "known_keys.h"
 #include "nibble/core/error.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 namespace {
 
@@ -321,4 +321,4 @@ Config Config::load(const std::filesystem::path& model) {
   return parse(format::read_text(path), path.string());
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -7,7 +7,7 @@
 #include "nibble/core/error.h"
 #include "nibble/model/architecture.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 namespace {
 
@@ -107,4 +107,4 @@ void check_config(const Config& config, const Checkpoint& checkpoint) {
   check_tie(config, checkpoint);
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -5,7 +5,7 @@
 #include "nibble/format/checkpoint.h"
 #include "nibble/model/config.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 /// Error{not_found | shape_mismatch | corrupt_file} names the field or tensor where
 ///   - the last of num_hidden_layers is not there;
@@ -15,4 +15,4 @@ namespace nibble::inline NIBBLE_ABI::llama {
 /// Nothing is said of a checkpoint without blocks under their usual names.
 void check_config(const Config& config, const Checkpoint& checkpoint);
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -11,7 +11,7 @@
 #include "nibble/model/config.h"
 #include "stored_weights.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 namespace {
 
@@ -170,4 +170,4 @@ ConvertModelReport convert_model(const fs::path& from, const fs::path& to, const
   return result;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

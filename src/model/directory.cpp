@@ -7,7 +7,7 @@
 #include "gguf_directory.h"
 #include "gguf_weights.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 namespace {
 
@@ -45,4 +45,4 @@ std::string config_with_dtype(const fs::path& from, DType type) {
   return config->dump(2) + "\n";
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -14,7 +14,7 @@
 #include "nibble/format/checkpoint.h"
 #include "side_files.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 using files::PendingDirectory;
 
@@ -42,4 +42,4 @@ void each_tensor(const Checkpoint& in, const Progress& progress, Step&& step) {
 std::string config_with_quantization(const std::filesystem::path& from, const std::string& quantization);
 std::string config_with_dtype(const std::filesystem::path& from, DType type);
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -13,7 +13,7 @@
 #include "stored_weights.h"
 #include "text/gguf_tokenizer.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 namespace {
 
@@ -100,7 +100,7 @@ class Job {
     const fs::path named = fs::absolute(from).lexically_normal();
     metadata_ =
         model_metadata(config_, (named.has_filename() ? named : named.parent_path()).filename().string(), options.type);
-    metadata_.merge(tokenizer_metadata(from, {config_.vocab, config_.bos, config_.eos}));
+    metadata_.merge(text::tokenizer_metadata(from, {config_.vocab, config_.bos, config_.eos}));
     metadata_.merge(chat_templates(from, report_.notes));
     declare();
   }
@@ -279,4 +279,4 @@ ExportGgufReport export_gguf(const fs::path& from, const fs::path& to, const Exp
   return Job(from, options).write(to);
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -8,7 +8,7 @@
 #include "nibble/matrix/quantized_matrix.h"
 #include "nibble/model/calibrate.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 /// What is written of a block instead of the tensors that it had.
 struct FinishedBlock {
@@ -21,4 +21,4 @@ struct FinishedBlock {
   std::map<std::string, std::vector<float>> vectors;  ///< Norms and biases that changed.
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

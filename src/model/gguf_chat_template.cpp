@@ -8,7 +8,7 @@
 #include "format/files.h"
 #include "nibble/core/printable.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 namespace {
 
@@ -101,4 +101,4 @@ GgufMetadata chat_templates(const fs::path& model, std::vector<std::string>& not
   return out;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -7,7 +7,7 @@
 
 #include "nibble/format/gguf.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 /// tokenizer.chat_template, and for those with names tokenizer.chat_template.<name> and the list
 /// tokenizer.chat_templates, as the gguf package writes them (all but letters and digits of a name become '_'; the one
@@ -16,4 +16,4 @@ namespace nibble::inline NIBBLE_ABI::llama {
 /// {name, template}); chat_template.json is last. Adds to `notes` what could not be taken.
 GgufMetadata chat_templates(const std::filesystem::path& model, std::vector<std::string>& notes);
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

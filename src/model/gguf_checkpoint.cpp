@@ -7,7 +7,7 @@
 #include "gguf_weights.h"
 #include "nibble/model/architecture.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 namespace {
 
@@ -136,4 +136,4 @@ std::string requantization_note(const std::filesystem::path& path) {
          "): its values were decoded and quantized a second time, at a loss";
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

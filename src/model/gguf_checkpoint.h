@@ -7,7 +7,7 @@
 
 #include "nibble/format/checkpoint.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 /// How a GGUF file's quantized tensors are shown.
 enum class GgufView {
@@ -27,4 +27,4 @@ std::string gguf_quantization(const std::filesystem::path& path);
 /// What a report says where such a file is quantized; empty for others.
 std::string requantization_note(const std::filesystem::path& path);
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

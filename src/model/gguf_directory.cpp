@@ -10,7 +10,7 @@
 #include "gguf_weights.h"
 #include "text/gguf_tokenizer.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 namespace {
 
@@ -96,7 +96,7 @@ std::string config_json(const fs::path& model) {
 SideFiles write_side_files(const fs::path& model, const fs::path& to) {
   if (!is_gguf(model)) return {copy_side_files(model, to), {}};
   try {
-    for (const auto& [name, text] : tokenizer_files(model)) format::write_file(to / name, text);
+    for (const auto& [name, text] : text::tokenizer_files(model)) format::write_file(to / name, text);
     return {};
   } catch (const Error& e) {
     if (e.code() != ErrorCode::unsupported && e.code() != ErrorCode::corrupt_file) throw;
@@ -104,4 +104,4 @@ SideFiles write_side_files(const fs::path& model, const fs::path& to) {
   }
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -7,7 +7,7 @@
 
 #include "nibble/core/abi.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 /// The text of config.json: the directory's own, or one that says what the GGUF file's metadata does.
 /// Error{unsupported} where config.json has no word for it (rotary factors that are not Llama 3's).
@@ -22,4 +22,4 @@ struct SideFiles {
 /// and tokenizer_config.json with the chat template.
 SideFiles write_side_files(const std::filesystem::path& model, const std::filesystem::path& to);
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -11,7 +11,7 @@
 #include "known_keys.h"
 #include "nibble/core/error.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 namespace {
 
@@ -33,7 +33,7 @@ std::string_view translated(const std::array<Pair, N>& table, std::string_view n
   return {};
 }
 
-void read_rope(const GgufFile& file, const GgufFields& f, const std::string& arch, Config& c) {
+void read_rope(const GgufFile& file, const format::GgufFields& f, const std::string& arch, Config& c) {
   c.rope_theta = f.positive(arch + ".rope.freq_base", 10000.0);
   if (const std::size_t turned = f.size(arch + ".rope.dimension_count", c.head_dim); turned != c.head_dim)
     f.refuse(arch + ".rope.dimension_count",
@@ -66,7 +66,7 @@ void read_rope(const GgufFile& file, const GgufFields& f, const std::string& arc
   }
 }
 
-std::optional<std::int32_t> read_token(const GgufFields& f, const std::string& key) {
+std::optional<std::int32_t> read_token(const format::GgufFields& f, const std::string& key) {
   const auto id = f.number(key);
   if (!id) return std::nullopt;
   if (*id > 0x7fffffff) f.refuse(key, "is " + std::to_string(*id) + ", which is no token");
@@ -87,7 +87,7 @@ std::optional<PlainValue> plain(const GgufValue* value) {
 }
 
 /// Sizes against the tensors that there are, before anything of such a size is allocated.
-void check_sizes(const GgufFile& file, const GgufFields& f, const std::string& arch, const Config& c) {
+void check_sizes(const GgufFile& file, const format::GgufFields& f, const std::string& arch, const Config& c) {
   const std::string last = "blk." + std::to_string(c.layers - 1) + ".attn_norm.weight", q = "blk.0.attn_q.weight";
   if (!file.contains(last))
     f.refuse(arch + ".block_count", "is " + std::to_string(c.layers) + ", and there is no tensor '" + last + "'",
@@ -100,7 +100,7 @@ void check_sizes(const GgufFile& file, const GgufFields& f, const std::string& a
 }
 
 Config read_config(const GgufFile& file, const std::string& name) {
-  const GgufFields f(file.metadata(), name);
+  const format::GgufFields f(file.metadata(), name);
   Config c;
   const std::string arch = f.text("general.architecture", "");
   if (arch != "llama" && arch != "qwen2")
@@ -209,4 +209,4 @@ BlockMatrix GgufWeights::matrix(const std::string& name) const {
   return ours;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

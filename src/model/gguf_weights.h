@@ -18,7 +18,7 @@
 #include "nibble/format/gguf.h"
 #include "nibble/model/config.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 /// The GGUF name of a Hugging Face name, ".weight" or ".bias" kept; empty for a tensor that has none.
 std::string gguf_name(std::string_view name);
@@ -57,4 +57,4 @@ class GgufWeights {
   bool interleaves_ = true;
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -2,7 +2,7 @@
 
 #include <cstdio>
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 namespace {
 
@@ -113,4 +113,4 @@ void check_known_keys(KeyStyle style, const std::function<std::optional<PlainVal
   else check(kKeys, style == KeyStyle::gguf, find, refuse);
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -11,7 +11,7 @@
 
 #include "nibble/core/abi.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 /// A value of either file: null, a flag, a number, or text. Lists and objects are false where they are empty, and
 /// else text that no row of the table takes for neutral.
@@ -25,4 +25,4 @@ enum class KeyStyle { config_json, rope_parameters, gguf };
 void check_known_keys(KeyStyle style, const std::function<std::optional<PlainValue>(std::string_view key)>& find,
                       const std::function<void(std::string_view key, const std::string& why)>& refuse);
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

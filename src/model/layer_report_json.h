@@ -8,7 +8,7 @@
 
 #include "nibble/model/calibrate.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 /// Error{non_finite} names the layer and the figure that JSON has no number for.
 template <class Json>
@@ -38,4 +38,4 @@ void from_json(const Json& j, LayerReport& r) {
   r.fallback = j.at("fallback");
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -6,7 +6,7 @@
 
 #include "nibble/core/error.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 namespace {
 
@@ -99,4 +99,4 @@ bool LayerSelection::contains(const std::string& layer) const {
   return only_.empty() || layer == "lm_head" || std::any_of(only_.begin(), only_.end(), matches);
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -11,7 +11,7 @@
 
 #include "format/pattern.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 class LayerSelection {
  public:
@@ -26,4 +26,4 @@ class LayerSelection {
   std::vector<format::Pattern> skip_, only_;
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -12,7 +12,7 @@
 #include "nibble/model/architecture.h"
 #include "stored_weights.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 namespace {
 
@@ -177,4 +177,4 @@ QuantizeModelReport quantize_model(const fs::path& from, const fs::path& to, con
   return result;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -11,7 +11,7 @@
 #include "core/files.h"
 #include "core/pending.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 namespace {
 
@@ -148,4 +148,4 @@ std::vector<std::string> copy_side_files(const fs::path& from, const fs::path& t
   return std::move(copy.left_out);
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -7,7 +7,7 @@
 
 #include "nibble/core/abi.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 /// Copies all files of a model directory into another but those that speak of its weights: weights in any format, their
 /// indexes, configurations of their quantization, and config.json, which the caller writes. Folders are copied, too,
@@ -16,4 +16,4 @@ namespace nibble::inline NIBBLE_ABI::llama {
 /// "pytorch_model.bin (weights)". Error{io}.
 std::vector<std::string> copy_side_files(const std::filesystem::path& from, const std::filesystem::path& to);
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

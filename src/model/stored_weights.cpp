@@ -9,7 +9,7 @@
 #include "nibble/core/error.h"
 #include "nibble/model/architecture.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 namespace {
 
@@ -150,4 +150,4 @@ void refuse_quantized(const std::vector<std::string>& quantized, const std::stri
                   "`nibble convert` stores the same codes in another layout");
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

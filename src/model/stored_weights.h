@@ -10,7 +10,7 @@
 #include "nibble/model/architecture.h"
 #include "nibble/model/config.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 /// A linear layer of a block, as the configuration shapes it.
 struct LinearShape {
@@ -32,4 +32,4 @@ std::vector<std::string> check_stored_weights(const Checkpoint& checkpoint, cons
 /// Error{invalid_argument} says which of the layers are quantized already and what to do, unless there are none.
 void refuse_quantized(const std::vector<std::string>& quantized, const std::string& from);
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -5,7 +5,7 @@
 
 #include "unicode.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 std::vector<AddedToken> read_added_tokens(const Json& tokens) {
   std::vector<AddedToken> out;
@@ -65,4 +65,4 @@ void AddedTokens::split(std::string_view text, const std::function<void(std::str
   if (done < text.size()) piece(text.substr(done), -1);
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

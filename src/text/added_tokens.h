@@ -11,7 +11,7 @@
 #include "prefix_index.h"
 #include "watch.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 struct AddedToken {
   std::string content;
@@ -44,4 +44,4 @@ class AddedTokens {
   PrefixIndex index_;  ///< Into tokens_, whose strings it refers to: moving a vector does not move them.
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

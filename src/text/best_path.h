@@ -9,7 +9,7 @@
 #include "unicode.h"
 #include "watch.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 struct PathStep {
   std::size_t begin, end;
@@ -60,4 +60,4 @@ std::vector<PathStep> best_path(std::string_view text, std::int32_t unknown, Sco
   return path;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

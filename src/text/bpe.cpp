@@ -6,7 +6,7 @@
 
 #include "unicode.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 namespace {
 
@@ -142,4 +142,4 @@ void BytePairEncoding::encode(std::string_view word, std::vector<std::int32_t>& 
   ids.insert(ids.end(), symbols.begin(), symbols.end());
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

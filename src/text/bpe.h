@@ -10,7 +10,7 @@
 
 #include "token_model.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 class BytePairEncoding final : public TokenModel {
  public:
@@ -42,4 +42,4 @@ class BytePairEncoding final : public TokenModel {
 /// The two tokens of one of BPE's merges: "a b" or ["a", "b"]. `place` is for the error.
 std::pair<std::string, std::string> read_merge(const Json& merge, const std::string& place);
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

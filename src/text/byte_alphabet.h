@@ -6,7 +6,7 @@
 
 #include "nibble/core/abi.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 /// The character of a byte, UTF-8.
 std::string written_byte(unsigned char byte);
@@ -15,4 +15,4 @@ std::string written_bytes(std::string_view bytes);
 /// The bytes that a written string stands for; the string itself if one of its characters stands for no byte.
 std::string bytes_of_written(std::string_view written);
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

@@ -6,7 +6,7 @@
 #include "nibble/core/error.h"
 #include "unicode.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 namespace {
 
@@ -129,4 +129,4 @@ std::string decode_base64(std::string_view text, const std::string& name) {
   return out;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

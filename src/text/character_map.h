@@ -17,7 +17,7 @@
 
 #include "nibble/core/abi.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 class CharacterMap {
  public:
@@ -51,4 +51,4 @@ class CharacterMap {
 /// The bytes that base64 (RFC 4648, padded) stands for. Error{corrupt_file} with the place where it is not.
 std::string decode_base64(std::string_view text, const std::string& name);
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

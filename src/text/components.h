@@ -8,7 +8,7 @@
 
 #include "json.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 template <class Step>
 struct Component {
@@ -50,4 +50,4 @@ inline bool has_component(const Json& description, const char* list, std::string
 /// A "pattern": {"String": …} or {"Regex": …}, as a regular expression.
 std::string read_pattern(const Json& description);
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

@@ -10,7 +10,7 @@
 #include "components.h"
 #include "unicode.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 namespace {
 
@@ -133,4 +133,4 @@ std::vector<Decoder> read_decoders(const Json& description) {
   return steps;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

@@ -7,7 +7,7 @@
 
 #include "json.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 using Decoder = std::function<std::vector<std::string>(std::vector<std::string> tokens)>;
 
@@ -15,4 +15,4 @@ using Decoder = std::function<std::vector<std::string>(std::vector<std::string> 
 /// with spaces. Error{unsupported} names one that is not known.
 std::vector<Decoder> read_decoders(const Json& description);
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

@@ -10,7 +10,7 @@
 #include "bpe.h"
 #include "unicode.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 namespace {
 
@@ -99,4 +99,4 @@ bool adds_space_prefix(const Json& d) {
   refuse("its normalizer and pre-tokenizer are not those that SentencePiece's BPE is written with");
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

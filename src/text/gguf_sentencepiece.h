@@ -12,7 +12,7 @@
 
 #include "json.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 /// Of tokens that nothing is merged into, as llama.cpp's converter has it for padding.
 inline constexpr float kUnmergedScore = -1000000;
@@ -29,4 +29,4 @@ std::unordered_map<std::string, float> scores_of_merges(const Json& description)
 /// pre-tokenizer are none of those that SentencePiece's BPE is written as.
 bool adds_space_prefix(const Json& description);
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

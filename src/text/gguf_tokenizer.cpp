@@ -15,7 +15,7 @@
 #include "post_processor.h"
 #include "sentencepiece_model.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 namespace {
 
@@ -258,7 +258,7 @@ Json with_offsets(Json j) {
 }
 
 /// The tokenizer.json that says the same.
-Json bpe_description(const GgufFields& f, const Strings& tokens, const Strings& merges) {
+Json bpe_description(const format::GgufFields& f, const Strings& tokens, const Strings& merges) {
   const std::string name = f.text("tokenizer.ggml.pre", "default");
   const auto pre = std::find_if(kKnown.begin(), kKnown.end(), [&](const auto& k) { return k.name == name; });
   if (pre == kKnown.end())
@@ -322,7 +322,7 @@ Json bpe_description(const GgufFields& f, const Strings& tokens, const Strings& 
   return out;
 }
 
-SentencePieceModel sentencepiece_of(const GgufFields& f, const Strings& tokens) {
+SentencePieceModel sentencepiece_of(const format::GgufFields& f, const Strings& tokens) {
   const auto* scores = f.array<float>("tokenizer.ggml.scores");
   const auto* types = f.array<std::int32_t>("tokenizer.ggml.token_type");
   if (scores == nullptr || scores->size() != tokens.size())
@@ -363,7 +363,7 @@ struct Described {
   Json bpe;
 };
 
-Described describe(const GgufFields& f) {
+Described describe(const format::GgufFields& f) {
   const std::string model = f.text("tokenizer.ggml.model", "");
   const auto* tokens = f.array<std::string>("tokenizer.ggml.tokens");
   if (model != "gpt2" && model != "llama")
@@ -376,12 +376,12 @@ Described describe(const GgufFields& f) {
   return {std::nullopt, false, bpe_description(f, *tokens, *merges)};
 }
 
-AddedAround added_around(const GgufFields& f) {
+AddedAround added_around(const format::GgufFields& f) {
   return {f.flag("tokenizer.ggml.add_bos_token", true), f.flag("tokenizer.ggml.add_eos_token", false)};
 }
 
 /// tokenizer_config.json: the class, the special tokens by name, the chat template.
-Json settings_of(const GgufFields& f, const Described& d) {
+Json settings_of(const format::GgufFields& f, const Described& d) {
   Json out{{"tokenizer_class", d.bytes           ? "ByteTokenizer"
                                : d.sentencepiece ? "LlamaTokenizer"
                                                  : "PreTrainedTokenizerFast"}};
@@ -423,7 +423,7 @@ GgufMetadata tokenizer_metadata(const std::filesystem::path& model, const ModelT
 
 std::unique_ptr<Tokenizer> load_gguf_tokenizer(const std::filesystem::path& path) {
   const GgufFile file(path);
-  const GgufFields f(file.metadata(), path.string());
+  const format::GgufFields f(file.metadata(), path.string());
   Described d = describe(f);
   if (d.sentencepiece) return make_sentencepiece_tokenizer(*std::move(d.sentencepiece), path.string(), added_around(f));
   return d.bytes ? make_byte_tokenizer() : make_json_tokenizer(d.bpe);
@@ -431,7 +431,7 @@ std::unique_ptr<Tokenizer> load_gguf_tokenizer(const std::filesystem::path& path
 
 std::vector<std::pair<std::string, std::string>> tokenizer_files(const std::filesystem::path& gguf) {
   const GgufFile file(gguf);
-  const GgufFields f(file.metadata(), gguf.string());
+  const format::GgufFields f(file.metadata(), gguf.string());
   const Described d = describe(f);
   std::vector<std::pair<std::string, std::string>> out{{"tokenizer_config.json", settings_of(f, d).dump(2) + "\n"}};
   if (d.sentencepiece) out.emplace_back("tokenizer.model", d.sentencepiece->serialize());
@@ -439,4 +439,4 @@ std::vector<std::pair<std::string, std::string>> tokenizer_files(const std::file
   return out;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

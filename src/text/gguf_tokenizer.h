@@ -15,7 +15,7 @@
 
 #include "nibble/format/gguf.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 /// What a model's configuration says of its tokens.
 struct ModelTokens {
@@ -32,4 +32,4 @@ GgufMetadata tokenizer_metadata(const std::filesystem::path& model, const ModelT
 /// tokenizer.json or tokenizer.model, and tokenizer_config.json. Errors as load_tokenizer.
 std::vector<std::pair<std::string, std::string>> tokenizer_files(const std::filesystem::path& gguf);
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

@@ -7,7 +7,7 @@
 #include "core/json.h"
 #include "nibble/core/error.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 using Json = nlohmann::json;
 
@@ -65,4 +65,4 @@ inline std::int32_t token_id(const Json& v, const std::string& token) {
                                           " are). A tokenizer.model of SentencePiece beside it would be read instead");
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

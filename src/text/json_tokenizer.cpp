@@ -14,7 +14,7 @@
 #include "token_model.h"
 #include "unicode.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 namespace {
 
@@ -135,4 +135,4 @@ std::unique_ptr<Tokenizer> make_json_tokenizer(const Json& description) {
   return std::make_unique<JsonTokenizer>(description);
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

@@ -9,7 +9,7 @@
 #include "nibble/text/tokenizer.h"
 #include "sentencepiece_model.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 /// Ids are the text's bytes.
 std::unique_ptr<Tokenizer> make_byte_tokenizer();
@@ -32,4 +32,4 @@ std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(SentencePieceModel model
 /// The tokenizer in a .gguf file's metadata (tokenizer.ggml.*).
 std::unique_ptr<Tokenizer> load_gguf_tokenizer(const std::filesystem::path& file);
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

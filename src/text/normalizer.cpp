@@ -9,7 +9,7 @@
 #include "components.h"
 #include "unicode.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 namespace {
 
@@ -133,4 +133,4 @@ std::vector<Normalizer> read_normalizers(const Json& description) {
   return steps;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

@@ -4,7 +4,7 @@
 
 #include "components.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 namespace {
 
@@ -44,4 +44,4 @@ TokensAround read_post_processor(const Json& description) {
   return out;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

@@ -6,7 +6,7 @@
 
 #include "json.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 struct TokensAround {
   std::vector<std::int32_t> before, after;
@@ -15,4 +15,4 @@ struct TokensAround {
 /// Of one text alone, not of a pair. Error{unsupported} names a post-processor that is not known.
 TokensAround read_post_processor(const Json& description);
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

@@ -8,7 +8,7 @@
 #include "components.h"
 #include "unicode.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 namespace {
 
@@ -230,4 +230,4 @@ std::string read_pattern(const Json& d) {
   return out;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

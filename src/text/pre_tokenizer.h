@@ -8,7 +8,7 @@
 #include "json.h"
 #include "watch.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 struct Piece {
   std::string text;
@@ -26,4 +26,4 @@ std::vector<PreTokenizer> read_pre_tokenizers(const Json& description);
 void pre_tokenize(const std::vector<PreTokenizer>& steps, Piece piece, const std::function<void(std::string)>& word,
                   Watch& watch);
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 namespace {
 
@@ -40,4 +40,4 @@ std::uint32_t PrefixIndex::find(std::string_view text) const {
   return it == entries_.end() || it->first != text ? kNone : it->second;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

@@ -12,7 +12,7 @@
 
 #include "nibble/core/abi.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 class PrefixIndex {
  public:
@@ -56,4 +56,4 @@ class PrefixIndex {
   std::array<std::size_t, 257> begin_{};                             ///< Where each first byte begins.
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

@@ -16,7 +16,7 @@
 #include "sentencepiece_model.h"
 #include "watch.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 /// The character that stands for a space, U+2581.
 inline constexpr std::string_view kSpaceSymbol = "\xE2\x96\x81";
@@ -89,4 +89,4 @@ std::vector<Segment> best_pieces_by_bpe(const SentencePieceVocabulary& vocabular
 std::vector<Segment> best_pieces_by_unigram(const SentencePieceVocabulary& vocabulary, std::string_view text,
                                             Watch& watch);
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

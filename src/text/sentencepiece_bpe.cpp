@@ -5,7 +5,7 @@
 #include "sentencepiece.h"
 #include "unicode.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 namespace {
 
@@ -100,4 +100,4 @@ std::vector<Segment> best_pieces_by_bpe(const SentencePieceVocabulary& vocabular
   return Merger(vocabulary, text, watch).run();
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

@@ -5,7 +5,7 @@
 
 #include "nibble/core/error.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 namespace {
 
@@ -184,4 +184,4 @@ std::string SentencePieceModel::serialize() const {
   return out.text(5, serialize_normalizer(denormalizer)).bytes();
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

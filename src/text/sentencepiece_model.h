@@ -16,7 +16,7 @@
 
 #include "nibble/core/abi.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 /// Types of pieces, numbered alike in SentencePiece and in GGUF's tokenizer.ggml.token_type.
 enum class TokenType : std::int32_t { normal = 1, unknown = 2, control = 3, user_defined = 4, unused = 5, byte = 6 };
@@ -45,4 +45,4 @@ struct SentencePieceModel {
   [[nodiscard]] std::string serialize() const;
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

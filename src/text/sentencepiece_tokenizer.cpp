@@ -4,7 +4,7 @@
 #include "sentencepiece.h"
 #include "unicode.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 SentencePieceNormalizer::SentencePieceNormalizer(const SentencePieceModel::Normalizer& spec, bool whitespace_as_suffix,
                                                  const std::string& name)
@@ -170,4 +170,4 @@ std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(SentencePieceModel model
   return std::make_unique<SentencePieceTokenizer>(std::move(model), name, around);
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

@@ -7,7 +7,7 @@
 #include "nibble/core/error.h"
 #include "sentencepiece.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 namespace {
 
@@ -114,4 +114,4 @@ std::vector<Segment> best_pieces_by_unigram(const SentencePieceVocabulary& vocab
   return segments;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

@@ -7,7 +7,7 @@
 #include "bpe.h"
 #include "unigram.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 void Vocabulary::reserve(std::size_t tokens) {
   ids_.reserve(tokens);
@@ -51,4 +51,4 @@ std::unique_ptr<TokenModel> read_token_model(const Json& description) {
   throw_unsupported("model", type, "BPE, Unigram");
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

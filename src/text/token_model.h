@@ -12,7 +12,7 @@
 #include "json.h"
 #include "watch.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 /// Tokens as the file writes them, and their ids.
 class Vocabulary {
@@ -58,4 +58,4 @@ class TokenModel {
 /// Error{unsupported} names a type of model that is not known.
 std::unique_ptr<TokenModel> read_token_model(const Json& description);
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

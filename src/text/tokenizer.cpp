@@ -8,7 +8,7 @@
 #include "nibble/format/gguf.h"
 #include "unicode.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 namespace {
 
@@ -96,4 +96,4 @@ std::string TextStream::next(std::int32_t id) {
   return fresh;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

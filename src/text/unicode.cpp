@@ -17,7 +17,7 @@
 // ICU's macros expand here, and their byte arithmetic goes through int.
 #pragma GCC diagnostic ignored "-Wconversion"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 namespace {
 
@@ -275,4 +275,4 @@ std::string Regex::replace(std::string_view text, const std::string& content, Wa
   return out;
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

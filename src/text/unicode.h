@@ -9,7 +9,7 @@
 
 #include "watch.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 /// Error{invalid_argument} with the offset and value of the first byte that is not UTF-8.
 void require_utf8(std::string_view text);
@@ -67,4 +67,4 @@ class Regex {
   std::unique_ptr<Impl> impl_;
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

@@ -6,7 +6,7 @@
 
 #include "best_path.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 Unigram::Unigram(const Json& model)
     : lowest_(std::numeric_limits<double>::infinity()), byte_fallback_(flag(model, "byte_fallback")) {
@@ -61,4 +61,4 @@ void Unigram::encode(std::string_view word, std::vector<std::int32_t>& ids, Watc
   if (run < word.size()) append_unknown(word.substr(run), ids);
 }
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

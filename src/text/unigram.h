@@ -8,7 +8,7 @@
 #include "prefix_index.h"
 #include "token_model.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 class Unigram final : public TokenModel {
  public:
@@ -29,4 +29,4 @@ class Unigram final : public TokenModel {
   bool byte_fallback_;
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

@@ -5,7 +5,7 @@
 
 #include "nibble/core/progress.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 /// Asks the caller's Progress now and then whether to go on. One for each call, not shared by threads.
 class Watch {
@@ -25,4 +25,4 @@ class Watch {
   std::uint64_t ticks_ = 0;
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

@@ -9,9 +9,9 @@ namespace nibble {
 namespace {
 
 using namespace cuda_test;
-using llama::KvCache;
-using llama::LoadOptions;
-using llama::Model;
+using engine::KvCache;
+using engine::LoadOptions;
+using engine::Model;
 
 const std::vector<std::int32_t> kIds{3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5};
 

@@ -8,7 +8,7 @@
 #include "tests/support/expect_error.h"
 #include "tests/support/temporary_folder.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::engine {
 namespace {
 
 using namespace testing_support;
@@ -151,4 +151,4 @@ TEST(Evaluate, RefusesWhatPredictsNothing) {
 }
 
 }  // namespace
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::engine

@@ -8,7 +8,7 @@
 
 #include "tests/support/expect_error.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::engine {
 namespace {
 
 using testing_support::expect_error;
@@ -106,4 +106,4 @@ TEST(Generate, FeedingTokensOneByOneIsFeedingThemAtOnce) {
 }
 
 }  // namespace
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::engine

@@ -11,7 +11,7 @@
 #include "nibble/engine/evaluate.h"
 #include "tests/support/temporary_folder.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::engine {
 namespace {
 
 class Golden : public testing::TestWithParam<const char*> {
@@ -165,4 +165,4 @@ TEST(Model, RefusesWhatItCannotServe) {
 }
 
 }  // namespace
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::engine

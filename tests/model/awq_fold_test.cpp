@@ -10,7 +10,7 @@
 #include "nibble/solver/awq.h"
 #include "tests/support/temporary_folder.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 namespace {
 
 namespace fs = std::filesystem;
@@ -67,10 +67,10 @@ class AwqFold : public testing::TestWithParam<const char*> {
 
  private:
   static std::vector<float> logits_of(const fs::path& path) {
-    const Model model = Model::load(path);
+    const engine::Model model = engine::Model::load(path);
     std::vector<std::int32_t> ids;
     for (std::size_t t = 0; t < 64; ++t) ids.push_back(static_cast<std::int32_t>(t * 37 % model.config().vocab));
-    KvCache cache(model.config(), ids.size());
+    engine::KvCache cache(model.config(), ids.size());
     return model.forward(ids, cache);
   }
 };
@@ -115,4 +115,4 @@ TEST(AwqFoldedNorm, RoundingItIsMadeUpFor) {
 }
 
 }  // namespace
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

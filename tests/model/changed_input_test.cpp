@@ -4,8 +4,8 @@
 #include <functional>
 
 #include "nibble/core/mapped_files.h"
+#include "nibble/engine/calibrate.h"
 #include "nibble/engine/evaluate.h"
-#include "nibble/model/calibrate.h"
 #include "nibble/model/convert.h"
 #include "nibble/model/export_gguf.h"
 #include "nibble/model/quantize.h"
@@ -13,7 +13,7 @@
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_model.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 namespace {
 
 namespace fs = std::filesystem;
@@ -87,12 +87,12 @@ TEST_F(ChangedInput, CalibrationWritesNothing) {
     options.sample_tokens = 8;
     options.progress = progress;
     fs::remove_all(folder_ / "out.partial");
-    (void)quantize_calibrated(model, folder_ / "out", std::vector<std::int32_t>(16, 7), options);
+    (void)engine::quantize_calibrated(model, folder_ / "out", std::vector<std::int32_t>(16, 7), options);
   });
 }
 
 TEST_F(ChangedInput, ALoadedModelGivesNoLogits) {
-  const Model model = Model::load(folder_ / "in");
+  const engine::Model model = engine::Model::load(folder_ / "in");
   const fs::path file = folder_ / "in/model.safetensors";
   const std::vector<std::int32_t> ids(8, 200);
   EXPECT_NO_THROW((void)evaluate(model, ids));
@@ -101,4 +101,4 @@ TEST_F(ChangedInput, ALoadedModelGivesNoLogits) {
 }
 
 }  // namespace
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

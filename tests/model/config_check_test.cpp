@@ -14,7 +14,7 @@
 #include "tests/support/expect_error.h"
 #include "tests/support/temporary_folder.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 namespace {
 
 namespace fs = std::filesystem;
@@ -49,7 +49,7 @@ class ConfigCheck : public testing::Test {
   /// Every way into a model says so, and none leaves anything behind.
   void refuse(const fs::path& model, ErrorCode code, const std::string& says) {
     const fs::path to = folder_ / "out";
-    expect_error(code, says, [&] { (void)Model::load(model); });
+    expect_error(code, says, [&] { (void)engine::Model::load(model); });
     QuantizeModelOptions options;
     options.spec = QuantSpec::parse("int8");
     expect_error(code, says, [&] { (void)quantize_model(model, to, options); });
@@ -73,7 +73,7 @@ TEST_F(ConfigCheck, SizesAreThoseOfTheTensors) {
 }
 
 TEST_F(ConfigCheck, AContextCostsNothingUntilItIsUsed) {
-  EXPECT_EQ(Model::load(model("gqa_tied", {{"max_position_embeddings", 1 << 28}})).config().context, 1u << 28);
+  EXPECT_EQ(engine::Model::load(model("gqa_tied", {{"max_position_embeddings", 1 << 28}})).config().context, 1u << 28);
 }
 
 TEST_F(ConfigCheck, WidthsOfQuantizedLayersAreBoundedByTheirBytes) {
@@ -83,7 +83,8 @@ TEST_F(ConfigCheck, WidthsOfQuantizedLayersAreBoundedByTheirBytes) {
   Json config = Json::parse(std::ifstream(folder_ / "nf4" / "config.json"));
   config["head_dim"] = 1 << 26;
   std::ofstream(folder_ / "nf4" / "config.json") << config;
-  expect_error(ErrorCode::shape_mismatch, "all that is stored of it are", [&] { (void)Model::load(folder_ / "nf4"); });
+  expect_error(ErrorCode::shape_mismatch, "all that is stored of it are",
+               [&] { (void)engine::Model::load(folder_ / "nf4"); });
 }
 
 TEST_F(ConfigCheck, CodesInElementsOfAFloatTypeAreNotTakenForRows) {
@@ -102,9 +103,9 @@ TEST_F(ConfigCheck, CodesInElementsOfAFloatTypeAreNotTakenForRows) {
     writer.write(t.name, {bytes.data(), bytes.size()});
   }
   writer.finish();
-  const Model expected = Model::load(folder_ / "nf4"), stored = Model::load(folder_ / "bf16");
+  const engine::Model expected = engine::Model::load(folder_ / "nf4"), stored = engine::Model::load(folder_ / "bf16");
   const std::int32_t ids[] = {1, 2, 3};
-  KvCache a(expected.config(), 3), b(stored.config(), 3);
+  engine::KvCache a(expected.config(), 3), b(stored.config(), 3);
   EXPECT_EQ(expected.forward(ids, a), stored.forward(ids, b));
 }
 
@@ -121,7 +122,7 @@ TEST_F(ConfigCheck, ABiasIsThereIfTheConfigurationSaysSo) {
 TEST_F(ConfigCheck, AStoredHeadIsTheTiedEmbeddingOrAnError) {
   added_ = {{"lm_head.weight", {96, 64}}};
   refuse(model("gqa_tied", {}), ErrorCode::corrupt_file, "'lm_head.weight' differs from 'model.embed_tokens.weight'");
-  EXPECT_FALSE(Model::load(model("gqa_tied", {{"tie_word_embeddings", false}})).config().tied_embeddings);
+  EXPECT_FALSE(engine::Model::load(model("gqa_tied", {{"tie_word_embeddings", false}})).config().tied_embeddings);
   added_.clear();
   refuse(model("bias", {{"tie_word_embeddings", true}}), ErrorCode::corrupt_file, "\"tie_word_embeddings\"");
 }
@@ -143,4 +144,4 @@ TEST_F(ConfigCheck, GgufCarriesTheMeaningOrIsNotWritten) {
 }
 
 }  // namespace
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -6,7 +6,7 @@
 
 #include "tests/support/expect_error.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 namespace {
 
 using Json = nlohmann::json;
@@ -279,4 +279,4 @@ TEST(Config, RefusesWithTheFieldAndTheValue) {
 }
 
 }  // namespace
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -15,7 +15,7 @@
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_model.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 namespace {
 
 namespace fs = std::filesystem;
@@ -47,7 +47,7 @@ class ConvertModel : public testing::Test {
     std::ifstream in(NIBBLE_EXAMPLE_DATA "/evaluation.txt", std::ios::binary);
     std::vector<std::int32_t> ids;
     for (char c; ids.size() < 2048 && in.get(c);) ids.push_back(static_cast<unsigned char>(c));
-    return evaluate(Model::load(model), ids).perplexity();
+    return evaluate(engine::Model::load(model), ids).perplexity();
   }
   TemporaryFolder folder_;
 };
@@ -166,4 +166,4 @@ TEST_F(ConvertModel, TheHeadMayBeQuantized) {
 }
 
 }  // namespace
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -17,7 +17,7 @@
 #include "tests/support/temporary_folder.h"
 #include "text/gguf_tokenizer.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 namespace {
 
 namespace fs = std::filesystem;
@@ -36,8 +36,8 @@ Ids evaluation_ids(std::size_t count) {
   return ids;
 }
 
-std::vector<float> logits(const Model& model, const Ids& ids) {
-  KvCache cache(model.config(), ids.size());
+std::vector<float> logits(const engine::Model& model, const Ids& ids) {
+  engine::KvCache cache(model.config(), ids.size());
   return model.forward(ids, cache);
 }
 
@@ -51,13 +51,13 @@ TEST(ExportGguf, Float16GivesTheLogitsOfTheSameWeights) {
   EXPECT_EQ(report.bits_per_weight, 16);
   EXPECT_EQ(report.file_bytes, fs::file_size(folder / "model.gguf"));
   const auto ids = evaluation_ids(100);
-  EXPECT_EQ(logits(Model::load(folder / "fp16"), ids), logits(Model::load(folder / "model.gguf"), ids));
+  EXPECT_EQ(logits(engine::Model::load(folder / "fp16"), ids), logits(engine::Model::load(folder / "model.gguf"), ids));
 }
 
 TEST(ExportGguf, EveryTypePredictsNearlyAsWell) {
   const TemporaryFolder folder;
   const auto ids = evaluation_ids(4096);
-  const double exact = evaluate(Model::load(kModel), ids).perplexity();
+  const double exact = evaluate(engine::Model::load(kModel), ids).perplexity();
   // The embedded model's perplexity rises by a third of a percent at 4.5 bits in plain groups of 32 (README).
   const struct {
     BlockType type;
@@ -68,7 +68,7 @@ TEST(ExportGguf, EveryTypePredictsNearlyAsWell) {
   for (const auto& c : cases) {
     const auto path = folder / "model.gguf";
     EXPECT_EQ(export_gguf(kModel, path, {.type = c.type}).bits_per_weight, c.bits);
-    const Model model = Model::load(path);
+    const engine::Model model = engine::Model::load(path);
     EXPECT_EQ(model.bits_per_weight(), c.bits);
     EXPECT_NEAR(evaluate(model, ids).perplexity() / exact, 1, c.most) << name_of(c.type);
   }
@@ -119,7 +119,7 @@ TEST_P(GoldenGguf, LogitsAgreeWithTransformers) {
   const Buffer raw = expected.data("input_ids");
   Ids ids;
   for (std::size_t i = 0; i < raw.size() / 8; ++i) ids.push_back(static_cast<std::int32_t>(raw.as<std::int64_t>()[i]));
-  const auto theirs = expected.read_f32("logits"), ours = logits(Model::load(folder / "model.gguf"), ids);
+  const auto theirs = expected.read_f32("logits"), ours = logits(engine::Model::load(folder / "model.gguf"), ids);
   ASSERT_EQ(ours.size(), theirs.size());
   for (std::size_t i = 0; i < ours.size(); ++i)
     ASSERT_NEAR(ours[i], theirs[i], 1e-4f * std::max(1.0f, std::abs(theirs[i]))) << "logit " << i;
@@ -153,18 +153,18 @@ TEST(ExportGguf, RowsThatAreNoWholeBlocksFallBackAndAreNamed) {
   EXPECT_EQ(tensors, file.tensors().size());
   for (const GgufTensor& t : file.tensors()) bytes -= t.bytes;
   EXPECT_EQ(bytes, 0u);
-  EXPECT_GT(logits(Model::load(folder / "model.gguf"), {1, 2, 3}).size(), 0u);
+  EXPECT_GT(logits(engine::Model::load(folder / "model.gguf"), {1, 2, 3}).size(), 0u);
 }
 
 class GgufTokenizer : public testing::TestWithParam<const char*> {};
 
 TEST_P(GgufTokenizer, AgreesWithTheOriginalLibrary) {
   const TemporaryFolder folder;
-  ModelTokens config;
+  text::ModelTokens config;
   config.vocab = 3000;
   const auto file = folder / "tokenizer.gguf";
-  GgufWriter(file, tokenizer_metadata(golden(GetParam()), config), {}).finish();
-  const auto tokenizer = load_tokenizer(file);
+  GgufWriter(file, text::tokenizer_metadata(golden(GetParam()), config), {}).finish();
+  const auto tokenizer = text::load_tokenizer(file);
   for (const Json& c : Json::parse(std::ifstream(golden(GetParam()) / "cases.json"))) {
     const auto text = c["text"].get<std::string>();
     EXPECT_EQ(tokenizer->encode(text, false), c["ids"].get<Ids>()) << c["text"];
@@ -190,12 +190,12 @@ std::vector<Json> plain_cases(const std::string& name) {
 
 TEST(GgufTokenizer, ScoresMadeOfMergesCutTextAsTheMergesDo) {
   const TemporaryFolder folder;
-  ModelTokens config;
+  text::ModelTokens config;
   config.vocab = 513;
   for (const char* name : {"json_llama2", "json_mistral", "json_gemma"}) {
     const auto file = folder / "tokenizer.gguf";
-    GgufWriter(file, tokenizer_metadata(golden(name), config), {}).finish();
-    const auto tokenizer = load_tokenizer(file);
+    GgufWriter(file, text::tokenizer_metadata(golden(name), config), {}).finish();
+    const auto tokenizer = text::load_tokenizer(file);
     const auto cases = plain_cases(name);
     EXPECT_GT(cases.size(), 40u);
     for (const Json& c : cases) {
@@ -215,9 +215,9 @@ TEST(GgufTokenizer, MergesThatNoScoresCanSayAreRefused) {
     Json bad = good;
     change(bad);
     std::ofstream(folder / "tokenizer.json") << bad;
-    ModelTokens config;
+    text::ModelTokens config;
     config.vocab = 600;
-    expect_error(ErrorCode::unsupported, says, [&] { (void)tokenizer_metadata(folder.path(), config); });
+    expect_error(ErrorCode::unsupported, says, [&] { (void)text::tokenizer_metadata(folder.path(), config); });
   };
   refused("no merge makes", [](Json& d) { d["model"]["merges"].erase(20); });
   refused("its normalizer and pre-tokenizer", [](Json& d) { d["normalizer"] = {{"type", "NFC"}}; });
@@ -235,10 +235,10 @@ TEST(GgufTokenizer, TokensAddedBesideASentencePieceModelGoAlong) {
   std::ofstream(folder / "tokenizer.json")
       << R"({"added_tokens": [{"id": 512, "content": "<|im_end|>", "special": true},
       {"id": 513, "content": "<tool>"}]})";
-  ModelTokens config;
+  text::ModelTokens config;
   config.vocab = 520;
-  GgufWriter(folder / "t.gguf", tokenizer_metadata(folder.path(), config), {}).finish();
-  const auto tokenizer = load_tokenizer(folder / "t.gguf");
+  GgufWriter(folder / "t.gguf", text::tokenizer_metadata(folder.path(), config), {}).finish();
+  const auto tokenizer = text::load_tokenizer(folder / "t.gguf");
   EXPECT_EQ(tokenizer->encode("a<tool>", false).back(), 513);
   EXPECT_EQ(tokenizer->decode(Ids{513}), "<tool>");
 }
@@ -246,7 +246,7 @@ TEST(GgufTokenizer, TokensAddedBesideASentencePieceModelGoAlong) {
 TEST(GgufTokenizer, BytesStayBytes) {
   const TemporaryFolder folder;
   (void)export_gguf(kModel, folder / "model.gguf", {.type = BlockType::q8_0});
-  const auto tokenizer = load_tokenizer(folder / "model.gguf");
+  const auto tokenizer = text::load_tokenizer(folder / "model.gguf");
   EXPECT_EQ(tokenizer->encode("A\xFF"), (Ids{65, 255}));
   EXPECT_EQ(tokenizer->decode(Ids{65, 255}), "A\xFF");
 }
@@ -265,8 +265,8 @@ TEST(GgufModel, RefusesMetadataThatCannotBe) {
     for (const GgufTensor& t : good.tensors()) writer.write(t.name, {good.data(t).data(), t.bytes});
     writer.finish();
     expect_error(code, says, [&] {
-      (void)Model::load(folder / "bad.gguf");
-      (void)load_tokenizer(folder / "bad.gguf");
+      (void)engine::Model::load(folder / "bad.gguf");
+      (void)text::load_tokenizer(folder / "bad.gguf");
     });
   };
   const auto unsupported = ErrorCode::unsupported;
@@ -334,12 +334,13 @@ TEST(GgufModel, ReadsLinearScalingInItsOlderForms) {
 
 TEST(GgufModel, RefusesFilesThatAreNoModel) {
   const TemporaryFolder folder;
-  expect_error(ErrorCode::not_found, "no.gguf", [&] { (void)Model::load(folder / "no.gguf"); });
+  expect_error(ErrorCode::not_found, "no.gguf", [&] { (void)engine::Model::load(folder / "no.gguf"); });
   std::ofstream(folder / "text.gguf") << "not a model";
-  expect_error(ErrorCode::corrupt_file, "text.gguf", [&] { (void)Model::load(folder / "text.gguf"); });
-  expect_error(ErrorCode::corrupt_file, "text.gguf", [&] { (void)load_tokenizer(folder / "text.gguf"); });
+  expect_error(ErrorCode::corrupt_file, "text.gguf", [&] { (void)engine::Model::load(folder / "text.gguf"); });
+  expect_error(ErrorCode::corrupt_file, "text.gguf", [&] { (void)text::load_tokenizer(folder / "text.gguf"); });
   GgufWriter(folder / "empty.gguf", {}, {}).finish();
-  expect_error(ErrorCode::unsupported, "general.architecture", [&] { (void)Model::load(folder / "empty.gguf"); });
+  expect_error(ErrorCode::unsupported, "general.architecture",
+               [&] { (void)engine::Model::load(folder / "empty.gguf"); });
   expect_error(ErrorCode::unsupported, "can be read, not written",
                [&] { (void)export_gguf(kModel, folder / "x.gguf", {.type = BlockType::q5_k}); });
   expect_error(ErrorCode::not_found, "no tokenizer", [&] { (void)export_gguf(golden("bias"), folder / "x.gguf"); });
@@ -347,4 +348,4 @@ TEST(GgufModel, RefusesFilesThatAreNoModel) {
 }
 
 }  // namespace
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -18,7 +18,7 @@
 #include "tests/support/temporary_folder.h"
 #include "text/gguf_tokenizer.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 namespace {
 
 namespace fs = std::filesystem;
@@ -108,7 +108,7 @@ TEST(GgufInput, QuantizingAFileOfFloatsGivesWhatItsDirectoryGives) {
     EXPECT_EQ(std::memcmp(x->scales.data(), y->scales.data(), x->scales.size()), 0) << layer;
   }
   EXPECT_EQ(a.read_f32("model.embed_tokens.weight"), b.read_f32("model.embed_tokens.weight"));
-  EXPECT_EQ(load_tokenizer(folder / "b")->encode("Emma"), (std::vector<std::int32_t>{'E', 'm', 'm', 'a'}));
+  EXPECT_EQ(text::load_tokenizer(folder / "b")->encode("Emma"), (std::vector<std::int32_t>{'E', 'm', 'm', 'a'}));
 }
 
 TEST(GgufInput, QuantizingAQuantizedFileSaysSo) {
@@ -152,7 +152,7 @@ TEST(GgufInput, ExactTypesAreConvertedCodeForCode) {
       for (std::size_t r = 0; r < x->rows; r += 7)
         for (std::size_t c = 0; c < x->cols; ++c) ASSERT_EQ(x->value(r, c), y->value(r, c)) << layer;
     }
-    EXPECT_GT(Model::load(folder / name).bits_per_weight(), 4);
+    EXPECT_GT(engine::Model::load(folder / name).bits_per_weight(), 4);
   }
 }
 
@@ -166,7 +166,7 @@ TEST(GgufInput, TypesWithoutAnExactFormAreRefusedByConvertWithAWayOut) {
   expect_error(ErrorCode::unsupported, "--to bf16", convert);
   EXPECT_FALSE(fs::exists(folder / "out"));
   make_dense(folder / "model.gguf", folder / "bf16", DType::bf16);
-  EXPECT_EQ(Model::load(folder / "bf16").bits_per_weight(), 16);
+  EXPECT_EQ(engine::Model::load(folder / "bf16").bits_per_weight(), 16);
 }
 
 /// The embedded model's file with a tensor more.
@@ -198,15 +198,15 @@ class TokenizerFiles : public testing::TestWithParam<const char*> {};
 
 TEST_P(TokenizerFiles, SayWhatTheMetadataDid) {
   const TemporaryFolder folder;
-  ModelTokens config;
+  text::ModelTokens config;
   config.vocab = 3000;
-  auto metadata = tokenizer_metadata(golden(GetParam()), config);
+  auto metadata = text::tokenizer_metadata(golden(GetParam()), config);
   metadata["tokenizer.chat_template"] = std::string("{{ messages }}");
   GgufWriter(folder / "tokenizer.gguf", metadata, {}).finish();
   fs::create_directories(folder / "out");
   EXPECT_TRUE(write_side_files(folder / "tokenizer.gguf", folder / "out").notes.empty());
   EXPECT_EQ(Json::parse(std::ifstream(folder / "out" / "tokenizer_config.json"))["chat_template"], "{{ messages }}");
-  const auto tokenizer = load_tokenizer(folder / "out");
+  const auto tokenizer = text::load_tokenizer(folder / "out");
   for (const Json& c : Json::parse(std::ifstream(golden(GetParam()) / "cases.json"))) {
     const auto text = c["text"].get<std::string>();
     EXPECT_EQ(tokenizer->encode(text, false), c["ids"].get<std::vector<std::int32_t>>()) << c["text"];
@@ -226,4 +226,4 @@ TEST(GgufInput, ATokenizerWithoutAWordIsANoteNotAFailure) {
 }
 
 }  // namespace
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -12,7 +12,7 @@
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_model.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 namespace {
 
 using testing_support::expect_error;
@@ -48,7 +48,7 @@ TEST_F(HostileJson, OfTheConfigurationIsRefusedByEveryCommand) {
 }
 
 TEST_F(HostileJson, OfTheTokenizerIsRefused) {
-  const auto load = [&] { (void)load_tokenizer(folder_ / "in"); };
+  const auto load = [&] { (void)text::load_tokenizer(folder_ / "in"); };
   for (const char* key : {"tokenizer_class", "add_bos_token", "unknown"}) {
     write("tokenizer_config.json", "{\"" + std::string(key) + "\": " + deep() + "}");
     refuses("tokenizer_config.json", load);
@@ -67,4 +67,4 @@ TEST_F(HostileJson, OfAnIndexIsRefused) {
 }
 
 }  // namespace
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

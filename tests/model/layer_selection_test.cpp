@@ -4,7 +4,7 @@
 
 #include "tests/support/expect_error.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 namespace {
 
 using Names = std::vector<std::string>;
@@ -66,4 +66,4 @@ TEST(LayerSelection, TheHeadMayAlwaysBeSkipped) {
 }
 
 }  // namespace
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -16,7 +16,7 @@
 #include "tests/support/expect_error.h"
 #include "tests/support/temporary_folder.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 namespace {
 
 namespace fs = std::filesystem;
@@ -35,10 +35,11 @@ class NonFinite : public testing::Test {
     return damaged_model(kModel, folder_ / ("in" + std::to_string(count_++)), tensor, element, value);
   }
   static void expect_refused(const fs::path& model, const std::string& text, const std::string& says,
-                             const LoadOptions& load = {}, std::size_t window = 512) {
-    EvaluateOptions o;
+                             const engine::LoadOptions& load = {}, std::size_t window = 512) {
+    engine::EvaluateOptions o;
     o.window = o.stride = window;
-    expect_error(ErrorCode::non_finite, says, [&] { (void)evaluate(Model::load(model, load), text_ids(text), o); });
+    expect_error(ErrorCode::non_finite, says,
+                 [&] { (void)evaluate(engine::Model::load(model, load), text_ids(text), o); });
   }
   TemporaryFolder folder_;
   int count_ = 0;
@@ -58,13 +59,13 @@ TEST_F(NonFinite, EvaluateNamesTheFirstLayerThatSeesIt) {
 
 TEST_F(NonFinite, EvaluateNamesTheTokenWhereItBegins) {
   const auto model = damaged("model.embed_tokens.weight", 'Z' * kHidden + 3, NAN);
-  EXPECT_NO_THROW((void)evaluate(Model::load(model), text_ids("It was a truth")));
+  EXPECT_NO_THROW((void)evaluate(engine::Model::load(model), text_ids("It was a truth")));
   expect_refused(model, "It was aZtruth", "at token 8 of the text");
   expect_refused(model, "It was aZtruth", "at token 8 of the text", {}, 6);
 }
 
 TEST_F(NonFinite, EightBitActivationsNameTheLayerToo) {
-  LoadOptions load;
+  engine::LoadOptions load;
   load.int8_activations = true;
   load.quantize = QuantSpec::parse("int8");
   expect_refused(damaged("model.layers.0.input_layernorm.weight", 3, NAN), "It was",
@@ -125,7 +126,7 @@ TEST_F(NonFinite, ConvertingScalesNamesTheLayer) {
 TEST(Sampler, RefusesInfiniteLogits) {
   const std::vector<float> bad = {0, kInfinity, 1}, masked = {0, -kInfinity, 1};
   for (const float temperature : {0.0f, 1.0f}) {
-    Sampler sampler({.temperature = temperature});
+    engine::Sampler sampler({.temperature = temperature});
     expect_error(ErrorCode::non_finite, "logit 1 is infinite", [&] { (void)sampler.next(bad); });
     EXPECT_NE(sampler.next(masked), 1);
   }
@@ -143,8 +144,8 @@ TEST(LayerReport, HasNoNumberForWhatIsNone) {
 }
 
 TEST(BlockPass, RefusesPartsThatDoNotFit) {
-  const Model model = Model::load(kModel);
-  const BlockPass pass(model.config(), default_executor(), Activations::fp32, nullptr);
+  const engine::Model model = engine::Model::load(kModel);
+  const engine::BlockPass pass(model.config(), default_executor(), Activations::fp32, nullptr);
   std::vector<float> x(2 * kHidden), y(2 * kHidden), weight(kHidden - 1);
   const MatrixView<float> to(y.data(), 2, kHidden);
   expect_error(ErrorCode::shape_mismatch, "norm: the weight is 1 × 255", [&] {
@@ -156,12 +157,12 @@ TEST(BlockPass, RefusesPartsThatDoNotFit) {
   });
   std::vector<float> cache(128), rope(2 * 64);
   const MatrixView<float> one(cache.data(), 1, 128);
-  const auto mix = [&](const KeyValues& seen, std::span<const float> angles) {
-    pass.mix(Block(), {x.data(), 2, kHidden}, angles, seen, to);
+  const auto mix = [&](const engine::KeyValues& seen, std::span<const float> angles) {
+    pass.mix(engine::Block(), {x.data(), 2, kHidden}, angles, seen, to);
   };
   expect_error(ErrorCode::shape_mismatch, "2 tokens do not fit a cache of 1", [&] { mix({one, one, 0}, rope); });
   expect_error(ErrorCode::shape_mismatch, "angles", [&] { mix({one, one, 0}, std::span(rope).first(64)); });
 }
 
 }  // namespace
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

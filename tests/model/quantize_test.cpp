@@ -10,7 +10,7 @@
 #include "tests/support/peak_memory.h"
 #include "tests/support/tiny_model.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 namespace {
 
 namespace fs = std::filesystem;
@@ -29,11 +29,11 @@ class QuantizeModel : public testing::Test {
     o.spec = QuantSpec::parse(spec);
     return o;
   }
-  static double perplexity(const fs::path& model, const LoadOptions& load = {}) {
+  static double perplexity(const fs::path& model, const engine::LoadOptions& load = {}) {
     std::ifstream in(NIBBLE_EXAMPLE_DATA "/evaluation.txt", std::ios::binary);
     std::vector<std::int32_t> ids;
     for (char c; ids.size() < 4096 && in.get(c);) ids.push_back(static_cast<unsigned char>(c));
-    return evaluate(Model::load(model, load), ids).perplexity();
+    return evaluate(engine::Model::load(model, load), ids).perplexity();
   }
   fs::path folder_;
 };
@@ -42,7 +42,7 @@ TEST_F(QuantizeModel, TheFileIsWhatQuantizingWhileLoadingGives) {
   for (const char* spec : {"nf4-b64-dq", "int4-g32-asym", "llm-int8", "int8"}) {
     const auto report = quantize_model(kModel, folder_ / spec, as(spec));
     EXPECT_EQ(report.layers, 42u);
-    LoadOptions load;
+    engine::LoadOptions load;
     load.quantize = QuantSpec::parse(spec);
     EXPECT_EQ(perplexity(folder_ / spec), perplexity(kModel, load)) << spec;
     EXPECT_TRUE(fs::exists(folder_ / spec / "tokenizer_config.json"));
@@ -75,4 +75,4 @@ TEST_F(QuantizeModel, MemoryStaysUnderThreeTensors) {
 }
 
 }  // namespace
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -8,12 +8,12 @@
 #include <fstream>
 #include <set>
 
-#include "nibble/model/calibrate.h"
+#include "nibble/engine/calibrate.h"
 #include "nibble/model/convert.h"
 #include "nibble/model/quantize.h"
 #include "tests/support/temporary_folder.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 namespace {
 
 namespace fs = std::filesystem;
@@ -149,8 +149,8 @@ TEST(SideFiles, EveryWriterOfAModelTakesThemAlong) {
   for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<std::int32_t>(i * 7 % 256);
   CalibrateOptions calibrate;
   calibrate.method = CalibratedMethod::parse("gptq-4-g128");
-  check(folder / "gptq", quantize_calibrated(folder / "in", folder / "gptq", ids, calibrate).left_out);
+  check(folder / "gptq", engine::quantize_calibrated(folder / "in", folder / "gptq", ids, calibrate).left_out);
 }
 
 }  // namespace
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

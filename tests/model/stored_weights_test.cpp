@@ -5,8 +5,8 @@
 
 #include <functional>
 
+#include "nibble/engine/calibrate.h"
 #include "nibble/engine/model.h"
-#include "nibble/model/calibrate.h"
 #include "nibble/model/convert.h"
 #include "nibble/model/export_gguf.h"
 #include "nibble/model/quantize.h"
@@ -14,7 +14,7 @@
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_model.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 namespace {
 
 namespace fs = std::filesystem;
@@ -38,9 +38,9 @@ ConvertModelOptions into(CheckpointLayout layout) {
   return o;
 }
 
-std::vector<float> logits(const fs::path& model, const LoadOptions& options = {}) {
-  const Model m = Model::load(model, options);
-  KvCache cache(m.config(), 8);
+std::vector<float> logits(const fs::path& model, const engine::LoadOptions& options = {}) {
+  const engine::Model m = engine::Model::load(model, options);
+  engine::KvCache cache(m.config(), 8);
   const std::vector<std::int32_t> ids{1, 2, 3, 250, 7};
   return m.forward(ids, cache);
 }
@@ -56,12 +56,12 @@ class StoredWeights : public testing::Test {
     gptq.method = CalibratedMethod::parse("gptq-4-g32");
     const std::vector<std::int32_t> ids(40, 1);
     const std::vector<std::pair<const char*, std::function<void()>>> readers{
-        {"load", [&] { (void)Model::load(model); }},
+        {"load", [&] { (void)engine::Model::load(model); }},
         {"quantize", [&] { quantize_model(model, out, as("nf4")); }},
         {"to bf16", [&] { quantize_model(model, out, to(DType::bf16)); }},
         {"convert", [&] { convert_model(model, out, into(CheckpointLayout::nibble)); }},
         {"export", [&] { export_gguf(model, out, {}); }},
-        {"calibrate", [&] { quantize_calibrated(model, out, ids, gptq); }}};
+        {"calibrate", [&] { engine::quantize_calibrated(model, out, ids, gptq); }}};
     for (const auto& [name, read] : readers) {
       SCOPED_TRACE(name);
       expect_error(code, says, read);
@@ -203,7 +203,7 @@ TEST_F(StoredWeights, HalfQuantizedModelsKeepWhatEachLayerIs) {
               Checkpoint::open(half).read_f32("model.layers.1.mlp.up_proj.weight"));
     expect_error(ErrorCode::invalid_argument, "is quantized already, and 6 more are",
                  [&] { quantize_model(half, folder_ / "out", as("nf4")); });
-    LoadOptions load;  // what is float is quantized, what is quantized stays
+    engine::LoadOptions load;  // what is float is quantized, what is quantized stays
     load.quantize = QuantSpec::parse("int8");
     EXPECT_NE(logits(half, load), expected);
     fs::remove_all(folder_ / "f32");
@@ -212,4 +212,4 @@ TEST_F(StoredWeights, HalfQuantizedModelsKeepWhatEachLayerIs) {
 }
 
 }  // namespace
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

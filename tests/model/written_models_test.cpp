@@ -10,17 +10,17 @@
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_model.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 namespace {
 
 namespace fs = std::filesystem;
 using namespace testing_support;
 
 std::vector<float> logits(const fs::path& model, const char* quantize = nullptr) {
-  LoadOptions o;
+  engine::LoadOptions o;
   if (quantize != nullptr) o.quantize = QuantSpec::parse(quantize);
-  const Model m = Model::load(model, o);
-  KvCache cache(m.config(), 8);
+  const engine::Model m = engine::Model::load(model, o);
+  engine::KvCache cache(m.config(), 8);
   const std::vector<std::int32_t> ids{1, 2, 3, 250, 7};
   return m.forward(ids, cache);
 }
@@ -156,4 +156,4 @@ TEST_F(WrittenModels, QuantizedLayersThatAlignNothingAreReadTheSame) {
 }
 
 }  // namespace
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

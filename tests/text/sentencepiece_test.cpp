@@ -10,7 +10,7 @@
 #include "tests/support/expect_error.h"
 #include "tests/support/temporary_folder.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 namespace {
 
 using testing_support::expect_error;
@@ -154,8 +154,10 @@ TEST(SentencePiece, VocabulariesThatCannotBeAreRefused) {
     change(m);
     expect_error(ErrorCode::corrupt_file, says, [&] { (void)load(m.bytes()); });
   };
-  refused("piece 2 has the score nan", [](Model& m) { m.pieces[2].score = std::numeric_limits<float>::quiet_NaN(); });
-  refused("piece 3 has the score -inf", [](Model& m) { m.pieces[3].score = -std::numeric_limits<float>::infinity(); });
+  refused("piece 2 has the score nan",
+          [](Model& m) { m.pieces[2].score = std::numeric_limits<float>::quiet_NaN(); });
+  refused("piece 3 has the score -inf",
+          [](Model& m) { m.pieces[3].score = -std::numeric_limits<float>::infinity(); });
   refused("piece 3 repeats \"a\"", [](Model& m) { m.pieces[3].text = "a"; });
   refused("piece 4 is empty", [](Model& m) { m.pieces[4].text = ""; });
   refused("no unknown piece", [](Model& m) { m.pieces[0].type = kControl; });
@@ -204,4 +206,4 @@ TEST(SentencePiece, PiecesThatAreNoTextDoNotLeadOutOfTheText) {
 }
 
 }  // namespace
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

@@ -10,7 +10,7 @@
 #include "nibble/core/error.h"
 #include "text/added_tokens.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 namespace {
 
 namespace fs = std::filesystem;
@@ -266,4 +266,4 @@ TEST(Tokenizer, ATextWithoutSpacesTakesNoSquareOfTheTimeInAnyModel) {
 }
 
 }  // namespace
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

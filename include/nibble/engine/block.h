@@ -17,7 +17,7 @@
 #include "nibble/backend/backend.h"
 #include "nibble/model/config.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::engine {
 
 /// A linear layer, packed for multiplication.
 struct Linear {
@@ -52,7 +52,7 @@ std::vector<float> rope_angles(std::span<const double> inverse_frequencies, std:
 class BlockPass {
  public:
   /// Keeps references; `hook` may be null.
-  BlockPass(const Config& config, Executor& executor, Activations activations, const LinearHook* hook)
+  BlockPass(const model::Config& config, Executor& executor, Activations activations, const LinearHook* hook)
       : config_(config), executor_(executor), activations_(activations), hook_(hook) {}
 
   /// y = x / rms(x) · weight, row by row (Zhang and Sennrich 2019).
@@ -90,10 +90,10 @@ class BlockPass {
     if (hook_ != nullptr && *hook_) (*hook_)(linear.name, x);
   }
 
-  const Config& config_;
+  const model::Config& config_;
   Executor& executor_;
   Activations activations_;
   const LinearHook* hook_;
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::engine

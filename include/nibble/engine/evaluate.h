@@ -9,7 +9,7 @@
 #include "nibble/core/progress.h"
 #include "nibble/engine/model.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::engine {
 
 struct EvaluateOptions {
   std::size_t window = 512;
@@ -37,4 +37,4 @@ struct Evaluation {
 /// perplexity are no finite numbers: names the token, and the first layer whose inputs are none.
 Evaluation evaluate(const Model& model, std::span<const std::int32_t> ids, const EvaluateOptions& options = {});
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::engine

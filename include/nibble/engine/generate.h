@@ -9,7 +9,7 @@
 
 #include "nibble/engine/model.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::engine {
 
 struct SamplerOptions {
   float temperature = 0;   ///< 0: always the most likely token. Otherwise logits are divided by it.
@@ -38,4 +38,4 @@ std::vector<std::int32_t> generate(const Model& model, KvCache& cache, std::span
                                    std::size_t max_tokens, Sampler& sampler,
                                    const std::function<bool(std::int32_t)>& on_token = {});
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::engine

@@ -1,7 +1,7 @@
 // The reference engine: a Llama-family decoder whose every linear layer goes through the library.
 //
-//   auto model = nibble::llama::Model::load("path/to/model");
-//   nibble::llama::KvCache cache(model.config(), 512);
+//   auto model = nibble::engine::Model::load("path/to/model");
+//   nibble::engine::KvCache cache(model.config(), 512);
 //   auto logits = model.forward(ids, cache);          // [ids, vocab]
 #pragma once
 
@@ -19,13 +19,13 @@
 #include "nibble/format/checkpoint.h"
 #include "nibble/model/config.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::engine {
 
 /// Keys and values of the tokens seen so far, fp32. One per conversation.
 class KvCache {
  public:
   /// Room for max_tokens. Takes 2·layers·max_tokens·kv_heads·head_dim·4 bytes.
-  KvCache(const Config& config, std::size_t max_tokens);
+  KvCache(const model::Config& config, std::size_t max_tokens);
   [[nodiscard]] std::size_t size() const { return size_; }
   [[nodiscard]] std::size_t capacity() const { return capacity_; }
   void clear() { size_ = 0; }
@@ -75,7 +75,7 @@ class Model {
   /// and those that are quantized in a way nothing decodes.
   static Model load(const std::filesystem::path& path, const LoadOptions& options = {});
 
-  [[nodiscard]] const Config& config() const { return config_; }
+  [[nodiscard]] const model::Config& config() const { return config_; }
   /// Logits [ids, vocab] of every given token, which continue those in the cache; `last_only` gives [1, vocab].
   /// Error{invalid_argument} for an id outside the vocabulary, a full cache, or no ids; the cache is then unchanged.
   std::vector<float> forward(std::span<const std::int32_t> ids, KvCache& cache, bool last_only = false) const;
@@ -87,7 +87,7 @@ class Model {
   [[nodiscard]] double bits_per_weight() const { return linear_bits_ / linear_weights_; }
 
  private:
-  Config config_;
+  model::Config config_;
   Executor* executor_ = nullptr;
   Activations activations_ = Activations::fp32;
   Embedding embedding_;
@@ -99,4 +99,4 @@ class Model {
   LinearHook hook_;
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::engine

@@ -1,9 +1,9 @@
 // Whole models by GPTQ and AWQ: a model is gone through block by block on a calibration text, and each linear layer is
 // quantized by what the layer then sees.
 //
-//   nibble::llama::CalibrateOptions options;
+//   nibble::model::CalibrateOptions options;
 //   options.method = CalibratedMethod::parse("gptq-4-g128-act");
-//   auto report = nibble::llama::quantize_calibrated("model", "model-gptq", token_ids, options);
+//   auto report = nibble::engine::quantize_calibrated("model", "model-gptq", token_ids, options);
 //
 // GPTQ (Frantar et al. 2022) goes through {q, k, v}, {o}, {gate, up} and {down} in turn, each quantized for the inputs
 // that those before, already quantized, give it; the next block sees what the quantized block gives. AWQ (Lin et al.
@@ -27,7 +27,7 @@
 #include "nibble/core/progress.h"
 #include "nibble/format/quantized_tensors.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 /// How a linear layer is quantized, as text:
 ///
@@ -112,14 +112,4 @@ struct CalibrateReport {
   std::vector<std::string> notes;  ///< Of a GGUF input: a tokenizer that could not be written.
 };
 
-/// Reads the dense model `from`, a directory or a GGUF file (whose quantized tensors are decoded), and writes the model
-/// `to`, which must not exist, as quantize_model does. Holds one block, its statistics (four matrices of in × in at
-/// most) and the hidden states, see cache_bytes. `to` appears complete or not at all; after an error or a cancel the
-/// finished blocks stay in "<to>.partial" for resume. The bytes written do not depend on the number of threads. Errors:
-/// invalid_argument (an option out of range; `to` or a leftover exists; a rule that matches nothing; fewer than two
-/// tokens, or an id outside the vocabulary; a layer that is quantized already), unsupported (the layout cannot hold a
-/// layer, said before any work), those of gptq::solve and awq::search_scales, cancelled.
-CalibrateReport quantize_calibrated(const std::filesystem::path& from, const std::filesystem::path& to,
-                                    std::span<const std::int32_t> ids, const CalibrateOptions& options);
-
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

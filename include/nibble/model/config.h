@@ -11,7 +11,7 @@
 
 #include "nibble/core/abi.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 /// Rotary-embedding scaling of long-context models.
 struct RopeScaling {
@@ -64,4 +64,4 @@ struct Config {
   [[nodiscard]] std::vector<double> inverse_frequencies() const;
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -1,9 +1,9 @@
 // A quantized model from one checkpoint layout to another: the same codes, scales and zero points, wherever the layouts
 // allow it.
 //
-//   nibble::llama::ConvertModelOptions options;
+//   nibble::model::ConvertModelOptions options;
 //   options.to = nibble::CheckpointLayout::gptq_v2;
-//   auto report = nibble::llama::convert_model("model-awq", "model-gptq", options);
+//   auto report = nibble::model::convert_model("model-awq", "model-gptq", options);
 #pragma once
 
 #include <cstddef>
@@ -15,7 +15,7 @@
 #include "nibble/core/progress.h"
 #include "nibble/format/quantized_tensors.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 struct ConvertModelOptions {
   CheckpointLayout to = CheckpointLayout::nibble;
@@ -51,4 +51,4 @@ struct ConvertModelReport {
 ConvertModelReport convert_model(const std::filesystem::path& from, const std::filesystem::path& to,
                                  const ConvertModelOptions& options);
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

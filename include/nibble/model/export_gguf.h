@@ -1,6 +1,6 @@
 // A model directory to one GGUF file that llama.cpp runs: weights, configuration and tokenizer.
 //
-//   nibble::llama::export_gguf("path/to/model", "model.gguf", {.type = nibble::BlockType::q4_k});
+//   nibble::model::export_gguf("path/to/model", "model.gguf", {.type = nibble::BlockType::q4_k});
 //
 // Reading needs no call of its own: Model::load, Config::load and load_tokenizer take a .gguf file.
 //
@@ -19,7 +19,7 @@
 #include "nibble/core/progress.h"
 #include "nibble/scheme/gguf_blocks.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 struct ExportGgufOptions {
   /// Of the blocks' linear layers: any that can_encode(). Norms and biases are F32; the embedding and the head have
@@ -53,4 +53,4 @@ struct ExportGgufReport {
 ExportGgufReport export_gguf(const std::filesystem::path& from, const std::filesystem::path& to,
                              const ExportGgufOptions& options = {});
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

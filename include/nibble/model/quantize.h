@@ -10,7 +10,7 @@
 #include "nibble/backend/backend.h"
 #include "nibble/core/progress.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::model {
 
 struct QuantizeModelOptions {
   std::optional<QuantSpec> spec;    ///< Of the blocks' linear layers; the rest is copied. Without one: convert.
@@ -45,4 +45,4 @@ struct QuantizeModelReport {
 QuantizeModelReport quantize_model(const std::filesystem::path& from, const std::filesystem::path& to,
                                    const QuantizeModelOptions& options);
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::model

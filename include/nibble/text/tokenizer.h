@@ -1,6 +1,6 @@
 // Text to token ids and back, from the files that a Hugging Face model directory holds.
 //
-//   auto tokenizer = nibble::llama::load_tokenizer("path/to/model");
+//   auto tokenizer = nibble::text::load_tokenizer("path/to/model");
 //   auto ids = tokenizer->encode("Hello");
 #pragma once
 
@@ -14,7 +14,7 @@
 
 #include "nibble/core/progress.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::text {
 
 /// Immutable: several threads may use one.
 class Tokenizer {
@@ -55,4 +55,4 @@ class TextStream {
   std::size_t given_ = 0;          ///< How many of ids_ have been given out.
 };
 
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::text

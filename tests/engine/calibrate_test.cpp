@@ -1,4 +1,4 @@
-#include "nibble/model/calibrate.h"
+#include "nibble/engine/calibrate.h"
 
 #include <gtest/gtest.h>
 
@@ -14,11 +14,12 @@
 #include "tests/support/random_data.h"
 #include "tests/support/temporary_folder.h"
 
-namespace nibble::inline NIBBLE_ABI::llama {
+namespace nibble::inline NIBBLE_ABI::engine {
 namespace {
 
 namespace fs = std::filesystem;
 using namespace testing_support;
+using namespace model;
 
 constexpr const char* kModel = NIBBLE_EXAMPLE_DATA "/austen-5m";
 
@@ -363,4 +364,4 @@ TEST_F(Calibrate, ActOrderOfOneGroupIsWritten) {
 }
 
 }  // namespace
-}  // namespace nibble::inline NIBBLE_ABI::llama
+}  // namespace nibble::inline NIBBLE_ABI::engine
