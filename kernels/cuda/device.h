@@ -11,8 +11,6 @@
 //   threadIdx … gridDim, __syncthreads, __syncwarp, __shfl_*_sync, votes, atomics, __dp4a, __byte_perm, __ldg, and the
 //   arithmetic of cuda_fp16.h and cuda_bf16.h
 //   the atoms of atoms.h, launch() and resident_blocks()
-//
-// NIBBLE_MUTANT selects a seeded defect in tests that test the tests; elsewhere it is 0.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -21,10 +19,6 @@
 
 #include <cstddef>
 #include <cstdint>
-
-#ifndef NIBBLE_MUTANT
-#define NIBBLE_MUTANT 0
-#endif
 
 #ifdef __CUDACC__
 #include "kernels/cuda/atoms.h"
