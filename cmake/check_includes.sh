@@ -26,6 +26,11 @@ if grep -rnE '#include "(kernels|src)/' include; then
   echo "public headers may not see kernels/ or src/"
   bad=1
 fi
+# The tests' emulation is found by the include path alone, and their seeded defects are patches.
+if grep -rnE '#include "(tests|cuda_emulation)/|NIBBLE_MUTANT' include src kernels; then
+  echo "kernels/, src/ and public headers may not see the tests"
+  bad=1
+fi
 # The iterators of <filesystem> end the process when memory ends (src/core/files.h has what does not).
 if grep -rnE 'directory_iterator' include src; then
   echo "list_folder of src/core/files.h lists folders"
