@@ -8,7 +8,7 @@
 #   nibble_cuda_objects(<variable> [ARCHS 75 80 …] [PTX <newest>] SOURCES a.cu …)
 #     Objects of the .cu files with code for each architecture, and PTX of one for devices newer than all of them.
 #     <variable> lists them, for target_sources(<target> PRIVATE …) in the same folder.
-#   nibble_cuda_ptx(<variable> ARCH 80 SOURCES a.cu … [DEFINES A=1 …])
+#   nibble_cuda_ptx(<variable> ARCH 80 SOURCES a.cu …)
 #     The PTX of each file: <build folder>/ptx/sm_80/a.ptx.
 
 set(NIBBLE_CUDA_ARCHITECTURES 75 80 86 89 90 CACHE STRING "Architectures (sm_XX) that the CUDA kernels are compiled for")
@@ -61,19 +61,19 @@ function(_nibble_cuda_flags variable source)
   set(${variable} ${flags} PARENT_SCOPE)
 endfunction()
 
-# One command for each source: <variable> lists <build folder>/<folder>/<name><suffix>.
+# One command for each source: <variable> lists <build folder>/<folder>/<name><suffix>. Folders of FLAGS' -I come before
+# the project's own on the include path. DEPENDS: files that the build makes, and that must be there first.
 function(_nibble_cuda_commands variable folder suffix)
-  cmake_parse_arguments(PARSE_ARGV 3 arg "" "" "FLAGS;SOURCES;DEFINES")
+  cmake_parse_arguments(PARSE_ARGV 3 arg "" "" "FLAGS;SOURCES;DEPENDS")
   set(outputs)
   foreach(source IN LISTS arg_SOURCES)
     get_filename_component(source ${source} ABSOLUTE)
     get_filename_component(name ${source} NAME_WE)
     set(output ${CMAKE_CURRENT_BINARY_DIR}/${folder}/${name}${suffix})
     _nibble_cuda_flags(flags ${source})
-    list(TRANSFORM arg_DEFINES PREPEND -D OUTPUT_VARIABLE defines)
-    set(command ${NIBBLE_NVCC} ${flags} ${arg_FLAGS} ${defines} -MD -MT ${output} -MF ${output}.d -o ${output} ${source})
+    set(command ${NIBBLE_NVCC} ${arg_FLAGS} ${flags} -MD -MT ${output} -MF ${output}.d -o ${output} ${source})
     file(MAKE_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/${folder})
-    add_custom_command(OUTPUT ${output} COMMAND ${command} DEPENDS ${source} DEPFILE ${output}.d VERBATIM
+    add_custom_command(OUTPUT ${output} COMMAND ${command} DEPENDS ${source} ${arg_DEPENDS} DEPFILE ${output}.d VERBATIM
       COMMENT "nvcc ${folder}/${name}${suffix}")
     list(APPEND outputs ${output})
   endforeach()
@@ -81,7 +81,7 @@ function(_nibble_cuda_commands variable folder suffix)
 endfunction()
 
 function(nibble_cuda_objects variable)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "PTX" "ARCHS;SOURCES;DEFINES")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "PTX" "ARCHS;SOURCES")
   if(NOT arg_ARCHS)
     set(arg_ARCHS ${NIBBLE_CUDA_ARCHITECTURES})
   endif()
@@ -99,14 +99,13 @@ function(nibble_cuda_objects variable)
     list(GET arg_ARCHS -1 arg_PTX)
   endif()
   list(APPEND flags -gencode=arch=compute_${arg_PTX},code=compute_${arg_PTX})
-  _nibble_cuda_commands(outputs cuda .o FLAGS ${flags} SOURCES ${arg_SOURCES} DEFINES ${arg_DEFINES})
+  _nibble_cuda_commands(outputs cuda .o FLAGS ${flags} SOURCES ${arg_SOURCES})
   set_source_files_properties(${outputs} PROPERTIES EXTERNAL_OBJECT TRUE GENERATED TRUE)
   set(${variable} ${outputs} PARENT_SCOPE)
 endfunction()
 
 function(nibble_cuda_ptx variable)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "ARCH" "SOURCES;DEFINES")
-  _nibble_cuda_commands(outputs ptx/sm_${arg_ARCH} .ptx FLAGS -ptx -arch=sm_${arg_ARCH}
-    SOURCES ${arg_SOURCES} DEFINES ${arg_DEFINES})
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "ARCH" "SOURCES")
+  _nibble_cuda_commands(outputs ptx/sm_${arg_ARCH} .ptx FLAGS -ptx -arch=sm_${arg_ARCH} SOURCES ${arg_SOURCES})
   set(${variable} ${outputs} PARENT_SCOPE)
 endfunction()

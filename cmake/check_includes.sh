@@ -54,6 +54,11 @@ cd "${1:-$(dirname "$0")/..}"
     }
   }
   END { exit bad }' || bad=1
+# The tests' emulation is found by the include path alone, and their seeded defects are patches.
+if grep -rnE 'NIBBLE_MUTANT' include src kernels; then
+  echo "the seeded defects are patches in tests/cuda_emulation/mutants"
+  bad=1
+fi
 # The iterators of <filesystem> end the process when memory ends (src/core/files.h has what does not).
 if grep -rnE 'directory_iterator' include src; then
   echo "list_folder of src/core/files.h lists folders"

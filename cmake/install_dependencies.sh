@@ -3,7 +3,7 @@
 # usage: install_dependencies.sh [--checks]    --checks adds the compilers and linters of the full check
 set -euo pipefail
 packages=(g++ cmake ninja-build pkg-config libeigen3-dev nlohmann-json3-dev libcli11-dev libfmt-dev libicu-dev
-  libgtest-dev libbenchmark-dev python3 python3-venv)
+  libgtest-dev libbenchmark-dev patch python3 python3-venv)
 [ "${1:-}" = --checks ] && packages+=(clang clang-format clang-tidy libclang-rt-dev g++-aarch64-linux-gnu qemu-user)
 missing=()
 for package in "${packages[@]}"; do

@@ -32,11 +32,7 @@ void mark_outliers_kernel(const T* x, std::size_t tokens, std::size_t cols, std:
       float v[kRun];
       load_run(x + t * stride + col, n, v);
 #pragma unroll
-#if NIBBLE_MUTANT == 24
-      for (int i = 0; i < kRun; ++i) found[i] = found[i] || magnitude(v[i]) > threshold;
-#else
       for (int i = 0; i < kRun; ++i) found[i] = found[i] || magnitude(v[i]) >= threshold;
-#endif
     }
 #pragma unroll
   for (int i = 0; i < kRun; ++i)
@@ -59,9 +55,7 @@ void list_outliers_kernel(const std::uint32_t* is_outlier, std::size_t cols, std
   __syncthreads();
   for (unsigned distance = 1; distance < kActivationThreads; distance *= 2) {
     const std::int32_t before = thread >= distance ? ends[thread - distance] : 0;
-#if NIBBLE_MUTANT != 25
     __syncthreads();  // all have read what is now changed
-#endif
     ends[thread] += before;
     __syncthreads();
   }
@@ -91,12 +85,8 @@ void round_activations_kernel(const T* x, std::size_t cols, std::size_t stride, 
     for (int i = 0; i < kRun; ++i) {
       if (!is_finite(v[i]))
         atomicMax(non_finite, ~static_cast<unsigned long long>(token * cols + c + static_cast<unsigned>(i)));
-#if NIBBLE_MUTANT == 26
-      most = larger(magnitude(v[i]), most);
-#else
       if (is_outlier == nullptr || (i < n && is_outlier[c + static_cast<unsigned>(i)] == 0))
         most = larger(magnitude(v[i]), most);
-#endif
     }
   }
   most = reduce_team(most, kWarp, larger);

@@ -44,9 +44,6 @@ void adam8_kernel(T* parameters, const T* gradients, std::size_t count, Adam8Sta
   const std::size_t block = std::size_t{blockIdx.x} * kAdamWarps + threadIdx.x / kWarp;
   if (block * kAdam8Block >= count) return;  // a whole warp
   const unsigned lane = threadIdx.x % kWarp;
-#if NIBBLE_MUTANT == 154
-  if (block * kAdam8Block + lane * kRun >= count) return;
-#endif
   const std::size_t at = block * kAdam8Block + lane * kRun;
   const int n = at >= count ? 0 : count - at < kRun ? static_cast<int>(count - at) : kRun;
 
@@ -69,29 +66,19 @@ void adam8_kernel(T* parameters, const T* gradients, std::size_t count, Adam8Sta
   }
   m_most = stored_absmax(reduce_team(m_most, kWarp, larger));
   v_most = stored_absmax(reduce_team(v_most, kWarp, larger));
-#if NIBBLE_MUTANT == 30
-  const float m_factor = inverse_absmax(m_absmax), v_factor = inverse_absmax(v_most);
-#else
   const float m_factor = inverse_absmax(m_most), v_factor = inverse_absmax(v_most);
-#endif
   std::uint64_t m_new = 0, v_new = 0;
 #pragma unroll
   for (int i = 0; i < kRun; ++i) {
     const std::uint8_t code = map_code(signed_threshold, m[i] * m_factor);
-#if NIBBLE_MUTANT == 31
-    const std::uint8_t m_code = code;
-#else
     const std::uint8_t m_code = adam8_signed_code(code, signed_value[code], m[i]);
-#endif
     m_new |= static_cast<std::uint64_t>(m_code) << (8 * i);
     v_new |= static_cast<std::uint64_t>(map_code(unsigned_threshold, v[i] * v_factor)) << (8 * i);
   }
   store_run(parameters + at, n, p);
   store_codes(state.m_codes + at, n, 8, m_new);
   store_codes(state.v_codes + at, n, 8, v_new);
-#if NIBBLE_MUTANT != 32
   __syncwarp();  // every lane has read the old absmax
-#endif
   if (lane == 0) {
     state.m_absmax[block] = m_most;
     state.v_absmax[block] = v_most;

@@ -114,11 +114,7 @@ NIBBLE_DEVICE void cp_async_commit() {
 template <int N>
 NIBBLE_DEVICE void cp_async_wait() {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-#if NIBBLE_MUTANT == 122
-  asm volatile("cp.async.wait_group %0;\n" ::"n"(N + 1) : "memory");
-#else
   asm volatile("cp.async.wait_group %0;\n" ::"n"(N) : "memory");
-#endif
 #endif
 }
 
@@ -166,23 +162,14 @@ NIBBLE_DEVICE void store_stream(T* p, const T& value) {
                : "memory");
 }
 
-/// A flag between blocks: what a thread wrote before its add_release, a thread whose load_acquire sees the sum may
-/// read.
+/// A flag between blocks: a thread whose load_acquire sees the sum may read what another wrote before its add_release.
 NIBBLE_DEVICE int load_acquire(const int* p) {
   int value;
-#if NIBBLE_MUTANT == 120
-  asm volatile("ld.relaxed.gpu.global.b32 %0, [%1];\n" : "=r"(value) : "l"(p) : "memory");
-#else
   asm volatile("ld.acquire.gpu.global.b32 %0, [%1];\n" : "=r"(value) : "l"(p) : "memory");
-#endif
   return value;
 }
 NIBBLE_DEVICE void add_release(int* p, int value) {
-#if NIBBLE_MUTANT == 121
-  asm volatile("red.relaxed.gpu.global.add.s32 [%0], %1;\n" ::"l"(p), "r"(value) : "memory");
-#else
   asm volatile("red.release.gpu.global.add.s32 [%0], %1;\n" ::"l"(p), "r"(value) : "memory");
-#endif
 }
 /// Stands in the body of every loop that waits for another thread.
 NIBBLE_DEVICE void spin_hint() { __nanosleep(20); }

@@ -20,16 +20,7 @@ void dequantize_blocks_kernel(const Block* blocks, std::size_t rows, std::size_t
   const std::size_t step = std::size_t{gridDim.y} * kBlockRuns * kRun;
   for (std::size_t col = (std::size_t{blockIdx.y} * kBlockRuns + threadIdx.x) * kRun; col < cols; col += step) {
     float values[kRun];
-#if NIBBLE_MUTANT == 94
-    from[col / Block::size].template decode_run<kRun>(col % Block::size / 16 * 16, values);
-#elif NIBBLE_MUTANT == 95
-    from[(col + kRun) / Block::size].template decode_run<kRun>(col % Block::size, values);
-#else
     from[col / Block::size].template decode_run<kRun>(col % Block::size, values);
-#endif
-#if NIBBLE_MUTANT == 150
-    *reinterpret_cast<uint4*>(out + row * stride + col) = uint4{};
-#endif
     store_run(out + row * stride + col, kRun, values);
   }
 }

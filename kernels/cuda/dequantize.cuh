@@ -19,17 +19,11 @@ NIBBLE_DEVICE std::uint64_t gather_codes(const CanonicalMatrix& q, std::size_t r
   for (int i = 0; i < kRun; ++i) {
     if (i >= n) continue;
     std::size_t k = col + static_cast<unsigned>(i);
-#if NIBBLE_MUTANT != 17
     if (q.tensor_places != nullptr) k = static_cast<std::size_t>(__ldg(q.tensor_places + k));
-#endif
     const CodePlace at = Bits == 4 ? PackedLayout{q.rows, q.cols, IsCodebook}.place(row, k)
                                    : PackedInt8Layout{q.rows, q.cols}.place(row, k);
     const std::uint32_t code = __ldg(q.tensor_codes + at.word) >> at.shift & ((1u << Bits) - 1u);
-#if NIBBLE_MUTANT == 18
-    word |= static_cast<std::uint64_t>(code) << (i * Bits);
-#else
     word |= static_cast<std::uint64_t>(Bits == 8 ? code ^ 0x80u : code) << (i * Bits);  // there, 8 bits are signed
-#endif
   }
   return word;
 }
@@ -57,11 +51,7 @@ NIBBLE_DEVICE void decode_run(const CanonicalMatrix& q, const GroupMap& groups, 
     if (i >= n) continue;
     if (!uniform && i > 0) {
       const std::size_t next = group_of(groups, row, col + static_cast<std::size_t>(i));
-#if NIBBLE_MUTANT == 10
-      if (next > group + 1) {
-#else
       if (next != group) {
-#endif
         group = next;
         scale = multiplier_of(q, group);
         zero_point = IsCodebook ? 0 : zero_point_of(q, group);
@@ -81,26 +71,16 @@ void dequantize_kernel(CanonicalMatrix q, GroupMap groups, std::size_t first_row
   if constexpr (IsCodebook) {
     const unsigned thread = threadIdx.y * kDequantizeRuns + threadIdx.x;
     if (thread < (1u << Bits)) codebook[thread] = __ldg(q.codebook + thread);
-#if NIBBLE_MUTANT != 11
     __syncthreads();
-#endif
   }
   const std::size_t row = std::size_t{blockIdx.x} * kDequantizeRows + threadIdx.y;
   if (row >= rows) return;
   const std::size_t step = std::size_t{gridDim.y} * kDequantizeRuns * kRun;
   for (std::size_t col = (std::size_t{blockIdx.y} * kDequantizeRuns + threadIdx.x) * kRun; col < q.cols; col += step) {
-#if NIBBLE_MUTANT == 12
-    const int n = kRun;
-#else
     const int n = q.cols - col < kRun ? static_cast<int>(q.cols - col) : kRun;
-#endif
     float values[kRun];
     decode_run<Bits, IsCodebook>(q, groups, first_row + row, col, n, codebook, values);
-#if NIBBLE_MUTANT == 149
-    store_run(out + (first_row + row) * stride + col, n, values);
-#else
     store_run(out + row * stride + col, n, values);
-#endif
   }
 }
 

@@ -20,18 +20,10 @@ void gather_kernel(const Word* x, std::size_t tokens, std::size_t stride, const 
 #pragma unroll
   for (int i = 0; i < kRun; ++i) {
     const std::size_t at = k + static_cast<std::size_t>(i);
-#if NIBBLE_MUTANT == 27
-    from[i] = at < n && at < valid ? __ldg(columns + at) : 0;
-#else
     from[i] = at < n && at < valid ? __ldg(columns + at) : -1;
-#endif
   }
   constexpr int each = 16 / sizeof(Word);
-#if NIBBLE_MUTANT == 131
-  for (std::size_t t = blockIdx.y; t < tokens; t += tokens) {
-#else
   for (std::size_t t = blockIdx.y; t < tokens; t += gridDim.y) {
-#endif
     Word* to = out + t * out_stride + k;
     const bool whole = n - k >= kRun && is_aligned(to, 16);
 #pragma unroll

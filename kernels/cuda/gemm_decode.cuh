@@ -40,9 +40,6 @@ struct AffineDecoder {
   struct Zeros {
     std::uint32_t low[4], high[4];  ///< 1024 + z (bfloat16: 128 + z); half only: −64 − z.
     NIBBLE_DEVICE explicit Zeros(std::uint32_t zero_points) {
-#if NIBBLE_MUTANT == 42
-      zero_points = 0x08080808u;
-#endif
 #pragma unroll
       for (unsigned j = 0; j < 4; ++j) {
         low[j] = __byte_perm(zero_points, 0, 0x4040u + j * 0x0101u) | kExponent;
@@ -72,11 +69,6 @@ struct AffineDecoder {
       b[0] = bits_of(__hsub2(first, less));
       b[1] = bits_of(__hsub2(second, less));
     }
-#if NIBBLE_MUTANT == 41
-    const std::uint32_t swapped = b[0];
-    b[0] = b[1];
-    b[1] = swapped;
-#endif
   }
 };
 
@@ -113,11 +105,7 @@ struct CodebookDecoder {
   NIBBLE_DEVICE void decode(std::uint32_t word, unsigned k16, const Zeros&, unsigned, std::uint32_t (&b)[2]) const {
     const std::uint32_t codes = word >> (16 * k16);
     const std::uint32_t low_bytes = look_up(low, codes), high_bytes = look_up(high, codes);
-#if NIBBLE_MUTANT == 43
-    b[0] = __byte_perm(low_bytes, high_bytes, 0x4051);
-#else
     b[0] = __byte_perm(low_bytes, high_bytes, 0x5140);
-#endif
     b[1] = __byte_perm(low_bytes, high_bytes, 0x7362);
   }
 };

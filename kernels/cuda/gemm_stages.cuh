@@ -56,13 +56,7 @@ class W4Fetch {
   NIBBLE_DEVICE void next(unsigned char* stage) {
 #pragma unroll
     for (unsigned i = 0; i < kRounds; ++i) {
-#if NIBBLE_MUTANT == 44
-      const bool is_inside = step_ < steps_inside_;
-#elif NIBBLE_MUTANT == 45
-      const bool is_inside = i * kRows < tokens_inside_;
-#else
       const bool is_inside = i * kRows < tokens_inside_ && step_ < steps_inside_;
-#endif
       cp_async_16(stage + activation_place_ + i * kRows * kGemmRowBytes, activations_ + i * rows_apart_, is_inside);
     }
 #pragma unroll
@@ -100,12 +94,7 @@ class W4Fetch {
   NIBBLE_DEVICE void find_activations(const W4Arguments& args, unsigned token, unsigned step) {
     const unsigned row = threadIdx.x / kChunks, chunk = threadIdx.x % kChunks;
     const std::size_t col = std::size_t{step} * kGemmDepth + chunk * kGemmChunk;
-#if NIBBLE_MUTANT == 113
-    activations_ = static_cast<const unsigned char*>(args.x) +
-                   static_cast<unsigned>((token + row) * args.x_stride + col) * std::size_t{2};
-#else
     activations_ = static_cast<const unsigned char*>(args.x) + ((token + row) * args.x_stride + col) * 2;
-#endif
     rows_apart_ = kRows * args.x_stride * 2;
     tokens_inside_ = token + row < args.tokens ? args.tokens - token - row : 0;
     steps_inside_ =
@@ -128,11 +117,7 @@ class W4Fetch {
     const std::size_t steps_a_group = rows == 2 ? 1 : w.group / kGemmDepth, padded = round_up(w.rows, kGemmOutputs);
     constexpr std::size_t most = 0xffffffffu;  // there are fewer steps
     steps_a_group_ = static_cast<unsigned>(steps_a_group < most ? steps_a_group : most);
-#if NIBBLE_MUTANT == 57
-    const unsigned at = step + 1;
-#else
     const unsigned at = step;
-#endif
     const std::size_t row = std::size_t{at / steps_a_group_} * rows;
     steps_in_group_ = steps_a_group_ - at % steps_a_group_;
     const unsigned scale_size = w.scale_type == ScaleType::f32 ? 4 : 2, chunks = rows * 8 * scale_size;

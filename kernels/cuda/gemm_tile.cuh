@@ -12,13 +12,7 @@ inline constexpr unsigned kGemmColumnWarps = 4;  ///< Warps side by side, of 32 
 inline constexpr unsigned kGemmFragments = 4;    ///< Of 8 outputs each, in a warp.
 
 /// Where a chunk of a row of activations lies in a stage.
-NIBBLE_DEVICE unsigned swizzled(unsigned row, unsigned chunk) {
-#if NIBBLE_MUTANT == 40
-  return row * kGemmRowBytes + chunk * 16;
-#else
-  return row * kGemmRowBytes + (chunk ^ (row % 8)) * 16;
-#endif
-}
+NIBBLE_DEVICE unsigned swizzled(unsigned row, unsigned chunk) { return row * kGemmRowBytes + (chunk ^ (row % 8)) * 16; }
 
 /// Eight values from shared memory, aligned to 16 bytes, as float.
 template <class T>

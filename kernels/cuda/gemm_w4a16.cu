@@ -44,11 +44,7 @@ bool is_valid(const PackedW4& w) {
 
 /// Blocks of one tile add their sums one after the other, so that more of them soon cost more than they save: on an
 /// H100 16 tokens of 4096 x 4096 took 27 µs in up to 12 blocks a tile, 13.8 in 4, 14.8 in 3 and 16.2 in 6.
-#if NIBBLE_MUTANT == 111
-constexpr std::size_t kMostBlocksATile = 64;
-#else
 constexpr std::size_t kMostBlocksATile = 4;
-#endif
 
 GemmPlan cut(unsigned tile_tokens, std::size_t tokens, std::size_t rows, std::size_t cols, unsigned blocks) {
   // The kernel counts steps in 32 bits, to one block's run beyond the last.

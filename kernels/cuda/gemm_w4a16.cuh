@@ -88,9 +88,6 @@ struct W4Thread {
       decoder.decode(codes.word[j], k16 % 2, zeros, j, b);
 #pragma unroll
       for (unsigned f = 0; f < Tile::fragments; ++f) {
-#if NIBBLE_MUTANT == 46
-        if (lane == 5 && k16 == 3) continue;
-#endif
         mma(group_sums[f][j], a[f], b, T{});
       }
     }
@@ -140,14 +137,8 @@ struct W4Thread {
         const bool ends_group = is_last || (HalfGroups && k16 == 1);
         if (begins_group && has_zero_points != 0) zeros = typename Decoder::Zeros(codes[k16 / 2].zero_points);
         if (is_last && has_next) {
-#if NIBBLE_MUTANT == 47
-          cp_async_wait<stages - 1>();
-#else
           cp_async_wait<stages - 2>();
-#endif
-#if NIBBLE_MUTANT != 48
           __syncthreads();
-#endif
         }
         if (has_next) {
           const unsigned from = is_last ? next : now, half_step = is_last ? 0 : 1;
@@ -156,28 +147,18 @@ struct W4Thread {
           if (ends_group && has_zero_points != 0) codes[half_step].zero_points = load_zero_points(from, half_step);
         }
         if (k16 == 0) {
-#if NIBBLE_MUTANT == 49
-          if (t + stages - 1 < count) fetch.next(stage(now));
-#else
           if (t + stages - 1 < count) fetch.next(stage(now == 0 ? stages - 1 : now - 1));
-#endif
           cp_async_commit();
         }
         if (k16 == 2 || (HalfGroups && k16 == 0)) {
-#if NIBBLE_MUTANT == 50
-          load_scales(now, 0, scale);
-#else
           load_scales(now, HalfGroups ? k16 / 2 : 0, scale);
-#endif
         }
         multiply(a[k16 % 2], codes[k16 / 2], zeros, k16, group_sums);
         if (ends_group) apply_scales(scale, group_sums, sums);
       }
       now = next;
     }
-#if NIBBLE_MUTANT != 51
     __syncthreads();  // every stage has been read: the next tile's columns may come
-#endif
   }
 
   /// Writes the sums as results.
@@ -190,22 +171,9 @@ struct W4Thread {
         for (unsigned h = 0; h < 2; ++h) {
           const std::size_t row = token + (row_warp * Tile::fragments + f) * 16 + lane / 4 + 8 * h;
           const std::size_t col = output + column_warp * 32 + j * 8 + lane % 4 * 2;
-#if NIBBLE_MUTANT == 52
-          if (row <= args.tokens && col < args.w.rows)
-#else
           if (row < args.tokens && col < args.w.rows)
-#endif
-#if NIBBLE_MUTANT == 53
-            store_pair(args.y, args.y_type, row * args.y_stride + col, 2, sums[f][j][2 * h], sums[f][j][2 * h + 1]);
-#else
-            store_pair(args.y, args.y_type,
-#if NIBBLE_MUTANT == 112
-                       static_cast<unsigned>(row) * static_cast<unsigned>(args.y_stride) + col,
-#else
-                       row * args.y_stride + col,
-#endif
-                       args.w.rows - col, sums[f][j][2 * h], sums[f][j][2 * h + 1]);
-#endif
+            store_pair(args.y, args.y_type, row * args.y_stride + col, args.w.rows - col, sums[f][j][2 * h],
+                       sums[f][j][2 * h + 1]);
         }
   }
 
@@ -213,22 +181,11 @@ struct W4Thread {
   /// it, or stores it if this is the tile's first block. `slot` is that first block.
   NIBBLE_DEVICE void reduce(unsigned slot, unsigned behind, bool is_first, Sums& sums) const {
     float4* const partial = args.partials + std::size_t{slot} * (Tile::tokens * kGemmOutputs / 4) + threadIdx.x;
-#if NIBBLE_MUTANT == 139
-    int* const lock = args.locks + slot / 2;
-#else
     int* const lock = args.locks + slot;
-#endif
     if (behind > 0) {
-#if NIBBLE_MUTANT == 58
-      if (threadIdx.x == 0)
-        while (load_acquire(lock) == 0) spin_hint();
-#elif NIBBLE_MUTANT != 54
       if (threadIdx.x == 0)
         while (load_acquire(lock) != static_cast<int>(behind)) spin_hint();
-#endif
-#if NIBBLE_MUTANT != 138
       __syncthreads();
-#endif
     }
 #pragma unroll
     for (unsigned f = 0; f < Tile::fragments; ++f)
@@ -243,14 +200,8 @@ struct W4Thread {
         if (!is_first) *at = float4{c[0], c[1], c[2], c[3]};
       }
     if (is_first) store(sums);
-#if NIBBLE_MUTANT != 55
     __syncthreads();
-#endif
-#if NIBBLE_MUTANT == 56
-    if (threadIdx.x == 0 && !is_first) add_release(lock, 1);
-#else
     if (threadIdx.x == 0) add_release(lock, is_first ? -static_cast<int>(behind) : 1);
-#endif
   }
 };
 
@@ -260,11 +211,7 @@ void gemm_w4a16_kernel(const W4Arguments args) {
   NIBBLE_DYNAMIC_SHARED(shared);
   W4Thread<T, IsCodebook, Tile> thread(args, shared);
   // Later columns belong to blocks of lower index, which the device starts first: nobody waits for one not begun.
-#if NIBBLE_MUTANT == 110
-  const unsigned block = blockIdx.x;
-#else
   const unsigned block = gridDim.x - 1 - blockIdx.x;
-#endif
   unsigned step = block * args.steps_a_block;
   const unsigned end = step + args.steps_a_block < args.steps ? step + args.steps_a_block : args.steps;
   while (step < end) {

@@ -72,11 +72,7 @@ struct Int8Thread {
     for (unsigned first = 0; first < Tile::tokens * chunks; first += Tile::threads) {
       const unsigned at = first + threadIdx.x, row = at / chunks, chunk = at % chunks;
       const std::size_t col = std::size_t{step} * kInt8Depth + chunk * 16;
-#if NIBBLE_MUTANT == 60
-      const bool is_inside = col < args.w.cols;
-#else
       const bool is_inside = token + row < args.x.tokens && col < args.w.cols;
-#endif
       const std::int8_t* const from = args.x.codes + (is_inside ? (token + row) * args.x.stride + col : 0);
       cp_async_16(stage(i) + swizzled(row, chunk), from, is_inside);
     }
@@ -129,11 +125,7 @@ struct Int8Thread {
       for (unsigned k32 = 0; k32 < depths; ++k32) {
         const bool is_last = k32 + 1 == depths, has_next = !is_last || t + 1 < steps;
         if (is_last && has_next) {
-#if NIBBLE_MUTANT == 61
-          cp_async_wait<stages - 1>();
-#else
           cp_async_wait<stages - 2>();
-#endif
           __syncthreads();
         }
         if (has_next) {
@@ -172,11 +164,7 @@ struct Int8Thread {
       for (unsigned f = 0; f < Tile::fragments; ++f)
 #pragma unroll
         for (unsigned i = 0; i < 4; ++i) {
-#if NIBBLE_MUTANT == 62
-          const std::size_t row = token + row_of(f, 0);
-#else
           const std::size_t row = token + row_of(f, i / 2);
-#endif
           const float absmax = row < args.x.tokens ? __ldg(args.x.absmax + row) : 0.0f;
           y[f][j][i] = multipliers[i % 2] * static_cast<float>(sums[f][j][i]) * (absmax * LlmInt8::inverse_127);
         }
@@ -194,11 +182,7 @@ struct Int8Thread {
     }
     for (unsigned at = threadIdx.x; at < count * kGemmOutputs; at += Tile::threads) {
       const unsigned row = at % kGemmOutputs;
-#if NIBBLE_MUTANT == 145
-      const auto col = static_cast<std::size_t>(__ldg(args.outliers.columns + at / kGemmOutputs));
-#else
       const auto col = static_cast<std::size_t>(__ldg(args.outliers.columns + first + at / kGemmOutputs));
-#endif
       const CodePlace place = layout.place(output + row, col);
       const auto code = static_cast<std::int8_t>(__ldg(args.w.codes + place.word) >> place.shift & 0xff);
       w[at] = static_cast<float>(code) * multiplier(row);
@@ -211,13 +195,9 @@ struct Int8Thread {
     const auto count = static_cast<unsigned>(__ldg(args.outliers.count));
     for (unsigned first = 0; first < count; first += kOutlierBatch) {
       const unsigned batch = count - first < kOutlierBatch ? count - first : kOutlierBatch;
-#if NIBBLE_MUTANT != 63
       __syncthreads();  // what lay here has been read
-#endif
       stage_outliers(first, batch, x, w);
-#if NIBBLE_MUTANT != 64
       __syncthreads();
-#endif
       for (unsigned i = 0; i < batch; ++i)
 #pragma unroll
         for (unsigned j = 0; j < kGemmFragments; ++j)

@@ -52,19 +52,11 @@ NIBBLE_DEVICE void stage_activations(const GemvVectors& x, std::size_t tokens, s
     for (unsigned c = threadIdx.x * kRun; c < columns; c += kGemvThreads * kRun) {
       const std::size_t col = first + c, left = col < cols ? cols - col : 0;
       float v[kRun];
-#if NIBBLE_MUTANT == 28
-      load_vector_run(x, t, col, t >= tokens || left == 0 ? 0 : kRun, v);
-#else
       load_vector_run(x, t, col, t >= tokens ? 0 : left < kRun ? static_cast<int>(left) : kRun, v);
-#endif
       const unsigned in_step = c % kGemvStep, lane = in_step % (kWarp * piece) / piece;
       const unsigned fours = in_step / (kWarp * piece) * (piece / 4) + in_step % piece / 4;
       float4* to = staged + t * (columns / 4);
-#if NIBBLE_MUTANT == 20
-      to[(c / kGemvStep * 8 + fours) * kWarp + lane] = float4{v[0], v[1], v[2], v[3]};
-#else
       to[staged_at<Bits>(c / kGemvStep, lane, fours)] = float4{v[0], v[1], v[2], v[3]};
-#endif
       to[staged_at<Bits>(c / kGemvStep, lane, fours + 1)] = float4{v[4], v[5], v[6], v[7]};
     }
 }
@@ -79,11 +71,7 @@ NIBBLE_DEVICE void load_lane_codes(const std::uint8_t* row, std::size_t pitch, s
     for (unsigned i = 0; i < Bits; i += 4) {  // sixteen bytes; those of 8 bits are half a step apart
       const std::size_t byte = at + i * 128 + lane * 16;
       uint4 quad{0, 0, 0, 0};
-#if NIBBLE_MUTANT == 135
-      if (byte <= pitch) quad = load_stream(reinterpret_cast<const uint4*>(row + byte));
-#else
       if (byte < pitch) quad = load_stream(reinterpret_cast<const uint4*>(row + byte));
-#endif
       words[i] = quad.x, words[i + 1] = quad.y, words[i + 2] = quad.z, words[i + 3] = quad.w;
     }
   } else if constexpr (Bits == 2) {
@@ -207,11 +195,7 @@ struct GemvLane {
 #pragma unroll
       for (unsigned r = 0; r < kGemvRows; ++r) {
         if constexpr (!Uniform) continue;
-#if NIBBLE_MUTANT == 21
-        params[r] = Params(w, group_of(groups, rows[r].groups, step_col));
-#else
         params[r] = Params(w, group_of(groups, rows[r].groups, col));
-#endif
       }
 #pragma unroll
       for (int run = 0; run < runs; ++run) {
@@ -275,13 +259,9 @@ void gemv_kernel(CanonicalMatrix w, GroupMap groups, GemvVectors x, std::size_t 
   if (steps > 0)
     for (unsigned r = 0; r < kGemvRows; ++r) load_lane_codes<Bits>(rows[r].codes, w.pitch, 0, lane, words[r]);
   for (unsigned first = 0; first < all_steps; first += columns / kGemvStep) {
-#if NIBBLE_MUTANT != 22
     __syncthreads();  // the last columns have been read
-#endif
     stage_activations<Bits, Tokens>(x, tokens, w.cols, std::size_t{first} * kGemvStep, columns, staged);
-#if NIBBLE_MUTANT != 23
     __syncthreads();
-#endif
     const unsigned staged_end = first + columns / kGemvStep, end = staged_end < steps ? staged_end : steps;
     for (unsigned step = first; step < end; ++step) {
       std::uint32_t now[kGemvRows][Bits];
@@ -298,11 +278,7 @@ void gemv_kernel(CanonicalMatrix w, GroupMap groups, GemvVectors x, std::size_t 
 #pragma unroll
     for (unsigned t = 0; t < Tokens; ++t) {
       const float total = reduce_team(sums.sum[r][t], kWarp, [](float a, float b) { return a + b; });
-#if NIBBLE_MUTANT == 148
-      if (lane == r * Tokens + t && t <= tokens && row + r < w.rows)
-#else
       if (lane == r * Tokens + t && t < tokens && row + r < w.rows)
-#endif
         store_result(y, y_type, t * y_stride + row + r, total);
     }
 }

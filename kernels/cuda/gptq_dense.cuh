@@ -43,16 +43,12 @@ void gptq_row_products_kernel(const float* a, const float* b, std::size_t rows, 
       sum += static_cast<double>(__ldg(a + r * cols + c)) * static_cast<double>(__ldg(b + r * cols + c));
     sum = reduce_team(sum, kWarp, add);
     if (threadIdx.x % kWarp == 0) of_warp[threadIdx.x / kWarp] = sum;
-#if NIBBLE_MUTANT != 92
     __syncthreads();
-#endif
     if (threadIdx.x == 0) {
       for (unsigned w = 1; w < warps; ++w) sum += of_warp[w];
       sums[r] = sum;
     }
-#if NIBBLE_MUTANT != 137
     __syncthreads();
-#endif
   }
 }
 

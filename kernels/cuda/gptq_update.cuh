@@ -54,11 +54,7 @@ NIBBLE_KERNEL(kGptqThreads<T>, 1)
 void gptq_fit_kernel(GptqStep s, GptqBuffers<T> b) {
   const std::size_t row = std::size_t{blockIdx.x} * kGptqThreads<T> + threadIdx.x;
   if (row >= s.rows) return;
-#if NIBBLE_MUTANT == 133
-  for (std::size_t g = blockIdx.y; g < s.groups; g += s.groups) {
-#else
   for (std::size_t g = blockIdx.y; g < s.groups; g += gridDim.y) {
-#endif
     const std::int32_t* members = b.members + b.first_member[g];
     const auto n = static_cast<std::size_t>(b.first_member[g + 1] - b.first_member[g]);
     keep_grid(s, b, g, row, fit_grid(s, n, [&](std::size_t k) {
@@ -92,11 +88,7 @@ void gptq_update_kernel(GptqStep s, GptqBuffers<T> b) {
   if (row >= s.rows) return;
   T* own = reinterpret_cast<T*>(shared) + threadIdx.x;
   for (std::size_t i = s.begin; i < s.end; ++i)
-#if NIBBLE_MUTANT == 117
-    own[(i - s.begin) * pitch] = __ldg(b.weights + static_cast<unsigned>((s.cols - 1 - i) * s.rows + row));
-#else
     own[(i - s.begin) * pitch] = __ldg(b.weights + (s.cols - 1 - i) * s.rows + row);
-#endif
   const auto begins_group = [&](std::size_t i) { return i == 0 || b.group[i] != b.group[i - 1]; };
   if (s.grids == GptqGrids::at_step)
     for (std::size_t i = s.begin; i < s.end; ++i)
@@ -107,18 +99,10 @@ void gptq_update_kernel(GptqStep s, GptqBuffers<T> b) {
   double loss = 0;
   for (std::size_t i = s.begin; i < s.end; ++i) {
     const auto group = static_cast<std::size_t>(b.group[i]);
-#if NIBBLE_MUTANT == 140
-    if (s.grids != GptqGrids::given && begins_group(i)) {
-#else
     if (s.grids == GptqGrids::at_group && begins_group(i)) {
-#endif
       params = fit_in_step(s, b, i, row, own);
       keep_grid(s, b, group, row, params);
-#if NIBBLE_MUTANT == 90
-    } else if (i == s.begin) {
-#else
     } else if (i == s.begin || begins_group(i)) {
-#endif
       params = {b.scales[group * s.rows + row], b.zero_points[group * s.rows + row]};
     }
     const T* u = b.inverse + (s.cols - 1 - i) * s.cols + s.cols - 1;  // U_ij at u[−j]
@@ -133,36 +117,16 @@ void gptq_update_kernel(GptqStep s, GptqBuffers<T> b) {
         static_cast<std::uint8_t>(static_cast<std::int32_t>(t) + params.zero_point);
     b.errors[(s.end - 1 - i) * s.rows + row] = e;
     loss += static_cast<double>(e) * static_cast<double>(e);
-#if NIBBLE_MUTANT == 80
-    for (std::size_t j = i + 2; j < s.end; ++j) {
-#else
     for (std::size_t j = i + 1; j < s.end; ++j) {
-#endif
-#if NIBBLE_MUTANT == 93
-      T& to = own[(j - 1 - s.begin) * pitch];
-#else
       T& to = own[(j - s.begin) * pitch];
-#endif
-#if NIBBLE_MUTANT == 81
-      to -= e * __ldg(b.inverse + (s.cols - 1 - j) * s.cols + s.cols - 1 - i);
-#else
       to -= e * __ldg(u - j);
-#endif
     }
     if (b.drift == nullptr) continue;
-#if NIBBLE_MUTANT == 91
-    b.currents[(s.end - 1 - i) * s.rows + row] = static_cast<T>(static_cast<float>(t) * params.scale);
-#else
     b.currents[(s.end - 1 - i) * s.rows + row] = w;
-#endif
     const T* p = b.drift + (u - b.inverse);
     for (std::size_t j = i + 1; j < s.end; ++j) own[(j - s.begin) * pitch] += w * __ldg(p - j);
   }
-#if NIBBLE_MUTANT == 82
-  b.losses[row] = loss;
-#else
   b.losses[row] += loss;
-#endif
 }
 
 }  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -16,9 +16,7 @@ int store_pointers(std::span<const void* const> pointers, const void** out, cuda
         status != cudaSuccess)
       return status;
     pointers = pointers.subspan(count);
-#if NIBBLE_MUTANT != 147
     out += count;
-#endif
   }
   return cudaSuccess;
 }

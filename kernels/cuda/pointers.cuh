@@ -13,11 +13,7 @@ struct PointerBatch {
 /// A thread stores one address.
 NIBBLE_KERNEL(kPointersALaunch, 1)
 void store_pointers_kernel(PointerBatch batch, unsigned count, const void** out) {
-#if NIBBLE_MUTANT == 65
-  if (threadIdx.x <= count) out[threadIdx.x] = batch.pointers[threadIdx.x];
-#else
   if (threadIdx.x < count) out[threadIdx.x] = batch.pointers[threadIdx.x];
-#endif
 }
 
 }  // namespace nibble::inline NIBBLE_ABI::cuda

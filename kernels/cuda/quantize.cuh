@@ -64,11 +64,7 @@ template <class T>
 NIBBLE_DEVICE void load_elements(const Weights<T>& w, std::size_t begin, int n, float (&out)[kRun]) {
   if (w.stride == w.cols) return load_run(w.data + begin, n, out);
   const std::size_t row = begin / w.cols, col = begin % w.cols;
-#if NIBBLE_MUTANT == 151
-  if (row < w.rows) return load_run(w.data + row * w.stride + col, n, out);
-#else
   if (w.cols - col >= static_cast<std::size_t>(n)) return load_run(w.data + row * w.stride + col, n, out);
-#endif
 #pragma unroll
   for (int i = 0; i < kRun; ++i) {
     const std::size_t at = begin + static_cast<std::size_t>(i);
@@ -136,11 +132,7 @@ void fit_kernel(Weights<T> w, GroupRuns groups, QuantSpec spec, CanonicalBuffers
   }
   const int lane = static_cast<int>(threadIdx.x % team);
   Range range = range_of_share(w, run, lane, groups.team, status);
-#if NIBBLE_MUTANT == 13
-  range.min = reduce_team(range.min, groups.team / 2, smaller);
-#else
   range.min = reduce_team(range.min, groups.team, smaller);
-#endif
   range.max = reduce_team(range.max, groups.team, larger);
   if (group >= groups.count || lane != 0 || run.begin >= run.end) return;
   if (groups.parts == 1) return store_params(spec, to, absmax, group, range, status);
@@ -197,11 +189,7 @@ struct CodebookEncoder {
     int below = 0;  // the number of thresholds known to lie below
 #pragma unroll
     for (int width = N / 2; width > 0; width /= 2)
-#if NIBBLE_MUTANT == 14
-      if (scaled >= threshold[below + width - 1]) below += width;
-#else
       if (scaled > threshold[below + width - 1]) below += width;
-#endif
     return code[below];
   }
 };
@@ -244,11 +232,7 @@ void encode_kernel(Weights<T> w, CanonicalMatrix q, GroupMap groups, const float
         const std::size_t group = group_of(groups, row, col + static_cast<std::size_t>(i));
         encoder.set(encoding_scale(q, absmax, group), zero_point_of(q, group));
       }
-#if NIBBLE_MUTANT == 15
-      word |= static_cast<std::uint64_t>(encoder.encode(x[i])) << ((i ^ 1) * q.spec.bits);
-#else
       word |= static_cast<std::uint64_t>(encoder.encode(x[i])) << (i * q.spec.bits);
-#endif
     }
     store_codes(codes + row * q.pitch + col / kRun * static_cast<std::size_t>(q.spec.bits), n, q.spec.bits, word);
   }
@@ -279,9 +263,7 @@ void nested_offset_kernel(const float* absmax, std::size_t count, float* offset)
   most[thread] = large;
   least[thread] = small;
   for (unsigned half = Threads / 2; half > 0; half /= 2) {
-#if NIBBLE_MUTANT != 16
     __syncthreads();
-#endif
     if (thread >= half) continue;
     sums[thread] += sums[thread + half];
     most[thread] = larger(most[thread], most[thread + half]);
@@ -318,11 +300,7 @@ void nested_kernel(const float* absmax, std::size_t count, CanonicalBuffers to, 
   if (thread % kWarp == 0) most[thread / kWarp] = of_warp;
   __syncthreads();
   float largest = 0;
-#if NIBBLE_MUTANT == 143
-  for (unsigned w = 0; w + 1 < N / kWarp; ++w) largest = larger(most[w], largest);
-#else
   for (unsigned w = 0; w < N / kWarp; ++w) largest = larger(most[w], largest);
-#endif
   largest = stored_absmax(largest);
   if (thread == 0) to.nested_absmax[blockIdx.x] = largest;
   if (i >= count) return;

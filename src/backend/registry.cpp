@@ -131,7 +131,8 @@ struct Registry {
     add("scalar", "plain C++, the reference", kernels::scalar_kernels, true);
 #if defined(__x86_64__)
     // Behind the reference, so that only its name chooses it: nobody has measured whether it is faster.
-    add("avx512amx", "AVX-512 with VNNI and AMX tiles, speed not measured so far", kernels::avx512amx_kernels, cpu.amx_int8);
+    add("avx512amx", "AVX-512 with VNNI and AMX tiles, speed not measured so far", kernels::avx512amx_kernels,
+        cpu.amx_int8);
 #endif
   }
   void add(std::string_view name, std::string_view description, const kernels::KernelTable& isa, bool available) {

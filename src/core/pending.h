@@ -26,8 +26,8 @@ class Pending {
   ~Pending();
   Pending(const Pending&) = delete;
   Pending& operator=(const Pending&) = delete;
-  /// Removes all that there are, and lets none come or go any more: the last thing that a process does whose destructors
-  /// will not run.
+  /// Removes all that there are, and lets none come or go any more: the last thing that a process does whose
+  /// destructors will not run.
   static void remove_all() noexcept;
 
  private:

@@ -14,20 +14,9 @@ NIBBLE_KERNEL(256, 1)
 void transpose_kernel(const float* in, float* out, unsigned rows, unsigned cols) {
   NIBBLE_SHARED(float, tile, (kTransposeTile * (kTransposeTile + 1)));
   const unsigned row = blockIdx.y * kTransposeTile + threadIdx.y, col = blockIdx.x * kTransposeTile + threadIdx.x;
-#if NIBBLE_MUTANT == 2
-  const bool inside = row <= rows && col < cols;
-#else
   const bool inside = row < rows && col < cols;
-#endif
   if (inside) tile[threadIdx.y * (kTransposeTile + 1) + threadIdx.x] = in[row * cols + col];
-#if NIBBLE_MUTANT == 3
-  if (inside) __syncthreads();
-  else {
-    __syncthreads();
-  }
-#elif NIBBLE_MUTANT != 1
   __syncthreads();
-#endif
   const unsigned to_row = blockIdx.x * kTransposeTile + threadIdx.y, to_col = blockIdx.y * kTransposeTile + threadIdx.x;
   if (to_row < cols && to_col < rows)
     out[to_row * rows + to_col] = tile[threadIdx.x * (kTransposeTile + 1) + threadIdx.y];
@@ -40,23 +29,15 @@ void ordered_sum_kernel(const float* x, unsigned n, float* out, int* turn) {
   NIBBLE_SHARED(float, partial, 4);
   float sum = 0;
   for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) sum += x[i];
-#if NIBBLE_MUTANT == 4
-  const unsigned mask = threadIdx.x % 32 < 16 ? 0xffffu : 0xffff0000u;
-#else
   const unsigned mask = 0xffffffffu;
-#endif
   for (int d = 16; d > 0; d /= 2) sum += __shfl_xor_sync(mask, sum, d);
   if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = sum;
   __syncthreads();
   if (threadIdx.x != 0) return;
   for (unsigned warp = 1; warp < blockDim.x / 32; ++warp) sum += partial[warp];
-#if NIBBLE_MUTANT != 5
   while (load_acquire(turn) != static_cast<int>(blockIdx.x)) spin_hint();
-#endif
   *out += sum;
-#if NIBBLE_MUTANT != 6
   add_release(turn, 1);
-#endif
 }
 
 /// The sixteen bytes that each thread's neighbour copied to shared memory: two stages, as in a pipeline.
@@ -70,16 +51,10 @@ void neighbour_copy_kernel(const uint4* in, uint4* out, unsigned tiles) {
   for (unsigned t = 0; t < tiles; ++t) {
     if (t + 1 < tiles) cp_async_16(&stages[(t + 1) % 2 * blockDim.x + thread], &in[(t + 1) * blockDim.x + thread]);
     cp_async_commit();
-#if NIBBLE_MUTANT == 7
-    cp_async_wait<2>();
-#else
     cp_async_wait<1>();
-#endif
     __syncthreads();
     out[t * blockDim.x + thread] = stages[t % 2 * blockDim.x + neighbour];
-#if NIBBLE_MUTANT != 8
     __syncthreads();
-#endif
   }
 }
 

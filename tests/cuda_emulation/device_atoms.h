@@ -11,8 +11,8 @@ namespace nibble::inline NIBBLE_ABI::cuda {
 
 namespace detail {
 
-/// Register i of a matrix load: from matrix i, whose rows lanes 8·i … 8·i + 7 named. The rows are read here, in the
-/// kernel.
+/// Register i of a matrix load: from matrix i, whose rows lanes 8·i … 8·i + 7 named. The rows are read here: this is
+/// inlined into the kernel, where the sanitizers look.
 template <int Matrices>
 inline void load_matrices(std::uint32_t (&r)[Matrices], const void* row, bool transposed, cuda_emulation::Site site) {
   using cuda_emulation::Contributions;
@@ -45,8 +45,8 @@ inline void start_copy(void* dst, const void* src, bool pred, cuda_emulation::Si
     cuda_emulation::fail("an asynchronous copy's source is not aligned to 16 bytes", site);
   Sixteen data{};
   if (pred) data = *static_cast<const Sixteen*>(src);
-  *static_cast<Sixteen*>(dst) =
-      ~Sixteen{};  // from now until the wait the copy may write: nobody may count on the bytes
+  // From now until the wait the copy may write: nobody may count on the bytes.
+  *static_cast<Sixteen*>(dst) = ~Sixteen{};
   cuda_emulation::begin_copy({dst, {data[0], data[1], data[2], data[3]}});
 }
 

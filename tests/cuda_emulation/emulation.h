@@ -8,11 +8,11 @@
 //   for_each_order([] { EXPECT_EQ(gemm(…), cudaSuccess); compare(…); });
 //
 // A launch throws Fault when the kernel
-//   - reaches different __syncthreads() in one block, or different collectives in one warp; names a lane outside its
-//   mask;
+//   - reaches different __syncthreads() in one block, or different collectives in one warp;
+//   - names a lane outside its mask;
 //   - waits for ever: the message names every thread that waits, and where;
-//   - writes beyond an array of shared memory, or gives a matrix load or an asynchronous copy a bad or misaligned
-//   address.
+//   - writes beyond an array of shared memory;
+//   - gives a matrix load or an asynchronous copy a bad or misaligned address.
 // Shared memory begins as NaN bits. The target of an asynchronous copy holds NaN bits until the copy is waited for, so
 // that a read too early and a write too early both show in the results.
 //

@@ -89,8 +89,7 @@ inline int __all_sync(unsigned mask, int predicate,
   return nibble::cuda_emulation::ballot(mask, predicate == 0, site) == 0;
 }
 
-// ---- Atomics: relaxed, so that they order nothing else
-// ----------------------------------------------------------------
+// ---- Atomics: relaxed, so that they order nothing else --------------------------------------------------------------
 
 namespace nibble::cuda_emulation {
 
@@ -130,8 +129,7 @@ T atomicCAS(T* p, std::type_identity_t<T> expected, std::type_identity_t<T> valu
   return nibble::cuda_emulation::exchange_atomically(p, [&](T old) { return old == expected ? value : old; });
 }
 
-// ---- Loads with a caching hint
-// ----------------------------------------------------------------------------------------
+// ---- Loads with a caching hint --------------------------------------------------------------------------------------
 
 template <class T>
 T __ldg(const T* p) {
@@ -146,8 +144,7 @@ void __stcs(T* p, std::type_identity_t<T> value) {
   *p = value;
 }
 
-// ---- Integers
-// ---------------------------------------------------------------------------------------------------------
+// ---- Integers -------------------------------------------------------------------------------------------------------
 
 /// c plus the products of four signed bytes.
 inline int __dp4a(int a, int b, int c) {
@@ -179,8 +176,7 @@ inline int __popc(unsigned x) { return std::popcount(x); }
 inline int __clz(int x) { return std::countl_zero(static_cast<unsigned>(x)); }
 inline int __ffs(int x) { return x == 0 ? 0 : std::countr_zero(static_cast<unsigned>(x)) + 1; }
 
-// ---- Floats
-// -----------------------------------------------------------------------------------------------------------
+// ---- Floats ---------------------------------------------------------------------------------------------------------
 
 inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }
 inline int __float_as_int(float x) { return std::bit_cast<int>(x); }

@@ -1,4 +1,4 @@
-// What the emulated device functions ask of the machine that runs them. Internal: device.h's headers call it.
+// What the emulated device functions ask of the machine that runs them. Internal: the emulation's atoms call it.
 //
 // The machine's own code is compiled without instrumentation, once for all modes. Whatever a kernel reads or writes is
 // therefore read and written in the headers, inlined into the kernel, where the sanitizers see it.

@@ -84,15 +84,10 @@ bool has_tensor_core_layout(const QuantizedMatrix& q) { return why_not_w4(q).emp
 
 void pack_tensor_core(const Context& context, const QuantizedMatrix& q, Matrix::Storage& s, cudaStream_t stream) {
   s.tensor = std::make_unique<TensorCoreCodes>();
-#if NIBBLE_MUTANT == 157
-  WaitOnError work(stream);
-#endif
   HostW4 four;
   std::vector<std::int32_t> places;
   HostInt8 eight;
-#if NIBBLE_MUTANT != 157
   WaitOnError work(stream);
-#endif
   if (q.spec.bits == 4) {
     four = pack_w4(q);
     places = four.column_places();
@@ -147,11 +142,7 @@ void multiply_tensor_core(const Matrix::Storage& s, const DeviceMatrix& x, const
   const TensorCoreWorkspace space(plan, x.rows, x.cols, workspace);
   const void* from = x.data;
   std::size_t stride = x.stride;
-#if NIBBLE_MUTANT == 101
-  if (false)
-#else
   if (t.column_order.size() > 0)
-#endif
     check_kernel(gather_columns({x.data, x.type, x.rows, x.cols, x.stride}, t.column_order.as<std::int32_t>(), x.cols,
                                 nullptr, space.x, x.cols, stream),
                  "gather_columns");
@@ -163,14 +154,8 @@ void multiply_tensor_core(const Matrix::Storage& s, const DeviceMatrix& x, const
     from = space.x;
     stride = x.cols;
   }
-#if NIBBLE_MUTANT != 100
   if (plan.steps_a_block % plan.steps_a_tile != 0)  // blocks share a tile, and wait for each other
-#if NIBBLE_MUTANT == 152
-    (void)cudaMemsetAsync(space.sums, 0, plan.lock_bytes, stream);
-#else
     check(cudaMemsetAsync(space.sums, 0, plan.lock_bytes, stream), "cudaMemsetAsync", "the locks of gemm_w4a16");
-#endif
-#endif
   check_kernel(gemm_w4a16(t.w4, from, x.type, stride, x.rows, y.data, y.type, y.stride, plan, space.sums, stream),
                "gemm_w4a16");
 }

@@ -1,4 +1,5 @@
-// kernels/cuda/device.h for a host compiler: see emulation.h for what this device checks.
+// Stands in for the project's kernels/cuda/atoms.h, since this folder comes before it on the emulation's include path:
+// what kernels/cuda/device.h lists, for a host compiler. See emulation.h for what this device checks.
 #pragma once
 
 // The language's own functions and variables; first, since kernels' headers use them as if built in.
