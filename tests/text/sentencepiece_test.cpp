@@ -154,10 +154,8 @@ TEST(SentencePiece, VocabulariesThatCannotBeAreRefused) {
     change(m);
     expect_error(ErrorCode::corrupt_file, says, [&] { (void)load(m.bytes()); });
   };
-  refused("piece 2 has the score nan",
-          [](Model& m) { m.pieces[2].score = std::numeric_limits<float>::quiet_NaN(); });
-  refused("piece 3 has the score -inf",
-          [](Model& m) { m.pieces[3].score = -std::numeric_limits<float>::infinity(); });
+  refused("piece 2 has the score nan", [](Model& m) { m.pieces[2].score = std::numeric_limits<float>::quiet_NaN(); });
+  refused("piece 3 has the score -inf", [](Model& m) { m.pieces[3].score = -std::numeric_limits<float>::infinity(); });
   refused("piece 3 repeats \"a\"", [](Model& m) { m.pieces[3].text = "a"; });
   refused("piece 4 is empty", [](Model& m) { m.pieces[4].text = ""; });
   refused("no unknown piece", [](Model& m) { m.pieces[0].type = kControl; });

@@ -1,4 +1,4 @@
-// 8-bit Adam (scheme/adam8.h) on a CUDA device: the moments of a tensor of parameters, and its steps.
+// 8-bit Adam (train/adam8.h) on a CUDA device: the moments of a tensor of parameters, and its steps.
 //
 //   nibble::cuda::Adam8 adam(context, lora_a.rows * lora_a.cols, {.learning_rate = 2e-4}, stream);    // once
 //   adam.step(lora_a, grad_a, stream);                                                                 // every batch
