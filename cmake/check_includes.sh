@@ -32,8 +32,8 @@ if grep -rnE '#include "(tests|cuda_emulation)/|NIBBLE_MUTANT' include src kerne
   bad=1
 fi
 # The iterators of <filesystem> end the process when memory ends (src/core/files.h has what does not).
-if grep -rnE 'directory_iterator' include src; then
-  echo "list_folder of src/core/files.h lists folders"
+if grep -rnE 'directory_iterator|(fs|filesystem)::remove_all' include src; then
+  echo "list_folder of src/core/files.h lists folders, and remove_quietly of src/core/pending.h removes them"
   bad=1
 fi
 exit $bad

@@ -9,6 +9,7 @@
 #include "core/files.h"
 #include "core/memory.h"
 #include "core/output_path.h"
+#include "core/pending.h"
 #include "loader.h"
 
 namespace nibble::inline NIBBLE_ABI::llama {
@@ -159,8 +160,7 @@ CalibrateReport quantize_calibrated(const fs::path& from, const fs::path& to, st
     if (!options.resume || !made_by(to, manifest))
       throw Error(ErrorCode::invalid_argument,
                   "'" + to.string() + "' exists already; remove it or choose another name");
-    std::error_code ignored;
-    fs::remove_all(CalibrationFolder::of(to), ignored);
+    files::remove_quietly(CalibrationFolder::of(to));
     out.complete_before = true;
     return out;
   }
