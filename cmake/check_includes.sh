@@ -60,8 +60,8 @@ if grep -rnE 'NIBBLE_MUTANT' include src kernels; then
   bad=1
 fi
 # The iterators of <filesystem> end the process when memory ends (src/core/files.h has what does not).
-if grep -rnE 'directory_iterator' include src; then
-  echo "list_folder of src/core/files.h lists folders"
+if grep -rnE 'directory_iterator|(fs|filesystem)::remove_all' include src; then
+  echo "list_folder of src/core/files.h lists folders, and remove_quietly of src/core/pending.h removes them"
   bad=1
 fi
 exit "${bad:-0}"

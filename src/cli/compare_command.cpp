@@ -197,8 +197,7 @@ class Comparison {
   }
 
   void forget(const std::string& stored, const fs::path& copy) {
-    std::error_code ignored;
-    fs::remove_all(copy, ignored);
+    files::remove_quietly(copy);
     made_.erase(stored);
   }
 

@@ -1,5 +1,6 @@
 #include "pending.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/random.h>
@@ -95,18 +96,33 @@ void sync_folder(const fs::path& folder) {
 
 }  // namespace
 
-void remove_quietly(const fs::path& path) noexcept {
-  // Once more if memory ended (as an exception or as an error of the system's): what called this is on its way out, and
-  // gives memory back as it goes.
-  for (int tries = 0; tries < 3; ++tries) {
-    try {
-      std::error_code error;
-      fs::remove_all(path, error);
-      if (!error) return;
-    } catch (const std::bad_alloc&) {
-      continue;
-    }
+namespace {
+
+/// A file, or a folder with all that is in it; links are removed, not followed. True if nothing is there any more.
+bool remove_at(int folder, const char* name) noexcept {
+  if (::unlinkat(folder, name, 0) == 0 || errno == ENOENT) return true;
+  if (errno != EISDIR && errno != EPERM) return false;
+  const int opened = ::openat(folder, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  if (opened < 0) return false;
+  DIR* const entries = ::fdopendir(opened);
+  if (entries == nullptr) {
+    ::close(opened);
+    return false;
   }
+  while (const dirent* entry = ::readdir(entries))
+    if (const std::string_view inner = entry->d_name; inner != "." && inner != "..")
+      (void)remove_at(::dirfd(entries), entry->d_name);
+  ::closedir(entries);
+  return ::unlinkat(folder, name, AT_REMOVEDIR) == 0;
+}
+
+}  // namespace
+
+bool remove_quietly(const fs::path& path) noexcept {
+  // Once more where memory ended: what called this is on its way out, and others give memory back meanwhile.
+  for (int tries = 0; tries < 3; ++tries)
+    if (remove_at(AT_FDCWD, path.c_str())) return true;
+  return false;
 }
 
 namespace {
@@ -228,9 +244,8 @@ PendingDirectory::PendingDirectory(fs::path final_path, fs::path temporary) : Pe
   final_ = without_slash(std::move(final_path));
   temporary_ = std::move(temporary);
   check_output({final_, OutputKind::new_folder}, {});
-  std::error_code error;
-  fs::remove_all(temporary_, error);
-  if (error || ::mkdir(temporary_.c_str(), 0777) != 0) throw_system_error("create the folder", temporary_);
+  if (!remove_quietly(temporary_) || ::mkdir(temporary_.c_str(), 0777) != 0)
+    throw_system_error("create the folder", temporary_);
 }
 
 PendingDirectory::~PendingDirectory() {

@@ -16,8 +16,9 @@
 
 namespace nibble::inline NIBBLE_ABI::files {
 
-/// Removes a file or a folder, if it is there; for ways out that cannot fail.
-void remove_quietly(const std::filesystem::path& path) noexcept;
+/// Removes a file or a folder, if it is there; for ways out that cannot fail. False if something stays. (remove_all of
+/// <filesystem> ends the process when memory ends: what it calls is noexcept, and allocates.)
+bool remove_quietly(const std::filesystem::path& path) noexcept;
 
 /// Something under a temporary name, for as long as it has that name.
 class Pending {

@@ -6,7 +6,8 @@
 #include "core/files.h"
 #include "core/memory.h"
 #include "core/output_path.h"
-#include "engine/loader.h"
+#include "core/pending.h"
+#include "loader.h"
 #include "model/calibrate_plan.h"
 #include "model/calibrated_output.h"
 #include "model/calibration_folder.h"
@@ -160,8 +161,7 @@ model::CalibrateReport quantize_calibrated(const fs::path& from, const fs::path&
     if (!options.resume || !model::made_by(to, manifest))
       throw Error(ErrorCode::invalid_argument,
                   "'" + to.string() + "' exists already; remove it or choose another name");
-    std::error_code ignored;
-    fs::remove_all(model::CalibrationFolder::of(to), ignored);
+    files::remove_quietly(model::CalibrationFolder::of(to));
     out.complete_before = true;
     return out;
   }

@@ -201,7 +201,11 @@ TEST_P(EveryAllocation, MayFail) {
       EXPECT_EQ(contents(out), expected) << "resumed";
     }
     fs::remove_all(out);
-    EXPECT_TRUE(fs::is_empty(place)) << fs::directory_iterator(place)->path();
+    EXPECT_TRUE(fs::is_empty(place)) << [&] {
+      std::string left = "status " + std::to_string(e.status) + ", " + e.text + ", and left:";
+      for (const auto& entry : fs::recursive_directory_iterator(place)) left += " " + entry.path().string();
+      return left;
+    }();
     fs::remove_all(partial);
   }
   std::printf("%ld allocations, %ld refused, %ld of them to no harm\n", whole.allocations, refusals, unharmed);

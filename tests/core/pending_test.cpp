@@ -156,6 +156,21 @@ TEST(PendingFile, FilesOfOtherMakersAreNotTouched) {
   EXPECT_EQ(names_in(folder.path()).size(), 6u);
 }
 
+TEST(RemoveQuietly, TakesAFolderWithAllInItAndFollowsNoLink) {
+  const TemporaryFolder folder;
+  fs::create_directories(folder / "tree/a/b");
+  std::ofstream(folder / "tree/a/file") << "x";
+  std::ofstream(folder / "kept") << "x";
+  fs::create_directory_symlink(folder.path(), folder / "tree/link");
+  fs::create_symlink(folder / "nowhere", folder / "tree/a/b/dead");
+  EXPECT_TRUE(remove_quietly(folder / "tree"));
+  EXPECT_FALSE(fs::exists(folder / "tree"));
+  EXPECT_TRUE(fs::exists(folder / "kept"));
+  EXPECT_TRUE(remove_quietly(folder / "tree")) << "what is not there is gone";
+  EXPECT_TRUE(remove_quietly(folder / "kept"));
+  EXPECT_FALSE(fs::exists(folder / "kept"));
+}
+
 TEST(PendingDirectory, TheSecondOfTwoAtOnceReplacesNothing) {
   const TemporaryFolder folder;
   PendingDirectory one(folder / "model"), two(folder / "model");
