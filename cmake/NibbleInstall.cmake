@@ -1,26 +1,27 @@
 # Install rules and the CMake package. find_package(nibble CONFIG) gives nibble::nibble and, where they were built and what
-# they need is found, nibble::llama (ICU) and nibble::cuda (CUDA's toolkit); COMPONENTS llama or cuda insist on them.
+# they need is found, nibble::text, nibble::models and nibble::engine (ICU) and nibble::cuda (CUDA's toolkit); COMPONENTS
+# text, models, engine or cuda insist on them.
 include(CMakePackageConfigHelpers)
 
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/nibble)
-# nibble_install_library(<target> <export>): each has an export of its own, so that who wants no more than nibble::nibble
-# need not have what the others are built on.
-function(nibble_install_library target export)
-  install(TARGETS ${target} EXPORT ${export}
+# nibble_install_libraries(<export> <target>…): what is built on something of its own has an export of its own, so that
+# who wants no more than nibble::nibble need not have it.
+function(nibble_install_libraries export)
+  install(TARGETS ${ARGN} EXPORT ${export}
     ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
   install(EXPORT ${export} NAMESPACE nibble:: DESTINATION ${package_dir})
 endfunction()
 
-nibble_install_library(nibble nibbleTargets)
-set(NIBBLE_HAS_LLAMA OFF)
-if(TARGET nibble_llama)
-  set(NIBBLE_HAS_LLAMA ON)
-  nibble_install_library(nibble_llama nibbleLlamaTargets)
+nibble_install_libraries(nibbleTargets nibble)
+set(NIBBLE_HAS_ENGINE OFF)
+if(TARGET nibble_engine)
+  set(NIBBLE_HAS_ENGINE ON)
+  nibble_install_libraries(nibbleEngineTargets nibble_text nibble_models nibble_engine)
 endif()
 set(NIBBLE_HAS_CUDA OFF)
 if(TARGET nibble_cuda)
   set(NIBBLE_HAS_CUDA ON)
-  nibble_install_library(nibble_cuda nibbleCudaTargets)
+  nibble_install_libraries(nibbleCudaTargets nibble_cuda)
 endif()
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/nibble DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(FILES ${PROJECT_SOURCE_DIR}/LICENSE ${PROJECT_SOURCE_DIR}/cmake/THIRD_PARTY_NOTICES.md
@@ -30,7 +31,7 @@ if(TARGET nibble_cli)
 endif()
 # Shared libraries are found where they lie to each other and to the tool, in a tree that was moved, too.
 file(RELATIVE_PATH bin_to_lib /p/${CMAKE_INSTALL_BINDIR} /p/${CMAKE_INSTALL_LIBDIR})
-foreach(target nibble nibble_llama nibble_cuda)
+foreach(target nibble nibble_text nibble_models nibble_engine nibble_cuda)
   if(TARGET ${target})
     set_property(TARGET ${target} APPEND PROPERTY INSTALL_RPATH $ORIGIN)
   endif()

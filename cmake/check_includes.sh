@@ -1,34 +1,62 @@
 #!/usr/bin/env bash
 # Who may include whom (the arrows of the design), and what no file may use: prints every breach, and fails then.
+# usage: check_includes.sh [TREE]
+#
+# The room of a file is the folder below include/nibble, src or kernels that it lies in; src/<room>/cuda is part of the
+# room `cuda`. Public and private headers follow the same arrows.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-declare -A allowed=(
-  [core]="core" [scheme]="core scheme" [matrix]="core scheme matrix" [backend]="core scheme matrix backend"
-  [quantize]="core scheme matrix backend quantize" [solver]="core scheme matrix backend quantize solver"
-  [format]="core scheme matrix format" [train]="core scheme matrix backend quantize train"
-  [llama]="core scheme matrix backend quantize solver format train llama")
-bad=0
-for folder in "${!allowed[@]}"; do
-  for dir in include/nibble/$folder src/$folder; do
-    [ -d "$dir" ] || continue
-    while IFS=: read -r file line include; do
-      target=$(sed -E 's/.*"nibble\/([a-z_]+)\/.*/\1/' <<<"$include")
-      # The CPU backends run LLM.int8's activation quantizer inside matmul: the one arrow that points up.
-      [ "$dir $target" = "src/backend quantize" ] && continue
-      if [[ " ${allowed[$folder]} " != *" $target "* ]]; then
-        echo "$file:$line: $folder may not include $target"
-        bad=1
-      fi
-    done < <(grep -rnE '#include "nibble/[a-z_]+/' "$dir" || true)
-  done
-done
-if grep -rnE '#include "(kernels|src)/' include; then
-  echo "public headers may not see kernels/ or src/"
-  bad=1
-fi
+cd "${1:-$(dirname "$0")/..}"
+{
+  grep -rnE --include='*.h' --include='*.cpp' --include='*.cu' --include='*.cuh' '^ *#include "' include src kernels || true
+} | awk -F: '
+  BEGIN {
+    ground = "core scheme matrix"
+    may["core"] = "core"
+    may["scheme"] = "core scheme"
+    may["matrix"] = ground
+    may["format"] = ground " format"
+    may["backend"] = ground " backend kernels"
+    may["quantize"] = ground " backend quantize"
+    may["solver"] = ground " backend quantize solver kernels"
+    may["train"] = ground " backend quantize train"
+    may["text"] = "core format text"
+    may["model"] = ground " backend quantize solver format text model"
+    may["engine"] = may["model"] " engine"
+    may["cuda"] = ground " backend quantize solver train cuda kernels"
+    may["cli"] = may["engine"] " cuda cli"
+    may["kernels"] = ground " backend solver train kernels"
+  }
+  function room_of(path,   part, n) {
+    n = split(path, part, "/")
+    if (part[1] == "include") return part[3]
+    if (part[1] == "kernels") return "kernels"
+    return n > 3 && part[3] == "cuda" ? "cuda" : part[2]
+  }
+  function target_of(include, here,   part, n) {
+    n = split(include, part, "/")
+    if (n == 1) return here  # beside the file
+    if (part[1] == "nibble") return n == 2 ? "core" : part[2]
+    if (part[1] == "src") return part[2]
+    return n > 2 && part[2] == "cuda" && part[1] != "kernels" ? "cuda" : part[1]
+  }
+  {
+    include = $0
+    sub(/^[^"]*"/, "", include)
+    sub(/".*/, "", include)
+    here = room_of($1)
+    target = target_of(include, here)
+    if (!(here in may)) { print $1 ":" $2 ": the room \x27" here "\x27 is not in this list"; bad = 1; next }
+    if (index(" " may[here] " ", " " target " ") == 0) {
+      print $1 ":" $2 ": " here " may not include " target " (\"" include "\")"; bad = 1
+    }
+    if ($1 ~ /^include/ && include !~ /^nibble\//) {
+      print $1 ":" $2 ": a public header sees public headers alone (\"" include "\")"; bad = 1
+    }
+  }
+  END { exit bad }' || bad=1
 # The tests' emulation is found by the include path alone, and their seeded defects are patches.
-if grep -rnE '#include "(tests|cuda_emulation)/|NIBBLE_MUTANT' include src kernels; then
-  echo "kernels/, src/ and public headers may not see the tests"
+if grep -rnE 'NIBBLE_MUTANT' include src kernels; then
+  echo "the seeded defects are patches in tests/cuda_emulation/mutants"
   bad=1
 fi
 # The iterators of <filesystem> end the process when memory ends (src/core/files.h has what does not).
@@ -36,4 +64,4 @@ if grep -rnE 'directory_iterator|(fs|filesystem)::remove_all' include src; then
   echo "list_folder of src/core/files.h lists folders, and remove_quietly of src/core/pending.h removes them"
   bad=1
 fi
-exit $bad
+exit "${bad:-0}"

@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "nibble/backend/cuda.h"
+#include "nibble/cuda/device.h"
 
 namespace nibble::bench {
 

@@ -62,7 +62,7 @@ struct ChunkLayout {
 /// The longest chunk of fixed-point activations: what keeps the parts of its sums within 24 bits.
 constexpr size_t fixed_chunk(int32_t code_bits) { return code_bits == 8 ? 128 : 256; }
 
-/// Tokens of activations in 24-bit fixed point (scheme/fixed_point.h), as encode_fixed of the same table wrote them.
+/// Tokens of activations in 24-bit fixed point (backend/fixed_point.h), as encode_fixed of the same table wrote them.
 struct FixedTokens {
   const void* digits;  ///< [token], `stride` bytes from one to the next.
   size_t stride;

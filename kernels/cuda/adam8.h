@@ -1,4 +1,4 @@
-// A step of Adam with 8-bit moments on the device, bit for bit that of scheme/adam8.h.
+// A step of Adam with 8-bit moments on the device, bit for bit that of train/adam8.h.
 #pragma once
 
 #include <cstddef>
@@ -6,7 +6,7 @@
 
 #include "kernels/cuda/canonical.h"
 #include "nibble/core/dtype.h"
-#include "nibble/scheme/adam8.h"
+#include "nibble/train/adam8.h"
 
 namespace nibble::inline NIBBLE_ABI::cuda {
 

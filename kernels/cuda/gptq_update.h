@@ -9,7 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "nibble/scheme/gptq_grid.h"
+#include "nibble/solver/gptq_grid.h"
 
 using cudaStream_t = struct CUstream_st*;  // as cuda_runtime.h has it
 

@@ -7,7 +7,7 @@
 #include "nibble/backend/backend.h"
 #include "nibble/core/error.h"
 #ifdef NIBBLE_WITH_CUDA
-#include "nibble/backend/cuda.h"
+#include "nibble/cuda/device.h"
 #endif
 
 namespace nibble::cli {

@@ -9,7 +9,7 @@
 #include "format/files.h"
 #include "format/recognise.h"
 #include "nibble/core/error.h"
-#include "nibble/llama/tokenizer.h"
+#include "nibble/text/tokenizer.h"
 #include "progress_bar.h"
 
 namespace nibble::cli {
@@ -48,7 +48,7 @@ std::vector<std::int32_t> read_tokens(const std::filesystem::path& model, const 
   // Tokens depend on what follows within a word or a few; those this near to a cut are not relied on.
   constexpr std::size_t margin = 256;
   format::refuse_no_text(text);
-  const auto tokenizer = llama::load_tokenizer(model);
+  const auto tokenizer = text::load_tokenizer(model);
   ProgressBar bar("tokens", true);  // heeds Ctrl-C
   const std::uintmax_t size = std::filesystem::file_size(text);
   for (std::uintmax_t bytes = 16 * (most + margin); most > 0 && bytes < size; bytes *= 4) {

@@ -22,7 +22,7 @@
 #include "interrupt.h"
 #include "methods.h"
 #include "nibble/core/error.h"
-#include "nibble/llama/config.h"
+#include "nibble/model/config.h"
 #include "plot.h"
 #include "progress_bar.h"
 #include "table.h"
@@ -284,7 +284,7 @@ void run(Options o) {
   if (o.methods.empty()) o.methods = default_methods();
   for (const auto& name : o.methods) (void)parse_method(name);  // before minutes of work
   check_places(o);
-  (void)llama::Config::load(o.model);
+  (void)model::Config::load(o.model);
   format::refuse_no_text(o.text);
   Comparison comparison(o);
   const auto rows = comparison.run();

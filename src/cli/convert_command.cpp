@@ -3,8 +3,8 @@
 #include <memory>
 
 #include "commands.h"
-#include "nibble/llama/convert_model.h"
-#include "nibble/llama/quantize_model.h"
+#include "nibble/model/convert.h"
+#include "nibble/model/quantize.h"
 #include "progress_bar.h"
 
 namespace nibble::cli {
@@ -31,11 +31,11 @@ struct FloatTarget {
 constexpr FloatTarget kFloatTargets[] = {{"fp32", DType::f32}, {"fp16", DType::f16}, {"bf16", DType::bf16}};
 
 void decode(const Options& o, DType type) {
-  llama::QuantizeModelOptions options;
+  model::QuantizeModelOptions options;
   options.convert_to = type;
   ProgressBar bar("decoding", o.quiet);
   options.progress = bar.callback();
-  const auto report = llama::quantize_model(o.model, o.output, options);
+  const auto report = model::quantize_model(o.model, o.output, options);
   for (const std::string& text : report.notes) note(text);
   if (!o.quiet)
     fmt::print("{}: decoded to {}; model.safetensors is {}\n", o.output, o.to, megabytes(report.file_bytes));
@@ -44,12 +44,12 @@ void decode(const Options& o, DType type) {
 void run(const Options& o) {
   for (const FloatTarget& target : kFloatTargets)
     if (o.to == target.name) return decode(o, target.type);
-  llama::ConvertModelOptions options;
+  model::ConvertModelOptions options;
   options.to = parse_checkpoint_layout(o.to);
   options.allow_loss = o.allow_loss;
   ProgressBar bar("converting", o.quiet);
   options.progress = bar.callback();
-  const auto report = llama::convert_model(o.model, o.output, options);
+  const auto report = model::convert_model(o.model, o.output, options);
   for (const std::string& text : report.notes) note(text);
   if (!report.losses.empty()) {  // said even if quiet: it was allowed, not unseen
     const auto& first = report.losses.front();

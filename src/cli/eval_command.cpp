@@ -8,7 +8,7 @@
 
 #include "commands.h"
 #include "methods.h"
-#include "nibble/llama/evaluate.h"
+#include "nibble/engine/evaluate.h"
 #include "progress_bar.h"
 
 namespace nibble::cli {
@@ -34,9 +34,9 @@ struct Speed {
   double prefill = 0, decode = 0;  ///< Tokens per second, medians of five runs.
 };
 
-Speed measure_speed(const llama::Model& model, std::span<const std::int32_t> ids) {
+Speed measure_speed(const engine::Model& model, std::span<const std::int32_t> ids) {
   const std::size_t prompt = std::min<std::size_t>(256, ids.size()), steps = std::min<std::size_t>(32, ids.size());
-  llama::KvCache cache(model.config(), prompt + steps);
+  engine::KvCache cache(model.config(), prompt + steps);
   std::vector<double> prefill, decode;
   for (int run = 0; run < 5; ++run) {
     cache.clear();
@@ -55,7 +55,7 @@ void run(const Options& o) {
   check_given_outputs(
       {{o.json, files::OutputKind::file, "--json"}, {o.save_reference, files::OutputKind::file, "--save-reference"}},
       {o.model, text, o.reference});
-  llama::LoadOptions load;
+  engine::LoadOptions load;
   if (!o.method.empty()) {
     const Method method = parse_loading_method(o.method);
     load.quantize = method.spec;
@@ -63,20 +63,20 @@ void run(const Options& o) {
     load.int8_activations = method.int8_activations;
   }
   load.int8_activations = load.int8_activations || o.int8_activations;
-  const llama::Model model = llama::Model::load(o.model, load);
+  const engine::Model model = engine::Model::load(o.model, load);
   for (const std::string& text : model.config().notes) note(text);
   const auto ids = read_tokens(o.model, text, o.tokens);
   const Speed speed = measure_speed(model, ids);
 
   ProgressBar bar("evaluating", o.quiet);
-  llama::EvaluateOptions options;
+  engine::EvaluateOptions options;
   options.window = std::min(o.window, model.config().context);
   options.stride = std::min(o.stride, options.window);
   options.max_tokens = o.tokens;
   options.progress = bar.callback();
   options.save_reference = o.save_reference;
   options.compare_reference = o.reference;
-  const llama::Evaluation e = llama::evaluate(model, ids, options);
+  const engine::Evaluation e = engine::evaluate(model, ids, options);
 
   nlohmann::ordered_json j{{"bits_per_weight", model.bits_per_weight()},
                            {"peak_rss_bytes", peak_rss_bytes()},

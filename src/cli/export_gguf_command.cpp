@@ -5,7 +5,7 @@
 
 #include "commands.h"
 #include "nibble/core/error.h"
-#include "nibble/llama/gguf.h"
+#include "nibble/model/export_gguf.h"
 #include "progress_bar.h"
 #include "table.h"
 
@@ -19,7 +19,7 @@ struct Options {
 };
 
 void run(const Options& o) {
-  llama::ExportGgufOptions options;
+  model::ExportGgufOptions options;
   const auto type = parse_block_type(o.type);
   if (!type || !can_encode(*type)) {
     std::string known;
@@ -33,7 +33,7 @@ void run(const Options& o) {
   options.type = *type;
   ProgressBar bar("exporting", o.quiet);
   options.progress = bar.callback();
-  const auto report = llama::export_gguf(o.model, o.output, options);
+  const auto report = model::export_gguf(o.model, o.output, options);
   if (o.quiet) return;
   for (const std::string& text : report.notes) note(text);
   Table table({"type", "tensors", "size", ""});

@@ -8,8 +8,8 @@
 #include "interrupt.h"
 #include "methods.h"
 #include "nibble/core/error.h"
-#include "nibble/llama/generate.h"
-#include "nibble/llama/tokenizer.h"
+#include "nibble/engine/generate.h"
+#include "nibble/text/tokenizer.h"
 
 namespace nibble::cli {
 
@@ -19,30 +19,30 @@ struct Options {
   std::string model, prompt = "It is a truth universally acknowledged, ", method;
   std::size_t tokens = 200;
   bool int8_activations = false;
-  llama::SamplerOptions sampler;
+  engine::SamplerOptions sampler;
 };
 
 void run(const Options& o) {
   const std::string model_path = o.model.empty() ? (example_data() / "austen-5m").string() : o.model;
-  llama::LoadOptions load;
+  engine::LoadOptions load;
   if (!o.method.empty()) {
     const Method method = parse_loading_method(o.method);
     load.quantize = method.spec;
     load.int8_activations = method.int8_activations;
   }
   load.int8_activations = load.int8_activations || o.int8_activations;
-  const llama::Model model = llama::Model::load(model_path, load);
+  const engine::Model model = engine::Model::load(model_path, load);
   for (const std::string& note : model.config().notes) fmt::print(stderr, "nibble: note: {}\n", printable(note));
-  const auto tokenizer = llama::load_tokenizer(model_path);
+  const auto tokenizer = text::load_tokenizer(model_path);
   const auto prompt = tokenizer->encode(o.prompt, true, [](double, std::string_view) { return !interrupted(); });
   if (prompt.empty()) throw Error(ErrorCode::invalid_argument, "the prompt is empty; give some text with --prompt");
-  llama::KvCache cache(model.config(), prompt.size() + o.tokens);
-  llama::Sampler sampler(o.sampler);
-  llama::TextStream stream(*tokenizer, prompt);
+  engine::KvCache cache(model.config(), prompt.size() + o.tokens);
+  engine::Sampler sampler(o.sampler);
+  text::TextStream stream(*tokenizer, prompt);
   // What a model writes is as little to be trusted as its file; a pipe gets every byte as it is.
   const bool terminal = ::isatty(STDOUT_FILENO) == 1;
   fmt::print("{}", o.prompt);
-  llama::generate(model, cache, prompt, o.tokens, sampler, [&](std::int32_t token) {
+  engine::generate(model, cache, prompt, o.tokens, sampler, [&](std::int32_t token) {
     std::string text = stream.next(token);
     if (terminal) text = printable(text, TextKind::prose);
     std::fwrite(text.data(), 1, text.size(), stdout);

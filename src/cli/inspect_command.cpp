@@ -6,8 +6,8 @@
 #include <set>
 
 #include "commands.h"
-#include "llama/gguf/checkpoint.h"
-#include "llama/gguf/weights.h"
+#include "model/gguf_checkpoint.h"
+#include "model/gguf_weights.h"
 #include "nibble/core/error.h"
 #include "nibble/format/checkpoint.h"
 #include "nibble/quantize/quantize.h"
@@ -79,7 +79,7 @@ void list_gguf(const std::string& model) {
 }
 
 void run(const std::string& model, const std::string& reference) {
-  if (llama::is_gguf(model)) {
+  if (is_gguf(model)) {
     if (!reference.empty())
       throw Error(ErrorCode::unsupported,
                   "--reference goes with a model directory; `nibble convert` makes one of a GGUF file");
@@ -88,7 +88,7 @@ void run(const std::string& model, const std::string& reference) {
   const Checkpoint checkpoint = Checkpoint::open(model);
   std::unique_ptr<Checkpoint> exact;
   if (!reference.empty())
-    exact = std::make_unique<Checkpoint>(llama::open_checkpoint(reference, llama::GgufView::decoded));
+    exact = std::make_unique<Checkpoint>(model::open_checkpoint(reference, model::GgufView::decoded));
   Table table(exact ? std::vector<std::string>{"tensor", "shape", "type", "bits/weight", "layout", "relative error"}
                     : std::vector<std::string>{"tensor", "shape", "type", "bits/weight", "layout"});
   std::size_t bytes = 0;

@@ -5,7 +5,7 @@
 
 #include "commands.h"
 #include "methods.h"
-#include "nibble/llama/config.h"
+#include "nibble/model/config.h"
 #include "table.h"
 
 namespace nibble::cli {
@@ -38,7 +38,7 @@ Shape shape_of(const Options& o) {
             2 * o.vocab * o.hidden,
             2 * kv};
   }
-  const llama::Config c = llama::Config::load(o.model);
+  const model::Config c = model::Config::load(o.model);
   const std::size_t q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
   return {c.layers,
           {{q, c.hidden}, {kv, c.hidden}, {kv, c.hidden}, {c.hidden, q}},

@@ -19,8 +19,8 @@ Method parse_method(std::string_view name) {
   }
   method.int8_activations = stored_name(name) != name;
   try {
-    if (llama::CalibratedMethod::is_calibrated(name)) {
-      method.calibrated = llama::CalibratedMethod::parse(stored_name(name));
+    if (model::CalibratedMethod::is_calibrated(name)) {
+      method.calibrated = model::CalibratedMethod::parse(stored_name(name));
       method.spec = method.calibrated->spec;
     } else {
       method.spec = QuantSpec::parse(stored_name(name));

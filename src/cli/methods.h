@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "nibble/core/dtype.h"
-#include "nibble/llama/calibrate.h"
 #include "nibble/matrix/quant_spec.h"
+#include "nibble/model/calibrate.h"
 
 namespace nibble::cli {
 
@@ -17,7 +17,7 @@ struct Method {
   std::string name;
   DType dense = DType::f32;  ///< Of the linear layers when there is no spec.
   std::optional<QuantSpec> spec;
-  std::optional<llama::CalibratedMethod> calibrated;  ///< GPTQ or AWQ, which store what `spec` says.
+  std::optional<model::CalibratedMethod> calibrated;  ///< GPTQ or AWQ, which store what `spec` says.
   bool int8_activations = false;  ///< Multiplied by activations rounded to 8 bits; what is stored is the same.
 };
 

@@ -4,10 +4,11 @@
 #include <nlohmann/json.hpp>
 
 #include "commands.h"
-#include "llama/layer_report_json.h"
 #include "methods.h"
+#include "model/layer_report_json.h"
 #include "nibble/core/error.h"
-#include "nibble/llama/quantize_model.h"
+#include "nibble/engine/calibrate.h"
+#include "nibble/model/quantize.h"
 #include "progress_bar.h"
 #include "table.h"
 
@@ -47,16 +48,16 @@ Method method_of(const Options& o) {
   return parse_method(name);
 }
 
-llama::ModuleRule rule_of(const std::string& text) {
+model::ModuleRule rule_of(const std::string& text) {
   const std::size_t at = text.rfind('=');
   if (at == std::string::npos || at == 0 || at + 1 == text.size())
     throw Error(ErrorCode::invalid_argument,
                 "--modules '" + text + "': pattern=method is needed, for example 'down_proj=gptq-8-g128'");
-  return {text.substr(0, at), llama::CalibratedMethod::parse(std::string_view(text).substr(at + 1))};
+  return {text.substr(0, at), model::CalibratedMethod::parse(std::string_view(text).substr(at + 1))};
 }
 
-llama::CalibrateOptions calibrate_options(const Options& o, const llama::CalibratedMethod& method) {
-  llama::CalibrateOptions out;
+model::CalibrateOptions calibrate_options(const Options& o, const model::CalibratedMethod& method) {
+  model::CalibrateOptions out;
   out.method = method;
   out.skip = o.skip;
   out.only = o.only;
@@ -73,7 +74,7 @@ llama::CalibrateOptions calibrate_options(const Options& o, const llama::Calibra
 }
 
 /// What is wrong or unusual about a layer, in a few words.
-std::string remarks(const llama::LayerReport& r) {
+std::string remarks(const model::LayerReport& r) {
   std::vector<std::string> out;
   if (!r.fallback.empty()) out.emplace_back("ROUNDED TO NEAREST");
   if (!r.recovery.empty()) out.push_back(r.recovery.back());
@@ -81,16 +82,16 @@ std::string remarks(const llama::LayerReport& r) {
   return fmt::format("{}", fmt::join(out, "; "));
 }
 
-void print_layers(const llama::CalibrateReport& report, bool awq) {
+void print_layers(const model::CalibrateReport& report, bool awq) {
   Table table({"layer", "method", "loss", "rounding's", "of it", awq ? "ratio" : "damp", "coverage", ""});
-  for (const llama::LayerReport& r : report.layers)
+  for (const model::LayerReport& r : report.layers)
     table.row({r.layer, r.method, fmt::format("{:.4g}", r.loss), fmt::format("{:.4g}", r.rounding_loss),
                r.rounding_loss > 0 ? fmt::format("{:.1f} %", 100 * r.loss / r.rounding_loss) : "",
                fmt::format("{:.2f}", awq ? r.ratio : r.damp), fmt::format("{:.1f} %", 100 * r.coverage), remarks(r)});
   fmt::print("{}", table.text());
 }
 
-void save_report(const llama::CalibrateReport& report, const Options& o) {
+void save_report(const model::CalibrateReport& report, const Options& o) {
   using Json = nlohmann::ordered_json;
   save_text(o.report, Json{{"method", o.method},
                            {"format", name_of(report.layout)},
@@ -105,9 +106,9 @@ void save_report(const llama::CalibrateReport& report, const Options& o) {
 }
 
 /// Said even if quiet: what went other than asked for.
-void warn(const llama::CalibrateReport& report, const Options& o) {
+void warn(const model::CalibrateReport& report, const Options& o) {
   for (const std::string& text : report.notes) note(text);
-  for (const llama::LayerReport& r : report.layers) {
+  for (const model::LayerReport& r : report.layers) {
     if (!r.fallback.empty()) fmt::print(stderr, "WARNING: {}\n", printable(r.fallback));
     for (const std::string& step : r.recovery)
       fmt::print(stderr, "warning: {}: {}\n", printable(r.layer), printable(step));
@@ -132,8 +133,8 @@ void check_places(const Options& o, const std::filesystem::path& text) {
                 "--report '" + o.report + "' is the name of a file of the quantized model; choose another one");
 }
 
-void run_calibrated(const Options& o, const llama::CalibratedMethod& method) {
-  llama::CalibrateOptions options = calibrate_options(o, method);
+void run_calibrated(const Options& o, const model::CalibratedMethod& method) {
+  model::CalibrateOptions options = calibrate_options(o, method);
   const std::filesystem::path text =
       o.calibration.empty() ? example_data() / "calibration.txt" : std::filesystem::path(o.calibration);
   check_places(o, text);
@@ -142,7 +143,7 @@ void run_calibrated(const Options& o, const llama::CalibratedMethod& method) {
   const auto ids = read_tokens(o.model, text);
   const auto report = [&] {
     try {
-      return llama::quantize_calibrated(o.model, o.output, ids, options);
+      return engine::quantize_calibrated(o.model, o.output, ids, options);
     } catch (const Error& e) {
       if (e.code() != ErrorCode::cancelled) throw;
       throw Error(e.code(), fmt::format("{}; what is finished is kept beside {}, and --resume goes on with it",
@@ -157,7 +158,7 @@ void run_calibrated(const Options& o, const llama::CalibratedMethod& method) {
     return;
   }
   note_left_out(report.left_out);
-  print_layers(report, method.kind == llama::CalibratedMethod::Kind::awq);
+  print_layers(report, method.kind == model::CalibratedMethod::Kind::awq);
   fmt::print(
       "{}: {} linear layers by {} at {:.3f} bits per weight, calibrated on {} × {} tokens, in the layout {}; "
       "model.safetensors is {}\n",
@@ -193,7 +194,7 @@ void run(const Options& o) {
                                                  "and give it to eval or compare");
   if (method.calibrated) return run_calibrated(o, *method.calibrated);
   refuse_calibration_options(o);
-  llama::QuantizeModelOptions options;
+  model::QuantizeModelOptions options;
   options.spec = method.spec;
   options.skip = o.skip;
   options.only = o.only;
@@ -205,7 +206,7 @@ void run(const Options& o) {
   if (!method.spec) options.convert_to = method.dense;
   ProgressBar bar("quantizing", o.quiet);
   options.progress = bar.callback();
-  const auto report = llama::quantize_model(o.model, o.output, options);
+  const auto report = model::quantize_model(o.model, o.output, options);
   for (const std::string& text : report.notes) note(text);
   if (o.quiet) return;
   note_left_out(report.left_out);

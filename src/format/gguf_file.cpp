@@ -1,4 +1,9 @@
+#include <unistd.h>
+
+#include <array>
 #include <cstring>
+#include <string_view>
+#include <system_error>
 
 #include "core/mapped_files.h"
 #include "core/memory.h"
@@ -161,5 +166,14 @@ GgufWriter::~GgufWriter() = default;
 void GgufWriter::write(const std::string& name, std::span<const std::byte> bytes) { file_->write(name, bytes); }
 
 void GgufWriter::finish() { file_->finish(); }
+
+bool is_gguf(const std::filesystem::path& path) {
+  std::error_code error;
+  if (path.extension() == ".gguf") return true;
+  if (!std::filesystem::is_regular_file(path, error)) return false;
+  const files::Descriptor file = files::open_input(path);
+  std::array<char, 4> magic{};
+  return ::pread(file.get(), magic.data(), magic.size(), 0) == 4 && std::string_view(magic.data(), 4) == "GGUF";
+}
 
 }  // namespace nibble::inline NIBBLE_ABI

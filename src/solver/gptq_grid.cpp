@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "nibble/scheme/gptq_grid.h"
+#include "nibble/solver/gptq_grid.h"
 
 namespace nibble::inline NIBBLE_ABI::gptq {
 

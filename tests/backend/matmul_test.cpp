@@ -3,10 +3,10 @@
 #include <cmath>
 #include <cstring>
 
+#include "nibble/backend/fixed_point.h"
 #include "nibble/core/error.h"
 #include "nibble/quantize/llm_int8.h"
 #include "nibble/quantize/quantize.h"
-#include "nibble/scheme/fixed_point.h"
 #include "nibble/scheme/llm_int8.h"
 #include "tests/support/backends.h"
 #include "tests/support/random_data.h"

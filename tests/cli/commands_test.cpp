@@ -9,7 +9,7 @@
 #include <string>
 
 #ifdef NIBBLE_WITH_CUDA
-#include "nibble/backend/cuda.h"
+#include "nibble/cuda/device.h"
 #endif
 #include "nibble/format/checkpoint.h"
 #include "tests/support/damaged_model.h"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds and runs consumers against an installed copy, the same copy moved, pkg-config, and the source tree as a shared
-# library; where the copy has nibble::llama and nibble::cuda, consumers of those, too.
+# library; where the copy has nibble::models, nibble::engine and nibble::cuda, consumers of those, too.
 # usage: check.sh SOURCE BUILD COMPILER
 set -euo pipefail
 source=$1 build=$2 compiler=$3
@@ -18,7 +18,7 @@ configure() {  # NAME SOURCE CMAKE-ARGUMENTS…
 consume() {  # NAME SOURCE CMAKE-ARGUMENTS…
   local name=$1 program
   configure "$@" && cmake --build "$work/$name" >>"$work/$name.log" 2>&1 || { cat "$work/$name.log"; exit 1; }
-  for program in consumer consumer_llama consumer_cuda; do
+  for program in consumer consumer_models consumer_engine consumer_cuda; do
     [ ! -e "$work/$name/$program" ] || echo "$name: $("$work/$name/$program")"
   done
 }
@@ -48,15 +48,15 @@ for text in LICENSE THIRD_PARTY_NOTICES.md; do
 done
 
 libs=$(dirname "$(find "$work/elsewhere" -name 'libnibble.*' -print -quit)")
-for part in llama cuda; do
+for part in models engine cuda; do
   [ -z "$(find "$libs" -name "libnibble_$part.*" -print -quit)" ] || [ -e "$work/moved/consumer_$part" ] ||
     fail "the package has nibble_$part, but gave no nibble::$part"
 done
 # Who wants the kernels alone needs nothing that the engine is built on; another minor version is another interface.
 consume without-icu "$here" -DCMAKE_PREFIX_PATH="$work/elsewhere" -DCMAKE_DISABLE_FIND_PACKAGE_ICU=ON
-[ ! -e "$work/without-icu/consumer_llama" ] || fail "nibble::llama was given without ICU"
-refused component 'nibble::llama needs ICU\|was built without its reference engine' \
-  -DCMAKE_PREFIX_PATH="$work/elsewhere" -DCMAKE_DISABLE_FIND_PACKAGE_ICU=ON -DNIBBLE_WANTED='COMPONENTS;llama'
+[ ! -e "$work/without-icu/consumer_engine" ] || fail "nibble::engine was given without ICU"
+refused component 'nibble::engine: it needs ICU\|nibble::engine: this nibble was built without it' \
+  -DCMAKE_PREFIX_PATH="$work/elsewhere" -DCMAKE_DISABLE_FIND_PACKAGE_ICU=ON -DNIBBLE_WANTED='COMPONENTS;engine'
 refused older 'is considered to be compatible\|is compatible with requested version\|not acceptable\|requested version' \
   -DCMAKE_PREFIX_PATH="$work/elsewhere" -DNIBBLE_WANTED=0.0
 

@@ -1,4 +1,4 @@
-#include "nibble/backend/cuda.h"
+#include "nibble/cuda/device.h"
 
 #include <cstdio>
 

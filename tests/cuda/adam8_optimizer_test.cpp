@@ -1,6 +1,6 @@
-// The 8-bit Adam of nibble/train/adam8_cuda.h on a device: its steps are those of scheme/adam8.h, and its
+// The 8-bit Adam of nibble/cuda/adam8.h on a device: its steps are those of train/adam8.h, and its
 // state is kept.
-#include "nibble/train/adam8_cuda.h"
+#include "nibble/cuda/adam8.h"
 
 #include <cmath>
 

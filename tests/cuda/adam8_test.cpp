@@ -1,4 +1,4 @@
-// Steps of 8-bit Adam on the device against scheme/adam8.h, bit for bit.
+// Steps of 8-bit Adam on the device against train/adam8.h, bit for bit.
 #include "kernels/cuda/adam8.h"
 
 #include <cmath>

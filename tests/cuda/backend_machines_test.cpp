@@ -1,6 +1,6 @@
 // The host code of the CUDA backend on machines that only the emulation has: what it says when something is missing,
 // what it chooses on which device, and that no call that fails, whichever, leaves anything behind.
-#include "nibble/backend/cuda_blocks.h"
+#include "nibble/cuda/blocks.h"
 #include "tests/cuda/backend_support.h"
 #include "tests/cuda/blocks_support.h"
 #include "tests/cuda/failures.h"

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "nibble/backend/cuda.h"
+#include "nibble/cuda/device.h"
 #include "tests/cuda/machine.h"
 
 namespace nibble::cuda_test {

@@ -1,5 +1,5 @@
 // The host code of the CUDA backend: what it computes, and what it refuses.
-#include "nibble/backend/cuda.h"
+#include "nibble/cuda/device.h"
 
 #include <cmath>
 

@@ -1,5 +1,5 @@
 // GGUF's blocks as weights on the device.
-#include "nibble/backend/cuda_blocks.h"
+#include "nibble/cuda/blocks.h"
 
 #include <cmath>
 #include <cstring>

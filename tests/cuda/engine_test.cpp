@@ -2,22 +2,22 @@
 // CPU's backends give.
 #include <cmath>
 
-#include "nibble/llama/model.h"
+#include "nibble/engine/model.h"
 #include "tests/cuda/backend_support.h"
 
 namespace nibble {
 namespace {
 
 using namespace cuda_test;
-using llama::KvCache;
-using llama::LoadOptions;
-using llama::Model;
+using engine::KvCache;
+using engine::LoadOptions;
+using engine::Model;
 
 const std::vector<std::int32_t> kIds{3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5};
 
 /// Logits of kIds, and then of two more tokens, one by one.
 std::vector<float> logits(const char* model, const LoadOptions& options) {
-  const Model m = Model::load(std::string(NIBBLE_TEST_DATA "/llama/golden/") + model, options);
+  const Model m = Model::load(std::string(NIBBLE_TEST_DATA "/golden/") + model, options);
   KvCache cache(m.config(), kIds.size() + 2);
   std::vector<float> out = m.forward(kIds, cache);
   for (const std::int32_t id : {7, 8}) {
@@ -27,7 +27,7 @@ std::vector<float> logits(const char* model, const LoadOptions& options) {
   return out;
 }
 
-/// As near as the CPU's logits must be to those of transformers (tests/llama/model_test.cpp); rounded activations may
+/// As near as the CPU's logits must be to those of transformers (tests/engine/model_test.cpp); rounded activations may
 /// fall on the other side of a tie where what they were made of differs in the last place.
 void check(const char* model, const char* spec, bool int8_activations, float tolerance) {
   LoadOptions options;

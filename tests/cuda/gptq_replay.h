@@ -1,6 +1,6 @@
 // A solution of GPTQ, followed in exact arithmetic (fp64 here): each row is solved again, forced to take the device's
 // codes, and each code must be the nearest one to what is then to be rounded, within the bound that
-// nibble/solver/gptq_cuda.h derives. So a device may differ from the CPU only at what is nearly a tie, and after it the
+// nibble/cuda/gptq.h derives. So a device may differ from the CPU only at what is nearly a tie, and after it the
 // row goes on being checked, along its own path.
 #pragma once
 
@@ -9,7 +9,7 @@
 #include <cmath>
 #include <map>
 
-#include "nibble/scheme/gptq_grid.h"
+#include "nibble/solver/gptq_grid.h"
 #include "solver/gptq_plan.h"
 #include "solver/gptq_setup.h"
 #include "tests/cuda/machine.h"
@@ -24,7 +24,7 @@ using testing_support::index;
 struct Rounding {
   double epsilon = 0x1p-24;         ///< Of the solution.
   double factor_epsilon = 0x1p-24;  ///< Of the factorisation.
-  /// The libraries add up in their own precision, in any order (gptq_cuda.h); the emulated ones in fp64, and round
+  /// The libraries add up in their own precision, in any order (cuda/gptq.h); the emulated ones in fp64, and round
   /// once.
   bool any_order = on_gpu;
 

@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include "nibble/solver/gptq_cuda.h"
+#include "nibble/cuda/gptq.h"
 #include "tests/cuda/machine.h"
 #include "tests/solver/layers.h"
 

@@ -3,7 +3,7 @@
 // are the roundings', and most of a code at worst.
 #include <cmath>
 
-#include "nibble/solver/gptq_cuda.h"
+#include "nibble/cuda/gptq.h"
 #include "tests/cuda/gptq_replay.h"
 #include "tests/cuda/gptq_support.h"
 

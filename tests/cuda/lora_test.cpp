@@ -1,5 +1,5 @@
 // LoRA's products and gradients on a device, against sums in fp64.
-#include "nibble/train/lora_cuda.h"
+#include "nibble/cuda/lora.h"
 
 #include <cmath>
 

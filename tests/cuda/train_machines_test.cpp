@@ -1,6 +1,6 @@
 // LoRA's products and 8-bit Adam on an emulated device each of whose calls fails in turn.
-#include "nibble/train/adam8_cuda.h"
-#include "nibble/train/lora_cuda.h"
+#include "nibble/cuda/adam8.h"
+#include "nibble/cuda/lora.h"
 #include "tests/cuda/failures.h"
 #include "tests/cuda/machine.h"
 

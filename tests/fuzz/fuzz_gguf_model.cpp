@@ -1,9 +1,9 @@
 // Any bytes as a .gguf model: its configuration, tokenizer and tensors are read, or nibble::Error is thrown.
 #include "input.h"
-#include "llama/gguf/weights.h"
+#include "model/gguf_weights.h"
 #include "nibble/core/error.h"
 #include "nibble/format/gguf.h"
-#include "nibble/llama/tokenizer.h"
+#include "nibble/text/tokenizer.h"
 
 namespace {
 
@@ -27,9 +27,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         if (t.bytes <= 1 << 16) (void)gguf.read_f32(t.name);
       });
   });
-  attempt([&] { (void)llama::load_tokenizer(file.path())->encode("It is a truth"); });
+  attempt([&] { (void)text::load_tokenizer(file.path())->encode("It is a truth"); });
   attempt([&] {
-    const llama::GgufWeights weights(file.path());
+    const model::GgufWeights weights(file.path());
     const auto& c = weights.config();
     if (c.heads == 0 || c.heads % c.kv_heads != 0) __builtin_trap();
     (void)weights.read_f32("model.norm.weight");

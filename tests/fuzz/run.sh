@@ -13,9 +13,9 @@ seeds() {  # TARGET: files to begin with
     fuzz_safetensors_header) ls "$tests"/interop/fixtures/*/model.safetensors ;;
     fuzz_gguf_header | fuzz_gguf_model) ls "$tests"/format/gguf/*.gguf ;;
     fuzz_quantization_config) ls "$tests"/interop/fixtures/*/*.json ;;
-    fuzz_model_config) ls "$tests"/llama/golden/*/config.json "$tests"/../examples/data/*/config.json ;;
-    fuzz_tokenizer_json) ls "$tests"/llama/golden/*/tokenizer.json ;;
-    fuzz_sentencepiece) ls "$tests"/llama/golden/*/tokenizer.model ;;
+    fuzz_model_config) ls "$tests"/golden/*/config.json "$tests"/../examples/data/*/config.json ;;
+    fuzz_tokenizer_json) ls "$tests"/golden/*/tokenizer.json ;;
+    fuzz_sentencepiece) ls "$tests"/golden/*/tokenizer.model ;;
     *) ls "$here"/seeds/"$1"/* 2>/dev/null || true ;;
   esac
 }

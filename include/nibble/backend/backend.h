@@ -2,7 +2,7 @@
 //
 // Virtual at this coarse level only: one call does a whole matrix. The built-in backends are "scalar" (the reference),
 // "avx2", "avxvnni", "avx512", "avx512vnni" and "avx512amx", on AArch64 "neon" and "neondot"; all give bit-identical
-// results, whatever the thread count. "cuda" is a library of its own (backend/cuda.h). An engine registers its own
+// results, whatever the thread count. "cuda" is a library of its own (cuda/device.h). An engine registers its own
 // beside them, and tests it with the cases in tests/backend.
 #pragma once
 
@@ -77,7 +77,7 @@ class Backend {
   /// and number of threads. How a row is summed depends on what its codes are (`chunk`s begin at each group; with
   /// g_idx, columns are first sorted by group; ε = 2⁻²⁴):
   ///
-  /// - integer codes: x in 24-bit fixed point per chunk of 256 columns (128 for 5 to 8 bits; scheme/fixed_point.h),
+  /// - integer codes: x in 24-bit fixed point per chunk of 256 columns (128 for 5 to 8 bits; backend/fixed_point.h),
   ///   the chunk's integer sum S exact, y = Σ RN(S)·(scale·2^−k) by fused multiply-add:
   ///   |error| ≤ Σ_chunks (absmax/0x7F7F7F·Σ|w| + (chunks + 1)·ε·|chunk's sum|). A chunk with NaN or infinity makes
   ///   its token's results NaN;
@@ -139,7 +139,7 @@ void register_backend(std::unique_ptr<Backend> backend);
 std::vector<const Backend*> backends();
 
 /// Error{not_found} lists the names there are; Error{unsupported} if this machine cannot run it, with what is missing.
-/// "cuda" is there after nibble::cuda::register_backend() (backend/cuda.h).
+/// "cuda" is there after nibble::cuda::register_backend() (cuda/device.h).
 const Backend& find_backend(std::string_view name);
 
 /// The one named by the environment variable NIBBLE_BACKEND, else the first available built-in. Error as

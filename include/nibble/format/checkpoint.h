@@ -37,7 +37,7 @@ class Checkpoint final : public TensorSource {
   /// Error{not_found} says what was looked for; Error{corrupt_file} for an index that does not match its shards, and
   /// those of QuantizationConfig::find for the directory of the tensors.
   static Checkpoint open(const std::filesystem::path& path);
-  /// What `provider` has. (llama::open_checkpoint gives GGUF files this way.)
+  /// What `provider` has. (model::open_checkpoint gives GGUF files this way.)
   static Checkpoint over(std::shared_ptr<const TensorProvider> provider,
                          std::optional<QuantizationConfig> config = std::nullopt);
 

@@ -121,6 +121,9 @@ class GgufFile {
   std::map<std::string, std::size_t, std::less<>> where_;
 };
 
+/// Whether a path is a GGUF file: by its name or its first four bytes. Error{io} for one that cannot be read.
+bool is_gguf(const std::filesystem::path& path);
+
 /// Writes a file, version 3, whose tensors are known beforehand but whose data arrives piece by piece, in any order.
 /// Nothing has the final name until finish() has synced the data and renamed; an abandoned writer removes its temporary
 /// file.

@@ -1,4 +1,4 @@
-// Activations in 24-bit fixed point (scheme/fixed_point.h) as three signed bytes, over a Form that multiplies bytes.
+// Activations in 24-bit fixed point (backend/fixed_point.h) as three signed bytes, over a Form that multiplies bytes.
 
 /// q = Σ digit·256^i, signed bytes, as [columns/4][3][4].
 template <class Form>

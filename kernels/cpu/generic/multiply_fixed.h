@@ -1,4 +1,4 @@
-// Products of activations in 24-bit fixed point (scheme/fixed_point.h) with interleaved integer codes: exact integer
+// Products of activations in 24-bit fixed point (backend/fixed_point.h) with interleaved integer codes: exact integer
 // sums within a chunk of columns, rounded once to fp32, then one fused multiply-add with the scales, in the order of
 // the chunks. How the integers are split into digits is a Form's own affair, since no digit is ever rounded: every
 // ISA gives the same bits.

@@ -3,7 +3,7 @@
 
 #include "backend/cuda/matmul.h"
 #include "kernels/cuda/gemv.h"
-#include "nibble/backend/cuda_blocks.h"
+#include "nibble/cuda/blocks.h"
 
 namespace nibble::inline NIBBLE_ABI::cuda {
 

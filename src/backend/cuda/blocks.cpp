@@ -1,7 +1,7 @@
 #include "kernels/cuda/blocks.h"
 
 #include "backend/cuda/matrix.h"
-#include "nibble/backend/cuda_blocks.h"
+#include "nibble/cuda/blocks.h"
 
 namespace nibble::inline NIBBLE_ABI::cuda {
 

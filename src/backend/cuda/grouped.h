@@ -3,7 +3,7 @@
 
 #include <span>
 
-#include "nibble/backend/cuda.h"
+#include "nibble/cuda/device.h"
 
 namespace nibble::inline NIBBLE_ABI::cuda {
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "kernels/cuda/gemm_layout.h"
-#include "nibble/backend/cuda.h"
+#include "nibble/cuda/device.h"
 
 namespace nibble::inline NIBBLE_ABI::cuda {
 

@@ -7,7 +7,7 @@
 
 #include <string_view>
 
-#include "nibble/backend/cuda.h"
+#include "nibble/cuda/device.h"
 
 namespace nibble::inline NIBBLE_ABI::cuda {
 

@@ -1,7 +1,7 @@
 #include <algorithm>
 #include <climits>
 
-#include "nibble/solver/gptq_cuda.h"
+#include "nibble/cuda/gptq.h"
 #include "solver/cuda/gptq_work.h"
 #include "solver/gptq_setup.h"
 

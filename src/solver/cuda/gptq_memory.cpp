@@ -5,7 +5,7 @@
 #include "kernels/cuda/gemv.h"
 #include "kernels/cuda/quantize.h"
 #include "nibble/core/bit_pack.h"
-#include "nibble/solver/gptq_cuda.h"
+#include "nibble/cuda/gptq.h"
 #include "solver/cuda/gptq_work.h"
 #include "solver/gptq_setup.h"
 

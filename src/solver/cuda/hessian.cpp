@@ -2,7 +2,7 @@
 #include <climits>
 
 #include "kernels/cuda/gptq_dense.h"
-#include "nibble/solver/gptq_cuda.h"
+#include "nibble/cuda/gptq.h"
 #include "solver/cuda/gptq_work.h"
 
 namespace nibble::inline NIBBLE_ABI::cuda {

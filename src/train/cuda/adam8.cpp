@@ -3,7 +3,7 @@
 #include <sstream>
 
 #include "backend/cuda/matrix.h"
-#include "nibble/train/adam8_cuda.h"
+#include "nibble/cuda/adam8.h"
 
 namespace nibble::inline NIBBLE_ABI::cuda {
 

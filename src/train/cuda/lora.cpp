@@ -1,4 +1,4 @@
-#include "nibble/train/lora_cuda.h"
+#include "nibble/cuda/lora.h"
 
 #include <climits>
 #include <sstream>

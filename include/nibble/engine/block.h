@@ -1,0 +1,99 @@
+// One decoder block: its weights, and its forward pass in stages, so that a model can be gone through block by block
+// and calibration can listen between the stages. Model::forward() is made of the same calls.
+//
+//   x ─ norm ─ q, k, v ─ mix ─ o ─ (+ x) ─ norm ─ gate, up ─ down ─ (+) ─►
+//       └────── attention ─────┘         └─────── mlp ───────┘
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <functional>
+#include <initializer_list>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "nibble/backend/backend.h"
+#include "nibble/model/config.h"
+
+namespace nibble::inline NIBBLE_ABI::engine {
+
+/// A linear layer, packed for multiplication.
+struct Linear {
+  std::string name;  ///< "model.layers.0.self_attn.q_proj"
+  PackedMatrixPtr weight;
+  std::vector<float> bias;  ///< Or empty.
+};
+
+struct Block {
+  std::vector<float> input_norm, post_norm;
+  Linear q, k, v, o, gate, up, down;
+  std::size_t window = 0;  ///< A token sees itself and the window − 1 before it; 0: all.
+  /// In the order of block_linear_names().
+  [[nodiscard]] std::array<Linear*, 7> linears() { return {&q, &k, &v, &o, &gate, &up, &down}; }
+  [[nodiscard]] std::array<const Linear*, 7> linears() const { return {&q, &k, &v, &o, &gate, &up, &down}; }
+};
+
+/// Sees the input [tokens, in] of each linear layer before it is applied.
+using LinearHook = std::function<void(std::string_view layer, MatrixView<const float> input)>;
+
+/// One block's keys and values [room, kv_heads·head_dim], of which the first `seen` are there; a pass over n tokens
+/// writes the next n.
+struct KeyValues {
+  MatrixView<float> keys, values;
+  std::size_t seen = 0;
+};
+
+/// Cosines, then sines, of `count` positions from `first` on: [count, head_dim].
+std::vector<float> rope_angles(std::span<const double> inverse_frequencies, std::size_t first, std::size_t count);
+
+/// How blocks are run. All matrices are [tokens, features] of consecutive tokens of one sequence.
+class BlockPass {
+ public:
+  /// Keeps references; `hook` may be null.
+  BlockPass(const model::Config& config, Executor& executor, Activations activations, const LinearHook* hook)
+      : config_(config), executor_(executor), activations_(activations), hook_(hook) {}
+
+  /// y = x / rms(x) · weight, row by row (Zhang and Sennrich 2019).
+  void norm(MatrixView<const float> x, std::span<const float> weight, MatrixView<float> y) const;
+  /// What the heads see, [tokens, heads·head_dim]: the input of o.
+  void mix(const Block& block, MatrixView<const float> normed, std::span<const float> rope, const KeyValues& cache,
+           MatrixView<float> mixed) const;
+  /// silu(gate)·up, [tokens, intermediate]: the input of down.
+  void gate(const Block& block, MatrixView<const float> normed, MatrixView<float> gated) const;
+  void linear(const Linear& linear, MatrixView<const float> x, MatrixView<float> y) const { apply(x, {{linear, y}}); }
+
+  /// mix and o; gate and down.
+  void attention(const Block& block, MatrixView<const float> normed, std::span<const float> rope,
+                 const KeyValues& cache, MatrixView<float> out) const;
+  void mlp(const Block& block, MatrixView<const float> normed, MatrixView<float> out) const;
+
+  /// Each half of the block with its norm, added to x in place. `scratch` keeps its memory from call to call.
+  struct Scratch {
+    std::vector<float> normed, delta;
+  };
+  void add_attention(const Block& block, MatrixView<float> x, std::span<const float> rope, const KeyValues& cache,
+                     Scratch& scratch) const;
+  void add_mlp(const Block& block, MatrixView<float> x, Scratch& scratch) const;
+  /// x += linear(input)
+  void add_linear(const Linear& linear, MatrixView<const float> input, MatrixView<float> x, Scratch& scratch) const;
+
+ private:
+  struct Output {
+    const Linear& linear;
+    MatrixView<float> y;
+  };
+  /// Layers that share an input, in one call of the backend; each is shown to the hook.
+  void apply(MatrixView<const float> x, std::initializer_list<Output> outputs) const;
+  void listen(const Linear& linear, MatrixView<const float> x) const {
+    if (hook_ != nullptr && *hook_) (*hook_)(linear.name, x);
+  }
+
+  const model::Config& config_;
+  Executor& executor_;
+  Activations activations_;
+  const LinearHook* hook_;
+};
+
+}  // namespace nibble::inline NIBBLE_ABI::engine

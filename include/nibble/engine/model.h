@@ -1,0 +1,102 @@
+// The reference engine: a Llama-family decoder whose every linear layer goes through the library.
+//
+//   auto model = nibble::engine::Model::load("path/to/model");
+//   nibble::engine::KvCache cache(model.config(), 512);
+//   auto logits = model.forward(ids, cache);          // [ids, vocab]
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "nibble/backend/backend.h"
+#include "nibble/core/progress.h"
+#include "nibble/engine/block.h"
+#include "nibble/format/checkpoint.h"
+#include "nibble/model/config.h"
+
+namespace nibble::inline NIBBLE_ABI::engine {
+
+/// Keys and values of the tokens seen so far, fp32. One per conversation.
+class KvCache {
+ public:
+  /// Room for max_tokens. Takes 2·layers·max_tokens·kv_heads·head_dim·4 bytes.
+  KvCache(const model::Config& config, std::size_t max_tokens);
+  [[nodiscard]] std::size_t size() const { return size_; }
+  [[nodiscard]] std::size_t capacity() const { return capacity_; }
+  void clear() { size_ = 0; }
+
+ private:
+  friend class Model;
+  std::size_t capacity_, width_, size_ = 0;
+  std::vector<std::vector<float>> keys_, values_;  ///< Per layer [token][kv_head][head_dim].
+};
+
+/// The vectors of the tokens: a matrix of their own, or the rows of the packed output head where that is the same
+/// matrix (tied embeddings), which is then held once.
+class Embedding {
+ public:
+  Embedding() = default;
+  explicit Embedding(BlockMatrix rows) : rows_(std::move(rows)) {}
+  /// Needs a backend with has_gather_rows(*head).
+  explicit Embedding(PackedMatrixPtr head) : head_(std::move(head)) {}
+  /// out[t] = the vector of ids[t]; the ids must lie within the vocabulary.
+  void look_up(std::span<const std::int32_t> ids, MatrixView<float> out, Executor& executor) const;
+  /// Bytes it holds beside the head.
+  [[nodiscard]] std::size_t storage_bytes() const { return rows_.storage_bytes(); }
+
+ private:
+  BlockMatrix rows_;
+  PackedMatrixPtr head_;
+};
+
+struct LoadOptions {
+  /// Quantize the linear layers of the blocks while loading; layers the checkpoint holds quantized stay as they are.
+  std::optional<QuantSpec> quantize;
+  /// The output head, too; with tied embeddings the vectors of the tokens are then rows of the quantized matrix.
+  bool quantize_head = false;
+  /// Multiply quantized integer layers by activations rounded to 8 bits per token (Backend::matmul_int8): faster, at a
+  /// loss. NF4, FP4, LLM.int8 and dense layers are not touched.
+  bool int8_activations = false;
+  const Backend* backend = nullptr;  ///< Null: default_backend().
+  Executor* executor = nullptr;      ///< Null: default_executor(). Used by forward() too.
+  Progress progress;
+};
+
+/// Immutable after loading: several threads may call forward() with caches of their own.
+class Model {
+ public:
+  /// `path`: a model directory with config.json and weights, dense (F32, F16, BF16) or quantized; or a .gguf file of
+  /// the architecture llama or qwen2. Errors name the tensor: those that the configuration promises and the file lacks,
+  /// and those that are quantized in a way nothing decodes.
+  static Model load(const std::filesystem::path& path, const LoadOptions& options = {});
+
+  [[nodiscard]] const model::Config& config() const { return config_; }
+  /// Logits [ids, vocab] of every given token, which continue those in the cache; `last_only` gives [1, vocab].
+  /// Error{invalid_argument} for an id outside the vocabulary, a full cache, or no ids; the cache is then unchanged.
+  std::vector<float> forward(std::span<const std::int32_t> ids, KvCache& cache, bool last_only = false) const;
+  /// What calibration listens to; the hook sees each linear layer of every block, and the head.
+  void set_linear_hook(LinearHook hook) { hook_ = std::move(hook); }
+  /// Bytes of all weights as held.
+  [[nodiscard]] std::size_t weight_bytes() const;
+  /// Stored bits per weight of the blocks' linear layers and of a quantized head, scales included.
+  [[nodiscard]] double bits_per_weight() const { return linear_bits_ / linear_weights_; }
+
+ private:
+  model::Config config_;
+  Executor* executor_ = nullptr;
+  Activations activations_ = Activations::fp32;
+  Embedding embedding_;
+  std::vector<Block> blocks_;
+  std::vector<float> norm_;
+  Linear head_;
+  std::vector<double> inverse_frequency_;
+  double linear_bits_ = 0, linear_weights_ = 0;
+  LinearHook hook_;
+};
+
+}  // namespace nibble::inline NIBBLE_ABI::engine

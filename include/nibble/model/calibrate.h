@@ -1,0 +1,115 @@
+// Whole models by GPTQ and AWQ: a model is gone through block by block on a calibration text, and each linear layer is
+// quantized by what the layer then sees.
+//
+//   nibble::model::CalibrateOptions options;
+//   options.method = CalibratedMethod::parse("gptq-4-g128-act");
+//   auto report = nibble::engine::quantize_calibrated("model", "model-gptq", token_ids, options);
+//
+// GPTQ (Frantar et al. 2022) goes through {q, k, v}, {o}, {gate, up} and {down} in turn, each quantized for the inputs
+// that those before, already quantized, give it; the next block sees what the quantized block gives. AWQ (Lin et al.
+// 2023) searches the whole block as it was, and the next block sees what that gives.
+//
+// What a run has finished lies in the directory "<output>.partial", a file for each block; see
+// CalibrateOptions::resume.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "nibble/backend/backend.h"
+#include "nibble/core/progress.h"
+#include "nibble/format/quantized_tensors.h"
+
+namespace nibble::inline NIBBLE_ABI::model {
+
+/// How a linear layer is quantized, as text:
+///
+///   gptq-<bits>-g<size>|channel[-sym|-asym][-act][-static][-gar][-mse]   gptq-4-g128-act
+///   awq-<bits>-g<size>|channel[-sym|-asym][-noclip][-duo]                awq-4-g128
+///   <a QuantSpec of integers>                                            int8, int4-g128-asym: rounded to nearest
+///
+/// Without -sym both store zero points, as "-asym" says. -act, -static, -gar and -mse are gptq::Options' act_order,
+/// static_groups, act_group_aware and grid_search; -duo is awq::ScaleOptions::duo_scaling.
+struct CalibratedMethod {
+  enum class Kind : std::uint8_t { round, gptq, awq } kind = Kind::gptq;
+  QuantSpec spec{.scheme = SchemeKind::asymmetric};                                             ///< What is stored.
+  bool act_order = false, static_groups = false, act_group_aware = false, grid_search = false;  ///< GPTQ
+  bool clip = true, duo_scaling = false;                                                        ///< AWQ
+
+  friend bool operator==(const CalibratedMethod&, const CalibratedMethod&) = default;
+  /// Error{invalid_argument} quotes the text and says what is wrong with it.
+  static CalibratedMethod parse(std::string_view text);
+  /// The text that parses back to this.
+  [[nodiscard]] std::string to_string() const;
+  /// Whether the text names GPTQ or AWQ, rightly or not.
+  static bool is_calibrated(std::string_view text);
+};
+
+/// Layers of another treatment than the rest.
+struct ModuleRule {
+  std::string pattern;                     ///< A regular expression, found anywhere in the layer's name.
+  std::optional<CalibratedMethod> method;  ///< None: left in floating point.
+};
+
+/// What became of one layer.
+struct LayerReport {
+  std::string layer;
+  std::string method;  ///< Text of the CalibratedMethod.
+  /// ½·tr(ΔW·H·ΔWᵀ), H = (2/tokens)·Σ x·xᵀ over what the layer saw (AWQ: a sample of it): the squared error of the
+  /// outputs, summed over them, of a mean token; and the same had the layer been rounded to nearest. Neither counts
+  /// GPTQ's damping.
+  double loss = 0, rounding_loss = 0;
+  double damp = 0;      ///< GPTQ: the one that served.
+  double coverage = 1;  ///< Share of the calibration tokens that it saw.
+  double ratio = 0;     ///< AWQ: the exponent chosen for the scales of its inputs.
+  std::size_t dead_channels = 0;
+  std::vector<std::string> recovery;  ///< GPTQ: what it took to factor the Hessian.
+  std::string fallback;               ///< Not empty: the layer was rounded to nearest, and why.
+};
+
+struct CalibrateOptions {
+  CalibratedMethod method;              ///< GPTQ or AWQ.
+  std::vector<ModuleRule> rules;        ///< The first that matches a layer holds. GPTQ and AWQ do not go together.
+  std::vector<std::string> skip, only;  ///< As QuantizeModelOptions; before the rules.
+  bool lm_head = false;  ///< Quantize the head too: by GPTQ, or to nearest with clipping. Not if it is tied.
+  /// Null: gptq for symmetric GPTQ, gptq-v2 with zero points, awq for AWQ; where such a layout has no room for the
+  /// layers, compressed-tensors, and failing that nibble.
+  std::optional<CheckpointLayout> layout;
+
+  std::size_t samples = 128;        ///< Sequences, evenly spaced over the text; as many as it has, if fewer.
+  std::size_t sample_tokens = 512;  ///< Tokens of a sequence, or of the model's context if that is less.
+  double damp = 0.01;               ///< gptq::Options::damp
+  bool true_sequential = true;      ///< GPTQ: as described above; else a block's layers all see the block as it was.
+  /// Hidden states of all sequences that may be held in memory; more go to a file beside the finished blocks.
+  std::size_t cache_bytes = std::size_t{4} << 30;
+  /// Go on with what an earlier run with the same options left; the result is the same, byte for byte. Without it such
+  /// a leftover is an error.
+  bool resume = false;
+
+  const Backend* backend = nullptr;  ///< Null: default_backend().
+  Executor* executor = nullptr;      ///< Null: default_executor().
+  Progress progress;
+  std::function<void(const LayerReport&)> on_layer;  ///< Called as each layer is done; not for those of earlier runs.
+};
+
+struct CalibrateReport {
+  std::vector<LayerReport> layers;  ///< In the order of the forward pass; those of earlier runs too.
+  CheckpointLayout layout = CheckpointLayout::nibble;
+  std::size_t samples = 0, tokens = 0;  ///< Of calibration.
+  std::size_t blocks = 0, resumed = 0;  ///< Blocks, and those found finished.
+  bool complete_before = false;         ///< With resume: the output was there already, made by the same options.
+  std::size_t file_bytes = 0;           ///< Of model.safetensors.
+  double bits_per_weight = 0;           ///< Over the quantized layers, scales included.
+  /// Files beside the weights that were not copied, each with the reason: "pytorch_model.bin (weights)".
+  std::vector<std::string> left_out;
+  std::vector<std::string> notes;  ///< Of a GGUF input: a tokenizer that could not be written.
+};
+
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -1,0 +1,67 @@
+// The hyper-parameters of a Llama-family model, as Hugging Face's config.json states them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "nibble/core/abi.h"
+
+namespace nibble::inline NIBBLE_ABI::model {
+
+/// Rotary-embedding scaling of long-context models.
+struct RopeScaling {
+  enum class Kind { linear, llama3, factors } kind = Kind::linear;
+  double factor = 1;
+  double low_freq_factor = 1, high_freq_factor = 4;  ///< llama3 only
+  double original_context = 8192;                    ///< llama3 only: original_max_position_embeddings
+  std::vector<float> factors;  ///< factors only: what each of the head_dim/2 frequencies is divided by (GGUF).
+};
+
+/// Whether linear layers have a bias beside their weight.
+enum class Bias : std::uint8_t {
+  as_stored,  ///< Where the file has one: it is added.
+  needed,     ///< The configuration says so, and a missing one is an error.
+  none,       ///< Others would leave a stored one out, so it is an error.
+};
+
+/// Llama 2 and 3, Mistral, Qwen2 and SmolLM2 differ only in these values.
+///
+/// Keys of config.json that change what a model computes are honoured as transformers honours them, or refused where
+/// their value changes anything: src/model/known_keys.cpp lists those. Others are passed over.
+struct Config {
+  std::string model_type;  ///< "llama", "mistral" or "qwen2".
+  std::size_t hidden = 0, intermediate = 0, layers = 0, heads = 0, kv_heads = 0, head_dim = 0, vocab = 0, context = 0;
+  double rms_eps = 1e-6;
+  double rope_theta = 10000;
+  std::optional<RopeScaling> rope_scaling;
+  std::size_t sliding_window = 0;    ///< 0: none. Otherwise a token sees itself and the sliding_window − 1 before it.
+  std::size_t full_layers = 0;       ///< So many of the first layers see everything all the same (max_window_layers).
+  std::vector<bool> full_attention;  ///< For each layer whether it sees everything, in place of full_layers; or empty.
+  Bias qkv_bias = Bias::as_stored, o_bias = Bias::as_stored, mlp_bias = Bias::as_stored;
+  bool tied_embeddings = false;
+  std::string quantization;  ///< quantization_config as JSON text, empty if there is none.
+  std::optional<std::int32_t> bos;
+  std::vector<std::int32_t> eos;  ///< Any of these ends a text; files state one or a list.
+  /// What the file says and no model of its type does, for the user to read.
+  std::vector<std::string> notes;
+
+  /// Checks every field it needs; Error{corrupt_file | unsupported} names the field and its value. `name` is for
+  /// messages. Sizes are only held against each other here: before anything of such a size is allocated, Model::load,
+  /// quantize_model and the like hold them against the tensors that there are.
+  static Config parse(std::string_view json, const std::string& name);
+  /// Reads <model>/config.json, or the metadata of a .gguf file.
+  static Config load(const std::filesystem::path& model);
+  /// The sliding window of layer `index`, or 0.
+  [[nodiscard]] std::size_t window_of(std::size_t index) const;
+  /// Whether some layers have a window and others none.
+  [[nodiscard]] bool windows_differ() const { return full_layers != 0 || !full_attention.empty(); }
+  /// The head_dim/2 rotary frequencies in radians a token, scaling applied.
+  [[nodiscard]] std::vector<double> inverse_frequencies() const;
+};
+
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -1,0 +1,56 @@
+// A model directory to one GGUF file that llama.cpp runs: weights, configuration and tokenizer.
+//
+//   nibble::model::export_gguf("path/to/model", "model.gguf", {.type = nibble::BlockType::q4_k});
+//
+// Reading needs no call of its own: Model::load, Config::load and load_tokenizer take a .gguf file.
+//
+// The tokenizer goes along, with the model's chat templates, as llama.cpp's "gpt2" (byte-level BPE) or "llama"
+// (SentencePiece). A model over plain bytes is written as a "gpt2" vocabulary of the 256 bytes in order with no merges:
+// whatever words the pre-tokenizer cuts, each byte becomes its own token. Such a model has no token that begins or ends
+// a text; llama.cpp then takes number 11, the vertical tab, for both, and is told not to add it.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "nibble/backend/backend.h"
+#include "nibble/core/progress.h"
+#include "nibble/scheme/gguf_blocks.h"
+
+namespace nibble::inline NIBBLE_ABI::model {
+
+struct ExportGgufOptions {
+  /// Of the blocks' linear layers: any that can_encode(). Norms and biases are F32; the embedding and the head have
+  /// this type too if it is a float, else Q8_0. Where a row is no whole number of blocks the tensor takes, as in
+  /// llama.cpp, Q5_0 for Q4_K, Q8_0 for Q6_K, and F16 for the types of 32.
+  BlockType type = BlockType::f16;
+  const Backend* backend = nullptr;  ///< Null: default_backend(). Decodes layers that are quantized.
+  Executor* executor = nullptr;      ///< Null: default_executor().
+  Progress progress = {};
+};
+
+/// Tensors of one type in the file written.
+struct GgufTypeShare {
+  BlockType type = BlockType::f32;
+  std::size_t tensors = 0, bytes = 0;
+  std::string why;  ///< Not empty: these have not the type asked for, and why.
+};
+
+struct ExportGgufReport {
+  std::vector<GgufTypeShare> types;  ///< Of all tensors, those of a kind together, in the order of the file.
+  std::size_t file_bytes = 0;
+  double bits_per_weight = 0;  ///< Over the blocks' linear layers, scales included.
+  std::vector<std::string>
+      notes;  ///< What is not as asked for: a second quantization, dropped settings. (Types: above.)
+};
+
+/// Reads the model `from` and writes `to`, crash-safe, holding about one tensor at a time. Layers that are quantized
+/// already keep their codes and scales where `type` is their exact form (exact_block_type), else they are decoded and
+/// encoded again, and the notes say so. Errors: unsupported (a type that cannot be written, a tokenizer without a name
+/// in llama.cpp), those of Checkpoint, BlockMatrix::encode and GgufWriter.
+ExportGgufReport export_gguf(const std::filesystem::path& from, const std::filesystem::path& to,
+                             const ExportGgufOptions& options = {});
+
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -1,0 +1,48 @@
+// A whole model directory to another: each linear layer of the blocks quantized or converted, one at a time.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "nibble/backend/backend.h"
+#include "nibble/core/progress.h"
+
+namespace nibble::inline NIBBLE_ABI::model {
+
+struct QuantizeModelOptions {
+  std::optional<QuantSpec> spec;    ///< Of the blocks' linear layers; the rest is copied. Without one: convert.
+  std::optional<DType> convert_to;  ///< Without a spec: F32, F16 or BF16 for every floating-point tensor;
+                                    ///< layers that are quantized are decoded.
+  /// With a spec: patterns of layers that stay as they are, and of the only ones that do not (a name or part of one
+  /// from dot to dot, a glob, or "re:" and a regular expression). One that matches nothing is an error.
+  std::vector<std::string> skip, only;
+  bool lm_head = false;              ///< With a spec: quantize the head too. Not if it is tied to the embedding.
+  const Backend* backend = nullptr;  ///< Null: default_backend().
+  Executor* executor = nullptr;      ///< Null: default_executor().
+  Progress progress;
+};
+
+struct QuantizeModelReport {
+  std::size_t layers = 0;      ///< Linear layers quantized.
+  std::size_t file_bytes = 0;  ///< Of model.safetensors.
+  double bits_per_weight = 0;  ///< Over the quantized layers, scales included.
+  /// Files beside the weights that were not copied, each with the reason: "pytorch_model.bin (weights)".
+  std::vector<std::string> left_out;
+  std::vector<std::string> notes;  ///< Of a GGUF input: a second quantization, a tokenizer that could not be written.
+};
+
+/// Reads the model `from`, a directory or a GGUF file, and writes the model `to`, which must not exist:
+/// model.safetensors, config.json with its quantization_config, and all files beside the weights that do not speak of
+/// them. Holds about one tensor at a time, whatever the model's size. The directory gets its name only when complete,
+/// so an error, a cancel or a crash leaves nothing under it. Errors: invalid_argument (`to` exists, lies inside `from`
+/// or cannot be a folder's name; neither spec nor convert_to; a spec and layers that are quantized already; a pattern
+/// that matches no layer); not_found counts the weights that config.json promises and the file lacks, and says what
+/// lies there instead; those of Checkpoint (unsupported: a weight quantized in a way nothing decodes) and
+/// Backend::quantize.
+QuantizeModelReport quantize_model(const std::filesystem::path& from, const std::filesystem::path& to,
+                                   const QuantizeModelOptions& options);
+
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -1,0 +1,210 @@
+#include "nibble/engine/block.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "nibble/core/error.h"
+
+namespace nibble::inline NIBBLE_ABI::engine {
+
+namespace {
+
+using Rows = std::vector<float>;
+
+MatrixView<float> view(Rows& rows, std::size_t cols) { return {rows.data(), rows.size() / cols, cols}; }
+
+/// Sixteen sums side by side, so that the compiler can use vectors without reordering anything.
+float dot(const float* a, const float* b, std::size_t n) {
+  float sums[16] = {};
+  std::size_t i = 0;
+  for (; i + 16 <= n; i += 16)
+    for (std::size_t j = 0; j < 16; ++j) sums[j] += a[i + j] * b[i + j];
+  float sum = 0;
+  for (; i < n; ++i) sum += a[i] * b[i];
+  for (float s : sums) sum += s;
+  return sum;
+}
+
+void add(MatrixView<float> to, MatrixView<const float> x) {
+  for (std::size_t r = 0; r < to.rows; ++r)
+    for (std::size_t c = 0; c < to.cols; ++c) to(r, c) += x(r, c);
+}
+
+/// Turns the pairs (i, i + half) of every head in a row by the angles of its position; rope holds cos then sin.
+void rotate(float* row, std::size_t heads, std::size_t head_dim, const float* rope) {
+  const std::size_t half = head_dim / 2;
+  for (std::size_t h = 0; h < heads; ++h)
+    for (std::size_t i = 0; i < half; ++i) {
+      float* x = row + h * head_dim;
+      const float a = x[i], b = x[i + half], cosine = rope[i], sine = rope[half + i];
+      x[i] = a * cosine - b * sine;
+      x[i + half] = b * cosine + a * sine;
+    }
+}
+
+/// What one head of one token sees: keys and values of positions [first, last), `stride` floats apart.
+void attend(const float* query, const float* keys, const float* values, std::size_t stride, std::size_t first,
+            std::size_t last, std::size_t head_dim, float* scores, float* out) {
+  const float scale = 1 / std::sqrt(static_cast<float>(head_dim));
+  float most = -INFINITY;
+  for (std::size_t j = first; j < last; ++j) {
+    scores[j] = dot(query, keys + j * stride, head_dim) * scale;
+    most = std::max(most, scores[j]);
+  }
+  float total = 0;
+  for (std::size_t j = first; j < last; ++j) total += scores[j] = std::exp(scores[j] - most);
+  std::fill_n(out, head_dim, 0.0f);
+  for (std::size_t j = first; j < last; ++j) {
+    const float weight = scores[j] / total;
+    const float* v = values + j * stride;
+    for (std::size_t i = 0; i < head_dim; ++i) out[i] += weight * v[i];
+  }
+}
+
+void check_shape(const char* what, std::string_view of, std::size_t rows, std::size_t cols, std::size_t want_rows,
+                 std::size_t want_cols) {
+  if (rows == want_rows && cols == want_cols) return;
+  throw Error(ErrorCode::shape_mismatch, std::string(of) + ": " + what + " is " + std::to_string(rows) + " × " +
+                                             std::to_string(cols) + "; " + std::to_string(want_rows) + " × " +
+                                             std::to_string(want_cols) + " is needed");
+}
+
+/// An error of a product, with the layer that it speaks of.
+[[noreturn]] void rethrow_for(const Linear& linear, const Error& e) {
+  throw Error(e.code(), "layer '" + linear.name + "': " + e.what());
+}
+
+}  // namespace
+
+std::vector<float> rope_angles(std::span<const double> inverse_frequencies, std::size_t first, std::size_t count) {
+  const std::size_t half = inverse_frequencies.size();
+  Rows rope(count * 2 * half);
+  for (std::size_t t = 0; t < count; ++t)
+    for (std::size_t i = 0; i < half; ++i) {
+      const double angle = static_cast<double>(first + t) * inverse_frequencies[i];
+      rope[t * 2 * half + i] = static_cast<float>(std::cos(angle));
+      rope[t * 2 * half + half + i] = static_cast<float>(std::sin(angle));
+    }
+  return rope;
+}
+
+void BlockPass::norm(MatrixView<const float> x, std::span<const float> weight, MatrixView<float> y) const {
+  check_shape("the weight", "norm", 1, weight.size(), 1, x.cols);
+  check_shape("y", "norm", y.rows, y.cols, x.rows, x.cols);
+  for (std::size_t r = 0; r < x.rows; ++r) {
+    const double mean = static_cast<double>(dot(&x(r, 0), &x(r, 0), x.cols)) / static_cast<double>(x.cols);
+    const auto scale = static_cast<float>(1 / std::sqrt(mean + config_.rms_eps));
+    for (std::size_t c = 0; c < x.cols; ++c) y(r, c) = x(r, c) * scale * weight[c];
+  }
+}
+
+void BlockPass::apply(MatrixView<const float> x, std::initializer_list<Output> outputs) const {
+  std::vector<Projection> projections;
+  for (const Output& out : outputs) {
+    listen(out.linear, x);
+    projections.push_back({out.linear.weight.get(), out.y, out.linear.bias});
+  }
+  const Linear& first = outputs.begin()->linear;
+  try {
+    first.weight->backend().matmul_fused(x, projections, activations_, executor_);
+  } catch (const Error& e) {
+    rethrow_for(first, e);
+  }
+}
+
+void BlockPass::mix(const Block& block, MatrixView<const float> normed, std::span<const float> rope,
+                    const KeyValues& cache, MatrixView<float> mixed) const {
+  const std::size_t n = normed.rows, dim = config_.head_dim, width = config_.kv_heads * dim, start = cache.seen;
+  check_shape("mixed", block.o.name, mixed.rows, mixed.cols, n, config_.heads * dim);
+  check_shape("the table of angles", block.q.name, 1, rope.size(), 1, n * dim);
+  check_shape("the keys' cache", block.k.name, cache.keys.rows, cache.keys.stride, cache.values.rows, width);
+  check_shape("the values' cache", block.v.name, cache.values.rows, cache.values.stride, cache.keys.rows, width);
+  if (start > cache.keys.rows || n > cache.keys.rows - start)
+    throw Error(ErrorCode::shape_mismatch, "layer '" + block.k.name + "': " + std::to_string(n) +
+                                               " tokens do not fit a cache of " + std::to_string(cache.keys.rows) +
+                                               ", of which " + std::to_string(start) + " are used");
+  Rows queries(n * config_.heads * dim);
+  const auto q = view(queries, config_.heads * dim);
+  // Keys and values go straight to their place in the cache.
+  const MatrixView<float> k = cache.keys.row_range(start, n), v = cache.values.row_range(start, n);
+  apply(normed, {{block.q, q}, {block.k, k}, {block.v, v}});
+  for (std::size_t t = 0; t < n; ++t) {
+    rotate(&q(t, 0), config_.heads, dim, rope.data() + t * dim);
+    rotate(&k(t, 0), config_.kv_heads, dim, rope.data() + t * dim);
+  }
+  const std::size_t group = config_.heads / config_.kv_heads;
+  parallel_for(executor_, n * config_.heads, 1 + 16384 / (start + n), [&](std::size_t begin, std::size_t end) {
+    std::vector<float> scores(start + n);
+    for (std::size_t i = begin; i < end; ++i) {
+      const std::size_t t = i / config_.heads, h = i % config_.heads, last = start + t + 1;
+      const std::size_t first = block.window != 0 && last > block.window ? last - block.window : 0;
+      const std::size_t at = h / group * dim;
+      attend(&q(t, h * dim), cache.keys.data + at, cache.values.data + at, width, first, last, dim, scores.data(),
+             &mixed(t, h * dim));
+    }
+  });
+}
+
+void BlockPass::gate(const Block& block, MatrixView<const float> normed, MatrixView<float> gated) const {
+  if (block.gate.bias.empty() && block.up.bias.empty()) {
+    listen(block.gate, normed);
+    listen(block.up, normed);
+    try {
+      block.gate.weight->backend().matmul_swiglu(normed, *block.gate.weight, *block.up.weight, gated, activations_,
+                                                 executor_);
+    } catch (const Error& e) {
+      rethrow_for(block.gate, e);
+    }
+    return;
+  }
+  Rows ups(normed.rows * config_.intermediate);
+  const auto up = view(ups, config_.intermediate);
+  apply(normed, {{block.gate, gated}, {block.up, up}});
+  for (std::size_t t = 0; t < normed.rows; ++t)
+    for (std::size_t i = 0; i < config_.intermediate; ++i)
+      gated(t, i) = gated(t, i) / (1 + std::exp(-gated(t, i))) * up(t, i);
+}
+
+void BlockPass::attention(const Block& block, MatrixView<const float> normed, std::span<const float> rope,
+                          const KeyValues& cache, MatrixView<float> out) const {
+  Rows mixed(normed.rows * config_.heads * config_.head_dim);
+  const auto m = view(mixed, config_.heads * config_.head_dim);
+  mix(block, normed, rope, cache, m);
+  linear(block.o, m, out);
+}
+
+void BlockPass::mlp(const Block& block, MatrixView<const float> normed, MatrixView<float> out) const {
+  Rows gated(normed.rows * config_.intermediate);
+  const auto g = view(gated, config_.intermediate);
+  gate(block, normed, g);
+  linear(block.down, g, out);
+}
+
+void BlockPass::add_attention(const Block& block, MatrixView<float> x, std::span<const float> rope,
+                              const KeyValues& cache, Scratch& scratch) const {
+  scratch.normed.resize(x.rows * x.cols);
+  scratch.delta.resize(x.rows * x.cols);
+  const auto y = view(scratch.normed, x.cols), d = view(scratch.delta, x.cols);
+  norm(x, block.input_norm, y);
+  attention(block, y, rope, cache, d);
+  add(x, d);
+}
+
+void BlockPass::add_mlp(const Block& block, MatrixView<float> x, Scratch& scratch) const {
+  scratch.normed.resize(x.rows * x.cols);
+  scratch.delta.resize(x.rows * x.cols);
+  const auto y = view(scratch.normed, x.cols), d = view(scratch.delta, x.cols);
+  norm(x, block.post_norm, y);
+  mlp(block, y, d);
+  add(x, d);
+}
+
+void BlockPass::add_linear(const Linear& l, MatrixView<const float> input, MatrixView<float> x,
+                           Scratch& scratch) const {
+  scratch.delta.resize(x.rows * x.cols);
+  const auto d = view(scratch.delta, x.cols);
+  linear(l, input, d);
+  add(x, d);
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::engine

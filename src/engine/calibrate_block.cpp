@@ -1,0 +1,72 @@
+#include "calibrate_block.h"
+
+#include "nibble/quantize/quantize.h"
+
+namespace nibble::inline NIBBLE_ABI::engine {
+
+BlockRunner::BlockRunner(const CalibrationContext& c, Block& block)
+    : context_(c), block_(block), pass_(c.config, c.executor, Activations::fp32, nullptr) {
+  const std::size_t n = c.states.tokens();
+  states_.resize(n * c.states.width());
+  keys_.resize(n * c.config.kv_heads * c.config.head_dim);
+  values_.resize(keys_.size());
+}
+
+KeyValues BlockRunner::cache() {
+  const std::size_t n = context_.states.tokens(), width = context_.config.kv_heads * context_.config.head_dim;
+  return {{keys_.data(), n, width}, {values_.data(), n, width}, 0};
+}
+
+void BlockRunner::each(bool keep, double first, double last, const std::string& what, const Visit& visit) {
+  model::CalibrationStore& store = context_.states;
+  const MatrixView<float> x(states_.data(), store.tokens(), store.width());
+  for (std::size_t s = 0; s < store.sequences(); ++s) {
+    report(context_.progress, first + (last - first) * static_cast<double>(s) / static_cast<double>(store.sequences()),
+           what);
+    store.read(s, x);
+    visit(s, x);
+    if (keep) store.write(s, x);
+  }
+}
+
+void BlockRunner::advance(double first, double last) {
+  each(true, first, last, "running the block", [&](std::size_t, MatrixView<float> x) {
+    add_attention(x);
+    add_mlp(x);
+  });
+}
+
+void BlockRunner::add_mixed(MatrixView<const float> mixed, MatrixView<float> x) {
+  pass_.add_linear(block_.o, mixed, x, scratch_);
+}
+
+MatrixView<const float> BlockRunner::input(std::size_t group, MatrixView<const float> x) {
+  normed_.resize(x.rows * x.cols);
+  const MatrixView<float> y(normed_.data(), x.rows, x.cols);
+  pass_.norm(x, group < 2 ? block_.input_norm : block_.post_norm, y);
+  if (group == 0 || group == 2) return y;
+  const model::Config& c = context_.config;
+  const std::size_t width = group == 1 ? c.heads * c.head_dim : c.intermediate;
+  inner_.resize(x.rows * width);
+  const MatrixView<float> inner(inner_.data(), x.rows, width);
+  if (group == 1) pass_.mix(block_, y, context_.rope, cache(), inner);
+  else pass_.gate(block_, y, inner);
+  return inner;
+}
+
+std::string group_name(const Block& block, std::size_t group) {
+  return "inputs of " + block.linears()[kGroups[group].first]->name;
+}
+
+model::FinishedBlock::Layer round_layer(const CalibrationContext& c, const std::string& name,
+                                        const model::CalibratedMethod& method) {
+  const FloatMatrix weights = c.checkpoint.matrix(name + ".weight");
+  model::FinishedBlock::Layer out;
+  out.report.layer = name;
+  out.report.method = method.to_string();
+  out.dtype = weights.type;
+  out.matrix = c.backend.quantize(weights, method.spec, name + ".weight", c.executor);
+  return out;
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::engine

@@ -1,0 +1,134 @@
+#include "loader.h"
+
+#include "model/stored_weights.h"
+#include "nibble/quantize/quantize.h"
+
+namespace nibble::inline NIBBLE_ABI::engine {
+
+namespace {
+
+void check_shape(const std::string& name, std::size_t rows, std::size_t cols, std::size_t out, std::size_t in) {
+  if (rows == out && cols == in) return;
+  throw Error(ErrorCode::shape_mismatch, "tensor '" + name + ".weight' is " + std::to_string(rows) + " × " +
+                                             std::to_string(cols) + "; the configuration needs " + std::to_string(out) +
+                                             " × " + std::to_string(in));
+}
+
+}  // namespace
+
+Loader::Loader(const std::filesystem::path& path, const model::Config& config, const LoadOptions& options)
+    : config_(config),
+      options_(options),
+      backend_(options.backend ? *options.backend : default_backend()),
+      executor_(options.executor ? *options.executor : default_executor()) {
+  if (is_gguf(path)) {
+    gguf_.emplace(path);
+    return;
+  }
+  checkpoint_ = Checkpoint::open(path);
+  model::check_stored_weights(checkpoint_, config, path.string());
+}
+
+std::vector<float> Loader::vector(const std::string& name, std::size_t size) const {
+  auto out = gguf_ ? gguf_->read_f32(name) : checkpoint_.read_f32(name);
+  if (out.size() != size)
+    throw Error(ErrorCode::shape_mismatch, "tensor '" + name + "' has " + std::to_string(out.size()) +
+                                               " values; the configuration needs " + std::to_string(size));
+  return out;
+}
+
+Linear Loader::linear(const std::string& name, std::size_t out, std::size_t in) {
+  Linear l{name, nullptr, {}};
+  const auto count = static_cast<double>(out) * static_cast<double>(in);
+  if (gguf_) {
+    const BlockMatrix m = gguf_->matrix(name + ".weight");
+    check_shape(name, m.rows, m.cols, out, in);
+    const bool quantizes = options_.quantize && is_float(m.type);
+    linear_bits_ += (quantizes ? options_.quantize->bits_per_weight(out, in) : m.bits_per_weight()) * count;
+    if (quantizes)
+      l.weight = backend_.pack(backend_.quantize(m.as_floats(), *options_.quantize, name + ".weight", executor_));
+    else l.weight = pack(m);
+  } else if (auto q = decode_quantized(checkpoint_, name)) {
+    check_shape(name, q->rows, q->cols, out, in);
+    linear_bits_ += q->spec.bits_per_weight(out, in) * count;
+    l.weight = backend_.pack(*std::move(q));
+  } else {
+    const FloatMatrix m = checkpoint_.matrix(name + ".weight");
+    check_shape(name, m.rows, m.cols, out, in);
+    if (options_.quantize) {
+      linear_bits_ += options_.quantize->bits_per_weight(out, in) * count;
+      l.weight = backend_.pack(backend_.quantize(m, *options_.quantize, name + ".weight", executor_));
+    } else {
+      linear_bits_ += 8.0 * static_cast<double>(size_of(m.type)) * count;
+      l.weight = backend_.pack(m);
+    }
+  }
+  release(name + ".weight");
+  linear_weights_ += count;
+  if (contains(name + ".bias")) l.bias = vector(name + ".bias", out);
+  return l;
+}
+
+BlockMatrix Loader::matrix(const std::string& name) const {
+  if (gguf_) return gguf_->matrix(name);
+  const TensorInfo& t = checkpoint_.matrix_info(name);
+  const BlockType type = t.type == DType::f16    ? BlockType::f16
+                         : t.type == DType::bf16 ? BlockType::bf16
+                                                 : BlockType::f32;
+  return {type, t.shape[0], t.shape[1], checkpoint_.aligned_data(name)};
+}
+
+Block Loader::block(std::size_t index) {
+  const model::Config& c = config_;
+  const std::string prefix = "model.layers." + std::to_string(index) + ".";
+  Block l;
+  l.input_norm = vector(prefix + "input_layernorm.weight", c.hidden);
+  l.post_norm = vector(prefix + "post_attention_layernorm.weight", c.hidden);
+  const auto shapes = model::block_linear_shapes(c, index);
+  Linear* const linears[] = {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down};
+  for (std::size_t i = 0; i < shapes.size(); ++i) *linears[i] = linear(shapes[i].name, shapes[i].out, shapes[i].in);
+  l.window = c.window_of(index);
+  if (gguf_) gguf_->require_intact();
+  else checkpoint_.require_intact();
+  return l;
+}
+
+std::size_t Loader::block_bytes() const {
+  const model::Config& c = config_;
+  const std::size_t attention = 2 * c.hidden * (c.heads + c.kv_heads) * c.head_dim;
+  return (attention + 3 * c.hidden * c.intermediate) * sizeof(float);
+}
+
+BlockMatrix Loader::embedding() const {
+  BlockMatrix out = matrix("model.embed_tokens.weight");
+  check_shape("model.embed_tokens", out.rows, out.cols, config_.vocab, config_.hidden);
+  return out;
+}
+
+std::vector<float> Loader::norm() const { return vector("model.norm.weight", config_.hidden); }
+
+Linear Loader::head() {
+  const bool stored_quantized = !gguf_ && layout_of(checkpoint_, "lm_head").has_value();
+  head_is_embedding_ = config_.tied_embeddings && !stored_quantized;
+  const std::string name = head_is_embedding_ ? "model.embed_tokens" : "lm_head";
+  if (!stored_quantized && !contains(name + ".weight"))
+    throw Error(ErrorCode::corrupt_file, "there is no tensor '" + name + ".weight'" +
+                                             (head_is_embedding_ ? "" : ", and the embeddings are not tied"));
+  if (stored_quantized || (options_.quantize && options_.quantize_head)) {
+    Linear head = linear(name, config_.vocab, config_.hidden);
+    head.name = "lm_head";
+    return head;
+  }
+  const BlockMatrix head = matrix(name + ".weight");
+  check_shape(name, head.rows, head.cols, config_.vocab, config_.hidden);
+  Linear packed{"lm_head", pack(head), {}};
+  release(name + ".weight");
+  return packed;
+}
+
+Embedding Loader::embedding(const Linear& head) const {
+  if (head_is_embedding_ && backend_.has_gather_rows(*head.weight)) return Embedding(head.weight);
+  return Embedding(embedding());
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::engine

@@ -1,0 +1,81 @@
+// "<output>.partial": what a calibration run has finished, so that it can be killed at any moment and go on.
+//
+//   manifest.json             what the run was asked to do, and to which model
+//   block-00000.safetensors   the quantized layers of a block in our own layout, vectors that changed (F32), and the
+//   head.safetensors          layers' reports as JSON in the metadata: each file complete or not there
+//   model/                    the output while it is put together
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <map>
+#include <string>
+
+#include "finished_block.h"
+#include "nibble/format/checkpoint.h"
+
+namespace nibble::inline NIBBLE_ABI::model {
+
+class CalibrationFolder {
+ public:
+  /// What a run must agree on with the one that it resumes, by name.
+  using Manifest = std::map<std::string, std::string>;
+
+  /// Makes the folder, or takes up the one there is. Error{invalid_argument}: it is there and not `resume`, another
+  /// process is at work in it, or its manifest is another (names the first difference).
+  CalibrationFolder(const std::filesystem::path& output, const Manifest& manifest, bool resume);
+
+  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+  [[nodiscard]] std::filesystem::path block_file(std::size_t index) const;
+  [[nodiscard]] std::filesystem::path head_file() const { return path_ / "head.safetensors"; }
+  /// Blocks finished, from the first on.
+  [[nodiscard]] std::size_t finished(std::size_t blocks) const;
+  /// Removes the folder: the output has its name.
+  void remove();
+  /// The folder's name for an output.
+  static std::filesystem::path of(const std::filesystem::path& output);
+
+ private:
+  /// Held until the object, or the process, goes.
+  class Lock {
+   public:
+    ~Lock();
+    Lock() = default;
+    Lock(const Lock&) = delete;
+    Lock& operator=(const Lock&) = delete;
+    void take(const std::filesystem::path& folder);
+
+   private:
+    int file_ = -1;
+  };
+
+  std::filesystem::path path_;
+  Lock lock_;
+};
+
+/// One finished file, written and read.
+void save_finished(const std::filesystem::path& path, const FinishedBlock& block);
+
+class FinishedFile {
+ public:
+  /// What the file says of a layer.
+  struct Layer {
+    LayerReport report;
+    LayerDescription description;
+  };
+  /// Error{corrupt_file}.
+  explicit FinishedFile(const std::filesystem::path& path);
+  [[nodiscard]] const std::vector<Layer>& layers() const { return layers_; }
+  [[nodiscard]] QuantizedMatrix matrix(const std::string& layer) const;
+  /// Its pages may leave memory.
+  void release(const std::string& layer) const;
+  [[nodiscard]] const std::vector<std::string>& vectors() const { return vectors_; }
+  [[nodiscard]] std::vector<float> vector(const std::string& name) const { return file_.read_f32(name); }
+
+ private:
+  Checkpoint file_;
+  std::vector<Layer> layers_;
+  std::vector<std::string> vectors_;
+};
+
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -1,0 +1,324 @@
+#include "nibble/model/config.h"
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <numbers>
+
+#include "core/json.h"
+#include "format/files.h"
+#include "format/recognise.h"
+#include "gguf_weights.h"
+#include "known_keys.h"
+#include "nibble/core/error.h"
+
+namespace nibble::inline NIBBLE_ABI::model {
+
+namespace {
+
+using Json = nlohmann::json;
+
+/// What transformers takes where a file leaves a field out.
+struct Family {
+  std::string_view type;
+  std::size_t kv_heads;  ///< 0: as many as heads.
+  std::size_t context;
+  std::size_t window;       ///< 0: the model has no windows, whatever the file says.
+  std::size_t full_layers;  ///< Qwen2 alone: the layers without a window.
+};
+constexpr Family kFamilies[] = {
+    {"llama", 0, 2048, 0, 0}, {"mistral", 8, std::size_t{1} << 17, 4096, 0}, {"qwen2", 32, 32768, 4096, 28}};
+
+const Family& family_of(const std::string& type, const std::string& name) {
+  for (const Family& family : kFamilies)
+    if (family.type == type) return family;
+  throw Error(ErrorCode::unsupported, "'" + name + "': model_type '" + type +
+                                          "' is not a Llama-family model this engine knows: llama, mistral, qwen2");
+}
+
+/// No matrix has more rows or columns.
+constexpr std::uint64_t kMostSize = 1u << 28;
+
+/// Typed access to one JSON object, with errors that name the field.
+class Fields {
+ public:
+  Fields(const Json& object, std::string name) : object_(object), name_(std::move(name)) {}
+
+  const Json* find(const char* field) const {
+    const auto it = object_.find(field);
+    return it == object_.end() || it->is_null() ? nullptr : &*it;
+  }
+  std::size_t size(const char* field, std::optional<std::size_t> fallback = std::nullopt) const {
+    const Json* v = find(field);
+    if (v == nullptr && fallback) return *fallback;
+    if (v == nullptr) refuse(field, "is missing");
+    if (!v->is_number_unsigned() || v->get<std::uint64_t>() == 0 || v->get<std::uint64_t>() > kMostSize)
+      refuse(field, "is " + shown(*v) + "; a positive whole number is needed");
+    return v->get<std::size_t>();
+  }
+  std::size_t size_or_zero(const char* field, std::size_t fallback) const {
+    const Json* v = find(field);
+    return v != nullptr && *v == 0 ? 0 : size(field, fallback);
+  }
+  double number(const char* field, std::optional<double> fallback, bool zero = false) const {
+    const Json* v = find(field);
+    if (v == nullptr && fallback) return *fallback;
+    if (v == nullptr) refuse(field, "is missing");
+    if (!v->is_number() || !(v->get<double>() > 0 || (zero && v->get<double>() == 0)))
+      refuse(field, "is " + shown(*v) + "; a positive number is needed");
+    return v->get<double>();
+  }
+  bool flag(const char* field, bool fallback) const {
+    const Json* v = find(field);
+    if (v == nullptr) return fallback;
+    if (!v->is_boolean()) refuse(field, "is " + shown(*v) + "; true or false is needed");
+    return v->get<bool>();
+  }
+  std::string text(const char* field, const std::string& fallback) const {
+    const Json* v = find(field);
+    if (v == nullptr) return fallback;
+    if (!v->is_string()) refuse(field, "is not text");
+    return v->get<std::string>();
+  }
+  /// An object; null for one that is empty or not there.
+  const Json* object(const char* field) const {
+    const Json* v = find(field);
+    if (v != nullptr && !v->is_object()) refuse(field, "is not an object");
+    return v == nullptr || v->empty() ? nullptr : v;
+  }
+  /// A token id or a list of them; −1 stands for none.
+  std::vector<std::int32_t> tokens(const char* field) const {
+    std::vector<std::int32_t> out;
+    const Json* v = find(field);
+    if (v == nullptr) return out;
+    const auto add = [&](const Json& id) {
+      if (id == -1) return;  // none
+      if (!id.is_number_unsigned() || id.get<std::uint64_t>() > 0x7FFFFFFF)
+        refuse(field, "holds " + shown(id) + "; token ids are needed");
+      out.push_back(id.get<std::int32_t>());
+    };
+    if (v == nullptr) return out;
+    if (!v->is_array()) add(*v);
+    else
+      for (const Json& id : *v) add(id);
+    return out;
+  }
+  /// Refuses keys that would change what the model computes; `style` says which table they are in.
+  void check_known(KeyStyle style) const {
+    check_known_keys(
+        style,
+        [&](std::string_view key) -> std::optional<PlainValue> {
+          const auto it = object_.find(key);
+          if (it == object_.end()) return std::nullopt;
+          if (it->is_boolean()) return it->get<bool>();
+          if (it->is_number()) return it->get<double>();
+          if (it->is_string()) return it->get<std::string>();
+          if (it->is_null()) return PlainValue();
+          return it->empty() ? PlainValue(false) : PlainValue(std::string("an ") + it->type_name());
+        },
+        [&](std::string_view key, const std::string& why) { unsupported(std::string(key).c_str(), why); });
+  }
+  [[nodiscard]] bool states(const char* field) const { return object_.contains(field); }
+  [[noreturn]] void refuse(const char* field, const std::string& why, ErrorCode code = ErrorCode::corrupt_file) const {
+    throw Error(code, "'" + name_ + "': \"" + field + "\" " + why);
+  }
+  [[noreturn]] void unsupported(const char* field, const std::string& why) const {
+    refuse(field, why, ErrorCode::unsupported);
+  }
+  /// A value in a message: what it is, where it holds others.
+  static std::string shown(const Json& v) {
+    if (v.is_structured() && !v.empty()) return std::string("an ") + v.type_name();
+    return v.dump(-1, ' ', true, Json::error_handler_t::replace).substr(0, 60);
+  }
+
+ private:
+  const Json& object_;
+  std::string name_;
+};
+
+/// Both the classic style (rope_theta beside rope_scaling) and the newer one (all inside rope_parameters). Where a file
+/// has both, rope_scaling holds and rope_parameters does not count, as in transformers.
+void parse_rope(const Fields& fields, const std::string& name, Config& c) {
+  c.rope_theta = fields.number("rope_theta", c.rope_theta);
+  const Json *scaling = fields.object("rope_scaling"), *parameters = fields.object("rope_parameters");
+  const Json* object = scaling != nullptr ? scaling : parameters;
+  if (object == nullptr) return;
+  const Fields rope(*object, name);
+  rope.check_known(KeyStyle::rope_parameters);
+  c.rope_theta = rope.number("rope_theta", c.rope_theta);
+  if (scaling != nullptr && parameters != nullptr)
+    if (const Fields other(*parameters, name); other.number("rope_theta", c.rope_theta) != c.rope_theta)
+      fields.refuse("rope_parameters",
+                    "and \"rope_scaling\" are both there and disagree about \"rope_theta\"; remove one");
+  const std::string kind = rope.text("rope_type", rope.text("type", "default"));
+  if (kind == "default") return;
+  RopeScaling s;
+  if (kind == "llama3") {
+    s.kind = RopeScaling::Kind::llama3;
+    s.low_freq_factor = rope.number("low_freq_factor", std::nullopt);
+    s.high_freq_factor = rope.number("high_freq_factor", std::nullopt);
+    s.original_context = static_cast<double>(
+        fields.size("original_max_position_embeddings", rope.size("original_max_position_embeddings", c.context)));
+    if (s.high_freq_factor <= s.low_freq_factor) rope.refuse("high_freq_factor", "must be above low_freq_factor");
+  } else if (kind != "linear") {
+    throw Error(ErrorCode::unsupported,
+                "'" + name + "': rope_type '" + kind + "' is not known; default, linear and llama3 are");
+  }
+  s.factor = rope.number("factor", std::nullopt);
+  c.rope_scaling = s;
+}
+
+/// layer_types: for each layer whether it sees everything; empty if the file does not say.
+std::vector<bool> parse_layer_types(const Fields& f, std::size_t layers) {
+  std::vector<bool> out;
+  const Json* types = f.find("layer_types");
+  if (types == nullptr) return out;
+  if (!types->is_array() || types->size() != layers)
+    f.refuse("layer_types", "must be a list of " + std::to_string(layers) + ", one for each layer");
+  for (const Json& type : *types) {
+    if (type != "full_attention" && type != "sliding_attention")
+      f.unsupported("layer_types", "holds " + Fields::shown(type) + "; full_attention and sliding_attention are known");
+    out.push_back(type == "full_attention");
+  }
+  return out;
+}
+
+/// compressed-tensors' W8A8 is meant for activations that are rounded to 8 bits too, which happens nowhere here.
+void note_rounded_activations(const Json& quantization, Config& c) {
+  if (!quantization.is_object()) return;  // said where it is read
+  const auto groups = quantization.find("config_groups");
+  if (groups == quantization.end() || !groups->is_object()) return;
+  for (const Json& group : *groups) {
+    if (!group.is_object() || !group.contains("input_activations") || group["input_activations"].is_null()) continue;
+    c.notes.emplace_back(
+        "its \"input_activations\" say that activations are rounded as well, as the engines that it was made for do; "
+        "here they are not, so that the results are those of the weights alone");
+    return;
+  }
+}
+
+/// Which layers have a window, as the model's own type decides.
+void parse_windows(const Fields& f, const Family& family, Config& c) {
+  std::vector<bool> full = parse_layer_types(f, c.layers);
+  const auto layers_with_window = std::count(full.begin(), full.end(), false);
+  const bool stated = f.find("sliding_window") != nullptr;
+  if (family.window == 0) {
+    if (layers_with_window != 0) f.unsupported("layer_types", "has windows, which a llama model knows nothing of");
+    if (stated)
+      c.notes.push_back("\"sliding_window\" is " + Fields::shown(*f.find("sliding_window")) +
+                        ", which counts for nothing in a llama model: every token sees all before it");
+    return;
+  }
+  const bool qwen = family.type == "qwen2";  // it states a window that it does not use unless told to
+  const bool used = f.flag("use_sliding_window", !qwen);
+  if (!qwen && !used && stated)
+    f.refuse("use_sliding_window", "is false, which a mistral model knows nothing of, and \"sliding_window\" is " +
+                                       std::to_string(f.size("sliding_window")) + "; remove one");
+  const bool none = !used || (f.states("sliding_window") && !stated);  // null: no window
+  if (!none) c.sliding_window = f.size("sliding_window", family.window);
+  if (none && layers_with_window != 0) f.refuse("layer_types", "has windows, and \"sliding_window\" says none");
+  if (full.empty()) {
+    if (qwen) c.full_layers = std::min(f.size_or_zero("max_window_layers", family.full_layers), c.layers);
+    if (c.full_layers == c.layers) c.sliding_window = 0;
+  } else if (layers_with_window == 0) {
+    c.sliding_window = 0;
+  } else if (static_cast<std::size_t>(layers_with_window) != full.size()) {
+    c.full_attention = std::move(full);
+  }
+  if (c.sliding_window == 0) c.full_layers = 0;
+}
+
+void parse_biases(const Fields& f, const Family& family, Config& c) {
+  const auto said = [&](const char* field) { return f.flag(field, false) ? Bias::needed : Bias::none; };
+  c.o_bias = c.mlp_bias = c.qkv_bias = Bias::none;
+  if (family.type == "llama") {
+    c.qkv_bias = c.o_bias = said("attention_bias");
+    c.mlp_bias = said("mlp_bias");
+    return;
+  }
+  if (family.type == "qwen2") c.qkv_bias = Bias::as_stored;  // it always has them, zero where none is stored
+  for (const char* field : {"attention_bias", "mlp_bias"})
+    if (f.flag(field, false) && c.qkv_bias == Bias::none)
+      f.unsupported(field, "is true, and a " + std::string(family.type) + " model has no such bias");
+}
+
+}  // namespace
+
+Config Config::parse(std::string_view text, const std::string& name) {
+  const json::Document document = json::parse(text, name);
+  if (!document->is_object()) throw Error(ErrorCode::corrupt_file, "'" + name + "' is not a JSON object");
+  const Fields f(*document, name);
+  Config c;
+  c.model_type = f.text("model_type", "");
+  const Family& family = family_of(c.model_type, name);
+  f.check_known(KeyStyle::config_json);
+  if (const std::string act = f.text("hidden_act", "silu"); act != "silu" && act != "swish")  // two names of one
+    throw Error(ErrorCode::unsupported, "'" + name + "': hidden_act '" + act + "' is not supported; silu is");
+  c.hidden = f.size("hidden_size");
+  c.intermediate = f.size("intermediate_size");
+  c.layers = f.size("num_hidden_layers");
+  c.heads = f.size("num_attention_heads");
+  const bool named = f.states("num_key_value_heads");  // null: as many as heads
+  c.kv_heads = f.size("num_key_value_heads", named || family.kv_heads == 0 ? c.heads : family.kv_heads);
+  if (c.heads % c.kv_heads != 0) f.refuse("num_key_value_heads", "must divide num_attention_heads");
+  if (f.find("head_dim") == nullptr && c.hidden % c.heads != 0)
+    f.refuse("num_attention_heads", "must divide hidden_size");
+  c.head_dim = f.size("head_dim", c.hidden / c.heads);
+  if (c.head_dim % 2 != 0) f.refuse("head_dim", "must be even: rotary embeddings turn pairs");
+  if (c.head_dim > kMostSize / c.heads)
+    f.refuse("head_dim", "is " + std::to_string(c.head_dim) + ", which no matrix has for each of " +
+                             std::to_string(c.heads) + " heads");
+  c.vocab = f.size("vocab_size");
+  c.context = f.size("max_position_embeddings", family.context);
+  c.rms_eps = f.number("rms_norm_eps", 1e-6, true);
+  c.tied_embeddings = f.flag("tie_word_embeddings", false);
+  parse_windows(f, family, c);
+  parse_biases(f, family, c);
+  parse_rope(f, name, c);
+  if (const Json* q = f.find("quantization_config")) c.quantization = q->dump();
+  for (const char* key : {"quantization_config", "compression_config"})
+    if (const Json* q = f.find(key)) note_rounded_activations(*q, c);
+  if (const auto bos = f.tokens("bos_token_id"); !bos.empty()) c.bos = bos.front();
+  c.eos = f.tokens("eos_token_id");
+  return c;
+}
+
+std::size_t Config::window_of(std::size_t index) const {
+  const bool full = full_attention.empty() ? index < full_layers : full_attention[index];
+  return full ? 0 : sliding_window;
+}
+
+std::vector<double> Config::inverse_frequencies() const {
+  std::vector<double> out(head_dim / 2);
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    double f = std::pow(rope_theta, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim));
+    if (rope_scaling && rope_scaling->kind == RopeScaling::Kind::factors) {
+      f /= static_cast<double>(rope_scaling->factors[i]);
+    } else if (rope_scaling) {
+      const RopeScaling& s = *rope_scaling;
+      // Llama 3: long wavelengths are stretched, short ones kept, those between blended.
+      const double turns = s.original_context * f / (2 * std::numbers::pi);
+      double kept = 0;
+      if (s.kind == RopeScaling::Kind::llama3)
+        kept = turns > s.high_freq_factor  ? 1
+               : turns < s.low_freq_factor ? 0
+                                           : (turns - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor);
+      f = (1 - kept) * f / s.factor + kept * f;
+    }
+    out[i] = f;
+  }
+  return out;
+}
+
+Config Config::load(const std::filesystem::path& model) {
+  format::refuse_no_model(model);
+  if (is_gguf(model)) return GgufWeights(model).config();
+  if (std::filesystem::is_regular_file(model))
+    throw Error(ErrorCode::invalid_argument, "'" + model.string() +
+                                                 "' is one file of a model; give the directory that holds it and "
+                                                 "config.json, or a GGUF file");
+  const auto path = model / "config.json";
+  return parse(format::read_text(path), path.string());
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -1,0 +1,282 @@
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "core/memory.h"
+#include "core/output_path.h"
+#include "gguf_chat_template.h"
+#include "gguf_weights.h"
+#include "nibble/core/error.h"
+#include "nibble/format/checkpoint.h"
+#include "nibble/model/architecture.h"
+#include "nibble/model/export_gguf.h"
+#include "stored_weights.h"
+#include "text/gguf_tokenizer.h"
+
+namespace nibble::inline NIBBLE_ABI::model {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+/// llama.cpp's number for "mostly this type" (general.file_type).
+std::uint32_t file_type(BlockType type) {
+  switch (type) {
+    case BlockType::f16: return 1;
+    case BlockType::q4_0: return 2;
+    case BlockType::q4_1: return 3;
+    case BlockType::q8_0: return 7;
+    case BlockType::q5_0: return 8;
+    case BlockType::q5_1: return 9;
+    case BlockType::q4_k: return 14;
+    case BlockType::q5_k: return 16;
+    case BlockType::q6_k: return 18;
+    case BlockType::bf16: return 32;
+    default: return 0;
+  }
+}
+
+/// What llama.cpp takes instead where rows are no whole blocks.
+BlockType fallback(BlockType type, std::size_t cols) {
+  while (cols % block_size(type) != 0)
+    type = type == BlockType::q4_k ? BlockType::q5_0 : type == BlockType::q6_k ? BlockType::q8_0 : BlockType::f16;
+  return type;
+}
+
+GgufMetadata model_metadata(const Config& c, const std::string& name, BlockType type) {
+  const std::string arch = c.model_type == "qwen2" ? "qwen2" : "llama";
+  GgufMetadata out{{"general.architecture", arch},
+                   {"general.name", name},
+                   {"general.type", std::string("model")},
+                   {"general.quantization_version", std::uint32_t{2}},
+                   {"general.file_type", file_type(type)}};
+  const auto number = [&](const char* key, std::size_t value) {
+    out[arch + "." + key] = static_cast<std::uint32_t>(value);
+  };
+  number("block_count", c.layers);
+  number("context_length", c.context);
+  number("embedding_length", c.hidden);
+  number("feed_forward_length", c.intermediate);
+  number("attention.head_count", c.heads);
+  number("attention.head_count_kv", c.kv_heads);
+  number("attention.key_length", c.head_dim);
+  number("attention.value_length", c.head_dim);
+  number("rope.dimension_count", c.head_dim);
+  number("vocab_size", c.vocab);
+  if (c.sliding_window != 0 && !c.windows_differ()) number("attention.sliding_window", c.sliding_window);
+  out[arch + ".attention.layer_norm_rms_epsilon"] = static_cast<float>(c.rms_eps);
+  out[arch + ".rope.freq_base"] = static_cast<float>(c.rope_theta);
+  if (c.rope_scaling && c.rope_scaling->kind == RopeScaling::Kind::linear) {
+    out[arch + ".rope.scaling.type"] = std::string("linear");
+    out[arch + ".rope.scaling.factor"] = static_cast<float>(c.rope_scaling->factor);
+  }
+  return out;
+}
+
+/// What llama.cpp divides each frequency by where the scaling is not the same for all; else nothing.
+std::vector<float> rope_factors(const Config& c) {
+  if (!c.rope_scaling || c.rope_scaling->kind == RopeScaling::Kind::linear) return {};
+  Config plain = c;
+  plain.rope_scaling.reset();
+  const auto scaled = c.inverse_frequencies(), unscaled = plain.inverse_frequencies();
+  std::vector<float> out(scaled.size());
+  for (std::size_t i = 0; i < out.size(); ++i) out[i] = static_cast<float>(unscaled[i] / scaled[i]);
+  return out;
+}
+
+class Job {
+ public:
+  Job(const fs::path& from, const ExportGgufOptions& options)
+      : options_(options),
+        backend_(options.backend ? *options.backend : default_backend()),
+        executor_(options.executor ? *options.executor : default_executor()),
+        config_(Config::load(from)),
+        in_(Checkpoint::open(from)) {
+    if (!can_encode(options.type))
+      throw Error(ErrorCode::unsupported,
+                  "a GGUF file of " + std::string(name_of(options.type)) + " can be read, not written");
+    check_stored_weights(in_, config_, from.string());
+    check_carried();
+    const fs::path named = fs::absolute(from).lexically_normal();
+    metadata_ =
+        model_metadata(config_, (named.has_filename() ? named : named.parent_path()).filename().string(), options.type);
+    metadata_.merge(text::tokenizer_metadata(from, {config_.vocab, config_.bos, config_.eos}));
+    metadata_.merge(chat_templates(from, report_.notes));
+    declare();
+  }
+
+  ExportGgufReport write(const fs::path& path) {
+    GgufWriter writer(path, metadata_, declared_);
+    for (std::size_t i = 0; i < entries_.size(); ++i) {
+      report(options_.progress, static_cast<double>(i) / static_cast<double>(entries_.size()), declared_[i].name);
+      needing_memory([&] { return "tensor '" + declared_[i].name + "'"; }, declared_[i].bytes,
+                     [&] { write_entry(entries_[i], declared_[i], writer); });
+    }
+    in_.require_intact();
+    report(options_.progress, 1, "syncing");
+    writer.finish();
+    report_.file_bytes = fs::file_size(path);
+    report_.bits_per_weight = bits_ / weights_;
+    if (again_ > 0)
+      note(std::to_string(again_) + " layers were quantized already, in a form that " +
+           std::string(name_of(options_.type)) + " cannot hold: decoded and quantized a second time, at a loss");
+    if (exact_ > 0) note(std::to_string(exact_) + " layers keep the codes and scales they had");
+    return report_;
+  }
+
+ private:
+  enum class Kind { vector, matrix, factors };
+  struct Entry {
+    std::string name;  ///< Hugging Face's.
+    Kind kind;
+  };
+
+  void note(std::string text) { report_.notes.push_back(std::move(text)); }
+
+  void add(const std::string& name, Kind kind, BlockType type, std::vector<std::size_t> shape) {
+    const BlockType chosen = fallback(type, shape.back());
+    const std::string theirs = kind == Kind::factors ? name : gguf_name(name);
+    entries_.push_back({name, kind});
+    std::string why;
+    if (chosen != type)
+      why = "their rows of " + std::to_string(shape.back()) + " are no multiple of " +
+            std::to_string(block_size(type)) + ", as " + std::string(name_of(type)) + " needs";
+    declared_.push_back({theirs, chosen, std::move(shape), 0, 0});
+    count(declared_.back(), std::move(why));
+  }
+
+  void count(const GgufTensor& t, std::string why) {
+    std::size_t bytes = block_bytes(t.type);
+    for (const std::size_t d : t.shape) bytes *= d;
+    auto& types = report_.types;
+    auto share = std::find_if(types.begin(), types.end(),
+                              [&](const GgufTypeShare& s) { return s.type == t.type && s.why == why; });
+    if (share == types.end()) share = types.insert(types.end(), {t.type, 0, 0, std::move(why)});
+    ++share->tensors;
+    share->bytes += bytes / block_size(t.type);
+  }
+
+  void add_linear(const std::string& name, std::size_t out, std::size_t in) {
+    add(name + ".weight", Kind::matrix, options_.type, {out, in});
+    if (in_.contains(name + ".bias")) add(name + ".bias", Kind::vector, BlockType::f32, {out});
+    const BlockType type = fallback(options_.type, in);
+    const double count = static_cast<double>(out) * static_cast<double>(in);
+    bits_ += 8.0 * static_cast<double>(block_bytes(type)) / static_cast<double>(block_size(type)) * count;
+    weights_ += count;
+  }
+
+  /// What GGUF has no place for, or what llama.cpp does not read in this architecture, would come back as another
+  /// model.
+  void check_carried() {
+    const Config& c = config_;
+    if (c.windows_differ() && c.sliding_window < c.context)
+      throw Error(ErrorCode::unsupported, "some layers have a sliding window of " + std::to_string(c.sliding_window) +
+                                              " tokens and others none, which GGUF cannot say of this architecture");
+    if (c.model_type == "qwen2" && !rope_factors(c).empty())
+      throw Error(ErrorCode::unsupported,
+                  "rotary embeddings are scaled as in Llama 3, which llama.cpp does not read in a qwen2 model");
+    report_.notes.insert(report_.notes.end(), c.notes.begin(), c.notes.end());
+  }
+
+  void declare() {
+    const Config& c = config_;
+    const BlockType ends = is_float(options_.type) ? options_.type : BlockType::q8_0;
+    add("model.embed_tokens.weight", Kind::matrix, ends, {c.vocab, c.hidden});
+    if (const auto factors = rope_factors(c); !factors.empty())
+      add("rope_freqs.weight", Kind::factors, BlockType::f32, {factors.size()});
+    for (std::size_t i = 0; i < c.layers; ++i) {
+      const std::string prefix = "model.layers." + std::to_string(i) + ".";
+      add(prefix + "input_layernorm.weight", Kind::vector, BlockType::f32, {c.hidden});
+      for (const LinearShape& l : block_linear_shapes(c, i)) {
+        if (l.name.ends_with(".gate_proj"))
+          add(prefix + "post_attention_layernorm.weight", Kind::vector, BlockType::f32, {c.hidden});
+        add_linear(l.name, l.out, l.in);
+      }
+    }
+    add("model.norm.weight", Kind::vector, BlockType::f32, {c.hidden});
+    if (!c.tied_embeddings) add("lm_head.weight", Kind::matrix, ends, {c.vocab, c.hidden});
+    if (c.sliding_window != 0 && !c.windows_differ())
+      note("llama.cpp knows no sliding window in this architecture: beyond " + std::to_string(c.sliding_window) +
+           " tokens it sees more than the model was made for");
+    if (c.eos.size() > 1)
+      note("of " + std::to_string(c.eos.size()) + " tokens that end a text GGUF holds one, " +
+           std::to_string(c.eos.front()));
+  }
+
+  void check_shape(const std::string& name, std::size_t rows, std::size_t cols, const GgufTensor& t) const {
+    if (rows == t.shape.front() && cols == (t.shape.size() == 2 ? t.shape[1] : 1)) return;
+    throw Error(ErrorCode::shape_mismatch, "tensor '" + name + "' is " + std::to_string(rows) + " × " +
+                                               std::to_string(cols) + "; the configuration needs " +
+                                               std::to_string(t.shape.front()) + " rows");
+  }
+
+  bool reorders(const std::string& name) const { return config_.model_type != "qwen2" && is_interleaved(name); }
+
+  std::vector<float> read_vector(const Entry& e, const GgufTensor& t) const {
+    if (e.kind == Kind::factors) return rope_factors(config_);
+    std::vector<float> ours = in_.read_f32(e.name);
+    check_shape(e.name, ours.size(), 1, t);
+    if (!reorders(e.name)) return ours;
+    std::vector<float> theirs(ours.size());
+    for (std::size_t r = 0; r < ours.size(); ++r) theirs[r] = ours[interleaved_row(r, config_.head_dim)];
+    return theirs;
+  }
+
+  BlockMatrix read_matrix(const Entry& e, const GgufTensor& t) {
+    const std::string layer = e.name.substr(0, e.name.size() - std::string_view(".weight").size());
+    if (const auto q = decode_quantized(in_, layer)) {
+      check_shape(e.name, q->rows, q->cols, t);
+      if (exact_block_type(*q) == t.type) {
+        ++exact_;
+        return to_blocks(*q);
+      }
+      if (!is_float(t.type)) ++again_;
+      std::vector<float> values(q->rows * q->cols);
+      const MatrixView<float> view(values.data(), q->rows, q->cols);
+      backend_.dequantize(*q, 0, view, executor_);
+      return BlockMatrix::encode(view, t.type, e.name, executor_);
+    }
+    const FloatMatrix m = in_.matrix(e.name);
+    check_shape(e.name, m.rows, m.cols, t);
+    BlockMatrix out = BlockMatrix::encode(m, t.type, e.name, executor_);
+    in_.release(e.name);
+    return out;
+  }
+
+  void write_entry(const Entry& e, const GgufTensor& t, GgufWriter& writer) {
+    if (e.kind != Kind::matrix) {
+      const std::vector<float> values = read_vector(e, t);
+      return writer.write(t.name, std::as_bytes(std::span(values)));
+    }
+    const BlockMatrix ours = read_matrix(e, t);
+    if (!reorders(e.name)) return writer.write(t.name, {ours.blocks.data(), ours.blocks.size()});
+    BlockMatrix theirs = BlockMatrix::allocate(ours.type, ours.rows, ours.cols);
+    for (std::size_t r = 0; r < ours.rows; ++r)
+      std::memcpy(theirs.blocks.writable<std::byte>() + r * ours.row_bytes(),
+                  ours.row(interleaved_row(r, config_.head_dim)), ours.row_bytes());
+    writer.write(t.name, {theirs.blocks.data(), theirs.blocks.size()});
+  }
+
+  const ExportGgufOptions& options_;
+  const Backend& backend_;
+  Executor& executor_;
+  Config config_;
+  Checkpoint in_;
+  GgufMetadata metadata_;
+  std::vector<Entry> entries_;
+  std::vector<GgufTensor> declared_;  ///< One for each entry.
+  ExportGgufReport report_;
+  double bits_ = 0, weights_ = 0;
+  std::size_t again_ = 0, exact_ = 0;
+};
+
+}  // namespace
+
+ExportGgufReport export_gguf(const fs::path& from, const fs::path& to, const ExportGgufOptions& options) {
+  if (is_gguf(from))
+    throw Error(ErrorCode::unsupported, "'" + from.string() + "' is a GGUF file already; a model directory is needed");
+  files::check_output({to, files::OutputKind::file}, {from});
+  return Job(from, options).write(to);
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::model

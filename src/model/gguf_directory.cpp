@@ -1,0 +1,107 @@
+#include "gguf_directory.h"
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "directory.h"
+#include "format/files.h"
+#include "format/gguf_fields.h"
+#include "gguf_weights.h"
+#include "text/gguf_tokenizer.h"
+
+namespace nibble::inline NIBBLE_ABI::model {
+
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+/// Llama 3's scaling, whose factors are written in full in a GGUF file: the frequency bounds that its models use, with
+/// the factor that they show and the original context that gives these factors, if one does. It is a power of two.
+std::optional<Json> llama3_scaling(const Config& c) {
+  Config guess = c;
+  RopeScaling& s = *guess.rope_scaling;
+  s.kind = RopeScaling::Kind::llama3;
+  s.factor = static_cast<double>(*std::max_element(s.factors.begin(), s.factors.end()));
+  s.low_freq_factor = 1;
+  s.high_freq_factor = 4;
+  const auto wanted = c.inverse_frequencies();
+  for (std::size_t context = 32; context <= std::size_t{1} << 20; context *= 2) {
+    s.original_context = static_cast<double>(context);
+    const auto got = guess.inverse_frequencies();
+    const auto same = [](double a, double b) { return std::abs(a - b) <= 1e-6 * b; };  // the factors are fp32
+    if (std::equal(got.begin(), got.end(), wanted.begin(), same))
+      return Json{{"rope_type", "llama3"},
+                  {"factor", s.factor},
+                  {"low_freq_factor", s.low_freq_factor},
+                  {"high_freq_factor", s.high_freq_factor},
+                  {"original_max_position_embeddings", context}};
+  }
+  return std::nullopt;
+}
+
+Json rope_scaling(const Config& c, const std::string& file) {
+  if (!c.rope_scaling) return nullptr;
+  if (c.rope_scaling->kind == RopeScaling::Kind::linear)
+    return {{"rope_type", "linear"}, {"factor", c.rope_scaling->factor}};
+  if (const auto scaling = llama3_scaling(c)) return *scaling;
+  throw Error(ErrorCode::unsupported,
+              "'" + file +
+                  "': the factors in 'rope_freqs.weight' are not those of Llama 3's scaling, and "
+                  "config.json has no other word for them");
+}
+
+std::string config_of(const fs::path& path) {
+  const GgufWeights weights(path);
+  const Config& c = weights.config();
+  const bool qwen2 = c.model_type == "qwen2", mistral = !qwen2 && c.sliding_window != 0;
+  Json out{{"architectures", Json::array({qwen2     ? "Qwen2ForCausalLM"
+                                          : mistral ? "MistralForCausalLM"
+                                                    : "LlamaForCausalLM"})},
+           {"model_type", qwen2     ? "qwen2"
+                          : mistral ? "mistral"
+                                    : "llama"},
+           {"hidden_act", "silu"},
+           {"hidden_size", c.hidden},
+           {"intermediate_size", c.intermediate},
+           {"num_hidden_layers", c.layers},
+           {"num_attention_heads", c.heads},
+           {"num_key_value_heads", c.kv_heads},
+           {"head_dim", c.head_dim},
+           {"vocab_size", c.vocab},
+           {"max_position_embeddings", c.context},
+           {"rms_norm_eps", c.rms_eps},
+           {"rope_theta", c.rope_theta}};
+  if (const Json scaling = rope_scaling(c, path.string()); !scaling.is_null()) out["rope_scaling"] = scaling;
+  out["tie_word_embeddings"] = c.tied_embeddings;
+  if (c.sliding_window != 0) out["sliding_window"] = c.sliding_window;
+  if (qwen2) out["use_sliding_window"] = c.sliding_window != 0;
+  if (c.model_type == "llama" && !mistral) {
+    out["attention_bias"] = weights.contains("model.layers.0.self_attn.q_proj.bias");
+    out["mlp_bias"] = weights.contains("model.layers.0.mlp.gate_proj.bias");
+  }
+  if (c.bos) out["bos_token_id"] = *c.bos;
+  if (!c.eos.empty()) out["eos_token_id"] = c.eos.front();
+  out["torch_dtype"] = "float32";
+  return out.dump(2) + "\n";
+}
+
+}  // namespace
+
+std::string config_json(const fs::path& model) {
+  return is_gguf(model) ? config_of(model) : format::read_text(model / "config.json");
+}
+
+SideFiles write_side_files(const fs::path& model, const fs::path& to) {
+  if (!is_gguf(model)) return {copy_side_files(model, to), {}};
+  try {
+    for (const auto& [name, text] : text::tokenizer_files(model)) format::write_file(to / name, text);
+    return {};
+  } catch (const Error& e) {
+    if (e.code() != ErrorCode::unsupported && e.code() != ErrorCode::corrupt_file) throw;
+    return {{}, {std::string("no tokenizer was written; put the model's own beside the weights: ") + e.what()}};
+  }
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::model

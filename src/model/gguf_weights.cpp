@@ -1,0 +1,212 @@
+#include "gguf_weights.h"
+
+#include <unistd.h>
+
+#include <array>
+#include <cstring>
+#include <map>
+
+#include "core/files.h"
+#include "format/gguf_fields.h"
+#include "known_keys.h"
+#include "nibble/core/error.h"
+
+namespace nibble::inline NIBBLE_ABI::model {
+
+namespace {
+
+struct Pair {
+  std::string_view ours, theirs;
+};
+constexpr std::array kEnds{Pair{"model.embed_tokens", "token_embd"}, Pair{"model.norm", "output_norm"},
+                           Pair{"lm_head", "output"}};
+constexpr std::array kOfBlock{Pair{"input_layernorm", "attn_norm"},    Pair{"self_attn.q_proj", "attn_q"},
+                              Pair{"self_attn.k_proj", "attn_k"},      Pair{"self_attn.v_proj", "attn_v"},
+                              Pair{"self_attn.o_proj", "attn_output"}, Pair{"post_attention_layernorm", "ffn_norm"},
+                              Pair{"mlp.gate_proj", "ffn_gate"},       Pair{"mlp.up_proj", "ffn_up"},
+                              Pair{"mlp.down_proj", "ffn_down"}};
+
+template <std::size_t N>
+std::string_view translated(const std::array<Pair, N>& table, std::string_view name) {
+  for (const Pair& p : table)
+    if (p.ours == name) return p.theirs;
+  return {};
+}
+
+void read_rope(const GgufFile& file, const format::GgufFields& f, const std::string& arch, Config& c) {
+  c.rope_theta = f.positive(arch + ".rope.freq_base", 10000.0);
+  if (const std::size_t turned = f.size(arch + ".rope.dimension_count", c.head_dim); turned != c.head_dim)
+    f.refuse(arch + ".rope.dimension_count",
+             "is " + std::to_string(turned) + "; this engine rotates all " + std::to_string(c.head_dim) +
+                 " values of a head",
+             ErrorCode::unsupported);
+  // As llama.cpp takes it: the older key counts where there is no other, and a factor without a type is linear.
+  const double factor = f.positive(arch + ".rope.scaling.factor", f.positive(arch + ".rope.scale_linear", 1.0));
+  const std::string kind = f.text(arch + ".rope.scaling.type", factor == 1 ? "none" : "linear");
+  RopeScaling s;
+  if (file.contains("rope_freqs.weight")) {
+    if (kind != "none" && factor != 1)
+      f.refuse(arch + ".rope.scaling.type", "is '" + kind + "' beside the factors of 'rope_freqs.weight'",
+               ErrorCode::unsupported);
+    if (arch != "llama")
+      throw Error(ErrorCode::unsupported, "tensor 'rope_freqs.weight' counts for nothing in the architecture " + arch);
+    s.kind = RopeScaling::Kind::factors;
+    s.factors = file.read_f32("rope_freqs.weight");
+    bool good = s.factors.size() == c.head_dim / 2;
+    for (const float factor : s.factors) good = good && factor > 0;
+    if (!good)
+      throw Error(ErrorCode::corrupt_file, "tensor 'rope_freqs.weight' must hold " + std::to_string(c.head_dim / 2) +
+                                               " positive factors, half a head's");
+    c.rope_scaling = s;
+  } else if (kind == "linear") {
+    s.factor = factor;
+    c.rope_scaling = s;
+  } else if (kind != "none") {
+    f.refuse(arch + ".rope.scaling.type", "is '" + kind + "'; none and linear are known", ErrorCode::unsupported);
+  }
+}
+
+std::optional<std::int32_t> read_token(const format::GgufFields& f, const std::string& key) {
+  const auto id = f.number(key);
+  if (!id) return std::nullopt;
+  if (*id > 0x7fffffff) f.refuse(key, "is " + std::to_string(*id) + ", which is no token");
+  return static_cast<std::int32_t>(*id);
+}
+
+/// Nothing for a key that is not there.
+std::optional<PlainValue> plain(const GgufValue* value) {
+  if (value == nullptr) return std::nullopt;
+  return std::visit(
+      [](const auto& v) -> PlainValue {
+        using T = std::decay_t<decltype(v)>;
+        if constexpr (std::is_same_v<T, bool> || std::is_same_v<T, std::string>) return v;
+        else if constexpr (std::is_arithmetic_v<T>) return static_cast<double>(v);
+        else return v.size() == 0 ? PlainValue(false) : PlainValue(std::string("an array"));
+      },
+      *value);
+}
+
+/// Sizes against the tensors that there are, before anything of such a size is allocated.
+void check_sizes(const GgufFile& file, const format::GgufFields& f, const std::string& arch, const Config& c) {
+  const std::string last = "blk." + std::to_string(c.layers - 1) + ".attn_norm.weight", q = "blk.0.attn_q.weight";
+  if (!file.contains(last))
+    f.refuse(arch + ".block_count", "is " + std::to_string(c.layers) + ", and there is no tensor '" + last + "'",
+             ErrorCode::not_found);
+  const std::size_t rows = file.info(q).shape.front();
+  if (c.head_dim != rows / c.heads || rows % c.heads != 0)
+    f.refuse(arch + ".attention.key_length", "is " + std::to_string(c.head_dim) + " for " + std::to_string(c.heads) +
+                                                 " heads, and tensor '" + q + "' has " + std::to_string(rows) +
+                                                 " rows");
+}
+
+Config read_config(const GgufFile& file, const std::string& name) {
+  const format::GgufFields f(file.metadata(), name);
+  Config c;
+  const std::string arch = f.text("general.architecture", "");
+  if (arch != "llama" && arch != "qwen2")
+    f.refuse("general.architecture", "is '" + arch + "'; this engine knows llama and qwen2", ErrorCode::unsupported);
+  if (f.number(arch + ".expert_count").value_or(0) > 0)
+    f.refuse(arch + ".expert_count", "says that this is a mixture of experts", ErrorCode::unsupported);
+  if (const auto parts = f.number("split.count").value_or(1); parts > 1)
+    f.refuse("split.count", "says that this is one of " + std::to_string(parts) + " files; merge them first",
+             ErrorCode::unsupported);
+  check_known_keys(
+      KeyStyle::gguf, [&](std::string_view key) { return plain(f.find(arch + "." + std::string(key))); },
+      [&](std::string_view key, const std::string& why) {
+        f.refuse(arch + "." + std::string(key), why, ErrorCode::unsupported);
+      });
+  c.model_type = arch;
+  c.layers = f.size(arch + ".block_count");
+  c.hidden = f.size(arch + ".embedding_length");
+  c.intermediate = f.size(arch + ".feed_forward_length");
+  c.heads = f.size(arch + ".attention.head_count");
+  c.kv_heads = f.size(arch + ".attention.head_count_kv", c.heads);
+  if (c.heads % c.kv_heads != 0) f.refuse(arch + ".attention.head_count_kv", "must divide the number of heads");
+  const std::string key_length = arch + ".attention.key_length";
+  if (f.find(key_length) == nullptr && c.hidden % c.heads != 0)
+    f.refuse(arch + ".attention.head_count", "must divide embedding_length");
+  c.head_dim = f.size(key_length, c.hidden / c.heads);
+  if (c.head_dim % 2 != 0) f.refuse(key_length, "must be even: rotary embeddings turn pairs");
+  check_sizes(file, f, arch, c);
+  if (f.size(arch + ".attention.value_length", c.head_dim) != c.head_dim)
+    f.refuse(arch + ".attention.value_length", "is not the key's", ErrorCode::unsupported);
+  c.context = f.size(arch + ".context_length");
+  c.rms_eps = f.positive(arch + ".attention.layer_norm_rms_epsilon");
+  if (const auto window = f.number(arch + ".attention.sliding_window"); window.value_or(0) > 0)
+    c.sliding_window = f.size(arch + ".attention.sliding_window");
+  const GgufTensor& embedding = file.info("token_embd.weight");
+  c.vocab = embedding.shape.empty() ? 0 : embedding.shape.front();
+  c.tied_embeddings = !file.contains("output.weight");
+  read_rope(file, f, arch, c);
+  c.bos = read_token(f, "tokenizer.ggml.bos_token_id");
+  if (const auto eos = read_token(f, "tokenizer.ggml.eos_token_id")) c.eos = {*eos};
+  return c;
+}
+
+}  // namespace
+
+std::string gguf_name(std::string_view name) {
+  const std::size_t dot = name.rfind('.');
+  if (dot == std::string_view::npos) return {};
+  const std::string_view kind = name.substr(dot);
+  name = name.substr(0, dot);
+  if (const auto theirs = translated(kEnds, name); !theirs.empty()) return std::string(theirs) + std::string(kind);
+  constexpr std::string_view prefix = "model.layers.";
+  if (!name.starts_with(prefix)) return {};
+  name.remove_prefix(prefix.size());
+  const std::size_t end = name.find('.');
+  if (end == std::string_view::npos) return {};
+  const auto theirs = translated(kOfBlock, name.substr(end + 1));
+  if (theirs.empty()) return {};
+  return "blk." + std::string(name.substr(0, end)) + "." + std::string(theirs) + std::string(kind);
+}
+
+bool is_interleaved(std::string_view name) {
+  return name.find(".self_attn.q_proj.") != std::string_view::npos ||
+         name.find(".self_attn.k_proj.") != std::string_view::npos;
+}
+
+GgufWeights::GgufWeights(const std::filesystem::path& path)
+    : file_(path), config_(read_config(file_, path.string())), interleaves_(config_.model_type == "llama") {}
+
+std::vector<std::string> GgufWeights::names() const {
+  std::map<std::string, std::string> known;
+  const auto add = [&](const std::string& layer) {
+    for (const char* kind : {".weight", ".bias"}) known.emplace(gguf_name(layer + kind), layer + kind);
+  };
+  for (const Pair& p : kEnds) add(std::string(p.ours));
+  for (std::size_t i = 0; i < config_.layers; ++i)
+    for (const Pair& p : kOfBlock) add("model.layers." + std::to_string(i) + "." + std::string(p.ours));
+  std::vector<std::string> out;
+  for (const GgufTensor& t : file_.tensors()) {
+    if (t.name == "rope_freqs.weight" || t.name.ends_with(".attn_rot_embd.weight")) continue;  // in the configuration
+    const auto it = known.find(t.name);
+    if (it == known.end())
+      throw Error(ErrorCode::unsupported, "tensor '" + t.name + "' has no place in a " + config_.model_type +
+                                              " model of " + std::to_string(config_.layers) +
+                                              " blocks as this library knows it");
+    out.push_back(it->second);
+  }
+  return out;
+}
+
+std::vector<float> GgufWeights::read_f32(const std::string& name) const {
+  std::vector<float> theirs = file_.read_f32(gguf_name(name));
+  if (!reorders(name) || theirs.size() % config_.head_dim != 0) return theirs;
+  std::vector<float> ours(theirs.size());
+  for (std::size_t r = 0; r < ours.size(); ++r) ours[interleaved_row(r, config_.head_dim)] = theirs[r];
+  return ours;
+}
+
+BlockMatrix GgufWeights::matrix(const std::string& name) const {
+  BlockMatrix theirs = file_.matrix(gguf_name(name));
+  if (!reorders(name) || theirs.rows % config_.head_dim != 0)  // of the wrong shape: whoever asked looks at that
+    return is_float(theirs.type) ? theirs.aligned() : theirs;
+  BlockMatrix ours = BlockMatrix::allocate(theirs.type, theirs.rows, theirs.cols);
+  for (std::size_t r = 0; r < ours.rows; ++r)
+    std::memcpy(ours.blocks.writable<std::byte>() + interleaved_row(r, config_.head_dim) * ours.row_bytes(),
+                theirs.row(r), ours.row_bytes());
+  return ours;
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::model

@@ -1,0 +1,116 @@
+#include "known_keys.h"
+
+#include <cstdio>
+
+namespace nibble::inline NIBBLE_ABI::model {
+
+namespace {
+
+/// The value with which a key changes nothing; null is one for every key.
+enum class Neutral { one, off, on, silu };
+
+struct KnownKey {
+  std::string_view json, gguf;  ///< Its names; empty where the file has no such key.
+  Neutral neutral;
+  std::string_view meaning;
+};
+
+constexpr KnownKey kKeys[] = {
+    // Rotary embeddings.
+    {"partial_rotary_factor", "", Neutral::one, "turns a part of each head only"},
+    {"rotary_pct", "", Neutral::one, "turns a part of each head only"},
+    {"rotary_dim", "", Neutral::off, "turns a part of each head only"},
+    {"rope_interleaved", "", Neutral::off, "pairs the values of a head otherwise"},
+    {"no_rope_layers", "", Neutral::off, "leaves layers without rotary embeddings"},
+    {"no_rope_layer_interval", "", Neutral::off, "leaves layers without rotary embeddings"},
+    {"mrope_section", "rope.dimension_sections", Neutral::off, "splits positions into sections"},
+    {"", "rope.scaling.attn_factor", Neutral::one, "scales the scores"},
+    {"alibi", "attention.max_alibi_bias", Neutral::off, "adds a bias by distance to the scores"},
+    {"use_alibi", "", Neutral::off, "adds a bias by distance to the scores"},
+    // Attention.
+    {"clip_qkv", "attention.clamp_kqv", Neutral::off, "clips queries, keys and values"},
+    {"attention_multiplier", "attention.scale", Neutral::off, "replaces the scale of the scores"},
+    {"query_pre_attn_scalar", "", Neutral::off, "replaces the scale of the scores"},
+    {"attn_logit_softcapping", "attn_logit_softcapping", Neutral::off, "caps the scores"},
+    {"attn_temperature_tuning", "attention.temperature_scale", Neutral::off, "scales the scores by position"},
+    {"attention_chunk_size", "attention.chunk_size", Neutral::off, "attends within chunks"},
+    {"", "attention.sliding_window_pattern", Neutral::off, "gives a window to some layers only"},
+    {"is_causal", "attention.causal", Neutral::on, "lets tokens see those after them"},
+    {"use_bidirectional_attention", "", Neutral::off, "lets tokens see those after them"},
+    {"add_cross_attention", "", Neutral::off, "adds layers"},
+    {"qk_norm", "", Neutral::off, "normalizes queries and keys"},
+    {"use_qk_norm", "", Neutral::off, "normalizes queries and keys"},
+    {"qk_layernorm", "", Neutral::off, "normalizes queries and keys"},
+    {"attention_out_bias", "", Neutral::off, "adds a bias"},
+    {"attention_output_bias", "", Neutral::off, "adds a bias"},
+    // Blocks.
+    {"parallel_attn", "use_parallel_residual", Neutral::off, "puts attention and MLP side by side"},
+    {"use_parallel_residual", "", Neutral::off, "puts attention and MLP side by side"},
+    {"hidden_activation", "", Neutral::silu, "names another activation"},
+    {"num_local_experts", "", Neutral::off, "says that this is a mixture of experts"},
+    {"num_experts", "", Neutral::off, "says that this is a mixture of experts"},
+    {"n_routed_experts", "", Neutral::off, "says that this is a mixture of experts"},
+    // Scales along the way.
+    {"embedding_multiplier", "embedding_scale", Neutral::one, "scales the embeddings"},
+    {"scale_emb", "", Neutral::one, "scales the embeddings"},
+    {"residual_multiplier", "residual_scale", Neutral::one, "scales what each block adds"},
+    {"scale_depth", "", Neutral::off, "scales what each block adds"},
+    {"logits_scaling", "logit_scale", Neutral::one, "scales the logits"},
+    {"logit_scale", "", Neutral::one, "scales the logits"},
+    {"dim_model_base", "", Neutral::off, "scales the logits"},
+    {"final_logit_softcapping", "final_logit_softcapping", Neutral::off, "caps the logits"},
+};
+
+/// Inside rope_parameters or rope_scaling.
+constexpr KnownKey kRopeKeys[] = {
+    {"partial_rotary_factor", "", Neutral::one, "turns a part of each head only"},
+    {"attention_factor", "", Neutral::one, "scales the scores"},
+    {"mscale", "", Neutral::one, "scales the scores"},
+    {"mscale_all_dim", "", Neutral::one, "scales the scores"},
+    {"mrope_section", "", Neutral::off, "splits positions into sections"},
+    {"full_attention", "", Neutral::off, "gives each type of layer its own"},
+    {"sliding_attention", "", Neutral::off, "gives each type of layer its own"},
+};
+
+bool is_neutral(const PlainValue& value, Neutral neutral) {
+  if (std::holds_alternative<std::monostate>(value)) return true;
+  const auto* flag = std::get_if<bool>(&value);
+  const auto* number = std::get_if<double>(&value);
+  const auto* text = std::get_if<std::string>(&value);
+  switch (neutral) {
+    case Neutral::one: return number != nullptr && *number == 1;
+    case Neutral::off: return (flag != nullptr && !*flag) || (number != nullptr && *number == 0);
+    case Neutral::on: return flag != nullptr && *flag;
+    case Neutral::silu: return text != nullptr && (*text == "silu" || *text == "swish");
+  }
+  return false;
+}
+
+std::string shown(const PlainValue& value) {
+  if (const auto* flag = std::get_if<bool>(&value)) return *flag ? "true" : "false";
+  if (const auto* text = std::get_if<std::string>(&value)) return "'" + text->substr(0, 60) + "'";
+  char out[32];
+  std::snprintf(out, sizeof out, "%g", std::get<double>(value));
+  return out;
+}
+
+template <std::size_t N>
+void check(const KnownKey (&table)[N], bool gguf, const auto& find, const auto& refuse) {
+  for (const KnownKey& key : table) {
+    const std::string_view name = gguf ? key.gguf : key.json;
+    if (name.empty()) continue;
+    const std::optional<PlainValue> value = find(name);
+    if (value && !is_neutral(*value, key.neutral))
+      refuse(name, "is " + shown(*value) + ", which " + std::string(key.meaning) + "; this engine does not");
+  }
+}
+
+}  // namespace
+
+void check_known_keys(KeyStyle style, const std::function<std::optional<PlainValue>(std::string_view key)>& find,
+                      const std::function<void(std::string_view key, const std::string& why)>& refuse) {
+  if (style == KeyStyle::rope_parameters) check(kRopeKeys, false, find, refuse);
+  else check(kKeys, style == KeyStyle::gguf, find, refuse);
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::model

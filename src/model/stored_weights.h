@@ -1,0 +1,35 @@
+// The weights that a configuration promises, held against those that a checkpoint has: what reads or writes a whole
+// model looks here first, so that a model it only half recognises is an error and not a result.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "nibble/format/checkpoint.h"
+#include "nibble/model/architecture.h"
+#include "nibble/model/config.h"
+
+namespace nibble::inline NIBBLE_ABI::model {
+
+/// A linear layer of a block, as the configuration shapes it.
+struct LinearShape {
+  std::string name;
+  std::size_t out = 0, in = 0;
+};
+
+/// Those of block `index`, in the order of block_linear_names.
+std::vector<LinearShape> block_linear_shapes(const Config& config, std::size_t index);
+
+/// Error{not_found} counts the promised weights that are missing, names the first, and says what lies there instead: a
+/// prefix that all names carry, say, or the names that nothing asked for. Error{unsupported} for a weight that is
+/// quantized in a way nothing decodes (layout_of), or has a tensor beside it that nothing reads. Error{shape_mismatch}
+/// for a linear layer of floats that has another shape. `from` is for messages.
+/// Returns the quantized layers in file order, whether promised or not; promised ones that are not listed are floats.
+std::vector<std::string> check_stored_weights(const Checkpoint& checkpoint, const Config& config,
+                                              const std::string& from);
+
+/// Error{invalid_argument} says which of the layers are quantized already and what to do, unless there are none.
+void refuse_quantized(const std::vector<std::string>& quantized, const std::string& from);
+
+}  // namespace nibble::inline NIBBLE_ABI::model

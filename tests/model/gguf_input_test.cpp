@@ -1,0 +1,229 @@
+// GGUF files as the input of what reads whole models.
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "model/gguf_checkpoint.h"
+#include "model/gguf_directory.h"
+#include "model/gguf_weights.h"
+#include "nibble/engine/model.h"
+#include "nibble/model/architecture.h"
+#include "nibble/model/convert.h"
+#include "nibble/model/export_gguf.h"
+#include "nibble/model/quantize.h"
+#include "nibble/text/tokenizer.h"
+#include "tests/support/expect_error.h"
+#include "tests/support/temporary_folder.h"
+#include "text/gguf_tokenizer.h"
+
+namespace nibble::inline NIBBLE_ABI::model {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+using testing_support::expect_error;
+using testing_support::TemporaryFolder;
+
+const fs::path kModel = NIBBLE_EXAMPLE_DATA "/austen-5m";
+fs::path golden(const std::string& name) { return fs::path(NIBBLE_TEST_DATA "/golden") / name; }
+
+void make_dense(const fs::path& from, const fs::path& to, DType type) {
+  QuantizeModelOptions options;
+  options.convert_to = type;
+  (void)quantize_model(from, to, options);
+}
+
+void expect_same_tensors(const fs::path& a, const fs::path& b) {
+  const Checkpoint ours = Checkpoint::open(a), theirs = Checkpoint::open(b);
+  for (const TensorInfo& t : theirs.tensors()) {
+    ASSERT_TRUE(ours.contains(t.name)) << t.name;
+    EXPECT_EQ(ours.info(t.name).type, t.type) << t.name;
+    EXPECT_EQ(ours.info(t.name).shape, t.shape) << t.name;
+    const Buffer x = ours.data(t.name), y = theirs.data(t.name);
+    ASSERT_EQ(x.size(), y.size()) << t.name;
+    EXPECT_EQ(std::memcmp(x.data(), y.data(), x.size()), 0) << t.name;
+  }
+  EXPECT_EQ(ours.tensors().size(), theirs.tensors().size());
+}
+
+/// A golden model with some tokenizer for its 96 tokens.
+void copy_golden(const std::string& name, const fs::path& to) {
+  fs::create_directories(to);
+  for (const char* file : {"config.json", "model.safetensors"}) fs::copy_file(golden(name) / file, to / file);
+  Json d = Json::parse(std::ifstream(golden("gpt2") / "tokenizer.json"));
+  d["added_tokens"] = Json::array();
+  d["model"]["merges"] = Json::array();
+  d["model"]["vocab"] = Json::object();
+  for (int i = 0; i < 90; ++i) d["model"]["vocab"][std::string(1, static_cast<char>('!' + i))] = i;
+  std::ofstream(to / "tokenizer.json") << d;
+}
+
+class ThereAndBack : public testing::TestWithParam<const char*> {};
+
+// Llama 3's rotary scaling and tied embeddings; Qwen2's biases and order of rows; heads of 24, a sliding window.
+TEST_P(ThereAndBack, WeightsAndConfigurationAreTheSame) {
+  const TemporaryFolder folder;
+  copy_golden(GetParam(), folder / "model");
+  make_dense(folder / "model", folder / "fp32", DType::f32);
+  (void)export_gguf(folder / "fp32", folder / "model.gguf", {.type = BlockType::f32});
+  make_dense(folder / "model.gguf", folder / "back", DType::f32);
+  expect_same_tensors(folder / "back", folder / "fp32");
+  const Config before = Config::load(folder / "fp32"), after = Config::load(folder / "back");
+  EXPECT_EQ(after.hidden, before.hidden);
+  EXPECT_EQ(after.intermediate, before.intermediate);
+  EXPECT_EQ(after.layers, before.layers);
+  EXPECT_EQ(after.heads, before.heads);
+  EXPECT_EQ(after.kv_heads, before.kv_heads);
+  EXPECT_EQ(after.head_dim, before.head_dim);
+  EXPECT_EQ(after.vocab, before.vocab);
+  EXPECT_EQ(after.context, before.context);
+  EXPECT_EQ(after.rms_eps, before.rms_eps);
+  EXPECT_EQ(after.sliding_window, before.sliding_window);
+  EXPECT_EQ(after.tied_embeddings, before.tied_embeddings);
+  EXPECT_EQ(after.eos, before.eos);
+  const auto x = after.inverse_frequencies(), y = before.inverse_frequencies();
+  ASSERT_EQ(x.size(), y.size());
+  for (std::size_t i = 0; i < x.size(); ++i) EXPECT_NEAR(x[i] / y[i], 1, 1e-6) << i;
+}
+INSTANTIATE_TEST_SUITE_P(Models, ThereAndBack, testing::Values("gqa_tied", "bias", "mistral"),
+                         [](const auto& p) { return std::string(p.param); });
+
+TEST(GgufInput, QuantizingAFileOfFloatsGivesWhatItsDirectoryGives) {
+  const TemporaryFolder folder;
+  make_dense(kModel, folder / "fp16", DType::f16);
+  (void)export_gguf(folder / "fp16", folder / "model.gguf", {.type = BlockType::f16});
+  QuantizeModelOptions options;
+  options.spec = QuantSpec::parse("int4-g128-sym");
+  (void)quantize_model(folder / "fp16", folder / "a", options);
+  const auto report = quantize_model(folder / "model.gguf", folder / "b", options);
+  EXPECT_EQ(report.layers, 42u);
+  EXPECT_TRUE(report.notes.empty());
+  const Checkpoint a = Checkpoint::open(folder / "a"), b = Checkpoint::open(folder / "b");
+  for (const auto& layer : block_linear_names(3)) {
+    const auto x = decode_quantized(a, layer), y = decode_quantized(b, layer);
+    ASSERT_TRUE(x && y) << layer;
+    EXPECT_EQ(std::memcmp(x->codes.data(), y->codes.data(), x->codes.size()), 0) << layer;
+    EXPECT_EQ(std::memcmp(x->scales.data(), y->scales.data(), x->scales.size()), 0) << layer;
+  }
+  EXPECT_EQ(a.read_f32("model.embed_tokens.weight"), b.read_f32("model.embed_tokens.weight"));
+  EXPECT_EQ(text::load_tokenizer(folder / "b")->encode("Emma"), (std::vector<std::int32_t>{'E', 'm', 'm', 'a'}));
+}
+
+TEST(GgufInput, QuantizingAQuantizedFileSaysSo) {
+  const TemporaryFolder folder;
+  (void)export_gguf(kModel, folder / "model.gguf", {.type = BlockType::q4_k});
+  QuantizeModelOptions options;
+  options.spec = QuantSpec::parse("int8");
+  const auto report = quantize_model(folder / "model.gguf", folder / "out", options);
+  ASSERT_EQ(report.notes.size(), 1u);
+  EXPECT_NE(report.notes[0].find("42 tensors of Q4_K"), std::string::npos) << report.notes[0];
+  // What was quantized are the file's values, whatever the directory's were.
+  const auto layer = block_linear_names(2)[0];
+  const BlockMatrix stored = GgufWeights(folder / "model.gguf").matrix(layer + ".weight");
+  std::vector<float> row(stored.cols);
+  stored.decode_row(5, row.data());
+  const auto q = decode_quantized(Checkpoint::open(folder / "out"), layer);
+  for (std::size_t c = 0; c < row.size(); ++c) ASSERT_NEAR(q->value(5, c), row[c], 0.01f) << c;
+}
+
+// Q4_0, Q5_0 and Q8_0 are integers with f16 scales in groups of 32: other layouts hold the same codes.
+TEST(GgufInput, ExactTypesAreConvertedCodeForCode) {
+  const TemporaryFolder folder;
+  for (const auto& [spec, type, to] :
+       {std::tuple{"int4-g32-sym", BlockType::q4_0, CheckpointLayout::gptq},
+        std::tuple{"int4-g32-sym", BlockType::q4_0, CheckpointLayout::compressed_tensors},
+        std::tuple{"int8-g32-sym", BlockType::q8_0, CheckpointLayout::nibble}}) {
+    const std::string name = std::string(spec) + std::string(name_of(to));
+    QuantizeModelOptions quantize;
+    quantize.spec = QuantSpec::parse(spec);
+    (void)quantize_model(kModel, folder / ("source" + name), quantize);
+    (void)export_gguf(folder / ("source" + name), folder / (name + ".gguf"), {.type = type});
+    ConvertModelOptions options;
+    options.to = to;
+    const auto report = convert_model(folder / (name + ".gguf"), folder / name, options);
+    EXPECT_EQ(report.layers, 42u);
+    EXPECT_TRUE(report.losses.empty());
+    const Checkpoint before = Checkpoint::open(folder / ("source" + name)), after = Checkpoint::open(folder / name);
+    for (const auto& layer : block_linear_names(4)) {
+      const auto x = decode_quantized(before, layer), y = decode_quantized(after, layer);
+      ASSERT_TRUE(x && y) << layer;
+      for (std::size_t r = 0; r < x->rows; r += 7)
+        for (std::size_t c = 0; c < x->cols; ++c) ASSERT_EQ(x->value(r, c), y->value(r, c)) << layer;
+    }
+    EXPECT_GT(engine::Model::load(folder / name).bits_per_weight(), 4);
+  }
+}
+
+TEST(GgufInput, TypesWithoutAnExactFormAreRefusedByConvertWithAWayOut) {
+  const TemporaryFolder folder;
+  (void)export_gguf(kModel, folder / "model.gguf", {.type = BlockType::q4_k});
+  ConvertModelOptions options;
+  options.to = CheckpointLayout::gptq;
+  const auto convert = [&] { (void)convert_model(folder / "model.gguf", folder / "out", options); };
+  expect_error(ErrorCode::unsupported, "42 tensors of Q4_K", convert);
+  expect_error(ErrorCode::unsupported, "--to bf16", convert);
+  EXPECT_FALSE(fs::exists(folder / "out"));
+  make_dense(folder / "model.gguf", folder / "bf16", DType::bf16);
+  EXPECT_EQ(engine::Model::load(folder / "bf16").bits_per_weight(), 16);
+}
+
+/// The embedded model's file with a tensor more.
+void write_with(const fs::path& from, const fs::path& to, const std::string& name) {
+  const GgufFile file(from);
+  std::vector<GgufTensor> tensors = file.tensors();
+  tensors.push_back({name, BlockType::f32, {4}, 0, 0});
+  GgufWriter writer(to, file.metadata(), tensors);
+  for (const GgufTensor& t : file.tensors()) {
+    const Buffer bytes = file.data(t);
+    writer.write(t.name, {bytes.data(), bytes.size()});
+  }
+  const float zeros[4] = {};
+  writer.write(name, std::as_bytes(std::span(zeros)));
+  writer.finish();
+}
+
+TEST(GgufInput, ATensorWithoutAPlaceIsNotDropped) {
+  const TemporaryFolder folder;
+  (void)export_gguf(kModel, folder / "model.gguf");
+  for (const char* name : {"blk.0.attn_q_norm.weight", "blk.17.attn_norm.weight", "mtp.weight"}) {
+    write_with(folder / "model.gguf", folder / "more.gguf", name);
+    expect_error(ErrorCode::unsupported, std::string("tensor '") + name + "' has no place",
+                 [&] { make_dense(folder / "more.gguf", folder / "out", DType::f32); });
+  }
+}
+
+class TokenizerFiles : public testing::TestWithParam<const char*> {};
+
+TEST_P(TokenizerFiles, SayWhatTheMetadataDid) {
+  const TemporaryFolder folder;
+  text::ModelTokens config;
+  config.vocab = 3000;
+  auto metadata = text::tokenizer_metadata(golden(GetParam()), config);
+  metadata["tokenizer.chat_template"] = std::string("{{ messages }}");
+  GgufWriter(folder / "tokenizer.gguf", metadata, {}).finish();
+  fs::create_directories(folder / "out");
+  EXPECT_TRUE(write_side_files(folder / "tokenizer.gguf", folder / "out").notes.empty());
+  EXPECT_EQ(Json::parse(std::ifstream(folder / "out" / "tokenizer_config.json"))["chat_template"], "{{ messages }}");
+  const auto tokenizer = text::load_tokenizer(folder / "out");
+  for (const Json& c : Json::parse(std::ifstream(golden(GetParam()) / "cases.json"))) {
+    const auto text = c["text"].get<std::string>();
+    EXPECT_EQ(tokenizer->encode(text, false), c["ids"].get<std::vector<std::int32_t>>()) << c["text"];
+    EXPECT_EQ(tokenizer->encode(text), c["ids_with_special"].get<std::vector<std::int32_t>>()) << c["text"];
+  }
+}
+INSTANTIATE_TEST_SUITE_P(Tokenizers, TokenizerFiles, testing::Values("gpt2", "llama3", "sentencepiece"),
+                         [](const auto& p) { return std::string(p.param); });
+
+TEST(GgufInput, ATokenizerWithoutAWordIsANoteNotAFailure) {
+  const TemporaryFolder folder;
+  GgufWriter(folder / "t.gguf", {{"tokenizer.ggml.model", std::string("bert")}}, {}).finish();
+  fs::create_directories(folder / "out");
+  const auto notes = write_side_files(folder / "t.gguf", folder / "out").notes;
+  ASSERT_EQ(notes.size(), 1u);
+  EXPECT_NE(notes[0].find("'bert'"), std::string::npos) << notes[0];
+}
+
+}  // namespace
+}  // namespace nibble::inline NIBBLE_ABI::model
