@@ -38,9 +38,11 @@ taken include/nibble/scheme/a.h nibble/core/b.h
 taken src/engine/a.cpp model/b.h
 taken src/solver/cuda/a.cpp backend/cuda/b.h
 taken kernels/cpu/a.cpp b.h
-reset
-echo 'for (auto& e : fs::directory_iterator(x)) {}' >"$tree/src/core/a.cpp"
-if bash "$check" "$tree" >/dev/null; then
-  echo "directory_iterator is taken"
-  exit 1
-fi
+for line in 'for (auto& e : fs::directory_iterator(x)) {}' 'fs::remove_all(x, error);' '#if NIBBLE_MUTANT == 1'; do
+  reset
+  echo "$line" >"$tree/src/core/a.cpp"
+  if bash "$check" "$tree" >/dev/null; then
+    echo "'$line' is taken"
+    exit 1
+  fi
+done
