@@ -57,28 +57,29 @@ void ReferenceWriter::finish() {
 }
 
 ReferenceReader::ReferenceReader(const std::filesystem::path& path, const ReferenceHeader& wanted)
-    : map_(files::map_file(path)) {
+    : path_(path), file_(files::open_input(path)), row_(reference_row_bytes(wanted.vocab)) {
   const auto refuse = [&](const char* why) {
     throw Error(ErrorCode::corrupt_file, "'" + path.string() + "' " + why + "; make it again");
   };
   ReferenceHeader theirs;
-  if (map_->size() < sizeof theirs) refuse("is not a reference");
-  std::memcpy(&theirs, map_->data(), sizeof theirs);
+  const std::uintmax_t size = std::filesystem::file_size(path);
+  if (size < sizeof theirs) refuse("is not a reference");
+  files::read_at(file_.get(), std::as_writable_bytes(std::span(&theirs, 1)), 0, path);
   if (!agrees(theirs, wanted)) refuse("is not a reference for this text, vocabulary and window");
-  const std::size_t bytes = map_->size() - sizeof theirs, row = reference_row_bytes(wanted.vocab);
-  if (theirs.rows == 0 || bytes % row != 0 || bytes / row != theirs.rows) refuse("ends early");
+  const std::uintmax_t bytes = size - sizeof theirs;
+  if (theirs.rows == 0 || bytes % row_.size() != 0 || bytes / row_.size() != theirs.rows) refuse("ends early");
   rows_ = theirs.rows;
 }
 
 std::optional<double> ReferenceReader::divergence(std::span<const float> other) {
   if (next_ == rows_) return std::nullopt;
-  const std::byte* row = map_->data() + sizeof(ReferenceHeader) + next_++ * reference_row_bytes(other.size());
+  files::read_at(file_.get(), row_, sizeof(ReferenceHeader) + next_++ * row_.size(), path_);
   RowScale scale;
-  std::memcpy(&scale, row, sizeof scale);
+  std::memcpy(&scale, row_.data(), sizeof scale);
   double sum = 0;
   for (std::size_t i = 0; i < other.size(); ++i) {
     std::uint16_t code;
-    std::memcpy(&code, row + sizeof scale + i * sizeof code, sizeof code);
+    std::memcpy(&code, row_.data() + sizeof scale + i * sizeof code, sizeof code);
     const double r = static_cast<double>(scale.top) - static_cast<double>(scale.step) * code;
     sum += std::exp(r) * (r - static_cast<double>(other[i]));
   }

@@ -11,7 +11,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
@@ -56,7 +55,10 @@ class ReferenceReader {
   std::optional<double> divergence(std::span<const float> log_probabilities);
 
  private:
-  std::shared_ptr<const std::span<const std::byte>> map_;
+  // Read row by row: a map's pages would count for the memory that the model is said to take.
+  std::filesystem::path path_;
+  files::Descriptor file_;
+  std::vector<std::byte> row_;
   std::uint64_t rows_ = 0, next_ = 0;
 };
 
