@@ -150,8 +150,8 @@ void BlockPass::gate(const Block& block, MatrixView<const float> normed, MatrixV
     listen(block.gate, normed);
     listen(block.up, normed);
     try {
-      block.gate.weight->backend().matmul_swiglu(normed, *block.gate.weight, *block.up.weight, gated, activations_,
-                                                 executor_);
+      block.gate.weight->backend().matmul_gated(normed, *block.gate.weight, *block.up.weight, GatedActivation::silu,
+                                                gated, activations_, executor_);
     } catch (const Error& e) {
       rethrow_for(block.gate, e);
     }
@@ -161,8 +161,7 @@ void BlockPass::gate(const Block& block, MatrixView<const float> normed, MatrixV
   const auto up = view(ups, config_.intermediate);
   apply(normed, {{block.gate, gated}, {block.up, up}});
   for (std::size_t t = 0; t < normed.rows; ++t)
-    for (std::size_t i = 0; i < config_.intermediate; ++i)
-      gated(t, i) = gated(t, i) / (1 + std::exp(-gated(t, i))) * up(t, i);
+    apply_gate(GatedActivation::silu, gated.row(t), up.row(t), gated.row(t));
 }
 
 void BlockPass::attention(const Block& block, MatrixView<const float> normed, std::span<const float> rope,
