@@ -29,22 +29,33 @@ struct Shape {
   std::size_t kv_width = 0;            ///< Keys and values of one token in one layer, in elements.
 };
 
+Shape shape_of(const model::Config& c) {
+  Shape out;
+  out.layers = c.layers;
+  for (const model::Module& m : c.architecture().linears()) {
+    const bool attends = m.input == model::Input::attention || m.input == model::Input::heads;
+    (attends ? out.attention : out.ffn).push_back({c.elements(m.out), c.elements(m.in)});
+  }
+  out.other = (c.tied_embeddings ? 1 : 2) * c.vocab * c.hidden;
+  out.kv_width = 2 * c.kv_heads * c.head_dim;
+  return out;
+}
+
 Shape shape_of(const Options& o) {
   if (o.model.empty()) {
     const std::size_t kv = o.kv_heads == 0 ? o.hidden : o.hidden / o.heads * o.kv_heads;
-    return {o.layers,
-            {{o.hidden, o.hidden}, {kv, o.hidden}, {kv, o.hidden}, {o.hidden, o.hidden}},
-            {{o.ffn, o.hidden}, {o.ffn, o.hidden}, {o.hidden, o.ffn}},
-            2 * o.vocab * o.hidden,
-            2 * kv};
+    model::Config c;
+    c.model_type = "llama";
+    c.layers = o.layers;
+    c.hidden = o.hidden;
+    c.intermediate = o.ffn;
+    c.heads = o.hidden;  // of one value each: only the widths count here
+    c.kv_heads = kv;
+    c.head_dim = 1;
+    c.vocab = o.vocab;
+    return shape_of(c);
   }
-  const model::Config c = model::Config::load(o.model);
-  const std::size_t q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
-  return {c.layers,
-          {{q, c.hidden}, {kv, c.hidden}, {kv, c.hidden}, {c.hidden, q}},
-          {{c.intermediate, c.hidden}, {c.intermediate, c.hidden}, {c.hidden, c.intermediate}},
-          (c.tied_embeddings ? 1 : 2) * c.vocab * c.hidden,
-          2 * kv};
+  return shape_of(model::Config::load(o.model));
 }
 
 double bytes_of(const std::vector<Matrix>& matrices, const Method& method) {

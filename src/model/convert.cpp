@@ -7,7 +7,6 @@
 #include "gguf_checkpoint.h"
 #include "gguf_directory.h"
 #include "nibble/format/checkpoint.h"
-#include "nibble/model/architecture.h"
 #include "nibble/model/config.h"
 #include "stored_weights.h"
 
@@ -20,7 +19,7 @@ namespace fs = std::filesystem;
 class Job {
  public:
   Job(const fs::path& from, const Config& config, const ConvertModelOptions& options)
-      : options_(options), in_(open_checkpoint(from, GgufView::exact)) {
+      : options_(options), architecture_(config.architecture()), in_(open_checkpoint(from, GgufView::exact)) {
     check_stored_weights(in_, config, from.string());
     for (const TensorInfo& t : in_.tensors()) declare(t);
     if (const std::string types = gguf_quantization(from); layers_.empty() && !types.empty())
@@ -65,7 +64,7 @@ class Job {
     const std::string layer = layer_of(t);
     if (layer.empty()) {
       declared_.push_back({t.name, t.type, t.shape, 0, 0});
-      if (is_block_linear_weight(t.name)) dense_.push_back(t.name.substr(0, t.name.rfind(".weight")));
+      if (architecture_.is_linear_weight(t.name)) dense_.push_back(t.name.substr(0, t.name.rfind(".weight")));
       return;
     }
     parts_[layer].push_back(t.name);
@@ -105,7 +104,7 @@ class Job {
 
   /// bitsandbytes records what the weights were before; the embedding still is.
   [[nodiscard]] DType dtype_of_weights() const {
-    constexpr const char* embedding = "model.embed_tokens.weight";
+    const std::string embedding = std::string(architecture_.embedding.name) + ".weight";
     return in_.contains(embedding) ? in_.info(embedding).type : DType::bf16;
   }
 
@@ -139,6 +138,7 @@ class Job {
   }
 
   const ConvertModelOptions& options_;
+  const Architecture& architecture_;
   Checkpoint in_;
   std::vector<TensorInfo> declared_;
   std::map<std::string, std::string> metadata_{{"format", "pt"}};

@@ -9,7 +9,7 @@
 #include "gguf_directory.h"
 #include "layer_selection.h"
 #include "nibble/format/checkpoint.h"
-#include "nibble/model/architecture.h"
+#include "nibble/model/config.h"
 #include "stored_weights.h"
 
 namespace nibble::inline NIBBLE_ABI::model {
@@ -22,7 +22,7 @@ namespace fs = std::filesystem;
 std::vector<std::string> candidates(const Config& config, bool lm_head) {
   std::vector<std::string> out;
   for (std::size_t i = 0; i < config.layers; ++i)
-    for (std::string& name : block_linear_names(i)) out.push_back(std::move(name));
+    for (std::string& name : config.architecture().linear_names(i)) out.push_back(std::move(name));
   if (lm_head) out.emplace_back("lm_head");
   return out;
 }
@@ -31,6 +31,7 @@ class Job {
  public:
   Job(const fs::path& from, const Config& config, const QuantizeModelOptions& options)
       : options_(options),
+        architecture_(config.architecture()),
         in_(checked(open_checkpoint(from, GgufView::decoded), from, config, options)),
         layers_(candidates(config, options.lm_head)),
         selection_(options.skip, options.only, layers_) {
@@ -77,7 +78,7 @@ class Job {
   }
 
   bool quantized(const TensorInfo& t) const {
-    const bool linear = is_block_linear_weight(t.name) || (options_.lm_head && t.name == "lm_head.weight");
+    const bool linear = architecture_.is_linear_weight(t.name) || (options_.lm_head && t.name == "lm_head.weight");
     return options_.spec && linear && t.shape.size() == 2 && selection_.contains(layer_of(t));
   }
   static std::string layer_of(const TensorInfo& t) {
@@ -150,6 +151,7 @@ class Job {
   }
 
   const QuantizeModelOptions& options_;
+  const Architecture& architecture_;
   Checkpoint in_;
   const std::vector<std::string> layers_;  ///< That may be quantized.
   const LayerSelection selection_;

@@ -233,16 +233,16 @@ TEST(Config, RefusesKeysThatItDoesNotHonour) {
 
 TEST(Config, KnowsWhoHasBiases) {
   Json j = llama();
-  EXPECT_EQ(parse(j).qkv_bias, Bias::none);
+  EXPECT_EQ(parse(j).bias_of(Role::query), Bias::none);
   j["attention_bias"] = true;
-  EXPECT_EQ(parse(j).qkv_bias, Bias::needed);
-  EXPECT_EQ(parse(j).o_bias, Bias::needed);
-  EXPECT_EQ(parse(j).mlp_bias, Bias::none);
+  for (const Role role : {Role::query, Role::key, Role::value, Role::attention_output})
+    EXPECT_EQ(parse(j).bias_of(role), Bias::needed);
+  for (const Role role : {Role::gate, Role::up, Role::down}) EXPECT_EQ(parse(j).bias_of(role), Bias::none);
   j["model_type"] = "mistral";
   expect_error(ErrorCode::unsupported, "\"attention_bias\" is true", [&] { (void)parse(j); });
   j["model_type"] = "qwen2";
-  EXPECT_EQ(parse(j).qkv_bias, Bias::as_stored);
-  EXPECT_EQ(parse(j).o_bias, Bias::none);
+  EXPECT_EQ(parse(j).bias_of(Role::value), Bias::as_stored);
+  EXPECT_EQ(parse(j).bias_of(Role::attention_output), Bias::none);
 }
 
 TEST(Config, MinusOneIsNoToken) {

@@ -76,7 +76,7 @@ TEST(ExportGguf, EveryTypePredictsNearlyAsWell) {
 
 TEST(ExportGguf, CodesThatFitAreKept) {
   const TemporaryFolder folder;
-  const auto layer = block_linear_names(3)[1];  // k, whose rows are in another order in the file
+  const auto layer = find_architecture("llama").linear_names(3)[1];  // k, whose rows are in another order in the file
   for (const auto& [spec, type, says] :
        {std::tuple{"int4-g32-sym", BlockType::q4_0, "42 layers keep the codes"},
         std::tuple{"int8-g32-sym", BlockType::q8_0, "42 layers keep the codes"},
