@@ -104,7 +104,7 @@ TEST_P(Architectures, ConvertedModelsHaveTheSameLogits) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Golden, Architectures, testing::Values("gqa_tied", "bias", "mistral"),
+INSTANTIATE_TEST_SUITE_P(Golden, Architectures, testing::Values("gqa_tied", "bias", "mistral", "qwen3"),
                          [](const auto& p) { return std::string(p.param); });
 
 }  // namespace

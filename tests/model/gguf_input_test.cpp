@@ -62,7 +62,8 @@ void copy_golden(const std::string& name, const fs::path& to) {
 
 class ThereAndBack : public testing::TestWithParam<const char*> {};
 
-// Llama 3's rotary scaling and tied embeddings; Qwen2's biases and order of rows; heads of 24, a sliding window.
+// Llama 3's rotary scaling and tied embeddings; Qwen2's biases and order of rows; heads of 24, a sliding window; norms
+// of queries and keys.
 TEST_P(ThereAndBack, WeightsAndConfigurationAreTheSame) {
   const TemporaryFolder folder;
   copy_golden(GetParam(), folder / "model");
@@ -87,7 +88,7 @@ TEST_P(ThereAndBack, WeightsAndConfigurationAreTheSame) {
   ASSERT_EQ(x.size(), y.size());
   for (std::size_t i = 0; i < x.size(); ++i) EXPECT_NEAR(x[i] / y[i], 1, 1e-6) << i;
 }
-INSTANTIATE_TEST_SUITE_P(Models, ThereAndBack, testing::Values("gqa_tied", "bias", "mistral"),
+INSTANTIATE_TEST_SUITE_P(Models, ThereAndBack, testing::Values("gqa_tied", "bias", "mistral", "qwen3"),
                          [](const auto& p) { return std::string(p.param); });
 
 TEST(GgufInput, QuantizingAFileOfFloatsGivesWhatItsDirectoryGives) {
