@@ -193,7 +193,7 @@ void make_broken(const fs::path& to) {
 TEST(Compare, AMethodThatFailsIsARowAndTheOthersStay) {
   const TemporaryFolder folder;
   const auto json = folder / "rows.json", svg = folder / "chart.svg";
-  const auto outcome = run("compare --methods int8,gptq-4-g128,nf4 --tokens 600 --calibration " +
+  const auto outcome = run("compare --methods int8,gptq-4-g128,nf4 --tokens 100 --calibration " +
                            (folder / "nothing.txt").string() + " --json " + json.string() + " --plot " + svg.string());
   EXPECT_EQ(outcome.status, 1);
   EXPECT_TRUE(has(outcome.text, "gptq-4-g128 failed: there is no '" + (folder / "nothing.txt").string()))
@@ -211,7 +211,7 @@ TEST(Compare, QuantizesTheLayersThatAreChosen) {
   const TemporaryFolder folder;
   const auto json = folder / "rows.json";
   const auto bits = [&](const std::string& choice) {
-    const auto outcome = run("compare --methods bf16,int8 --tokens 300 --json " + json.string() + choice);
+    const auto outcome = run("compare --methods bf16,int8 --tokens 40 --json " + json.string() + choice);
     EXPECT_EQ(outcome.status, 0) << outcome.text;
     return std::pair(read_json(json)["rows"][1]["bits_per_weight"].get<double>(), outcome.text);
   };
@@ -226,7 +226,7 @@ TEST(Compare, AModelThatGivesNoNumbersIsSaidAndTheFilesAreWritten) {
   const TemporaryFolder folder;
   make_broken(folder / "broken");
   const auto json = folder / "rows.json";
-  const auto outcome = run("compare " + (folder / "broken").string() + " --methods bf16,int8 --tokens 300 --json " +
+  const auto outcome = run("compare " + (folder / "broken").string() + " --methods bf16,int8 --tokens 40 --json " +
                            json.string() + " --plot " + (folder / "chart.svg").string());
   EXPECT_EQ(outcome.status, 1);
   EXPECT_TRUE(has(outcome.text, "fp32 failed")) << outcome.text;
@@ -255,8 +255,8 @@ TEST(Gguf, IsAnInputOfEveryCommand) {
   EXPECT_TRUE(has(quantized.text, "a second time")) << quantized.text;
   EXPECT_EQ(run("convert " + gguf + " " + (folder / "bf16").string() + " --to bf16 --quiet").text, "");
   EXPECT_EQ(run("convert " + gguf + " " + (folder / "nibble").string() + " --to nibble --quiet").text, "");
-  EXPECT_EQ(run("eval " + (folder / "nibble").string() + " --tokens 300 --quiet").text, "");
-  const auto compared = run("compare " + gguf + " --methods fp32,int8 --tokens 300");
+  EXPECT_EQ(run("eval " + (folder / "nibble").string() + " --tokens 40 --quiet").text, "");
+  const auto compared = run("compare " + gguf + " --methods fp32,int8 --tokens 40");
   EXPECT_EQ(compared.status, 0) << compared.text;
 }
 
@@ -280,7 +280,7 @@ TEST(Quantize, EveryMethodTakesSkipOnlyAndTheHead) {
     EXPECT_EQ(skipped.size(), 30u) << method;
     EXPECT_EQ(std::count(skipped.begin(), skipped.end(), "lm_head"), 0) << method;
     EXPECT_EQ(std::count(skipped.begin(), skipped.end(), "model.layers.5.mlp.down_proj"), 1) << method;
-    EXPECT_EQ(run("eval " + out.string() + " --tokens 300 --quiet").text, "") << method;
+    EXPECT_EQ(run("eval " + out.string() + " --tokens 40 --quiet").text, "") << method;
   }
   const auto nothing = run("quantize " + kModel + " -o " + (folder / "x").string() + " --skip donw_proj");
   EXPECT_EQ(nothing.status, 1);
@@ -296,11 +296,11 @@ TEST(Eval, OfALongTextOnlyWhatIsNeededIsRead) {
     std::ofstream out(text, std::ios::binary);
     out << std::ifstream(NIBBLE_EXAMPLE_DATA "/evaluation.txt").rdbuf();
   }
-  const auto whole = run("eval " + kModel + " --tokens 300 --text " + text.string() + " --json " +
+  const auto whole = run("eval " + kModel + " --tokens 40 --text " + text.string() + " --json " +
                          (folder / "a.json").string() + " --quiet");
   ASSERT_EQ(whole.status, 0) << whole.text;
   fs::resize_file(text, std::uintmax_t{3} << 30);  // a hole of zeros: read whole it would be refused
-  const auto start = run("eval " + kModel + " --tokens 300 --text " + text.string() + " --json " +
+  const auto start = run("eval " + kModel + " --tokens 40 --text " + text.string() + " --json " +
                          (folder / "b.json").string() + " --quiet");
   ASSERT_EQ(start.status, 0) << start.text;
   EXPECT_EQ(read_json(folder / "a.json")["perplexity"], read_json(folder / "b.json")["perplexity"]);

@@ -66,7 +66,7 @@ if command -v pkg-config >/dev/null; then
 fi
 
 # As a subdirectory, shared; the library on it is static and hands nibble on to its own users.
-consume subdirectory "$here" -DNIBBLE_SOURCE="$source" -DBUILD_SHARED_LIBS=ON
+consume subdirectory "$here" -DNIBBLE_SOURCE="$source" -DBUILD_SHARED_LIBS=ON -DCMAKE_CXX_FLAGS_RELEASE=-O1
 shared=$(find "$work/subdirectory" -name 'libnibble.so.*' -type f -print -quit)
 symbols=$(nm -D --defined-only "$shared" | awk '{print $3}')
 strangers=$(grep -vE '^(_ZN|_ZNK|_ZT[A-Z]N|_ZT[hvc].*_N|_ZGVZ?N|_ZZN)6nibble|^NIBBLE_' <<<"$symbols" || true)

@@ -46,7 +46,7 @@ class ConvertModel : public testing::Test {
   static double perplexity(const fs::path& model) {
     std::ifstream in(NIBBLE_EXAMPLE_DATA "/evaluation.txt", std::ios::binary);
     std::vector<std::int32_t> ids;
-    for (char c; ids.size() < 2048 && in.get(c);) ids.push_back(static_cast<unsigned char>(c));
+    for (char c; ids.size() < 384 && in.get(c);) ids.push_back(static_cast<unsigned char>(c));
     return evaluate(engine::Model::load(model), ids).perplexity();
   }
   TemporaryFolder folder_;
