@@ -96,8 +96,9 @@ const Architecture& find_architecture(std::string_view model_type) {
     if (a->model_type == model_type) return *a;
     names += (names.empty() ? "" : ", ") + std::string(a->model_type);
   }
-  throw Error(ErrorCode::unsupported,
-              "model_type '" + std::string(model_type) + "' is not one that this library knows: " + names);
+  throw Error(ErrorCode::unsupported, "model_type '" + std::string(model_type) +
+                                          "' is not one that this library computes with, which are " + names +
+                                          "; quantizing by rounding, converting and inspecting need no known one");
 }
 
 const Architecture* find_gguf_architecture(std::string_view gguf_architecture) {

@@ -114,18 +114,21 @@ void check_linear(const Checkpoint& checkpoint, const LinearShape& linear, bool 
 
 }  // namespace
 
+std::vector<std::string> quantized_layers(const Checkpoint& checkpoint) {
+  std::vector<std::string> out;
+  std::set<std::string> seen;
+  for (const TensorInfo& t : checkpoint.tensors()) {
+    const auto layer = layer_of_tensor(t.name);
+    if (layer && seen.insert(*layer).second && layout_of(checkpoint, *layer)) out.push_back(*layer);
+  }
+  return out;
+}
+
 std::vector<std::string> check_stored_weights(const Checkpoint& checkpoint, const Config& config,
                                               const std::string& from) {
   check_config(config, checkpoint);
-  std::vector<std::string> quantized;
-  std::set<std::string> seen, found;
-  for (const TensorInfo& t : checkpoint.tensors()) {
-    const auto layer = layer_of_tensor(t.name);
-    if (!layer || !seen.insert(*layer).second) continue;
-    if (!layout_of(checkpoint, *layer)) continue;  // throws where nothing decodes it
-    quantized.push_back(*layer);
-    found.insert(*layer);
-  }
+  std::vector<std::string> quantized = quantized_layers(checkpoint);
+  const std::set<std::string> found(quantized.begin(), quantized.end());
   check_missing(checkpoint, config, found, from);
   const Architecture& architecture = config.architecture();
   for (std::size_t i = 0; i < config.layers; ++i)

@@ -11,6 +11,10 @@
 
 namespace nibble::inline NIBBLE_ABI::model {
 
+/// The layers that are quantized, in file order. Error{unsupported} for one that is in a way nothing decodes
+/// (layout_of).
+std::vector<std::string> quantized_layers(const Checkpoint& checkpoint);
+
 /// Error{not_found} counts the promised weights that are missing, names the first, and says what lies there instead: a
 /// prefix that all names carry, say, or the names that nothing asked for. Error{unsupported} for a weight that is
 /// quantized in a way nothing decodes (layout_of), or has a tensor beside it that nothing reads. Error{shape_mismatch}

@@ -86,7 +86,8 @@ TEST(Architectures, AreFoundByNameOrTheErrorListsThem) {
   EXPECT_EQ(find_architecture("mistral").class_name, "MistralForCausalLM");
   EXPECT_EQ(find_gguf_architecture("llama"), &find_architecture("llama"));  // not Mistral's, which shares it
   EXPECT_EQ(find_gguf_architecture("gpt2"), nullptr);
-  expect_error(ErrorCode::unsupported, "model_type 'gpt2' is not one that this library knows: llama, mistral, qwen2",
+  expect_error(ErrorCode::unsupported,
+               "model_type 'gpt2' is not one that this library computes with, which are llama, mistral, qwen2",
                [] { (void)find_architecture("gpt2"); });
   expect_error(ErrorCode::not_found, "'llama' have no module",
                [] { (void)find_architecture("llama").module(Role::query_norm); });
