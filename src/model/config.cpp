@@ -6,6 +6,7 @@
 #include <numbers>
 #include <set>
 
+#include "config_check.h"
 #include "core/json.h"
 #include "format/files.h"
 #include "format/recognise.h"
@@ -333,13 +334,17 @@ std::vector<double> Config::inverse_frequencies() const {
   return out;
 }
 
-Config Config::load(const std::filesystem::path& model) {
+void require_directory(const std::filesystem::path& model) {
   format::refuse_no_model(model);
-  if (is_gguf(model)) return GgufWeights(model).config();
-  if (std::filesystem::is_regular_file(model))
+  if (!is_gguf(model) && std::filesystem::is_regular_file(model))
     throw Error(ErrorCode::invalid_argument, "'" + model.string() +
                                                  "' is one file of a model; give the directory that holds it and "
                                                  "config.json, or a GGUF file");
+}
+
+Config Config::load(const std::filesystem::path& model) {
+  require_directory(model);
+  if (is_gguf(model)) return GgufWeights(model).config();
   const auto path = model / "config.json";
   return parse(format::read_text(path), path.string());
 }

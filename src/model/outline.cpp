@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "config_check.h"
 #include "core/json.h"
 #include "gguf_directory.h"
 #include "gguf_weights.h"
@@ -30,6 +31,7 @@ bool ties(const nlohmann::json& config) {
 }  // namespace
 
 Outline Outline::load(const std::filesystem::path& model) {
+  require_directory(model);
   Outline out;
   if (!is_gguf(model)) {
     const std::string name = (model / "config.json").string();
