@@ -1,7 +1,6 @@
 #include "cpu_matmul.h"
 
 #include <algorithm>
-#include <cmath>
 #include <string>
 #include <vector>
 
@@ -205,11 +204,11 @@ void cpu_matmul(const KernelTable& isa, MatrixView<const float> x, std::span<con
   });
 }
 
-void cpu_matmul_swiglu(const KernelTable& isa, MatrixView<const float> x, const PackedMatrix& gate_weights,
-                       const PackedMatrix& up_weights, MatrixView<float> y, Activations activations,
-                       Executor& executor) {
+void cpu_matmul_gated(const KernelTable& isa, MatrixView<const float> x, const PackedMatrix& gate_weights,
+                      const PackedMatrix& up_weights, GatedActivation activation, MatrixView<float> y,
+                      Activations activations, Executor& executor) {
   const CpuMatrix* both[] = {&as_cpu_matrix(gate_weights), &as_cpu_matrix(up_weights)};
-  for (const CpuMatrix* w : both) check_shapes(x, w->cols(), w->rows(), y, "matmul_swiglu");
+  for (const CpuMatrix* w : both) check_shapes(x, w->cols(), w->rows(), y, "matmul_gated");
   const Inputs kept;
   std::vector<CpuInput>& inputs = *kept;
   std::size_t index[2];
@@ -224,11 +223,10 @@ void cpu_matmul_swiglu(const KernelTable& isa, MatrixView<const float> x, const 
         const std::size_t count = std::min(block, x.rows - first), row0 = p * kInterleavedRows;
         gate.multiply(p, first, count, s, s.out.data());
         up.multiply(p, first, count, s, s.other.data());
+        const std::size_t width = std::min(kInterleavedRows, y.cols - row0);
         for (std::size_t t = 0; t < count; ++t)
-          for (std::size_t j = 0; j < std::min(kInterleavedRows, y.cols - row0); ++j) {
-            const float g = s.out[t * kInterleavedRows + j];
-            y(first + t, row0 + j) = g / (1 + std::exp(-g)) * s.other[t * kInterleavedRows + j];
-          }
+          apply_gate(activation, {&s.out[t * kInterleavedRows], width}, {&s.other[t * kInterleavedRows], width},
+                     {&y(first + t, row0), width});
       }
   });
 }

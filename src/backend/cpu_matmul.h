@@ -19,9 +19,10 @@ QuantizedMatrix cpu_unpack(const PackedMatrix& packed);
 /// Backend::matmul_fused.
 void cpu_matmul(const kernels::KernelTable& isa, MatrixView<const float> x, std::span<const Projection> projections,
                 Activations activations, Executor& executor);
-/// Backend::matmul_swiglu.
-void cpu_matmul_swiglu(const kernels::KernelTable& isa, MatrixView<const float> x, const PackedMatrix& gate,
-                       const PackedMatrix& up, MatrixView<float> y, Activations activations, Executor& executor);
+/// Backend::matmul_gated.
+void cpu_matmul_gated(const kernels::KernelTable& isa, MatrixView<const float> x, const PackedMatrix& gate,
+                      const PackedMatrix& up, GatedActivation activation, MatrixView<float> y, Activations activations,
+                      Executor& executor);
 bool cpu_has_int8_matmul(const PackedMatrix& w);
 bool cpu_has_gather_rows(const PackedMatrix& w);
 void cpu_gather_rows(const kernels::KernelTable& isa, const PackedMatrix& w, std::span<const std::int32_t> rows,

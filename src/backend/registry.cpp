@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <cmath>
 #include <cstdlib>
 #include <deque>
 #include <mutex>
@@ -91,9 +90,10 @@ class CpuBackend final : public Backend {
                     Executor& executor) const override {
     cpu_matmul(isa_, x, projections, activations, executor);
   }
-  void matmul_swiglu(MatrixView<const float> x, const PackedMatrix& gate, const PackedMatrix& up, MatrixView<float> y,
-                     Activations activations, Executor& executor) const override {
-    cpu_matmul_swiglu(isa_, x, gate, up, y, activations, executor);
+  void matmul_gated(MatrixView<const float> x, const PackedMatrix& gate, const PackedMatrix& up,
+                    GatedActivation activation, MatrixView<float> y, Activations activations,
+                    Executor& executor) const override {
+    cpu_matmul_gated(isa_, x, gate, up, activation, y, activations, executor);
   }
   bool has_gather_rows(const PackedMatrix& w) const noexcept override { return cpu_has_gather_rows(w); }
   void gather_rows(const PackedMatrix& w, std::span<const std::int32_t> rows, MatrixView<float> out,
@@ -217,15 +217,15 @@ void Backend::matmul_fused(MatrixView<const float> x, std::span<const Projection
   }
 }
 
-void Backend::matmul_swiglu(MatrixView<const float> x, const PackedMatrix& gate, const PackedMatrix& up,
-                            MatrixView<float> y, Activations activations, Executor& executor) const {
+void Backend::matmul_gated(MatrixView<const float> x, const PackedMatrix& gate, const PackedMatrix& up,
+                           GatedActivation activation, MatrixView<float> y, Activations activations,
+                           Executor& executor) const {
   y.validate("y");
   std::vector<float> ups(y.rows * y.cols);
   const MatrixView<float> other(ups.data(), y.rows, y.cols);
   const Projection both[] = {{&gate, y}, {&up, other}};
   matmul_fused(x, both, activations, executor);
-  for (std::size_t t = 0; t < y.rows; ++t)
-    for (std::size_t j = 0; j < y.cols; ++j) y(t, j) = y(t, j) / (1 + std::exp(-y(t, j))) * other(t, j);
+  for (std::size_t t = 0; t < y.rows; ++t) apply_gate(activation, y.row(t), other.row(t), y.row(t));
 }
 
 // NOLINTNEXTLINE(performance-unnecessary-value-param): backends that take them keep them

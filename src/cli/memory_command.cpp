@@ -5,6 +5,8 @@
 
 #include "commands.h"
 #include "methods.h"
+#include "model/linear_layers.h"
+#include "nibble/format/checkpoint.h"
 #include "nibble/model/config.h"
 #include "table.h"
 
@@ -29,22 +31,30 @@ struct Shape {
   std::size_t kv_width = 0;            ///< Keys and values of one token in one layer, in elements.
 };
 
-Shape shape_of(const Options& o) {
-  if (o.model.empty()) {
-    const std::size_t kv = o.kv_heads == 0 ? o.hidden : o.hidden / o.heads * o.kv_heads;
-    return {o.layers,
-            {{o.hidden, o.hidden}, {kv, o.hidden}, {kv, o.hidden}, {o.hidden, o.hidden}},
-            {{o.ffn, o.hidden}, {o.ffn, o.hidden}, {o.hidden, o.ffn}},
-            2 * o.vocab * o.hidden,
-            2 * kv};
+Shape shape_of(const model::Config& c) {
+  Shape out;
+  out.layers = c.layers;
+  for (const model::Module& m : c.architecture().linears()) {
+    const bool attends = m.input == model::Input::attention || m.input == model::Input::heads;
+    (attends ? out.attention : out.ffn).push_back({c.elements(m.out), c.elements(m.in)});
   }
-  const model::Config c = model::Config::load(o.model);
-  const std::size_t q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
-  return {c.layers,
-          {{q, c.hidden}, {kv, c.hidden}, {kv, c.hidden}, {c.hidden, q}},
-          {{c.intermediate, c.hidden}, {c.intermediate, c.hidden}, {c.hidden, c.intermediate}},
-          (c.tied_embeddings ? 1 : 2) * c.vocab * c.hidden,
-          2 * kv};
+  out.other = (c.tied_embeddings ? 1 : 2) * c.vocab * c.hidden;
+  out.kv_width = 2 * c.kv_heads * c.head_dim;
+  return out;
+}
+
+/// That of the options.
+model::Config config_of(const Options& o) {
+  model::Config c;
+  c.model_type = "llama";
+  c.layers = o.layers;
+  c.hidden = o.hidden;
+  c.intermediate = o.ffn;
+  c.heads = o.hidden;  // of one value each: only the widths count here
+  c.kv_heads = o.kv_heads == 0 ? o.hidden : o.hidden / o.heads * o.kv_heads;
+  c.head_dim = 1;
+  c.vocab = o.vocab;
+  return c;
 }
 
 double bytes_of(const std::vector<Matrix>& matrices, const Method& method) {
@@ -57,10 +67,43 @@ double bytes_of(const std::vector<Matrix>& matrices, const Method& method) {
   return bytes;
 }
 
-void run(const Options& o) {
-  check_given_outputs({{o.json, files::OutputKind::file, "--json"}}, {o.model});
+void save_rows(const Options& o, const nlohmann::ordered_json& rows) {
+  if (!o.json.empty()) save_text(o.json, nlohmann::ordered_json{{"rows", rows}}.dump(2) + "\n");
+}
+
+/// A model whose architecture is not known: what its tensors take, which are all that says how large it is.
+void run_by_rule(const Options& o, const model::Outline& outline) {
+  constexpr double gib = 1 << 30;
+  const Checkpoint in = Checkpoint::open(o.model);
+  const model::LinearLayers found = model::find_linear_layers(in, outline, o.model);
+  model::require_linear_layers(found, outline, o.model);
+  note(found.summary(outline));
+  std::vector<Matrix> linears;
+  double other = 0, weights = 0;
+  for (const TensorInfo& t : in.tensors()) other += static_cast<double>(t.bytes) / static_cast<double>(size_of(t.type));
+  for (const model::LinearTensor& l : found.linears) {
+    const auto& shape = in.info(l.tensor).shape;
+    linears.insert(linears.end(), l.layers().size(), {shape[shape.size() - 2], shape.back()});
+  }
+  for (const Matrix& l : linears) weights += static_cast<double>(l.rows) * static_cast<double>(l.cols);
+  other -= weights;
+  Table table({"method", "bits/weight", "linear layers", "other weights", "total"});
+  nlohmann::ordered_json rows = nlohmann::ordered_json::array();
+  for (const auto& name : o.methods) {
+    const Method method = parse_method(name);
+    const double layers = bytes_of(linears, method);
+    const double rest = other * (method.spec ? 2 : static_cast<double>(size_of(method.dense)));
+    table.row({name, fmt::format("{:.3f}", 8 * layers / weights), fmt::format("{:.2f} GiB", layers / gib),
+               fmt::format("{:.2f} GiB", rest / gib), fmt::format("{:.2f} GiB", (layers + rest) / gib)});
+    rows.push_back(
+        {{"method", name}, {"bits_per_weight", 8 * layers / weights}, {"layers_bytes", layers}, {"other_bytes", rest}});
+  }
+  fmt::print("{}\nThe KV cache depends on the architecture, and is not counted. GiB are 2^30 bytes.\n", table.text());
+  save_rows(o, rows);
+}
+
+void run_of_shape(const Options& o, const Shape& shape) {
   constexpr double mib = 1 << 20, gib = 1 << 30;
-  const Shape shape = shape_of(o);
   // Of numbers from the command line: as integers the product could wrap.
   const double kv = 2.0 * static_cast<double>(shape.layers) * static_cast<double>(shape.kv_width) *
                     static_cast<double>(o.context) * static_cast<double>(o.batch);
@@ -90,7 +133,15 @@ void run(const Options& o) {
   }
   fmt::print("{}\nKV cache: fp16, {} tokens, batch {}. MiB and GiB are 2^20 and 2^30 bytes.\n", table.text(), o.context,
              o.batch);
-  if (!o.json.empty()) save_text(o.json, nlohmann::ordered_json{{"rows", rows}}.dump(2) + "\n");
+  save_rows(o, rows);
+}
+
+void run(const Options& o) {
+  check_given_outputs({{o.json, files::OutputKind::file, "--json"}}, {o.model});
+  if (o.model.empty()) return run_of_shape(o, shape_of(config_of(o)));
+  const model::Outline outline = model::Outline::load(o.model);
+  if (outline.config) run_of_shape(o, shape_of(*outline.config));
+  else run_by_rule(o, outline);
 }
 
 }  // namespace
@@ -98,7 +149,10 @@ void run(const Options& o) {
 void add_memory_command(CLI::App& app) {
   auto o = std::make_shared<Options>();
   CLI::App* c = app.add_subcommand("memory", "Memory of a model per layer and in all, before downloading anything");
-  c->add_option("model", o->model, "Model directory: only its config.json is read (default: the shape below)");
+  c->add_option(
+      "model", o->model,
+      "Model directory: only its config.json is read, and the headers of its weights if its architecture is not "
+      "known (default: the shape below)");
   c->add_option("--layers", o->layers, "Layers")->capture_default_str()->check(CLI::PositiveNumber);
   c->add_option("--hidden", o->hidden, "Hidden size")->capture_default_str()->check(CLI::PositiveNumber);
   c->add_option("--ffn", o->ffn, "Intermediate size; a layer has gate, up and down")

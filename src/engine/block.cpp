@@ -9,6 +9,7 @@ namespace nibble::inline NIBBLE_ABI::engine {
 
 namespace {
 
+using model::Role;
 using Rows = std::vector<float>;
 
 MatrixView<float> view(Rows& rows, std::size_t cols) { return {rows.data(), rows.size() / cols, cols}; }
@@ -98,6 +99,12 @@ void BlockPass::norm(MatrixView<const float> x, std::span<const float> weight, M
   }
 }
 
+void BlockPass::norm_heads(MatrixView<float> rows, std::span<const float> weight) const {
+  if (weight.empty()) return;
+  const MatrixView<float> heads(rows.data, rows.rows * (rows.cols / weight.size()), weight.size());
+  norm(heads, weight, heads);
+}
+
 void BlockPass::apply(MatrixView<const float> x, std::initializer_list<Output> outputs) const {
   std::vector<Projection> projections;
   for (const Output& out : outputs) {
@@ -115,19 +122,22 @@ void BlockPass::apply(MatrixView<const float> x, std::initializer_list<Output> o
 void BlockPass::mix(const Block& block, MatrixView<const float> normed, std::span<const float> rope,
                     const KeyValues& cache, MatrixView<float> mixed) const {
   const std::size_t n = normed.rows, dim = config_.head_dim, width = config_.kv_heads * dim, start = cache.seen;
-  check_shape("mixed", block.o.name, mixed.rows, mixed.cols, n, config_.heads * dim);
-  check_shape("the table of angles", block.q.name, 1, rope.size(), 1, n * dim);
-  check_shape("the keys' cache", block.k.name, cache.keys.rows, cache.keys.stride, cache.values.rows, width);
-  check_shape("the values' cache", block.v.name, cache.values.rows, cache.values.stride, cache.keys.rows, width);
+  const Linear &query = block[Role::query], &key = block[Role::key], &value = block[Role::value];
+  check_shape("mixed", block[Role::attention_output].name, mixed.rows, mixed.cols, n, config_.heads * dim);
+  check_shape("the table of angles", query.name, 1, rope.size(), 1, n * dim);
+  check_shape("the keys' cache", key.name, cache.keys.rows, cache.keys.stride, cache.values.rows, width);
+  check_shape("the values' cache", value.name, cache.values.rows, cache.values.stride, cache.keys.rows, width);
   if (start > cache.keys.rows || n > cache.keys.rows - start)
-    throw Error(ErrorCode::shape_mismatch, "layer '" + block.k.name + "': " + std::to_string(n) +
+    throw Error(ErrorCode::shape_mismatch, "layer '" + key.name + "': " + std::to_string(n) +
                                                " tokens do not fit a cache of " + std::to_string(cache.keys.rows) +
                                                ", of which " + std::to_string(start) + " are used");
   Rows queries(n * config_.heads * dim);
   const auto q = view(queries, config_.heads * dim);
   // Keys and values go straight to their place in the cache.
   const MatrixView<float> k = cache.keys.row_range(start, n), v = cache.values.row_range(start, n);
-  apply(normed, {{block.q, q}, {block.k, k}, {block.v, v}});
+  apply(normed, {{query, q}, {key, k}, {value, v}});
+  norm_heads(q, block.norm(Role::query_norm));
+  norm_heads(k, block.norm(Role::key_norm));
   for (std::size_t t = 0; t < n; ++t) {
     rotate(&q(t, 0), config_.heads, dim, rope.data() + t * dim);
     rotate(&k(t, 0), config_.kv_heads, dim, rope.data() + t * dim);
@@ -146,23 +156,22 @@ void BlockPass::mix(const Block& block, MatrixView<const float> normed, std::spa
 }
 
 void BlockPass::gate(const Block& block, MatrixView<const float> normed, MatrixView<float> gated) const {
-  if (block.gate.bias.empty() && block.up.bias.empty()) {
-    listen(block.gate, normed);
-    listen(block.up, normed);
+  const Linear &gate = block[Role::gate], &up = block[Role::up];
+  const GatedActivation activation = config_.architecture().activation;
+  if (gate.bias.empty() && up.bias.empty()) {
+    listen(gate, normed);
+    listen(up, normed);
     try {
-      block.gate.weight->backend().matmul_swiglu(normed, *block.gate.weight, *block.up.weight, gated, activations_,
-                                                 executor_);
+      gate.weight->backend().matmul_gated(normed, *gate.weight, *up.weight, activation, gated, activations_, executor_);
     } catch (const Error& e) {
-      rethrow_for(block.gate, e);
+      rethrow_for(gate, e);
     }
     return;
   }
-  Rows ups(normed.rows * config_.intermediate);
-  const auto up = view(ups, config_.intermediate);
-  apply(normed, {{block.gate, gated}, {block.up, up}});
-  for (std::size_t t = 0; t < normed.rows; ++t)
-    for (std::size_t i = 0; i < config_.intermediate; ++i)
-      gated(t, i) = gated(t, i) / (1 + std::exp(-gated(t, i))) * up(t, i);
+  Rows values(normed.rows * config_.intermediate);
+  const auto ups = view(values, config_.intermediate);
+  apply(normed, {{gate, gated}, {up, ups}});
+  for (std::size_t t = 0; t < normed.rows; ++t) apply_gate(activation, gated.row(t), ups.row(t), gated.row(t));
 }
 
 void BlockPass::attention(const Block& block, MatrixView<const float> normed, std::span<const float> rope,
@@ -170,14 +179,14 @@ void BlockPass::attention(const Block& block, MatrixView<const float> normed, st
   Rows mixed(normed.rows * config_.heads * config_.head_dim);
   const auto m = view(mixed, config_.heads * config_.head_dim);
   mix(block, normed, rope, cache, m);
-  linear(block.o, m, out);
+  linear(block[Role::attention_output], m, out);
 }
 
 void BlockPass::mlp(const Block& block, MatrixView<const float> normed, MatrixView<float> out) const {
   Rows gated(normed.rows * config_.intermediate);
   const auto g = view(gated, config_.intermediate);
   gate(block, normed, g);
-  linear(block.down, g, out);
+  linear(block[Role::down], g, out);
 }
 
 void BlockPass::add_attention(const Block& block, MatrixView<float> x, std::span<const float> rope,
@@ -185,7 +194,7 @@ void BlockPass::add_attention(const Block& block, MatrixView<float> x, std::span
   scratch.normed.resize(x.rows * x.cols);
   scratch.delta.resize(x.rows * x.cols);
   const auto y = view(scratch.normed, x.cols), d = view(scratch.delta, x.cols);
-  norm(x, block.input_norm, y);
+  norm(x, block.norm(Role::attention_norm), y);
   attention(block, y, rope, cache, d);
   add(x, d);
 }
@@ -194,7 +203,7 @@ void BlockPass::add_mlp(const Block& block, MatrixView<float> x, Scratch& scratc
   scratch.normed.resize(x.rows * x.cols);
   scratch.delta.resize(x.rows * x.cols);
   const auto y = view(scratch.normed, x.cols), d = view(scratch.delta, x.cols);
-  norm(x, block.post_norm, y);
+  norm(x, block.norm(Role::ffn_norm), y);
   mlp(block, y, d);
   add(x, d);
 }

@@ -103,8 +103,8 @@ class Run {
     if (options_.method.kind == model::CalibratedMethod::Kind::gptq) {
       const model::FinishedFile file(folder_.block_file(index));
       for (const auto& l : file.layers())
-        for (Linear* linear : block.linears())
-          if (linear->name == l.report.layer) linear->weight = context.backend.pack(file.matrix(linear->name));
+        for (Linear& linear : block.linears)
+          if (linear.name == l.report.layer) linear.weight = context.backend.pack(file.matrix(linear.name));
     }
     BlockRunner(context, block).advance(0, 1);
   }

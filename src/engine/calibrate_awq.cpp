@@ -11,6 +11,9 @@ namespace nibble::inline NIBBLE_ABI::engine {
 
 namespace {
 
+using model::Input;
+using model::Module;
+using model::Role;
 using Kind = model::CalibratedMethod::Kind;
 
 /// Tokens that attention and the MLP are run on for every ratio tried: whole sequences, evenly spaced.
@@ -28,23 +31,25 @@ double squared_change(const std::vector<float>& a, const std::vector<float>& b) 
 class AwqBlock {
  public:
   AwqBlock(const CalibrationContext& c, Block& block, std::size_t index)
-      : c_(c), block_(block), runner_(c, block), dense_(model::DenseBlock::load(c.checkpoint, index)) {
-    for (std::size_t i = 0; i < methods_.size(); ++i) methods_[i] = c.method_of(dense_.linears[i].name);
-    for (std::size_t g = 0; g < kGroups.size(); ++g)
-      stats_.emplace_back(dense_.linears[kGroups[g].first].cols, group_name(block, g));
+      : c_(c),
+        architecture_(c.config.architecture()),
+        block_(block),
+        runner_(c, block),
+        dense_(model::DenseBlock::load(c.checkpoint, architecture_, index)) {
+    for (const Input input : kAllInputs)
+      stats_[input].emplace(dense_[first_of(input).role].cols, input_name(block, architecture_, input));
   }
 
   model::FinishedBlock run() {
     observe();
     search();
-    fold(dense_, scales_);
-    const std::vector<float>* divisors[] = {&scales_.attention, &scales_.mixed, &scales_.mlp, &scales_.down};
-    for (std::size_t g = 0; g < kGroups.size(); ++g) {
-      const Hessian before = hessian_of_sample(g);
-      if (!divisors[g]->empty()) stats_[g].divide(*divisors[g]);
-      const Hessian after = hessian_of_sample(g);
-      for (std::size_t i = kGroups[g].first; i < kGroups[g].second; ++i)
-        if (methods_[i]) finish(i, g, before, after);
+    fold(architecture_, dense_, scales_);
+    for (const Input input : kAllInputs) {
+      const Hessian before = hessian_of_sample(input);
+      if (const auto& divisors = scales_of(input).scales; !divisors.empty()) stats_[input]->divide(divisors);
+      const Hessian after = hessian_of_sample(input);
+      for (const Module& m : architecture_.linears(input))
+        if (method_of(m.role)) finish(m, before, after);
     }
     keep_vectors();
     return std::move(done_);
@@ -57,100 +62,105 @@ class AwqBlock {
     const std::size_t inspected = std::clamp<std::size_t>(kInspectedTokens / length, 1, n);
     runner_.each(true, 0, 0.4, "observing", [&](std::size_t sequence, MatrixView<float> x) {
       const bool inspects = sequence * inspected % n < inspected;  // `inspected` of n, evenly spaced
-      for (std::size_t g = 0; g < kGroups.size(); ++g) {
-        if (g == 2) runner_.add_attention(x);
-        const MatrixView<const float> in = runner_.input(g, x);
-        stats_[g].add(in);
-        if (!inspects || g % 2 != 0) continue;
-        (g == 0 ? attention_inputs_ : mlp_inputs_).emplace_back(in.data, in.data + in.rows * in.cols);
+      for (const Input input : kAllInputs) {
+        if (input == Input::ffn) runner_.add_attention(x);
+        const MatrixView<const float> in = runner_.input(input, x);
+        stats_[input]->add(in);
+        if (inspects && is_of_module(input)) inspected_[input].emplace_back(in.data, in.data + in.rows * in.cols);
       }
       runner_.add_mlp(x);
     });
   }
 
-  [[nodiscard]] bool searches(std::initializer_list<std::size_t> linears) const {
-    return std::all_of(linears.begin(), linears.end(),
-                       [&](std::size_t i) { return methods_[i] && methods_[i]->kind == Kind::awq; });
+  /// Whether this input is that of attention or of the feed-forward layer as a whole.
+  static bool is_of_module(Input input) { return input == Input::attention || input == Input::ffn; }
+
+  [[nodiscard]] Module first_of(Input input) const { return architecture_.linears(input).front(); }
+  [[nodiscard]] const Module& source_of(Input input) const { return architecture_.module(first_of(input).folds_into); }
+  [[nodiscard]] model::InputScales& scales_of(Input input) { return scales_[static_cast<std::size_t>(input)]; }
+  [[nodiscard]] std::optional<model::CalibratedMethod> method_of(Role role) const {
+    return c_.method_of(block_[role].name);
+  }
+  [[nodiscard]] bool searches(Role role) const {
+    const auto method = method_of(role);
+    return method && method->kind == Kind::awq;
   }
 
-  /// All searches are on the block as it was. A group with a layer that shall stay as it is, before or behind, is not
+  /// All searches are on the block as it was. An input with a layer that shall stay as it is, before or behind, is not
   /// scaled.
   void search() {
-    if (searches({0, 1, 2})) scales_.attention = scales_of(0, 0.4, attention_loss(), {}).scales;
-    if (searches({2, 3})) {
-      const auto found =
-          scales_of(1, 0.6, {}, awq::value_sources(c_.config.heads, c_.config.kv_heads, c_.config.head_dim));
-      scales_.values = found.source_scales;
-      scales_.mixed = found.scales;
+    constexpr ByInput<double> begins{{0.4, 0.6, 0.65, 0.9}};
+    for (const Input input : kAllInputs) {
+      const std::vector<Module> consumers = architecture_.linears(input);
+      const bool all =
+          std::all_of(consumers.begin(), consumers.end(), [&](const Module& m) { return searches(m.role); });
+      if (!all || (source_of(input).is_linear() && !searches(source_of(input).role))) continue;
+      report(c_.progress, begins[input], "scales for the " + stats_[input]->name());
+      awq::Scales found = search(input, consumers);
+      ratios_[input] = found.ratio;
+      scales_of(input) = {std::move(found.scales), std::move(found.source_scales)};
     }
-    if (searches({4, 5})) scales_.mlp = scales_of(2, 0.65, mlp_loss(), {}).scales;
-    if (searches({5, 6})) scales_.down = scales_of(3, 0.9, {}, {}).scales;
   }
 
-  awq::Scales scales_of(std::size_t group, double at, awq::ModuleLoss loss, const std::vector<std::size_t>& source) {
-    report(c_.progress, at, "scales for the " + stats_[group].name());
+  awq::Scales search(Input input, const std::vector<Module>& consumers) {
     std::vector<awq::Linear> linears;
-    for (std::size_t i = kGroups[group].first; i < kGroups[group].second; ++i)
-      linears.push_back({dense_.linears[i].name + ".weight", MatrixView<const float>(dense_.linears[i].view())});
+    for (const Module& m : consumers)
+      linears.push_back({dense_[m.role].name + ".weight", MatrixView<const float>(dense_[m.role].view())});
+    const model::CalibratedMethod method = *method_of(consumers.front().role);
     awq::ScaleOptions o;
-    o.spec = methods_[kGroups[group].first]->spec;
-    o.duo_scaling = methods_[kGroups[group].first]->duo_scaling;
-    o.source = source;
-    o.sources = source.empty() ? 0 : dense_.linears[2].rows;
-    o.loss = std::move(loss);
+    o.spec = method.spec;
+    o.duo_scaling = method.duo_scaling;
+    std::vector<std::size_t> shared;  // under grouped-query attention several channels come from one
+    if (const Module& source = source_of(input); source.is_linear() && source.out != consumers.front().in) {
+      shared = awq::value_sources(c_.config.heads, c_.config.kv_heads, c_.config.head_dim);
+      o.source = shared;
+      o.sources = dense_[source.role].rows;
+    }
+    if (is_of_module(input)) o.loss = module_loss(input, consumers);
     o.executor = &c_.executor;
-    awq::Scales found = awq::search_scales(linears, stats_[group], o);
-    ratios_[group] = found.ratio;
-    return found;
+    return awq::search_scales(linears, *stats_[input], o);
   }
 
-  /// How much the output of attention changes when q, k and v are replaced; for the MLP, gate and up.
-  awq::ModuleLoss attention_loss() {
-    return module_loss(0, attention_inputs_, [this](const Block& b, MatrixView<const float> x, MatrixView<float> y) {
-      runner_.pass().attention(b, x, c_.rope, runner_.cache(), y);
-    });
-  }
-  awq::ModuleLoss mlp_loss() {
-    return module_loss(2, mlp_inputs_, [this](const Block& b, MatrixView<const float> x, MatrixView<float> y) {
-      runner_.pass().mlp(b, x, y);
-    });
+  /// What attention or the feed-forward layer makes of a sequence.
+  std::vector<float> outputs_of(const Block& block, Input input, const std::vector<float>& sequence) {
+    const std::size_t n = c_.states.tokens(), hidden = c_.states.width();
+    std::vector<float> out(n * hidden);
+    const MatrixView<const float> x(sequence.data(), n, hidden);
+    const MatrixView<float> y(out.data(), n, hidden);
+    if (input == Input::attention) runner_.pass().attention(block, x, c_.rope, runner_.cache(), y);
+    else runner_.pass().mlp(block, x, y);
+    return out;
   }
 
-  template <class Module>
-  awq::ModuleLoss module_loss(std::size_t group, const std::vector<std::vector<float>>& inputs, const Module& module) {
-    const auto outputs_of = [this, &inputs, module](const Block& b, std::size_t s) {
-      const std::size_t n = c_.states.tokens(), hidden = c_.states.width();
-      std::vector<float> out(n * hidden);
-      module(b, {inputs[s].data(), n, hidden}, {out.data(), n, hidden});
-      return out;
-    };
+  /// How much that changes when the layers that multiply the input are replaced.
+  awq::ModuleLoss module_loss(Input input, const std::vector<Module>& consumers) {
     std::vector<std::vector<float>> expected;
-    for (std::size_t s = 0; s < inputs.size(); ++s) expected.push_back(outputs_of(block_, s));
-    return [this, group, outputs_of, expected = std::move(expected)](std::span<const MatrixView<const float>> weights) {
-      report(c_.progress, group == 0 ? 0.5 : 0.75, "scales for the " + stats_[group].name());
+    for (const auto& sequence : inspected_[input]) expected.push_back(outputs_of(block_, input, sequence));
+    return [this, input, consumers, expected = std::move(expected)](std::span<const MatrixView<const float>> weights) {
+      report(c_.progress, input == Input::attention ? 0.5 : 0.75, "scales for the " + stats_[input]->name());
       Block tried = block_;
       for (std::size_t i = 0; i < weights.size(); ++i)
-        tried.linears()[kGroups[group].first + i]->weight = c_.backend.pack(FloatMatrix(weights[i]));
+        tried[consumers[i].role].weight = c_.backend.pack(FloatMatrix(weights[i]));
       double sum = 0, count = 0;
       for (std::size_t s = 0; s < expected.size(); ++s) {
-        sum += squared_change(outputs_of(tried, s), expected[s]);
+        sum += squared_change(outputs_of(tried, input, inspected_[input][s]), expected[s]);
         count += static_cast<double>(expected[s].size());
       }
       return sum / count;
     };
   }
 
-  [[nodiscard]] Hessian hessian_of_sample(std::size_t group) const {
-    Hessian h(stats_[group].channels(), stats_[group].name());
-    h.add(stats_[group].sample(), c_.executor);
+  [[nodiscard]] Hessian hessian_of_sample(Input input) const {
+    Hessian h(stats_[input]->channels(), stats_[input]->name());
+    h.add(stats_[input]->sample(), c_.executor);
     return h;
   }
 
   /// Clips and rounds one layer.
-  void finish(std::size_t i, std::size_t group, const Hessian& before, const Hessian& after) {
-    model::DenseBlock::Linear& l = dense_.linears[i];
-    const model::CalibratedMethod& m = *methods_[i];
-    report(c_.progress, 0.9 + 0.01 * static_cast<double>(i), l.name);
+  void finish(const Module& module, const Hessian& before, const Hessian& after) {
+    model::DenseBlock::Linear& l = dense_[module.role];
+    const model::CalibratedMethod m = *method_of(module.role);
+    report(c_.progress, 0.9 + 0.01 * static_cast<double>(module.role), l.name);
     model::FinishedBlock::Layer out = round_layer(c_, l.name, m);
     const FloatMatrix original = c_.checkpoint.matrix(l.name + ".weight");
     out.report.loss = out.report.rounding_loss = gptq::layer_loss(original, out.matrix, before, c_.executor);
@@ -162,13 +172,13 @@ class AwqBlock {
         clip.spec = m.spec;
         clip.executor = &c_.executor;
         const auto limits =
-            awq::search_clip({l.name + ".weight", MatrixView<const float>(l.view())}, stats_[group], clip);
+            awq::search_clip({l.name + ".weight", MatrixView<const float>(l.view())}, *stats_[module.input], clip);
         awq::apply_clip(l.view(), limits, m.spec.granularity == Granularity::group ? m.spec.group_size : 0);
       }
       out.matrix = c_.backend.quantize(MatrixView<const float>(l.view()), m.spec, l.name + ".weight", c_.executor);
       const MatrixView<const float> unclipped(folded.data(), l.rows, l.cols);
       out.report.loss = gptq::layer_loss(unclipped, out.matrix, after, c_.executor);
-      out.report.ratio = ratios_[group];
+      out.report.ratio = ratios_[module.input];
     }
     done_.layers.push_back(std::move(out));
     if (c_.options.on_layer) c_.options.on_layer(done_.layers.back().report);
@@ -176,22 +186,26 @@ class AwqBlock {
 
   /// The norms and biases that folding changed.
   void keep_vectors() {
-    const auto prefix = dense_.linears[0].name.substr(0, dense_.linears[0].name.find("self_attn"));
-    if (!scales_.attention.empty()) done_.vectors[prefix + "input_layernorm.weight"] = dense_.input_norm;
-    if (!scales_.mlp.empty()) done_.vectors[prefix + "post_attention_layernorm.weight"] = dense_.post_norm;
-    const model::DenseBlock::Linear &v = dense_.linears[2], &up = dense_.linears[5];
-    if (!scales_.values.empty() && !v.bias.empty()) done_.vectors[v.name + ".bias"] = v.bias;
-    if (!scales_.down.empty() && !up.bias.empty()) done_.vectors[up.name + ".bias"] = up.bias;
+    for (const Input input : kAllInputs) {
+      if (scales_of(input).scales.empty()) continue;
+      const Module& source = source_of(input);
+      if (!source.is_linear()) {
+        const model::DenseBlock::Norm& norm = dense_.norms.at(source.role);
+        done_.vectors[norm.name + ".weight"] = norm.weight;
+      } else if (const auto& l = dense_[source.role]; !l.bias.empty()) {
+        done_.vectors[l.name + ".bias"] = l.bias;
+      }
+    }
   }
 
   const CalibrationContext& c_;
+  const model::Architecture& architecture_;
   Block& block_;
   BlockRunner runner_;
   model::DenseBlock dense_;
-  std::array<std::optional<model::CalibratedMethod>, 7> methods_;
-  std::vector<awq::ActivationStats> stats_;                        ///< Of each group's inputs.
-  std::vector<std::vector<float>> attention_inputs_, mlp_inputs_;  ///< Of the sequences inspected.
-  std::array<double, 4> ratios_{};
+  ByInput<std::optional<awq::ActivationStats>> stats_;
+  ByInput<std::vector<std::vector<float>>> inspected_;  ///< Of the sequences inspected, the inputs of whole modules.
+  ByInput<double> ratios_{};
   model::BlockScales scales_;
   model::FinishedBlock done_;
 };

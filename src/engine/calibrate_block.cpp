@@ -4,6 +4,9 @@
 
 namespace nibble::inline NIBBLE_ABI::engine {
 
+using model::Input;
+using model::Role;
+
 BlockRunner::BlockRunner(const CalibrationContext& c, Block& block)
     : context_(c), block_(block), pass_(c.config, c.executor, Activations::fp32, nullptr) {
   const std::size_t n = c.states.tokens();
@@ -37,25 +40,26 @@ void BlockRunner::advance(double first, double last) {
 }
 
 void BlockRunner::add_mixed(MatrixView<const float> mixed, MatrixView<float> x) {
-  pass_.add_linear(block_.o, mixed, x, scratch_);
+  pass_.add_linear(block_[Role::attention_output], mixed, x, scratch_);
 }
 
-MatrixView<const float> BlockRunner::input(std::size_t group, MatrixView<const float> x) {
+MatrixView<const float> BlockRunner::input(Input input, MatrixView<const float> x) {
   normed_.resize(x.rows * x.cols);
   const MatrixView<float> y(normed_.data(), x.rows, x.cols);
-  pass_.norm(x, group < 2 ? block_.input_norm : block_.post_norm, y);
-  if (group == 0 || group == 2) return y;
+  const bool of_attention = input == Input::attention || input == Input::heads;
+  pass_.norm(x, block_.norm(of_attention ? Role::attention_norm : Role::ffn_norm), y);
+  if (input == Input::attention || input == Input::ffn) return y;
   const model::Config& c = context_.config;
-  const std::size_t width = group == 1 ? c.heads * c.head_dim : c.intermediate;
+  const std::size_t width = input == Input::heads ? c.heads * c.head_dim : c.intermediate;
   inner_.resize(x.rows * width);
   const MatrixView<float> inner(inner_.data(), x.rows, width);
-  if (group == 1) pass_.mix(block_, y, context_.rope, cache(), inner);
+  if (input == Input::heads) pass_.mix(block_, y, context_.rope, cache(), inner);
   else pass_.gate(block_, y, inner);
   return inner;
 }
 
-std::string group_name(const Block& block, std::size_t group) {
-  return "inputs of " + block.linears()[kGroups[group].first]->name;
+std::string input_name(const Block& block, const model::Architecture& architecture, Input input) {
+  return "inputs of " + block[architecture.linears(input).front().role].name;
 }
 
 model::FinishedBlock::Layer round_layer(const CalibrationContext& c, const std::string& name,

@@ -48,11 +48,11 @@ class BlockRunner {
   /// The whole block, kept.
   void advance(double first, double last);
 
-  /// The inputs of the four groups of linears that share one: q, k, v; o; gate, up; down. For the first two x holds the
-  /// block's input, for the others what attention was added to. Valid until the next call.
-  [[nodiscard]] MatrixView<const float> input(std::size_t group, MatrixView<const float> x);
+  /// What linear layers multiply. Of attention and heads x holds the block's input, of ffn and gated what attention was
+  /// added to. Valid until the next call.
+  [[nodiscard]] MatrixView<const float> input(model::Input input, MatrixView<const float> x);
   void add_attention(MatrixView<float> x) { pass_.add_attention(block_, x, context_.rope, cache(), scratch_); }
-  /// The rest of attention, from what input() gave for o.
+  /// The rest of attention, from what input() gave for the heads.
   void add_mixed(MatrixView<const float> mixed, MatrixView<float> x);
   void add_mlp(MatrixView<float> x) { pass_.add_mlp(block_, x, scratch_); }
 
@@ -67,11 +67,18 @@ class BlockRunner {
   std::vector<float> states_, keys_, values_, normed_, inner_;
 };
 
-/// The linears of a block by the input they share: of block.linears(), first and one past the last.
-inline constexpr std::array<std::pair<std::size_t, std::size_t>, 4> kGroups{{{0, 3}, {3, 4}, {4, 6}, {6, 7}}};
+/// In the order of the forward pass.
+inline constexpr std::array<model::Input, model::kInputs> kAllInputs{model::Input::attention, model::Input::heads,
+                                                                     model::Input::ffn, model::Input::gated};
+/// Something kept for each of them.
+template <class T>
+struct ByInput : std::array<T, model::kInputs> {
+  T& operator[](model::Input input) { return this->at(static_cast<std::size_t>(input)); }
+  const T& operator[](model::Input input) const { return this->at(static_cast<std::size_t>(input)); }
+};
 
-/// "model.layers.3: inputs of o_proj"
-std::string group_name(const Block& block, std::size_t group);
+/// "inputs of model.layers.3.mlp.down_proj": the first of those that share it.
+std::string input_name(const Block& block, const model::Architecture& architecture, model::Input input);
 
 /// Quantizes the block and moves the sequences' states past it.
 model::FinishedBlock gptq_block(const CalibrationContext& context, Block& block);

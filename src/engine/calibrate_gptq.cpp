@@ -5,6 +5,8 @@ namespace nibble::inline NIBBLE_ABI::engine {
 
 namespace {
 
+using model::Input;
+using model::Module;
 using Kind = model::CalibratedMethod::Kind;
 
 gptq::Options solver_options(const CalibrationContext& c, const std::string& name, const model::CalibratedMethod& m) {
@@ -24,15 +26,15 @@ gptq::Options solver_options(const CalibrationContext& c, const std::string& nam
   return o;
 }
 
-/// Goes through the groups of a block.
+/// Goes through the inputs of a block.
 class GptqBlock {
  public:
-  GptqBlock(const CalibrationContext& c, Block& block) : c_(c), block_(block), runner_(c, block) {
-    for (std::size_t g = 0; g < kGroups.size(); ++g)
-      for (std::size_t i = kGroups[g].first; i < kGroups[g].second; ++i) {
-        methods_[i] = c.method_of(block.linears()[i]->name);
-        listens_[g] = listens_[g] || (methods_[i] && methods_[i]->kind == Kind::gptq);
-      }
+  GptqBlock(const CalibrationContext& c, Block& block)
+      : c_(c), architecture_(c.config.architecture()), block_(block), runner_(c, block) {
+    for (const Module& m : architecture_.linears()) {
+      const auto method = c.method_of(block[m.role].name);
+      if (method && method->kind == Kind::gptq) listens_[m.input] = true;
+    }
   }
 
   model::FinishedBlock run() {
@@ -42,36 +44,37 @@ class GptqBlock {
   }
 
  private:
-  /// Each group sees what the quantized groups before it give: four passes, of which none runs a layer that is not
+  /// Each input is what the quantized layers before it give: four passes, of which none runs a layer that is not
   /// settled yet, and one to the next block.
   void sequential() {
-    gather(0, 0.0, false);
-    solve(0, 0.15);
-    gather(1, 0.2, false);
-    solve(1, 0.35);
-    gather(2, 0.4, true);  // attention is settled: x is what it was added to, from here on
-    solve(2, 0.55);
-    gather(3, 0.65, false);
-    solve(3, 0.8);
-    runner_.each(true, 0.85, 1, block_.down.name, [&](std::size_t, MatrixView<float> x) { runner_.add_mlp(x); });
+    gather(Input::attention, 0.0, false);
+    solve(Input::attention, 0.15);
+    gather(Input::heads, 0.2, false);
+    solve(Input::heads, 0.35);
+    gather(Input::ffn, 0.4, true);  // attention is settled: x is what it was added to, from here on
+    solve(Input::ffn, 0.55);
+    gather(Input::gated, 0.65, false);
+    solve(Input::gated, 0.8);
+    runner_.each(true, 0.85, 1, block_[model::Role::down].name,
+                 [&](std::size_t, MatrixView<float> x) { runner_.add_mlp(x); });
   }
 
-  void gather(std::size_t group, double at, bool settles_attention) {
-    if (!listens_[group] && !settles_attention) return;
-    Hessian& h = start(group);
-    if (group == 1)
+  void gather(Input input, double at, bool settles_attention) {
+    if (!listens_[input] && !settles_attention) return;
+    Hessian& h = start(input);
+    if (input == Input::heads)
       mixed_.emplace(c_.states.sequences(), c_.states.tokens(), h.channels(), c_.options.cache_bytes, c_.folder);
     runner_.each(settles_attention, at, at + 0.15, h.name(), [&](std::size_t sequence, MatrixView<float> x) {
       if (settles_attention) add_attention(sequence, x);
-      if (!listens_[group]) return;
-      const MatrixView<const float> in = runner_.input(group, x);
+      if (!listens_[input]) return;
+      const MatrixView<const float> in = runner_.input(input, x);
       h.add(in, c_.executor);
-      if (group == 1) mixed_->write(sequence, in);
+      if (input == Input::heads) mixed_->write(sequence, in);
     });
     if (settles_attention) mixed_.reset();
   }
 
-  /// By what the pass for o kept, if there was one: the heads are most of the work in a small model.
+  /// By what the pass for the heads kept, if there was one: the heads are most of the work in a small model.
   void add_attention(std::size_t sequence, MatrixView<float> x) {
     if (!mixed_) return runner_.add_attention(x);
     mixed_values_.resize(x.rows * mixed_->width());
@@ -80,43 +83,46 @@ class GptqBlock {
     runner_.add_mixed(mixed, x);
   }
 
-  /// All groups see the block as it was; then it is run as it is.
+  /// All layers see the block as it was; then it is run as it is.
   void at_once() {
-    for (std::size_t g = 0; g < kGroups.size(); ++g) start(g);
-    runner_.each(false, 0, 0.4, "inputs of " + block_.q.name + " …", [&](std::size_t, MatrixView<float> x) {
-      for (std::size_t g = 0; g < kGroups.size(); ++g) {
-        if (g == 2) runner_.add_attention(x);
-        if (listens_[g]) hessians_[g]->add(runner_.input(g, x), c_.executor);
+    for (const Input input : kAllInputs) start(input);
+    const std::string what = input_name(block_, architecture_, Input::attention) + " …";
+    runner_.each(false, 0, 0.4, what, [&](std::size_t, MatrixView<float> x) {
+      for (const Input input : kAllInputs) {
+        if (input == Input::ffn) runner_.add_attention(x);
+        if (listens_[input]) hessians_[input]->add(runner_.input(input, x), c_.executor);
       }
     });
-    for (std::size_t g = 0; g < kGroups.size(); ++g) solve(g, 0.4 + 0.1 * static_cast<double>(g));
+    double at = 0.4;
+    for (const Input input : kAllInputs) solve(input, std::exchange(at, at + 0.1));
     runner_.advance(0.8, 1);
   }
 
-  Hessian& start(std::size_t group) {
-    const std::size_t channels = block_.linears()[kGroups[group].first]->weight->cols();
-    return hessians_[group].emplace(channels, group_name(block_, group));
+  Hessian& start(Input input) {
+    const std::size_t channels = block_[architecture_.linears(input).front().role].weight->cols();
+    return hessians_[input].emplace(channels, input_name(block_, architecture_, input));
   }
 
-  void solve(std::size_t group, double at) {
-    for (std::size_t i = kGroups[group].first; i < kGroups[group].second; ++i) {
-      Linear& linear = *block_.linears()[i];
-      if (!methods_[i]) continue;
+  void solve(Input input, double at) {
+    for (const Module& m : architecture_.linears(input)) {
+      Linear& linear = block_[m.role];
+      const auto method = c_.method_of(linear.name);
+      if (!method) continue;
       report(c_.progress, at, linear.name);
-      done_.layers.push_back(gptq_layer(c_, linear.name, *methods_[i], listens_[group] ? &*hessians_[group] : nullptr));
+      done_.layers.push_back(gptq_layer(c_, linear.name, *method, listens_[input] ? &*hessians_[input] : nullptr));
       linear.weight = c_.backend.pack(done_.layers.back().matrix);
       if (c_.options.on_layer) c_.options.on_layer(done_.layers.back().report);
     }
-    hessians_[group].reset();
+    hessians_[input].reset();
   }
 
   const CalibrationContext& c_;
+  const model::Architecture& architecture_;
   Block& block_;
   BlockRunner runner_;
-  std::array<std::optional<model::CalibratedMethod>, 7> methods_;
-  std::array<bool, 4> listens_{};
-  std::array<std::optional<Hessian>, 4> hessians_;
-  std::optional<model::CalibrationStore> mixed_;  ///< The inputs of o, once q, k and v are settled.
+  ByInput<bool> listens_{};  ///< Whether any layer that sees it wants statistics.
+  ByInput<std::optional<Hessian>> hessians_;
+  std::optional<model::CalibrationStore> mixed_;  ///< What the heads saw, once query, key and value are settled.
   std::vector<float> mixed_values_;
   model::FinishedBlock done_;
 };

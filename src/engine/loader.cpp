@@ -18,9 +18,11 @@ void check_shape(const std::string& name, std::size_t rows, std::size_t cols, st
 
 Loader::Loader(const std::filesystem::path& path, const model::Config& config, const LoadOptions& options)
     : config_(config),
+      architecture_(config.architecture()),
       options_(options),
       backend_(options.backend ? *options.backend : default_backend()),
       executor_(options.executor ? *options.executor : default_executor()) {
+  check_architecture(architecture_);
   if (is_gguf(path)) {
     gguf_.emplace(path);
     return;
@@ -79,49 +81,51 @@ BlockMatrix Loader::matrix(const std::string& name) const {
 }
 
 Block Loader::block(std::size_t index) {
-  const model::Config& c = config_;
-  const std::string prefix = "model.layers." + std::to_string(index) + ".";
-  Block l;
-  l.input_norm = vector(prefix + "input_layernorm.weight", c.hidden);
-  l.post_norm = vector(prefix + "post_attention_layernorm.weight", c.hidden);
-  const auto shapes = model::block_linear_shapes(c, index);
-  Linear* const linears[] = {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down};
-  for (std::size_t i = 0; i < shapes.size(); ++i) *linears[i] = linear(shapes[i].name, shapes[i].out, shapes[i].in);
-  l.window = c.window_of(index);
+  Block out;
+  for (const model::Module& m : architecture_.block) {
+    const std::string name = architecture_.name(index, m);
+    if (m.is_linear()) out[m.role] = linear(name, config_.elements(m.out), config_.elements(m.in));
+    else out.norm(m.role) = vector(name + ".weight", config_.elements(m.out));
+  }
+  out.window = config_.window_of(index);
   if (gguf_) gguf_->require_intact();
   else checkpoint_.require_intact();
-  return l;
-}
-
-std::size_t Loader::block_bytes() const {
-  const model::Config& c = config_;
-  const std::size_t attention = 2 * c.hidden * (c.heads + c.kv_heads) * c.head_dim;
-  return (attention + 3 * c.hidden * c.intermediate) * sizeof(float);
-}
-
-BlockMatrix Loader::embedding() const {
-  BlockMatrix out = matrix("model.embed_tokens.weight");
-  check_shape("model.embed_tokens", out.rows, out.cols, config_.vocab, config_.hidden);
   return out;
 }
 
-std::vector<float> Loader::norm() const { return vector("model.norm.weight", config_.hidden); }
+std::size_t Loader::block_bytes() const {
+  std::size_t elements = 0;
+  for (const model::Module& m : architecture_.linears()) elements += config_.elements(m.out) * config_.elements(m.in);
+  return elements * sizeof(float);
+}
+
+BlockMatrix Loader::embedding() const {
+  const std::string name(architecture_.embedding.name);
+  BlockMatrix out = matrix(name + ".weight");
+  check_shape(name, out.rows, out.cols, config_.vocab, config_.hidden);
+  return out;
+}
+
+std::vector<float> Loader::norm() const {
+  return vector(std::string(architecture_.final_norm.name) + ".weight", config_.hidden);
+}
 
 Linear Loader::head() {
-  const bool stored_quantized = !gguf_ && layout_of(checkpoint_, "lm_head").has_value();
+  const std::string own(architecture_.head.name);
+  const bool stored_quantized = !gguf_ && layout_of(checkpoint_, own).has_value();
   head_is_embedding_ = config_.tied_embeddings && !stored_quantized;
-  const std::string name = head_is_embedding_ ? "model.embed_tokens" : "lm_head";
+  const std::string name = head_is_embedding_ ? std::string(architecture_.embedding.name) : own;
   if (!stored_quantized && !contains(name + ".weight"))
     throw Error(ErrorCode::corrupt_file, "there is no tensor '" + name + ".weight'" +
                                              (head_is_embedding_ ? "" : ", and the embeddings are not tied"));
   if (stored_quantized || (options_.quantize && options_.quantize_head)) {
     Linear head = linear(name, config_.vocab, config_.hidden);
-    head.name = "lm_head";
+    head.name = own;
     return head;
   }
   const BlockMatrix head = matrix(name + ".weight");
   check_shape(name, head.rows, head.cols, config_.vocab, config_.hidden);
-  Linear packed{"lm_head", pack(head), {}};
+  Linear packed{own, pack(head), {}};
   release(name + ".weight");
   return packed;
 }

@@ -12,7 +12,7 @@ namespace nibble::inline NIBBLE_ABI::engine {
 
 class Loader {
  public:
-  /// Keeps references to both.
+  /// Keeps references to both. Errors as check_architecture and check_stored_weights.
   Loader(const std::filesystem::path& path, const model::Config& config, const LoadOptions& options);
 
   [[nodiscard]] Executor& executor() const { return executor_; }
@@ -52,6 +52,7 @@ class Loader {
   }
 
   const model::Config& config_;
+  const model::Architecture& architecture_;
   const LoadOptions& options_;
   const Backend& backend_;
   Executor& executor_;

@@ -54,8 +54,8 @@ Model Model::load(const std::filesystem::path& path, const LoadOptions& options)
 std::size_t Model::weight_bytes() const {
   std::size_t bytes = embedding_.storage_bytes() + head_.weight->storage_bytes() + norm_.size() * sizeof(float);
   for (const Block& block : blocks_) {
-    bytes += (block.input_norm.size() + block.post_norm.size()) * sizeof(float);
-    for (const Linear* l : block.linears()) bytes += l->weight->storage_bytes() + l->bias.size() * sizeof(float);
+    for (const std::vector<float>& norm : block.norms) bytes += norm.size() * sizeof(float);
+    for (const Linear& l : block.linears) bytes += l.weight->storage_bytes() + l.bias.size() * sizeof(float);
   }
   return bytes;
 }

@@ -150,28 +150,41 @@ void Checkpoint::require_intact() const {
   for (const SafetensorsFile& file : files_) file.require_intact();
 }
 
-const TensorInfo& Checkpoint::matrix_info(const std::string& name) const {
+const TensorInfo& Checkpoint::float_info(const std::string& name, std::size_t dimensions) const {
   const TensorInfo& t = info(name);
   format::check_plain_weight(*this, name);
-  if (t.shape.size() != 2)
-    throw Error(ErrorCode::shape_mismatch,
-                "tensor '" + name + "' has " + std::to_string(t.shape.size()) + " dimensions; a matrix has 2");
+  if (t.shape.size() != dimensions)
+    throw Error(ErrorCode::shape_mismatch, "tensor '" + name + "' has " + std::to_string(t.shape.size()) +
+                                               " dimensions; a " +
+                                               (dimensions == 2 ? "matrix has 2" : "stack of matrices has 3"));
   if (t.type != DType::f32 && t.type != DType::f16 && t.type != DType::bf16)
     throw Error(ErrorCode::unsupported,
                 "tensor '" + name + "' is " + std::string(name_of(t.type)) + "; F32, F16 or BF16 is needed");
   return t;
 }
 
-FloatMatrix Checkpoint::matrix(const std::string& name) const {
-  const TensorInfo& t = matrix_info(name);
-  Buffer bytes = data(name);
+const TensorInfo& Checkpoint::matrix_info(const std::string& name) const { return float_info(name, 2); }
+const TensorInfo& Checkpoint::stack_info(const std::string& name) const { return float_info(name, 3); }
+
+const std::byte* Checkpoint::aligned(const TensorInfo& t) const {
+  Buffer bytes = data(t.name);
   if (!is_aligned(bytes, t.type)) {
     const std::lock_guard lock(copies_->mutex);
-    Buffer& copy = copies_->by_name[name];
-    if (copy.data() == nullptr) copy = aligned_data(name);
+    Buffer& copy = copies_->by_name[t.name];
+    if (copy.data() == nullptr) copy = aligned_data(t.name);
     bytes = copy;
   }
-  return {bytes.data(), t.type, t.shape[0], t.shape[1], t.shape[1]};
+  return bytes.data();
+}
+
+FloatMatrix Checkpoint::matrix(const std::string& name) const {
+  const TensorInfo& t = matrix_info(name);
+  return {aligned(t), t.type, t.shape[0], t.shape[1], t.shape[1]};
+}
+
+FloatMatrix Checkpoint::stack(const std::string& name) const {
+  const TensorInfo& t = stack_info(name);
+  return {aligned(t), t.type, t.shape[0] * t.shape[1], t.shape[2], t.shape[2]};
 }
 
 std::vector<float> Checkpoint::read_f32(const std::string& name) const {

@@ -1,28 +1,110 @@
 #include "nibble/model/architecture.h"
 
+#include <algorithm>
+#include <iterator>
+#include <optional>
+
+#include "model/architectures/list.h"
+#include "nibble/core/error.h"
+
 namespace nibble::inline NIBBLE_ABI::model {
 
 namespace {
 
-constexpr std::string_view kLinearSuffixes[] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
-                                                "self_attn.o_proj", "mlp.gate_proj",    "mlp.up_proj",
-                                                "mlp.down_proj"};
+/// A tensor of a block, taken apart: "model.layers." "3" "." "self_attn.q_proj" ".weight".
+struct BlockTensor {
+  std::string_view index;
+  const Module* module;
+  std::string_view kind;
+};
+
+/// Nothing for a tensor that belongs to no module of a block.
+std::optional<BlockTensor> parse(const Architecture& architecture, std::string_view tensor) {
+  if (!tensor.starts_with(architecture.block_prefix)) return std::nullopt;
+  tensor.remove_prefix(architecture.block_prefix.size());
+  const std::size_t dot = tensor.find('.'), last = tensor.rfind('.');
+  if (dot == last) return std::nullopt;
+  const std::string_view name = tensor.substr(dot + 1, last - dot - 1);
+  for (const Module& m : architecture.block)
+    if (m.name == name) return BlockTensor{tensor.substr(0, dot), &m, tensor.substr(last)};
+  return std::nullopt;
+}
 
 }  // namespace
 
-std::vector<std::string> block_linear_names(std::size_t index) {
-  std::vector<std::string> out;
-  for (std::string_view suffix : kLinearSuffixes)
-    out.push_back("model.layers." + std::to_string(index) + "." + std::string(suffix));
+const Module* Architecture::find(Role role) const {
+  const auto it = std::find_if(block.begin(), block.end(), [&](const Module& m) { return m.role == role; });
+  return it == block.end() ? nullptr : &*it;
+}
+
+const Module& Architecture::module(Role role) const {
+  if (const Module* m = find(role)) return *m;
+  throw Error(ErrorCode::not_found, "the blocks of the architecture '" + std::string(model_type) +
+                                        "' have no module of the role " + std::to_string(static_cast<int>(role)));
+}
+
+std::vector<Module> Architecture::linears() const {
+  std::vector<Module> out;
+  std::copy_if(block.begin(), block.end(), std::back_inserter(out), [](const Module& m) { return m.is_linear(); });
   return out;
 }
 
-bool is_block_linear_weight(std::string_view tensor) {
-  if (!tensor.starts_with("model.layers.") || !tensor.ends_with(".weight")) return false;
-  tensor.remove_suffix(std::string_view(".weight").size());
-  for (std::string_view suffix : kLinearSuffixes)
-    if (tensor.ends_with(suffix)) return true;
-  return false;
+std::vector<Module> Architecture::linears(Input input) const {
+  std::vector<Module> out = linears();
+  std::erase_if(out, [&](const Module& m) { return m.input != input; });
+  return out;
+}
+
+std::string Architecture::name(std::size_t index, const Module& module) const {
+  return std::string(block_prefix) + std::to_string(index) + "." + std::string(module.name);
+}
+
+std::vector<std::string> Architecture::linear_names(std::size_t index) const {
+  std::vector<std::string> out;
+  for (const Module& m : linears()) out.push_back(name(index, m));
+  return out;
+}
+
+bool Architecture::is_linear_weight(std::string_view tensor) const {
+  const auto part = parse(*this, tensor);
+  return part && part->module->is_linear() && part->kind == ".weight";
+}
+
+std::string Architecture::gguf_name(std::string_view tensor) const {
+  const std::string_view module = tensor.substr(0, tensor.rfind('.')), kind = tensor.substr(module.size());
+  for (const EndModule& end : {embedding, final_norm, head})
+    if (end.name == module && !kind.empty()) return std::string(end.gguf_name) + std::string(kind);
+  const auto part = parse(*this, tensor);
+  if (!part) return {};
+  return std::string(gguf_block_prefix) + std::string(part->index) + "." + std::string(part->module->gguf_name) +
+         std::string(part->kind);
+}
+
+bool Architecture::is_interleaved(std::string_view tensor) const {
+  if (!gguf_interleaved_rope) return false;
+  const auto part = parse(*this, tensor);
+  if (!part) return false;
+  const Role role = part->module->role;
+  return role == Role::query || role == Role::key || role == Role::query_norm || role == Role::key_norm;
+}
+
+std::span<const Architecture* const> architectures() { return tables::kAll; }
+
+const Architecture& find_architecture(std::string_view model_type) {
+  std::string names;
+  for (const Architecture* a : architectures()) {
+    if (a->model_type == model_type) return *a;
+    names += (names.empty() ? "" : ", ") + std::string(a->model_type);
+  }
+  throw Error(ErrorCode::unsupported, "model_type '" + std::string(model_type) +
+                                          "' is not one that this library computes with, which are " + names +
+                                          "; quantizing by rounding, converting and inspecting need no known one");
+}
+
+const Architecture* find_gguf_architecture(std::string_view gguf_architecture) {
+  for (const Architecture* a : architectures())
+    if (a->gguf_architecture == gguf_architecture) return a;
+  return nullptr;
 }
 
 }  // namespace nibble::inline NIBBLE_ABI::model

@@ -2,7 +2,6 @@
 
 #include <cmath>
 
-#include "nibble/model/architecture.h"
 #include "nibble/solver/awq.h"
 
 namespace nibble::inline NIBBLE_ABI::model {
@@ -30,40 +29,37 @@ void fold_into_stored_norm(std::vector<float>& norm, std::vector<float>& scales,
 
 }  // namespace
 
-DenseBlock DenseBlock::load(const Checkpoint& checkpoint, std::size_t index) {
-  const std::string prefix = "model.layers." + std::to_string(index) + ".";
+DenseBlock DenseBlock::load(const Checkpoint& checkpoint, const Architecture& architecture, std::size_t index) {
   DenseBlock out;
-  out.input_norm = checkpoint.read_f32(prefix + "input_layernorm.weight");
-  out.post_norm = checkpoint.read_f32(prefix + "post_attention_layernorm.weight");
-  out.norm_type = checkpoint.info(prefix + "input_layernorm.weight").type;
-  const auto names = block_linear_names(index);
-  for (std::size_t i = 0; i < names.size(); ++i) {
-    Linear& l = out.linears[i];
-    const FloatMatrix m = checkpoint.matrix(names[i] + ".weight");
-    l = {names[i], m.rows, m.cols, checkpoint.read_f32(names[i] + ".weight"), {}, m.type};
-    if (checkpoint.contains(names[i] + ".bias")) l.bias = checkpoint.read_f32(names[i] + ".bias");
-    checkpoint.release(names[i] + ".weight");
+  for (const Module& m : architecture.linears()) {
+    const std::string name = architecture.name(index, m), weight = name + ".weight";
+    const FloatMatrix stored = checkpoint.matrix(weight);
+    Linear& l = out[m.role];
+    l = {name, stored.rows, stored.cols, checkpoint.read_f32(weight), {}, stored.type};
+    if (checkpoint.contains(name + ".bias")) l.bias = checkpoint.read_f32(name + ".bias");
+    checkpoint.release(weight);
+    const Module& source = architecture.module(m.folds_into);
+    if (source.is_linear() || out.norms.contains(source.role)) continue;
+    const std::string norm = architecture.name(index, source), stored_norm = norm + ".weight";
+    out.norms[source.role] = {norm, checkpoint.read_f32(stored_norm), checkpoint.info(stored_norm).type};
   }
   return out;
 }
 
-void fold(DenseBlock& block, BlockScales& scales) {
-  auto& [q, k, v, o, gate, up, down] = block.linears;
-  if (!scales.attention.empty()) {
-    fold_into_stored_norm(block.input_norm, scales.attention, block.norm_type);
-    for (DenseBlock::Linear* l : {&q, &k, &v}) awq::scale_columns(l->view(), scales.attention);
-  }
-  if (!scales.values.empty()) {
-    awq::fold_into_linear(v.view(), v.bias, scales.values);
-    awq::scale_columns(o.view(), scales.mixed);
-  }
-  if (!scales.mlp.empty()) {
-    fold_into_stored_norm(block.post_norm, scales.mlp, block.norm_type);
-    for (DenseBlock::Linear* l : {&gate, &up}) awq::scale_columns(l->view(), scales.mlp);
-  }
-  if (!scales.down.empty()) {
-    awq::fold_into_linear(up.view(), up.bias, scales.down);
-    awq::scale_columns(down.view(), scales.down);
+void fold(const Architecture& architecture, DenseBlock& block, BlockScales& scales) {
+  for (std::size_t i = 0; i < scales.size(); ++i) {
+    auto& [by_input, by_source] = scales[i];
+    if (by_input.empty()) continue;
+    const std::vector<Module> consumers = architecture.linears(static_cast<Input>(i));
+    const Module& source = architecture.module(consumers.front().folds_into);
+    if (source.is_linear()) {
+      DenseBlock::Linear& l = block[source.role];
+      awq::fold_into_linear(l.view(), l.bias, by_source.empty() ? by_input : by_source);
+    } else {
+      DenseBlock::Norm& norm = block.norms.at(source.role);
+      fold_into_stored_norm(norm.weight, by_input, norm.type);
+    }
+    for (const Module& m : consumers) awq::scale_columns(block[m.role].view(), by_input);
   }
 }
 

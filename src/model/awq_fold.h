@@ -2,16 +2,15 @@
 #pragma once
 
 #include <array>
+#include <map>
 #include <string>
 #include <vector>
 
 #include "nibble/format/checkpoint.h"
-#include "nibble/model/architecture.h"
 #include "nibble/model/config.h"
 
 namespace nibble::inline NIBBLE_ABI::model {
 
-/// In the order of block_linear_names().
 struct DenseBlock {
   struct Linear {
     std::string name;
@@ -20,25 +19,29 @@ struct DenseBlock {
     DType type = DType::f32;           ///< Of the checkpoint's tensor.
     [[nodiscard]] MatrixView<float> view() { return {weights.data(), rows, cols}; }
   };
-  std::vector<float> input_norm, post_norm;
-  DType norm_type = DType::f32;
-  std::array<Linear, 7> linears;
+  struct Norm {
+    std::string name;
+    std::vector<float> weight;
+    DType type = DType::f32;
+  };
+  std::array<Linear, kLinearRoles> linears;  ///< By role.
+  std::map<Role, Norm> norms;                ///< Those that an input's scales fold into.
 
-  static DenseBlock load(const Checkpoint& checkpoint, std::size_t index);
+  [[nodiscard]] Linear& operator[](Role role) { return linears.at(static_cast<std::size_t>(role)); }
+  static DenseBlock load(const Checkpoint& checkpoint, const Architecture& architecture, std::size_t index);
 };
 
-/// What the inputs of each group of linears are divided by; empty: they stay.
-struct BlockScales {
-  std::vector<float> attention;  ///< [hidden]: input norm → q, k, v
-  std::vector<float> values;     ///< [kv_heads·head_dim]: v → o, by channel of v
-  std::vector<float> mixed;      ///< [heads·head_dim]: the same by channel of o's input
-  std::vector<float> mlp;        ///< [hidden]: post-attention norm → gate, up
-  std::vector<float> down;       ///< [intermediate]: up → down
+/// What an input of linear layers is divided by; both empty: it stays.
+struct InputScales {
+  std::vector<float> scales;  ///< By channel of the input.
+  /// By channel of what comes before it, where that is not the same: heads that share a value. Else empty.
+  std::vector<float> source;
 };
+using BlockScales = std::array<InputScales, kInputs>;  ///< By Input.
 
-/// Divides the operations before and multiplies the consumers' columns. A norm is stored in its tensor's type, so the
-/// scales of `attention` and `mlp` are first changed to what the rounded norm really divides by: nothing is lost but
-/// rounding of fp32.
-void fold(DenseBlock& block, BlockScales& scales);
+/// Divides what comes before each input and multiplies the columns of the layers that see it. A norm is stored in its
+/// tensor's type, so the scales that fold into one are first changed to what the rounded norm really divides by:
+/// nothing is lost but rounding of fp32.
+void fold(const Architecture& architecture, DenseBlock& block, BlockScales& scales);
 
 }  // namespace nibble::inline NIBBLE_ABI::model

@@ -8,7 +8,6 @@
 #include "gguf_directory.h"
 #include "gguf_weights.h"
 #include "layer_selection.h"
-#include "nibble/model/architecture.h"
 #include "stored_weights.h"
 
 namespace nibble::inline NIBBLE_ABI::model {
@@ -78,7 +77,7 @@ CalibrationPlan::CalibrationPlan(const fs::path& from, const CalibrateOptions& o
   std::vector<bool> used(options.rules.size());
   std::vector<std::string> layers;
   for (std::size_t i = 0; i < config_.layers; ++i)
-    for (std::string& layer : block_linear_names(i)) layers.push_back(std::move(layer));
+    for (std::string& layer : config_.architecture().linear_names(i)) layers.push_back(std::move(layer));
   if (options.lm_head) layers.emplace_back("lm_head");
   const LayerSelection selection(options.skip, options.only, layers);
   const auto choose = [&](const std::string& layer) {

@@ -7,7 +7,6 @@
 #include "directory.h"
 #include "gguf_checkpoint.h"
 #include "gguf_directory.h"
-#include "nibble/model/architecture.h"
 
 namespace nibble::inline NIBBLE_ABI::model {
 

@@ -4,7 +4,9 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <numbers>
+#include <set>
 
+#include "config_check.h"
 #include "core/json.h"
 #include "format/files.h"
 #include "format/recognise.h"
@@ -18,22 +20,12 @@ namespace {
 
 using Json = nlohmann::json;
 
-/// What transformers takes where a file leaves a field out.
-struct Family {
-  std::string_view type;
-  std::size_t kv_heads;  ///< 0: as many as heads.
-  std::size_t context;
-  std::size_t window;       ///< 0: the model has no windows, whatever the file says.
-  std::size_t full_layers;  ///< Qwen2 alone: the layers without a window.
-};
-constexpr Family kFamilies[] = {
-    {"llama", 0, 2048, 0, 0}, {"mistral", 8, std::size_t{1} << 17, 4096, 0}, {"qwen2", 32, 32768, 4096, 28}};
-
-const Family& family_of(const std::string& type, const std::string& name) {
-  for (const Family& family : kFamilies)
-    if (family.type == type) return family;
-  throw Error(ErrorCode::unsupported, "'" + name + "': model_type '" + type +
-                                          "' is not a Llama-family model this engine knows: llama, mistral, qwen2");
+const Architecture& architecture_of(const std::string& type, const std::string& name) {
+  try {
+    return find_architecture(type);
+  } catch (const Error& e) {
+    throw Error(e.code(), "'" + name + "': " + e.what());
+  }
 }
 
 /// No matrix has more rows or columns.
@@ -198,27 +190,28 @@ void note_rounded_activations(const Json& quantization, Config& c) {
 }
 
 /// Which layers have a window, as the model's own type decides.
-void parse_windows(const Fields& f, const Family& family, Config& c) {
+void parse_windows(const Fields& f, const Architecture& architecture, Config& c) {
+  const std::string model = "a " + c.model_type + " model";
   std::vector<bool> full = parse_layer_types(f, c.layers);
   const auto layers_with_window = std::count(full.begin(), full.end(), false);
   const bool stated = f.find("sliding_window") != nullptr;
-  if (family.window == 0) {
-    if (layers_with_window != 0) f.unsupported("layer_types", "has windows, which a llama model knows nothing of");
+  if (architecture.windows == Windows::never) {
+    if (layers_with_window != 0) f.unsupported("layer_types", "has windows, which " + model + " knows nothing of");
     if (stated)
       c.notes.push_back("\"sliding_window\" is " + Fields::shown(*f.find("sliding_window")) +
-                        ", which counts for nothing in a llama model: every token sees all before it");
+                        ", which counts for nothing in " + model + ": every token sees all before it");
     return;
   }
-  const bool qwen = family.type == "qwen2";  // it states a window that it does not use unless told to
-  const bool used = f.flag("use_sliding_window", !qwen);
-  if (!qwen && !used && stated)
-    f.refuse("use_sliding_window", "is false, which a mistral model knows nothing of, and \"sliding_window\" is " +
+  const bool if_used = architecture.windows == Windows::if_used;
+  const bool used = f.flag("use_sliding_window", !if_used);
+  if (!if_used && !used && stated)
+    f.refuse("use_sliding_window", "is false, which " + model + " knows nothing of, and \"sliding_window\" is " +
                                        std::to_string(f.size("sliding_window")) + "; remove one");
   const bool none = !used || (f.states("sliding_window") && !stated);  // null: no window
-  if (!none) c.sliding_window = f.size("sliding_window", family.window);
+  if (!none) c.sliding_window = f.size("sliding_window", architecture.window);
   if (none && layers_with_window != 0) f.refuse("layer_types", "has windows, and \"sliding_window\" says none");
   if (full.empty()) {
-    if (qwen) c.full_layers = std::min(f.size_or_zero("max_window_layers", family.full_layers), c.layers);
+    if (if_used) c.full_layers = std::min(f.size_or_zero("max_window_layers", architecture.full_layers), c.layers);
     if (c.full_layers == c.layers) c.sliding_window = 0;
   } else if (layers_with_window == 0) {
     c.sliding_window = 0;
@@ -228,18 +221,39 @@ void parse_windows(const Fields& f, const Family& family, Config& c) {
   if (c.sliding_window == 0) c.full_layers = 0;
 }
 
-void parse_biases(const Fields& f, const Family& family, Config& c) {
-  const auto said = [&](const char* field) { return f.flag(field, false) ? Bias::needed : Bias::none; };
-  c.o_bias = c.mlp_bias = c.qkv_bias = Bias::none;
-  if (family.type == "llama") {
-    c.qkv_bias = c.o_bias = said("attention_bias");
-    c.mlp_bias = said("mlp_bias");
-    return;
+void parse_biases(const Fields& f, const Architecture& architecture, Config& c) {
+  bool always = false;  // biases that are there whatever a file says of them
+  std::set<std::string_view> known;
+  for (const Module& m : architecture.linears()) {
+    Bias& bias = c.biases[static_cast<std::size_t>(m.role)];
+    bias = m.bias;
+    always = always || m.bias == Bias::as_stored;
+    if (m.bias_key.empty()) continue;
+    known.insert(m.bias_key);
+    bias = f.flag(std::string(m.bias_key).c_str(), false) ? Bias::needed : Bias::none;
   }
-  if (family.type == "qwen2") c.qkv_bias = Bias::as_stored;  // it always has them, zero where none is stored
   for (const char* field : {"attention_bias", "mlp_bias"})
-    if (f.flag(field, false) && c.qkv_bias == Bias::none)
-      f.unsupported(field, "is true, and a " + std::string(family.type) + " model has no such bias");
+    if (f.flag(field, false) && !known.contains(field) && !always)
+      f.unsupported(field, "is true, and a " + c.model_type + " model has no such bias");
+}
+
+/// hidden_act says what the architecture does, under any of its names.
+void check_activation(const Fields& f, const std::string& name, const Architecture& architecture) {
+  struct Names {
+    GatedActivation activation;
+    std::string_view usual, other;
+  };
+  constexpr Names kNames[] = {{GatedActivation::silu, "silu", "swish"},
+                              {GatedActivation::gelu_tanh, "gelu_pytorch_tanh", "gelu_new"},
+                              {GatedActivation::gelu, "gelu", "gelu_python"}};
+  for (const auto& [activation, usual, other] : kNames) {
+    if (activation != architecture.activation) continue;
+    const std::string stated = f.text("hidden_act", std::string(usual));
+    if (stated != usual && stated != other)
+      throw Error(ErrorCode::unsupported, "'" + name + "': hidden_act '" + stated + "' is not supported in a " +
+                                              std::string(architecture.model_type) + " model; " + std::string(usual) +
+                                              " is");
+  }
 }
 
 }  // namespace
@@ -250,30 +264,29 @@ Config Config::parse(std::string_view text, const std::string& name) {
   const Fields f(*document, name);
   Config c;
   c.model_type = f.text("model_type", "");
-  const Family& family = family_of(c.model_type, name);
+  const Architecture& architecture = architecture_of(c.model_type, name);
   f.check_known(KeyStyle::config_json);
-  if (const std::string act = f.text("hidden_act", "silu"); act != "silu" && act != "swish")  // two names of one
-    throw Error(ErrorCode::unsupported, "'" + name + "': hidden_act '" + act + "' is not supported; silu is");
+  check_activation(f, name, architecture);
   c.hidden = f.size("hidden_size");
   c.intermediate = f.size("intermediate_size");
   c.layers = f.size("num_hidden_layers");
   c.heads = f.size("num_attention_heads");
   const bool named = f.states("num_key_value_heads");  // null: as many as heads
-  c.kv_heads = f.size("num_key_value_heads", named || family.kv_heads == 0 ? c.heads : family.kv_heads);
+  c.kv_heads = f.size("num_key_value_heads", named || architecture.kv_heads == 0 ? c.heads : architecture.kv_heads);
   if (c.heads % c.kv_heads != 0) f.refuse("num_key_value_heads", "must divide num_attention_heads");
-  if (f.find("head_dim") == nullptr && c.hidden % c.heads != 0)
+  if (f.find("head_dim") == nullptr && architecture.head_dim == 0 && c.hidden % c.heads != 0)
     f.refuse("num_attention_heads", "must divide hidden_size");
-  c.head_dim = f.size("head_dim", c.hidden / c.heads);
+  c.head_dim = f.size("head_dim", architecture.head_dim != 0 ? architecture.head_dim : c.hidden / c.heads);
   if (c.head_dim % 2 != 0) f.refuse("head_dim", "must be even: rotary embeddings turn pairs");
   if (c.head_dim > kMostSize / c.heads)
     f.refuse("head_dim", "is " + std::to_string(c.head_dim) + ", which no matrix has for each of " +
                              std::to_string(c.heads) + " heads");
   c.vocab = f.size("vocab_size");
-  c.context = f.size("max_position_embeddings", family.context);
+  c.context = f.size("max_position_embeddings", architecture.context);
   c.rms_eps = f.number("rms_norm_eps", 1e-6, true);
   c.tied_embeddings = f.flag("tie_word_embeddings", false);
-  parse_windows(f, family, c);
-  parse_biases(f, family, c);
+  parse_windows(f, architecture, c);
+  parse_biases(f, architecture, c);
   parse_rope(f, name, c);
   if (const Json* q = f.find("quantization_config")) c.quantization = q->dump();
   for (const char* key : {"quantization_config", "compression_config"})
@@ -281,6 +294,17 @@ Config Config::parse(std::string_view text, const std::string& name) {
   if (const auto bos = f.tokens("bos_token_id"); !bos.empty()) c.bos = bos.front();
   c.eos = f.tokens("eos_token_id");
   return c;
+}
+
+std::size_t Config::elements(Size size) const {
+  switch (size) {
+    case Size::hidden: return hidden;
+    case Size::queries: return heads * head_dim;
+    case Size::keys: return kv_heads * head_dim;
+    case Size::head: return head_dim;
+    case Size::intermediate: return intermediate;
+  }
+  throw Error(ErrorCode::invalid_argument, "there is no size " + std::to_string(static_cast<int>(size)));
 }
 
 std::size_t Config::window_of(std::size_t index) const {
@@ -310,13 +334,17 @@ std::vector<double> Config::inverse_frequencies() const {
   return out;
 }
 
-Config Config::load(const std::filesystem::path& model) {
+void require_directory(const std::filesystem::path& model) {
   format::refuse_no_model(model);
-  if (is_gguf(model)) return GgufWeights(model).config();
-  if (std::filesystem::is_regular_file(model))
+  if (!is_gguf(model) && std::filesystem::is_regular_file(model))
     throw Error(ErrorCode::invalid_argument, "'" + model.string() +
                                                  "' is one file of a model; give the directory that holds it and "
                                                  "config.json, or a GGUF file");
+}
+
+Config Config::load(const std::filesystem::path& model) {
+  require_directory(model);
+  if (is_gguf(model)) return GgufWeights(model).config();
   const auto path = model / "config.json";
   return parse(format::read_text(path), path.string());
 }

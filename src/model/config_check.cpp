@@ -1,27 +1,20 @@
 #include "config_check.h"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 
 #include "nibble/core/error.h"
-#include "nibble/model/architecture.h"
 
 namespace nibble::inline NIBBLE_ABI::model {
 
 namespace {
 
-constexpr const char* kEmbedding = "model.embed_tokens.weight";
-constexpr const char* kHead = "lm_head.weight";
-
-std::string norm_of_block(std::size_t index) {
-  return "model.layers." + std::to_string(index) + ".input_layernorm.weight";
-}
+std::string weight_of(const EndModule& end) { return std::string(end.name) + ".weight"; }
 
 [[noreturn]] void refuse(const std::string& why, ErrorCode code = ErrorCode::corrupt_file) { throw Error(code, why); }
 
 void check_layers(const Config& c, const Checkpoint& in) {
-  const std::string last = norm_of_block(c.layers - 1);
+  const std::string last = c.architecture().name(c.layers - 1, Role::attention_norm) + ".weight";
   if (!in.contains(last))
     refuse("\"num_hidden_layers\" is " + std::to_string(c.layers) + ", and there is no tensor '" + last + "'",
            ErrorCode::not_found);
@@ -29,7 +22,7 @@ void check_layers(const Config& c, const Checkpoint& in) {
 
 /// The codes of a layer, of two bits at least, lie in its tensors.
 void check_width(const Config& c, const Checkpoint& in) {
-  const std::string layer = block_linear_names(0).front();
+  const std::string layer = c.architecture().name(0, Role::query);
   const std::size_t rows = c.heads * c.head_dim;
   const auto refuse_width = [&](const std::string& why) {
     refuse("\"head_dim\" is " + std::to_string(c.head_dim) + " for " + std::to_string(c.heads) +
@@ -49,45 +42,47 @@ void check_width(const Config& c, const Checkpoint& in) {
 }
 
 void check_vocabulary(const Config& c, const Checkpoint& in) {
-  if (!in.contains(kEmbedding)) return;
-  const TensorInfo& t = in.info(kEmbedding);
+  const std::string embedding = weight_of(c.architecture().embedding);
+  if (!in.contains(embedding)) return;
+  const TensorInfo& t = in.info(embedding);
   if (t.shape.size() == 2 && t.shape[0] != c.vocab)
-    refuse("\"vocab_size\" is " + std::to_string(c.vocab) + ", and tensor '" + kEmbedding + "' has " +
+    refuse("\"vocab_size\" is " + std::to_string(c.vocab) + ", and tensor '" + embedding + "' has " +
                std::to_string(t.shape[0]) + " rows",
            ErrorCode::shape_mismatch);
 }
 
 void check_biases(const Config& c, const Checkpoint& in) {
-  const std::array<Bias, 7> wanted{c.qkv_bias, c.qkv_bias, c.qkv_bias, c.o_bias, c.mlp_bias, c.mlp_bias, c.mlp_bias};
-  for (std::size_t i = 0; i < c.layers; ++i) {
-    const auto names = block_linear_names(i);
-    for (std::size_t l = 0; l < names.size(); ++l) {
-      const std::string name = names[l] + ".bias";
-      if (wanted[l] == Bias::none && in.contains(name))
-        refuse("tensor '" + name + "' is a bias that the configuration says nothing of, so that others leave it out; " +
-               "set \"" + (l < 4 ? "attention_bias" : "mlp_bias") + "\" if it belongs to the model, or remove it");
-      if (wanted[l] == Bias::needed && !in.contains(name))
-        refuse("there is no tensor '" + name + "', though \"" + (l < 4 ? "attention_bias" : "mlp_bias") + "\" is true");
+  const Architecture& a = c.architecture();
+  for (std::size_t i = 0; i < c.layers; ++i)
+    for (const Module& m : a.linears()) {
+      const std::string name = a.name(i, m) + ".bias", key = "\"" + std::string(m.bias_key) + "\"";
+      if (c.bias_of(m.role) == Bias::none && in.contains(name))
+        refuse("tensor '" + name + "' is a bias that " +
+               (m.bias_key.empty() ? "no " + c.model_type + " model has, so that others leave it out; remove it"
+                                   : "the configuration says nothing of, so that others leave it out; set " + key +
+                                         " if it belongs to the model, or remove it"));
+      if (c.bias_of(m.role) == Bias::needed && !in.contains(name))
+        refuse("there is no tensor '" + name + "', though " + key + " is true");
     }
-  }
 }
 
 /// The same type and bytes, or the same numbers.
-bool same_values(const Checkpoint& in) {
-  const TensorInfo &head = in.info(kHead), &embedding = in.info(kEmbedding);
-  if (head.shape != embedding.shape) return false;
-  if (head.type != embedding.type) return in.read_f32(kHead) == in.read_f32(kEmbedding);
-  const Buffer a = in.data(kHead), b = in.data(kEmbedding);
+bool same_values(const Checkpoint& in, const std::string& one, const std::string& other) {
+  const TensorInfo &first = in.info(one), &second = in.info(other);
+  if (first.shape != second.shape) return false;
+  if (first.type != second.type) return in.read_f32(one) == in.read_f32(other);
+  const Buffer a = in.data(one), b = in.data(other);
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size()) == 0;
 }
 
 void check_tie(const Config& c, const Checkpoint& in) {
-  if (!c.tied_embeddings || !in.contains(kHead) || !in.contains(kEmbedding) || !is_float(in.info(kHead).type)) return;
-  if (!same_values(in))
-    refuse(std::string("tensor '") + kHead + "' differs from '" + kEmbedding +
+  const std::string head = weight_of(c.architecture().head), embedding = weight_of(c.architecture().embedding);
+  if (!c.tied_embeddings || !in.contains(head) || !in.contains(embedding) || !is_float(in.info(head).type)) return;
+  if (!same_values(in, head, embedding))
+    refuse("tensor '" + head + "' differs from '" + embedding +
            "', and \"tie_word_embeddings\" says that they are one: some readers take the first as the head, some the "
            "second; set it to false to keep both, or remove '" +
-           kHead + "'");
+           head + "'");
 }
 
 }  // namespace
@@ -98,8 +93,8 @@ void check_config(const Config& config, const Checkpoint& checkpoint) {
     refuse("\"num_hidden_layers\" is " + std::to_string(config.layers) + ", and there are " +
                std::to_string(all.size()) + " tensors",
            ErrorCode::not_found);
-  if (std::none_of(all.begin(), all.end(), [](const TensorInfo& t) { return t.name.starts_with("model.layers."); }))
-    return;
+  const auto in_block = [&](const TensorInfo& t) { return t.name.starts_with(config.architecture().block_prefix); };
+  if (std::none_of(all.begin(), all.end(), in_block)) return;
   check_layers(config, checkpoint);
   check_width(config, checkpoint);
   check_vocabulary(config, checkpoint);

@@ -2,6 +2,8 @@
 // and before a model is written that others would read otherwise.
 #pragma once
 
+#include <filesystem>
+
 #include "nibble/format/checkpoint.h"
 #include "nibble/model/config.h"
 
@@ -14,5 +16,8 @@ namespace nibble::inline NIBBLE_ABI::model {
 ///   - a stored head differs from the embedding that it is said to be tied to: some readers take one, some the other.
 /// Nothing is said of a checkpoint without blocks under their usual names.
 void check_config(const Config& config, const Checkpoint& checkpoint);
+
+/// Error{not_found | invalid_argument} says what `model` is where it is neither a model's directory nor a GGUF file.
+void require_directory(const std::filesystem::path& model);
 
 }  // namespace nibble::inline NIBBLE_ABI::model

@@ -6,10 +6,9 @@
 #include "format/files.h"
 #include "gguf_checkpoint.h"
 #include "gguf_directory.h"
+#include "linear_layers.h"
 #include "nibble/format/checkpoint.h"
-#include "nibble/model/architecture.h"
-#include "nibble/model/config.h"
-#include "stored_weights.h"
+#include "outline.h"
 
 namespace nibble::inline NIBBLE_ABI::model {
 
@@ -19,9 +18,12 @@ namespace fs = std::filesystem;
 
 class Job {
  public:
-  Job(const fs::path& from, const Config& config, const ConvertModelOptions& options)
-      : options_(options), in_(open_checkpoint(from, GgufView::exact)) {
-    check_stored_weights(in_, config, from.string());
+  Job(const fs::path& from, const ConvertModelOptions& options)
+      : options_(options),
+        outline_(Outline::load(from)),
+        in_(open_checkpoint(from, GgufView::exact)),
+        linears_(find_linear_layers(in_, outline_, from.string())) {
+    for (const LinearTensor& l : linears_.linears) linear_tensors_.insert(l.tensor);
     for (const TensorInfo& t : in_.tensors()) declare(t);
     if (const std::string types = gguf_quantization(from); layers_.empty() && !types.empty())
       throw Error(ErrorCode::unsupported,
@@ -47,8 +49,15 @@ class Job {
   /// The quantization_config of what was written.
   [[nodiscard]] std::string config() const {
     std::vector<std::string> skipped = dense_;
-    if (!first_tensor_.contains("lm_head")) skipped.push_back("lm_head");
+    if (!linears_.by_rule && !first_tensor_.contains("lm_head")) skipped.push_back("lm_head");
+    for (std::string& layer : linears_.left_layers()) skipped.push_back(std::move(layer));
+    if (linears_.by_rule)
+      for (const LinearTensor& head : linears_.heads) skipped.push_back(head.layer);
     return quantization_config(options_.to, layers_, skipped);
+  }
+
+  [[nodiscard]] std::vector<std::string> notes() const {
+    return outline_.config ? outline_.config->notes : std::vector<std::string>();
   }
 
  private:
@@ -65,7 +74,7 @@ class Job {
     const std::string layer = layer_of(t);
     if (layer.empty()) {
       declared_.push_back({t.name, t.type, t.shape, 0, 0});
-      if (is_block_linear_weight(t.name)) dense_.push_back(t.name.substr(0, t.name.rfind(".weight")));
+      if (linear_tensors_.contains(t.name)) dense_.push_back(t.name.substr(0, t.name.rfind(".weight")));
       return;
     }
     parts_[layer].push_back(t.name);
@@ -105,8 +114,13 @@ class Job {
 
   /// bitsandbytes records what the weights were before; the embedding still is.
   [[nodiscard]] DType dtype_of_weights() const {
-    constexpr const char* embedding = "model.embed_tokens.weight";
-    return in_.contains(embedding) ? in_.info(embedding).type : DType::bf16;
+    if (outline_.config) {
+      const std::string embedding = std::string(outline_.config->architecture().embedding.name) + ".weight";
+      return in_.contains(embedding) ? in_.info(embedding).type : DType::bf16;
+    }
+    for (const LeftTensor& t : linears_.left)
+      if (t.as == LeftAs::embedding) return in_.info(t.tensor).type;
+    return DType::bf16;
   }
 
   QuantizedMatrix convert(const std::string& layer, const LayerDescription& d) const {
@@ -139,7 +153,10 @@ class Job {
   }
 
   const ConvertModelOptions& options_;
+  const Outline outline_;
   Checkpoint in_;
+  const LinearLayers linears_;
+  std::set<std::string> linear_tensors_;  ///< Of linears_.
   std::vector<TensorInfo> declared_;
   std::map<std::string, std::string> metadata_{{"format", "pt"}};
   std::map<std::string, std::string> first_tensor_;        ///< Of each layer: at its turn the layer is written.
@@ -154,8 +171,7 @@ class Job {
 
 ConvertModelReport convert_model(const fs::path& from, const fs::path& to, const ConvertModelOptions& options) {
   files::check_output({to, files::OutputKind::new_folder}, {from});
-  const Config config = Config::load(from);  // a model this engine knows, before anything is written
-  Job job(from, config, options);
+  Job job(from, options);  // whatever is wrong with the input, before anything is written
   const std::string quantization = job.config();
   PendingDirectory out(to);
   ConvertModelReport result = job.write(out.path() / "model.safetensors");
@@ -164,7 +180,7 @@ ConvertModelReport convert_model(const fs::path& from, const fs::path& to, const
     format::write_file(out.path() / "quantize_config.json", quantization + "\n");
   SideFiles side = write_side_files(from, out.path());
   result.left_out = std::move(side.left_out);
-  result.notes = config.notes;
+  result.notes = job.notes();
   result.notes.insert(result.notes.end(), side.notes.begin(), side.notes.end());
   out.commit();
   return result;

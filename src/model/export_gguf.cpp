@@ -8,7 +8,6 @@
 #include "gguf_weights.h"
 #include "nibble/core/error.h"
 #include "nibble/format/checkpoint.h"
-#include "nibble/model/architecture.h"
 #include "nibble/model/export_gguf.h"
 #include "stored_weights.h"
 #include "text/gguf_tokenizer.h"
@@ -44,7 +43,7 @@ BlockType fallback(BlockType type, std::size_t cols) {
 }
 
 GgufMetadata model_metadata(const Config& c, const std::string& name, BlockType type) {
-  const std::string arch = c.model_type == "qwen2" ? "qwen2" : "llama";
+  const std::string arch(c.architecture().gguf_architecture);
   GgufMetadata out{{"general.architecture", arch},
                    {"general.name", name},
                    {"general.type", std::string("model")},
@@ -91,6 +90,7 @@ class Job {
         backend_(options.backend ? *options.backend : default_backend()),
         executor_(options.executor ? *options.executor : default_executor()),
         config_(Config::load(from)),
+        architecture_(config_.architecture()),
         in_(Checkpoint::open(from)) {
     if (!can_encode(options.type))
       throw Error(ErrorCode::unsupported,
@@ -135,7 +135,7 @@ class Job {
 
   void add(const std::string& name, Kind kind, BlockType type, std::vector<std::size_t> shape) {
     const BlockType chosen = fallback(type, shape.back());
-    const std::string theirs = kind == Kind::factors ? name : gguf_name(name);
+    const std::string theirs = kind == Kind::factors ? name : architecture_.gguf_name(name);
     entries_.push_back({name, kind});
     std::string why;
     if (chosen != type)
@@ -143,6 +143,10 @@ class Job {
             std::to_string(block_size(type)) + ", as " + std::string(name_of(type)) + " needs";
     declared_.push_back({theirs, chosen, std::move(shape), 0, 0});
     count(declared_.back(), std::move(why));
+  }
+
+  void add_weight(const EndModule& end, Kind kind, BlockType type, std::vector<std::size_t> shape) {
+    add(std::string(end.name) + ".weight", kind, type, std::move(shape));
   }
 
   void count(const GgufTensor& t, std::string why) {
@@ -172,29 +176,27 @@ class Job {
     if (c.windows_differ() && c.sliding_window < c.context)
       throw Error(ErrorCode::unsupported, "some layers have a sliding window of " + std::to_string(c.sliding_window) +
                                               " tokens and others none, which GGUF cannot say of this architecture");
-    if (c.model_type == "qwen2" && !rope_factors(c).empty())
+    if (!architecture_.gguf_rope_factors && !rope_factors(c).empty())
       throw Error(ErrorCode::unsupported,
-                  "rotary embeddings are scaled as in Llama 3, which llama.cpp does not read in a qwen2 model");
+                  "rotary embeddings are scaled as in Llama 3, which llama.cpp does not read in a " +
+                      std::string(architecture_.gguf_architecture) + " model");
     report_.notes.insert(report_.notes.end(), c.notes.begin(), c.notes.end());
   }
 
   void declare() {
     const Config& c = config_;
     const BlockType ends = is_float(options_.type) ? options_.type : BlockType::q8_0;
-    add("model.embed_tokens.weight", Kind::matrix, ends, {c.vocab, c.hidden});
+    add_weight(architecture_.embedding, Kind::matrix, ends, {c.vocab, c.hidden});
     if (const auto factors = rope_factors(c); !factors.empty())
       add("rope_freqs.weight", Kind::factors, BlockType::f32, {factors.size()});
-    for (std::size_t i = 0; i < c.layers; ++i) {
-      const std::string prefix = "model.layers." + std::to_string(i) + ".";
-      add(prefix + "input_layernorm.weight", Kind::vector, BlockType::f32, {c.hidden});
-      for (const LinearShape& l : block_linear_shapes(c, i)) {
-        if (l.name.ends_with(".gate_proj"))
-          add(prefix + "post_attention_layernorm.weight", Kind::vector, BlockType::f32, {c.hidden});
-        add_linear(l.name, l.out, l.in);
+    for (std::size_t i = 0; i < c.layers; ++i)
+      for (const Module& m : architecture_.block) {
+        const std::string name = architecture_.name(i, m);
+        if (m.is_linear()) add_linear(name, c.elements(m.out), c.elements(m.in));
+        else add(name + ".weight", Kind::vector, BlockType::f32, {c.elements(m.out)});
       }
-    }
-    add("model.norm.weight", Kind::vector, BlockType::f32, {c.hidden});
-    if (!c.tied_embeddings) add("lm_head.weight", Kind::matrix, ends, {c.vocab, c.hidden});
+    add_weight(architecture_.final_norm, Kind::vector, BlockType::f32, {c.hidden});
+    if (!c.tied_embeddings) add_weight(architecture_.head, Kind::matrix, ends, {c.vocab, c.hidden});
     if (c.sliding_window != 0 && !c.windows_differ())
       note("llama.cpp knows no sliding window in this architecture: beyond " + std::to_string(c.sliding_window) +
            " tokens it sees more than the model was made for");
@@ -210,13 +212,11 @@ class Job {
                                                std::to_string(t.shape.front()) + " rows");
   }
 
-  bool reorders(const std::string& name) const { return config_.model_type != "qwen2" && is_interleaved(name); }
-
   std::vector<float> read_vector(const Entry& e, const GgufTensor& t) const {
     if (e.kind == Kind::factors) return rope_factors(config_);
     std::vector<float> ours = in_.read_f32(e.name);
     check_shape(e.name, ours.size(), 1, t);
-    if (!reorders(e.name)) return ours;
+    if (!architecture_.is_interleaved(e.name)) return ours;
     std::vector<float> theirs(ours.size());
     for (std::size_t r = 0; r < ours.size(); ++r) theirs[r] = ours[interleaved_row(r, config_.head_dim)];
     return theirs;
@@ -249,7 +249,7 @@ class Job {
       return writer.write(t.name, std::as_bytes(std::span(values)));
     }
     const BlockMatrix ours = read_matrix(e, t);
-    if (!reorders(e.name)) return writer.write(t.name, {ours.blocks.data(), ours.blocks.size()});
+    if (!architecture_.is_interleaved(e.name)) return writer.write(t.name, {ours.blocks.data(), ours.blocks.size()});
     BlockMatrix theirs = BlockMatrix::allocate(ours.type, ours.rows, ours.cols);
     for (std::size_t r = 0; r < ours.rows; ++r)
       std::memcpy(theirs.blocks.writable<std::byte>() + r * ours.row_bytes(),
@@ -261,6 +261,7 @@ class Job {
   const Backend& backend_;
   Executor& executor_;
   Config config_;
+  const Architecture& architecture_;
   Checkpoint in_;
   GgufMetadata metadata_;
   std::vector<Entry> entries_;

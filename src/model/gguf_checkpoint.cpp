@@ -5,7 +5,6 @@
 #include <mutex>
 
 #include "gguf_weights.h"
-#include "nibble/model/architecture.h"
 
 namespace nibble::inline NIBBLE_ABI::model {
 
@@ -37,7 +36,8 @@ class GgufTensors final : public TensorProvider {
     for (const std::string& name : weights_.names()) {
       const GgufTensor& t = weights_.info(name);
       if (t.unread != nullptr) (void)weights_.read_f32(name);  // refuses it, before any work
-      if (view == GgufView::exact && is_block_linear_weight(name) && t.shape.size() == 2 && exact_spec(t.type))
+      if (view == GgufView::exact && weights_.config().architecture().is_linear_weight(name) && t.shape.size() == 2 &&
+          exact_spec(t.type))
         add_layer(layer_of(name), t);
       else infos_.push_back({name, t.shape.size() == 2 ? dtype_of(t.type) : DType::f32, t.shape, 0, 0});
     }
@@ -118,9 +118,10 @@ Checkpoint open_checkpoint(const std::filesystem::path& path, GgufView view) {
 std::string gguf_quantization(const std::filesystem::path& path) {
   if (!is_gguf(path)) return {};
   const GgufWeights weights(path);
+  const Architecture& architecture = weights.config().architecture();
   std::map<std::string_view, std::size_t> counts;
   for (const std::string& name : weights.names())
-    if (const GgufTensor& t = weights.info(name); is_block_linear_weight(name) && !is_float(t.type))
+    if (const GgufTensor& t = weights.info(name); architecture.is_linear_weight(name) && !is_float(t.type))
       ++counts[name_of(t.type)];
   std::string out;
   for (const auto& [type, count] : counts)

@@ -52,16 +52,21 @@ Json rope_scaling(const Config& c, const std::string& file) {
                   "config.json has no other word for them");
 }
 
+/// Of those that share the GGUF architecture, the one that has a sliding window if the file states one.
+const Architecture& architecture_of(const Config& c) {
+  const Architecture& first = c.architecture();
+  for (const Architecture* a : architectures())
+    if (a->gguf_architecture == first.gguf_architecture && c.sliding_window != 0 && a->windows != Windows::never)
+      return *a;
+  return first;
+}
+
 std::string config_of(const fs::path& path) {
   const GgufWeights weights(path);
   const Config& c = weights.config();
-  const bool qwen2 = c.model_type == "qwen2", mistral = !qwen2 && c.sliding_window != 0;
-  Json out{{"architectures", Json::array({qwen2     ? "Qwen2ForCausalLM"
-                                          : mistral ? "MistralForCausalLM"
-                                                    : "LlamaForCausalLM"})},
-           {"model_type", qwen2     ? "qwen2"
-                          : mistral ? "mistral"
-                                    : "llama"},
+  const Architecture& architecture = architecture_of(c);
+  Json out{{"architectures", Json::array({architecture.class_name})},
+           {"model_type", architecture.model_type},
            {"hidden_act", "silu"},
            {"hidden_size", c.hidden},
            {"intermediate_size", c.intermediate},
@@ -76,11 +81,10 @@ std::string config_of(const fs::path& path) {
   if (const Json scaling = rope_scaling(c, path.string()); !scaling.is_null()) out["rope_scaling"] = scaling;
   out["tie_word_embeddings"] = c.tied_embeddings;
   if (c.sliding_window != 0) out["sliding_window"] = c.sliding_window;
-  if (qwen2) out["use_sliding_window"] = c.sliding_window != 0;
-  if (c.model_type == "llama" && !mistral) {
-    out["attention_bias"] = weights.contains("model.layers.0.self_attn.q_proj.bias");
-    out["mlp_bias"] = weights.contains("model.layers.0.mlp.gate_proj.bias");
-  }
+  if (architecture.windows == Windows::if_used) out["use_sliding_window"] = c.sliding_window != 0;
+  for (const Module& m : architecture.linears())
+    if (const std::string key(m.bias_key); !key.empty() && !out.contains(key))
+      out[key] = weights.contains(architecture.name(0, m) + ".bias");
   if (c.bos) out["bos_token_id"] = *c.bos;
   if (!c.eos.empty()) out["eos_token_id"] = c.eos.front();
   out["torch_dtype"] = "float32";

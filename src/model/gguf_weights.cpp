@@ -2,7 +2,6 @@
 
 #include <unistd.h>
 
-#include <array>
 #include <cstring>
 #include <map>
 
@@ -14,24 +13,6 @@
 namespace nibble::inline NIBBLE_ABI::model {
 
 namespace {
-
-struct Pair {
-  std::string_view ours, theirs;
-};
-constexpr std::array kEnds{Pair{"model.embed_tokens", "token_embd"}, Pair{"model.norm", "output_norm"},
-                           Pair{"lm_head", "output"}};
-constexpr std::array kOfBlock{Pair{"input_layernorm", "attn_norm"},    Pair{"self_attn.q_proj", "attn_q"},
-                              Pair{"self_attn.k_proj", "attn_k"},      Pair{"self_attn.v_proj", "attn_v"},
-                              Pair{"self_attn.o_proj", "attn_output"}, Pair{"post_attention_layernorm", "ffn_norm"},
-                              Pair{"mlp.gate_proj", "ffn_gate"},       Pair{"mlp.up_proj", "ffn_up"},
-                              Pair{"mlp.down_proj", "ffn_down"}};
-
-template <std::size_t N>
-std::string_view translated(const std::array<Pair, N>& table, std::string_view name) {
-  for (const Pair& p : table)
-    if (p.ours == name) return p.theirs;
-  return {};
-}
 
 void read_rope(const GgufFile& file, const format::GgufFields& f, const std::string& arch, Config& c) {
   c.rope_theta = f.positive(arch + ".rope.freq_base", 10000.0);
@@ -48,7 +29,7 @@ void read_rope(const GgufFile& file, const format::GgufFields& f, const std::str
     if (kind != "none" && factor != 1)
       f.refuse(arch + ".rope.scaling.type", "is '" + kind + "' beside the factors of 'rope_freqs.weight'",
                ErrorCode::unsupported);
-    if (arch != "llama")
+    if (!c.architecture().gguf_rope_factors)
       throw Error(ErrorCode::unsupported, "tensor 'rope_freqs.weight' counts for nothing in the architecture " + arch);
     s.kind = RopeScaling::Kind::factors;
     s.factors = file.read_f32("rope_freqs.weight");
@@ -88,7 +69,9 @@ std::optional<PlainValue> plain(const GgufValue* value) {
 
 /// Sizes against the tensors that there are, before anything of such a size is allocated.
 void check_sizes(const GgufFile& file, const format::GgufFields& f, const std::string& arch, const Config& c) {
-  const std::string last = "blk." + std::to_string(c.layers - 1) + ".attn_norm.weight", q = "blk.0.attn_q.weight";
+  const Architecture& a = c.architecture();
+  const auto weight = [&](std::size_t block, Role role) { return a.gguf_name(a.name(block, role) + ".weight"); };
+  const std::string last = weight(c.layers - 1, Role::attention_norm), q = weight(0, Role::query);
   if (!file.contains(last))
     f.refuse(arch + ".block_count", "is " + std::to_string(c.layers) + ", and there is no tensor '" + last + "'",
              ErrorCode::not_found);
@@ -99,12 +82,22 @@ void check_sizes(const GgufFile& file, const format::GgufFields& f, const std::s
                                                  " rows");
 }
 
+/// The architectures of GGUF files, each once.
+std::string known_names() {
+  std::string out;
+  for (const Architecture* a : architectures())
+    if (find_gguf_architecture(a->gguf_architecture) == a)
+      out += (out.empty() ? "" : ", ") + std::string(a->gguf_architecture);
+  return out;
+}
+
 Config read_config(const GgufFile& file, const std::string& name) {
   const format::GgufFields f(file.metadata(), name);
   Config c;
   const std::string arch = f.text("general.architecture", "");
-  if (arch != "llama" && arch != "qwen2")
-    f.refuse("general.architecture", "is '" + arch + "'; this engine knows llama and qwen2", ErrorCode::unsupported);
+  const Architecture* architecture = find_gguf_architecture(arch);
+  if (architecture == nullptr)
+    f.refuse("general.architecture", "is '" + arch + "'; this engine knows " + known_names(), ErrorCode::unsupported);
   if (f.number(arch + ".expert_count").value_or(0) > 0)
     f.refuse(arch + ".expert_count", "says that this is a mixture of experts", ErrorCode::unsupported);
   if (const auto parts = f.number("split.count").value_or(1); parts > 1)
@@ -115,7 +108,7 @@ Config read_config(const GgufFile& file, const std::string& name) {
       [&](std::string_view key, const std::string& why) {
         f.refuse(arch + "." + std::string(key), why, ErrorCode::unsupported);
       });
-  c.model_type = arch;
+  c.model_type = architecture->model_type;
   c.layers = f.size(arch + ".block_count");
   c.hidden = f.size(arch + ".embedding_length");
   c.intermediate = f.size(arch + ".feed_forward_length");
@@ -134,9 +127,9 @@ Config read_config(const GgufFile& file, const std::string& name) {
   c.rms_eps = f.positive(arch + ".attention.layer_norm_rms_epsilon");
   if (const auto window = f.number(arch + ".attention.sliding_window"); window.value_or(0) > 0)
     c.sliding_window = f.size(arch + ".attention.sliding_window");
-  const GgufTensor& embedding = file.info("token_embd.weight");
+  const GgufTensor& embedding = file.info(std::string(architecture->embedding.gguf_name) + ".weight");
   c.vocab = embedding.shape.empty() ? 0 : embedding.shape.front();
-  c.tied_embeddings = !file.contains("output.weight");
+  c.tied_embeddings = !file.contains(std::string(architecture->head.gguf_name) + ".weight");
   read_rope(file, f, arch, c);
   c.bos = read_token(f, "tokenizer.ggml.bos_token_id");
   if (const auto eos = read_token(f, "tokenizer.ggml.eos_token_id")) c.eos = {*eos};
@@ -145,38 +138,18 @@ Config read_config(const GgufFile& file, const std::string& name) {
 
 }  // namespace
 
-std::string gguf_name(std::string_view name) {
-  const std::size_t dot = name.rfind('.');
-  if (dot == std::string_view::npos) return {};
-  const std::string_view kind = name.substr(dot);
-  name = name.substr(0, dot);
-  if (const auto theirs = translated(kEnds, name); !theirs.empty()) return std::string(theirs) + std::string(kind);
-  constexpr std::string_view prefix = "model.layers.";
-  if (!name.starts_with(prefix)) return {};
-  name.remove_prefix(prefix.size());
-  const std::size_t end = name.find('.');
-  if (end == std::string_view::npos) return {};
-  const auto theirs = translated(kOfBlock, name.substr(end + 1));
-  if (theirs.empty()) return {};
-  return "blk." + std::string(name.substr(0, end)) + "." + std::string(theirs) + std::string(kind);
-}
-
-bool is_interleaved(std::string_view name) {
-  return name.find(".self_attn.q_proj.") != std::string_view::npos ||
-         name.find(".self_attn.k_proj.") != std::string_view::npos;
-}
-
 GgufWeights::GgufWeights(const std::filesystem::path& path)
-    : file_(path), config_(read_config(file_, path.string())), interleaves_(config_.model_type == "llama") {}
+    : file_(path), config_(read_config(file_, path.string())), architecture_(config_.architecture()) {}
 
 std::vector<std::string> GgufWeights::names() const {
   std::map<std::string, std::string> known;
   const auto add = [&](const std::string& layer) {
     for (const char* kind : {".weight", ".bias"}) known.emplace(gguf_name(layer + kind), layer + kind);
   };
-  for (const Pair& p : kEnds) add(std::string(p.ours));
+  for (const EndModule& end : {architecture_.embedding, architecture_.final_norm, architecture_.head})
+    add(std::string(end.name));
   for (std::size_t i = 0; i < config_.layers; ++i)
-    for (const Pair& p : kOfBlock) add("model.layers." + std::to_string(i) + "." + std::string(p.ours));
+    for (const Module& m : architecture_.block) add(architecture_.name(i, m));
   std::vector<std::string> out;
   for (const GgufTensor& t : file_.tensors()) {
     if (t.name == "rope_freqs.weight" || t.name.ends_with(".attn_rot_embd.weight")) continue;  // in the configuration
@@ -192,7 +165,7 @@ std::vector<std::string> GgufWeights::names() const {
 
 std::vector<float> GgufWeights::read_f32(const std::string& name) const {
   std::vector<float> theirs = file_.read_f32(gguf_name(name));
-  if (!reorders(name) || theirs.size() % config_.head_dim != 0) return theirs;
+  if (!architecture_.is_interleaved(name) || theirs.size() % config_.head_dim != 0) return theirs;
   std::vector<float> ours(theirs.size());
   for (std::size_t r = 0; r < ours.size(); ++r) ours[interleaved_row(r, config_.head_dim)] = theirs[r];
   return ours;
@@ -200,7 +173,8 @@ std::vector<float> GgufWeights::read_f32(const std::string& name) const {
 
 BlockMatrix GgufWeights::matrix(const std::string& name) const {
   BlockMatrix theirs = file_.matrix(gguf_name(name));
-  if (!reorders(name) || theirs.rows % config_.head_dim != 0)  // of the wrong shape: whoever asked looks at that
+  if (!architecture_.is_interleaved(name) ||
+      theirs.rows % config_.head_dim != 0)  // of the wrong shape: whoever asked looks at that
     return is_float(theirs.type) ? theirs.aligned() : theirs;
   BlockMatrix ours = BlockMatrix::allocate(theirs.type, theirs.rows, theirs.cols);
   for (std::size_t r = 0; r < ours.rows; ++r)

@@ -1,13 +1,8 @@
-// A GGUF file as a model of this engine: its configuration, and its tensors under Hugging Face's names.
+// A GGUF file as a model of this engine: its configuration, and its tensors under Hugging Face's names, which the
+// architecture's table translates. No output matrix: the embeddings are tied.
 //
-//   model.embed_tokens, model.norm, lm_head      token_embd, output_norm, output (none: the embeddings are tied)
-//   model.layers.N.input_layernorm               blk.N.attn_norm
-//   model.layers.N.self_attn.{q,k,v,o}_proj      blk.N.attn_{q,k,v,output}
-//   model.layers.N.post_attention_layernorm      blk.N.ffn_norm
-//   model.layers.N.mlp.{gate,up,down}_proj       blk.N.ffn_{gate,up,down}
-//
-// llama.cpp rotates the values 2i and 2i + 1 of a head in the architecture "llama", this engine i and i + head_dim/2 as
-// Hugging Face does; the rows of q and k (and their biases) are in the order that suits. "qwen2" has ours.
+// llama.cpp rotates the values 2i and 2i + 1 of a head in some architectures, this engine i and i + head_dim/2 as
+// Hugging Face does; the rows of query and key (and their biases) are then in the order that suits llama.cpp.
 #pragma once
 
 #include <filesystem>
@@ -20,16 +15,11 @@
 
 namespace nibble::inline NIBBLE_ABI::model {
 
-/// The GGUF name of a Hugging Face name, ".weight" or ".bias" kept; empty for a tensor that has none.
-std::string gguf_name(std::string_view name);
-
 /// Row r of a q or k matrix in GGUF's order is row interleaved_row(r, head_dim) in Hugging Face's.
 constexpr std::size_t interleaved_row(std::size_t r, std::size_t head_dim) {
   const std::size_t in_head = r % head_dim;
   return r - in_head + in_head % 2 * (head_dim / 2) + in_head / 2;
 }
-/// Whether a tensor's rows are in another order in a "llama" file.
-bool is_interleaved(std::string_view name);
 
 /// The file's tensors and configuration. Errors name the key or tensor as the file does.
 class GgufWeights {
@@ -50,11 +40,11 @@ class GgufWeights {
   void release(const std::string& name) const { file_.release(file_.info(gguf_name(name))); }
 
  private:
-  [[nodiscard]] bool reorders(const std::string& name) const { return interleaves_ && is_interleaved(name); }
+  [[nodiscard]] std::string gguf_name(const std::string& name) const { return architecture_.gguf_name(name); }
 
   GgufFile file_;
   Config config_;
-  bool interleaves_ = true;
+  const Architecture& architecture_;
 };
 
 }  // namespace nibble::inline NIBBLE_ABI::model

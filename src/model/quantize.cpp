@@ -1,6 +1,7 @@
 #include "nibble/model/quantize.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "core/typed_buffer.h"
 #include "directory.h"
@@ -8,8 +9,9 @@
 #include "gguf_checkpoint.h"
 #include "gguf_directory.h"
 #include "layer_selection.h"
+#include "linear_layers.h"
 #include "nibble/format/checkpoint.h"
-#include "nibble/model/architecture.h"
+#include "outline.h"
 #include "stored_weights.h"
 
 namespace nibble::inline NIBBLE_ABI::model {
@@ -18,24 +20,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// The linear layers that a run may quantize.
-std::vector<std::string> candidates(const Config& config, bool lm_head) {
-  std::vector<std::string> out;
-  for (std::size_t i = 0; i < config.layers; ++i)
-    for (std::string& name : block_linear_names(i)) out.push_back(std::move(name));
-  if (lm_head) out.emplace_back("lm_head");
-  return out;
-}
-
 class Job {
  public:
-  Job(const fs::path& from, const Config& config, const QuantizeModelOptions& options)
-      : options_(options),
-        in_(checked(open_checkpoint(from, GgufView::decoded), from, config, options)),
-        layers_(candidates(config, options.lm_head)),
-        selection_(options.skip, options.only, layers_) {
-    if (std::none_of(layers_.begin(), layers_.end(), [&](const auto& l) { return selection_.contains(l); }))
-      throw Error(ErrorCode::invalid_argument, "the patterns skip every layer; nothing is left to do");
+  Job(const fs::path& from, const QuantizeModelOptions& options)
+      : options_(options), outline_(Outline::load(from)), in_(open_checkpoint(from, GgufView::decoded)) {
+    LinearLayers found = checked(from);
+    if (options.spec) choose(found);
     for (const TensorInfo& t : in_.tensors()) declare(t);
   }
 
@@ -54,34 +44,52 @@ class Job {
   /// config.json with the new quantization, or with the new type of the weights.
   std::string config(const fs::path& from) const {
     if (!options_.spec) return config_with_dtype(from, *options_.convert_to);
-    std::vector<std::string> skipped;
-    for (const std::string& layer : layers_)
-      if (!selection_.contains(layer)) skipped.push_back(layer);
-    if (!options_.lm_head) skipped.emplace_back("lm_head");
-    return config_with_quantization(from, quantization_config(*options_.spec, skipped));
+    return config_with_quantization(from, quantization_config(*options_.spec, skipped_));
   }
 
  private:
-  /// The input, if it is what the configuration says and the options ask for: before anything is made of its sizes.
-  static Checkpoint checked(Checkpoint in, const fs::path& from, const Config& config,
-                            const QuantizeModelOptions& options) {
-    if (!options.spec && !options.convert_to)
+  /// The linear layers, if the input is what its configuration says and the options ask for: before anything is made of
+  /// its sizes.
+  LinearLayers checked(const fs::path& from) const {
+    if (!options_.spec && !options_.convert_to)
       throw Error(ErrorCode::invalid_argument, "quantize_model: neither a spec nor a type to convert to");
-    if (options.spec) options.spec->validate();
-    const auto quantized = check_stored_weights(in, config, from.string());
-    if (options.spec) refuse_quantized(quantized, from.string());
-    if (options.lm_head && config.tied_embeddings)
+    if (options_.spec) options_.spec->validate();
+    LinearLayers found = find_linear_layers(in_, outline_, from.string());
+    if (!options_.spec) return found;
+    refuse_quantized(found.quantized, from.string());
+    require_linear_layers(found, outline_, from.string());
+    if (options_.lm_head && outline_.tied_embeddings)
       throw Error(ErrorCode::invalid_argument, "lm_head is tied to the embedding, which stays in floating point");
-    if (options.lm_head) (void)in.matrix_info("lm_head.weight");
-    return in;
+    if (options_.lm_head && found.heads.empty())
+      throw Error(ErrorCode::not_found,
+                  "'" + from.string() + "' has no head to quantize: no matrix named lm_head, say");
+    return found;
   }
 
-  bool quantized(const TensorInfo& t) const {
-    const bool linear = is_block_linear_weight(t.name) || (options_.lm_head && t.name == "lm_head.weight");
-    return options_.spec && linear && t.shape.size() == 2 && selection_.contains(layer_of(t));
+  /// Those of the linear layers that the options leave are quantized; the others are named to the reader.
+  void choose(LinearLayers& found) {
+    if (found.by_rule) report_.notes.push_back(found.summary(outline_));
+    std::vector<std::string> names;
+    if (options_.lm_head) std::move(found.heads.begin(), found.heads.end(), std::back_inserter(found.linears));
+    for (const LinearTensor& l : found.linears) names.push_back(l.layer);
+    const LayerSelection selection(options_.skip, options_.only, names);
+    for (LinearTensor& l : found.linears) {
+      if (selection.contains(l.layer)) chosen_.emplace(l.tensor, std::move(l));
+      else skipped_.push_back(l.layer);
+    }
+    if (chosen_.empty())
+      throw Error(ErrorCode::invalid_argument, "the patterns skip every layer; nothing is left to do");
+    for (std::string& layer : found.left_layers()) skipped_.push_back(std::move(layer));
+    if (options_.lm_head) return;
+    if (!found.by_rule) skipped_.emplace_back("lm_head");  // a tied one, too, which the file does not name
+    else
+      for (const LinearTensor& head : found.heads) skipped_.push_back(head.layer);
   }
-  static std::string layer_of(const TensorInfo& t) {
-    return t.name.substr(0, t.name.size() - std::string_view(".weight").size());
+
+  /// What is quantized of this tensor; null for what stays.
+  const LinearTensor* chosen(const TensorInfo& t) const {
+    const auto it = chosen_.find(t.name);
+    return it == chosen_.end() ? nullptr : &it->second;
   }
 
   /// The layer whose quantized weight this tensor is or belongs to; empty for an ordinary tensor.
@@ -113,30 +121,40 @@ class Job {
 
   void declare(const TensorInfo& t) {
     if (options_.convert_to && !options_.spec) return declare_converted(t);
-    if (quantized(t)) {
-      const auto& shape = in_.matrix_info(t.name).shape;
-      for (const NamedTensor& n : declare_quantized(layer_of(t), *options_.spec, shape[0], shape[1], t.type))
-        declared_.push_back({n.name, n.type, n.shape, 0, 0});
-      metadata_.insert(quantized_metadata(layer_of(t), *options_.spec, shape[0], shape[1]));
+    if (const LinearTensor* linear = chosen(t)) {
+      const auto& shape = linear->matrices == 0 ? in_.matrix_info(t.name).shape : in_.stack_info(t.name).shape;
+      const std::size_t rows = shape[shape.size() - 2], cols = shape.back();
+      for (const std::string& layer : linear->layers()) {
+        for (const NamedTensor& n : declare_quantized(layer, *options_.spec, rows, cols, t.type))
+          declared_.push_back({n.name, n.type, n.shape, 0, 0});
+        metadata_.insert(quantized_metadata(layer, *options_.spec, rows, cols));
+      }
     } else {
       declared_.push_back(
           {t.name, options_.convert_to && is_float(t.type) ? *options_.convert_to : t.type, t.shape, 0, 0});
     }
   }
 
-  void write_tensor(const TensorInfo& t, SafetensorsWriter& writer) {
-    if (quantized(t)) {
-      const Backend& backend = options_.backend ? *options_.backend : default_backend();
-      Executor& executor = options_.executor ? *options_.executor : default_executor();
-      const QuantizedMatrix q = backend.quantize(in_.matrix(t.name), *options_.spec, t.name, executor);
-      for (const NamedTensor& n : encode_quantized(layer_of(t), q, t.type))
+  void write_quantized(const TensorInfo& t, const LinearTensor& linear, SafetensorsWriter& writer) {
+    const Backend& backend = options_.backend ? *options_.backend : default_backend();
+    Executor& executor = options_.executor ? *options_.executor : default_executor();
+    FloatMatrix m = linear.matrices == 0 ? in_.matrix(t.name) : in_.stack(t.name);
+    const auto layers = linear.layers();
+    m.rows /= layers.size();
+    for (const std::string& layer : layers) {
+      const QuantizedMatrix q = backend.quantize(m, *options_.spec, t.name, executor);
+      for (const NamedTensor& n : encode_quantized(layer, q, t.type))
         writer.write(n.name, {n.bytes.data(), n.bytes.size()});
       const auto count = static_cast<double>(q.rows) * static_cast<double>(q.cols);
       bits_ += q.spec.bits_per_weight(q.rows, q.cols) * count;
       weights_ += count;
       ++report_.layers;
-      return;
+      m.data = m.row(m.rows);
     }
+  }
+
+  void write_tensor(const TensorInfo& t, SafetensorsWriter& writer) {
+    if (const LinearTensor* linear = chosen(t)) return write_quantized(t, *linear, writer);
     if (options_.convert_to && !options_.spec)
       if (const std::string layer = quantized_layer(t); !layer.empty()) {
         if (decoded_.at(layer) == t.name) write_decoded(layer, writer);
@@ -150,9 +168,10 @@ class Job {
   }
 
   const QuantizeModelOptions& options_;
+  const Outline outline_;
   Checkpoint in_;
-  const std::vector<std::string> layers_;  ///< That may be quantized.
-  const LayerSelection selection_;
+  std::map<std::string, LinearTensor> chosen_;  ///< By tensor.
+  std::vector<std::string> skipped_;            ///< Linear layers that stay in floating point.
   std::vector<TensorInfo> declared_;
   std::map<std::string, std::string> metadata_{{"format", "pt"}};
   std::map<std::string, std::string> decoded_;  ///< Layer to the tensor at whose turn it is written.
@@ -164,13 +183,13 @@ class Job {
 
 QuantizeModelReport quantize_model(const fs::path& from, const fs::path& to, const QuantizeModelOptions& options) {
   files::check_output({to, files::OutputKind::new_folder}, {from});
-  Job job(from, Config::load(from), options);  // a model this engine knows, before anything is written
+  Job job(from, options);  // whatever is wrong with the input, before anything is written
   PendingDirectory out(to);
   QuantizeModelReport result = job.write(out.path() / "model.safetensors");
   format::write_file(out.path() / "config.json", job.config(from));
   SideFiles side = write_side_files(from, out.path());
   result.left_out = std::move(side.left_out);
-  result.notes = std::move(side.notes);
+  std::move(side.notes.begin(), side.notes.end(), std::back_inserter(result.notes));
   if (std::string note = requantization_note(from); options.spec && !note.empty())
     result.notes.push_back(std::move(note));
   out.commit();

@@ -7,33 +7,29 @@
 
 #include "config_check.h"
 #include "nibble/core/error.h"
-#include "nibble/model/architecture.h"
 
 namespace nibble::inline NIBBLE_ABI::model {
 
 namespace {
 
-std::string block_prefix(std::size_t index) { return "model.layers." + std::to_string(index) + "."; }
-
 /// The modules that must have a weight, of the first `blocks` blocks.
 std::vector<std::string> promised_modules(const Config& c, std::size_t blocks) {
-  std::vector<std::string> out{"model.embed_tokens"};
-  for (std::size_t i = 0; i < blocks; ++i) {
-    for (const char* norm : {"input_layernorm", "post_attention_layernorm"}) out.push_back(block_prefix(i) + norm);
-    for (const std::string& linear : block_linear_names(i)) out.push_back(linear);
-  }
-  out.emplace_back("model.norm");
-  if (!c.tied_embeddings) out.emplace_back("lm_head");
+  const Architecture& a = c.architecture();
+  std::vector<std::string> out{std::string(a.embedding.name)};
+  for (std::size_t i = 0; i < blocks; ++i)
+    for (const Module& m : a.block) out.push_back(a.name(i, m));
+  out.emplace_back(a.final_norm.name);
+  if (!c.tied_embeddings) out.emplace_back(a.head.name);
   return out;
 }
 
 /// What stands before the part of a name that blocks have in common: "module.model." of
 /// "module.model.layers.0.mlp.up_proj.weight". Nothing where the name has no such part.
-std::optional<std::string> prefix_of(std::string_view tensor) {
+std::optional<std::string> prefix_of(const Architecture& architecture, std::string_view tensor) {
   constexpr std::string_view block = "layers.0.";
   for (std::size_t at = tensor.find(block); at != std::string_view::npos; at = tensor.find(block, at + 1)) {
     if (at > 0 && tensor[at - 1] != '.') continue;
-    for (const std::string& linear : block_linear_names(0)) {
+    for (const std::string& linear : architecture.linear_names(0)) {
       const std::string_view rest = std::string_view(linear).substr(std::string_view("model.").size());
       if (tensor.substr(at).starts_with(rest) && tensor.substr(at + rest.size()).starts_with('.'))
         return std::string(tensor.substr(0, at));
@@ -55,11 +51,11 @@ std::vector<std::string> unasked(const Checkpoint& checkpoint, const std::vector
   return out;
 }
 
-std::string instead(const std::vector<std::string>& unasked) {
+std::string instead(const Architecture& architecture, const std::vector<std::string>& unasked) {
   if (unasked.empty()) return "and there is nothing in their place";
   std::set<std::string> prefixes;
   for (const std::string& name : unasked)
-    if (const auto prefix = prefix_of(name)) prefixes.insert(*prefix);
+    if (const auto prefix = prefix_of(architecture, name)) prefixes.insert(*prefix);
   if (prefixes.size() == 1) {
     const std::string& prefix = *prefixes.begin();
     return prefix.empty() ? "the weights carry no prefix where 'model.' is expected ('" + unasked.front() +
@@ -68,7 +64,7 @@ std::string instead(const std::vector<std::string>& unasked) {
                                 unasked.front() + "'); rename them in the file";
   }
   constexpr std::size_t most = 3;
-  std::string out = "there are tensors that no Llama model has:";
+  std::string out = "there are tensors that no " + std::string(architecture.model_type) + " model has:";
   for (std::size_t i = 0; i < std::min(most, unasked.size()); ++i) out += (i == 0 ? " '" : ", '") + unasked[i] + "'";
   if (unasked.size() > most) out += " and " + std::to_string(unasked.size() - most) + " more";
   return out;
@@ -78,7 +74,8 @@ void check_missing(const Checkpoint& checkpoint, const Config& config, const std
                    const std::string& from) {
   // No more blocks are looked for than there are tensors: the others are missing whatever a configuration says.
   const std::size_t blocks = std::min(config.layers, checkpoint.tensors().size());
-  const std::size_t in_block = 2 + block_linear_names(0).size(), beyond = (config.layers - blocks) * in_block;
+  const Architecture& architecture = config.architecture();
+  const std::size_t beyond = (config.layers - blocks) * architecture.block.size();
   const auto promised = promised_modules(config, blocks);
   std::vector<std::string> missing;
   for (const std::string& module : promised)
@@ -92,8 +89,15 @@ void check_missing(const Checkpoint& checkpoint, const Config& config, const std
   if (count > most) names += " and " + std::to_string(count - most) + " more";
   throw Error(ErrorCode::not_found, "'" + from + "': of the " + std::to_string(promised.size() + beyond) +
                                         " weights that its configuration promises " + std::to_string(count) +
-                                        " are missing: " + names + "; " + instead(unasked(checkpoint, promised)));
+                                        " are missing: " + names + "; " +
+                                        instead(architecture, unasked(checkpoint, promised)));
 }
+
+/// A linear layer of a block, as the configuration shapes it.
+struct LinearShape {
+  std::string name;
+  std::size_t out = 0, in = 0;
+};
 
 void check_linear(const Checkpoint& checkpoint, const LinearShape& linear, bool is_quantized) {
   if (const auto unread = unread_tensors(checkpoint, linear.name); !unread.empty())
@@ -110,34 +114,28 @@ void check_linear(const Checkpoint& checkpoint, const LinearShape& linear, bool 
 
 }  // namespace
 
-std::vector<LinearShape> block_linear_shapes(const Config& c, std::size_t index) {
-  const std::size_t q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
-  const auto names = block_linear_names(index);
-  return {{names[0], q, c.hidden},
-          {names[1], kv, c.hidden},
-          {names[2], kv, c.hidden},
-          {names[3], c.hidden, q},
-          {names[4], c.intermediate, c.hidden},
-          {names[5], c.intermediate, c.hidden},
-          {names[6], c.hidden, c.intermediate}};
+std::vector<std::string> quantized_layers(const Checkpoint& checkpoint) {
+  std::vector<std::string> out;
+  std::set<std::string> seen;
+  for (const TensorInfo& t : checkpoint.tensors()) {
+    const auto layer = layer_of_tensor(t.name);
+    if (layer && seen.insert(*layer).second && layout_of(checkpoint, *layer)) out.push_back(*layer);
+  }
+  return out;
 }
 
 std::vector<std::string> check_stored_weights(const Checkpoint& checkpoint, const Config& config,
                                               const std::string& from) {
   check_config(config, checkpoint);
-  std::vector<std::string> quantized;
-  std::set<std::string> seen, found;
-  for (const TensorInfo& t : checkpoint.tensors()) {
-    const auto layer = layer_of_tensor(t.name);
-    if (!layer || !seen.insert(*layer).second) continue;
-    if (!layout_of(checkpoint, *layer)) continue;  // throws where nothing decodes it
-    quantized.push_back(*layer);
-    found.insert(*layer);
-  }
+  std::vector<std::string> quantized = quantized_layers(checkpoint);
+  const std::set<std::string> found(quantized.begin(), quantized.end());
   check_missing(checkpoint, config, found, from);
+  const Architecture& architecture = config.architecture();
   for (std::size_t i = 0; i < config.layers; ++i)
-    for (const LinearShape& linear : block_linear_shapes(config, i))
+    for (const Module& m : architecture.linears()) {
+      const LinearShape linear{architecture.name(i, m), config.elements(m.out), config.elements(m.in)};
       check_linear(checkpoint, linear, found.contains(linear.name));
+    }
   return quantized;
 }
 

@@ -7,19 +7,13 @@
 #include <vector>
 
 #include "nibble/format/checkpoint.h"
-#include "nibble/model/architecture.h"
 #include "nibble/model/config.h"
 
 namespace nibble::inline NIBBLE_ABI::model {
 
-/// A linear layer of a block, as the configuration shapes it.
-struct LinearShape {
-  std::string name;
-  std::size_t out = 0, in = 0;
-};
-
-/// Those of block `index`, in the order of block_linear_names.
-std::vector<LinearShape> block_linear_shapes(const Config& config, std::size_t index);
+/// The layers that are quantized, in file order. Error{unsupported} for one that is in a way nothing decodes
+/// (layout_of).
+std::vector<std::string> quantized_layers(const Checkpoint& checkpoint);
 
 /// Error{not_found} counts the promised weights that are missing, names the first, and says what lies there instead: a
 /// prefix that all names carry, say, or the names that nothing asked for. Error{unsupported} for a weight that is

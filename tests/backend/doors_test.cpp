@@ -241,10 +241,12 @@ TEST(Doors, RefuseBrokenActivationsAndResults) {
         const Projection two[] = {{w.get(), good_y}, {w.get(), m}};
         b->matmul_fused(good_x, two, Activations::fp32, on);
       });
-      by_x.emplace_back(name + "swiglu",
-                        [=, &on](Broken m) { b->matmul_swiglu(m, *w, *w, good_y, Activations::fp32, on); });
-      by_y.emplace_back(name + "swiglu",
-                        [=, &on](Broken m) { b->matmul_swiglu(good_x, *w, *w, m, Activations::fp32, on); });
+      by_x.emplace_back(name + "gated", [=, &on](Broken m) {
+        b->matmul_gated(m, *w, *w, GatedActivation::silu, good_y, Activations::fp32, on);
+      });
+      by_y.emplace_back(name + "gated", [=, &on](Broken m) {
+        b->matmul_gated(good_x, *w, *w, GatedActivation::silu, m, Activations::fp32, on);
+      });
       by_y.emplace_back(name + "transposed", [=, &on](Broken m) { b->matmul_transposed(m, *w, good_wide, on); });
       by_wide.emplace_back(name + "transposed", [=, &on](Broken m) { b->matmul_transposed(good_y, *w, m, on); });
       by_x.emplace_back(name + "matmul of f16", [=, &on](Broken m) {

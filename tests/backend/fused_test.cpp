@@ -73,11 +73,14 @@ TEST(MatmulFused, GivesWhatSeparateProductsGive) {
         }
         std::vector<float> gated(n * 130), gate(n * 130), up(n * 130);
         const auto other = b->pack(quantized(130, in, "int8", 9));
-        b->matmul_swiglu(part, *packed[0], *other, {gated.data(), n, 130}, how, default_executor());
         const Projection both[] = {{packed[0].get(), {gate.data(), n, 130}}, {other.get(), {up.data(), n, 130}}};
         b->matmul_fused(part, both, how, serial_executor());
-        for (std::size_t k = 0; k < gate.size(); ++k)
-          ASSERT_EQ(gated[k], gate[k] / (1 + std::exp(-gate[k])) * up[k]) << b->name();
+        for (const auto activation : {GatedActivation::silu, GatedActivation::gelu_tanh, GatedActivation::gelu}) {
+          std::vector<float> expected(gate.size());
+          apply_gate(activation, gate, up, expected);
+          b->matmul_gated(part, *packed[0], *other, activation, {gated.data(), n, 130}, how, default_executor());
+          ASSERT_EQ(gated, expected) << b->name();
+        }
       }
 }
 

@@ -15,6 +15,7 @@
 #include "tests/support/damaged_model.h"
 #include "tests/support/run_tool.h"
 #include "tests/support/temporary_folder.h"
+#include "tests/support/tiny_model.h"
 
 namespace nibble::cli {
 namespace {
@@ -258,6 +259,24 @@ TEST(Gguf, IsAnInputOfEveryCommand) {
   EXPECT_EQ(run("eval " + (folder / "nibble").string() + " --tokens 40 --quiet").text, "");
   const auto compared = run("compare " + gguf + " --methods fp32,int8 --tokens 40");
   EXPECT_EQ(compared.status, 0) << compared.text;
+}
+
+TEST(Memory, OfAnArchitectureThatIsNotKnownCountsItsTensors) {
+  using namespace testing_support;
+  const TemporaryFolder folder;
+  auto config = config_of(TinyModel{});
+  config["model_type"] = "mystery";
+  const auto model = write_model(folder / "in", config, tensors_of(TinyModel{}));
+  const auto outcome =
+      run("memory " + model.string() + " --methods fp16,int8 --json " + (folder / "rows.json").string());
+  EXPECT_EQ(outcome.status, 0) << outcome.text;
+  EXPECT_TRUE(has(outcome.text, "'mystery' is not known here")) << outcome.text;
+  const auto rows = read_json(folder / "rows.json")["rows"];
+  std::size_t linear = 0, other = 0;
+  for (const NamedTensor& t : tensors_of(TinyModel{})) (is_linear(t) ? linear : other) += t.bytes.size() / 2;
+  EXPECT_EQ(rows[0]["layers_bytes"], 2.0 * static_cast<double>(linear));
+  EXPECT_EQ(rows[0]["other_bytes"], 2.0 * static_cast<double>(other));
+  EXPECT_LT(rows[1]["layers_bytes"].get<double>(), 1.2 * static_cast<double>(linear));
 }
 
 TEST(Quantize, EveryMethodTakesSkipOnlyAndTheHead) {

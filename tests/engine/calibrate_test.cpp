@@ -118,7 +118,7 @@ TEST_F(Calibrate, TheReportSaysWhatEachLayerGained) {
   const auto report = make("out", o);
   std::vector<std::string> names;
   for (std::size_t i = 0; i < 6; ++i)
-    for (const auto& name : block_linear_names(i)) names.push_back(name);
+    for (const auto& name : find_architecture("llama").linear_names(i)) names.push_back(name);
   EXPECT_EQ(seen, names);
   EXPECT_EQ(report.samples, 16u);
   EXPECT_EQ(report.tokens, 2048u);
@@ -297,7 +297,7 @@ void make_big_model(const fs::path& folder) {
   const std::vector<std::vector<std::size_t>> shapes{{512, 512},  {256, 512},  {256, 512}, {512, 512},
                                                      {1024, 512}, {1024, 512}, {512, 1024}};
   for (std::size_t i = 0; i < 12; ++i) {
-    const auto names = block_linear_names(i);
+    const auto names = find_architecture("llama").linear_names(i);
     for (std::size_t l = 0; l < names.size(); ++l) add(names[l], shapes[l]);
     const std::string prefix = "model.layers." + std::to_string(i);
     add(prefix + ".input_layernorm", {512});

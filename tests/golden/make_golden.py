@@ -1,21 +1,23 @@
 """Writes the golden files of the reference engine with the real transformers library.
 
   pip install torch transformers safetensors
-  python make_golden.py            # writes gqa_tied/, bias/ and mistral/ beside this file
+  python make_golden.py            # writes gqa_tied/, bias/, mistral/ and qwen3/ beside this file
+  python make_golden.py qwen3      # only this one
 
-Each folder holds a small random model in float32 (config.json, model.safetensors) and golden.safetensors:
-input_ids [1, 48] int64 and logits [48, vocabulary] float32, one forward pass without a cache.
+Each folder holds a small random model in float32 or bfloat16 (config.json, model.safetensors) and golden.safetensors:
+input_ids [1, 48] int64 and logits [48, vocabulary] float32, one forward pass in float32 without a cache.
 
   gqa_tied   Llama: grouped-query attention, tied embeddings, Llama 3 RoPE scaling; config.json in the form that
              transformers 4 wrote and that most published models carry (rope_theta, rope_scaling, torch_dtype)
   bias       Qwen2: biases on q, k and v, untied; config.json as transformers 5 writes it (rope_parameters, dtype)
   mistral    Mistral: a sliding window shorter than the sequence, head_dim other than hidden_size / heads
+  qwen3      Qwen3: norms of queries and keys, tied embeddings, head_dim twice hidden_size / heads; stored in bfloat16
 """
-import json, pathlib
+import json, pathlib, sys
 import torch
 import transformers
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 LENGTH = 48
 SHAPE = dict(vocab_size=96, hidden_size=64, intermediate_size=112, num_hidden_layers=2, num_attention_heads=4,
@@ -30,7 +32,10 @@ MODELS = {
                         rope_parameters=dict(rope_type="default", rope_theta=1000000.0)),
     "mistral": MistralConfig(**SHAPE, rms_norm_eps=1e-5, tie_word_embeddings=False, head_dim=24, sliding_window=16,
                              rope_parameters=dict(rope_type="default", rope_theta=10000.0)),
+    "qwen3": Qwen3Config(**dict(SHAPE, hidden_size=32, intermediate_size=64), rms_norm_eps=1e-6, head_dim=16,
+                         tie_word_embeddings=True, rope_parameters=dict(rope_type="default", rope_theta=1000000.0)),
 }
+STORED = {"qwen3": torch.bfloat16}  # float32 where nothing is said
 
 
 def randomise(model, seed):
@@ -54,10 +59,12 @@ def main():
     here = pathlib.Path(__file__).resolve().parent
     torch.set_num_threads(1)
     for seed, (name, config) in enumerate(MODELS.items(), start=1):
+        if sys.argv[1:] and name not in sys.argv[1:]:
+            continue
         folder = here / name
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
         randomise(model, seed)
-        model.save_pretrained(folder)
+        model.to(STORED.get(name, torch.float32)).save_pretrained(folder)
         (folder / "generation_config.json").unlink(missing_ok=True)
         if name == "gqa_tied":
             path = folder / "config.json"

@@ -3,11 +3,12 @@ another.
 
   pip install torch transformers safetensors
   python make_variants_golden.py
+  python make_variants_golden.py qwen3     # only the cases whose name begins so; the others stay
 
 Each case takes one of the models beside this file, changes config.json (null in "without" removes keys), and holds the
 logits after the last of the model's golden input_ids, float32.
 """
-import json, pathlib, shutil, tempfile
+import json, pathlib, shutil, sys, tempfile
 import torch
 import transformers
 from safetensors.torch import load_file
@@ -23,6 +24,9 @@ CASES = [
     ("qwen2_window_in_no_layer", "bias", dict(WINDOW, max_window_layers=2), ["layer_types"]),
     ("qwen2_window_above_28_layers_unless_stated", "bias", WINDOW, ["layer_types", "max_window_layers"]),
     ("qwen2_layer_types", "bias", dict(WINDOW, layer_types=["sliding_attention", "full_attention"]), []),
+    ("qwen3_window_above_a_layer", "qwen3", dict(WINDOW, max_window_layers=1), ["layer_types"]),
+    ("qwen3_window_unused", "qwen3", dict(sliding_window=16, max_window_layers=0), ["layer_types"]),
+    ("qwen3_layer_types", "qwen3", dict(WINDOW, layer_types=["sliding_attention", "full_attention"]), []),
     ("llama_window_counts_for_nothing", "gqa_tied", dict(sliding_window=16), []),
     ("mistral_window_null", "mistral", dict(sliding_window=None), []),
     ("mistral_window_unstated", "mistral", {}, ["sliding_window"]),
@@ -44,8 +48,13 @@ CASES = [
 def main():
     here = pathlib.Path(__file__).resolve().parent
     torch.set_num_threads(1)
+    prefix = sys.argv[1] if len(sys.argv) > 1 else ""
+    before = json.loads((here / "variants.json").read_text()) if prefix else {}
     out = {}
     for name, base, change, without in CASES:
+        if not name.startswith(prefix):
+            out[name] = before[name]
+            continue
         with tempfile.TemporaryDirectory() as folder:
             folder = pathlib.Path(folder)
             shutil.copy(here / base / "model.safetensors", folder)

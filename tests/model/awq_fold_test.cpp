@@ -31,16 +31,22 @@ void write_folded(const fs::path& from, const fs::path& to, bool exact) {
   for (const TensorInfo& t : in.tensors()) values[t.name] = in.read_f32(t.name);
   std::mt19937 random(7);
   const auto sources = awq::value_sources(c.heads, c.kv_heads, c.head_dim);
+  const Architecture& architecture = c.architecture();
   for (std::size_t i = 0; i < c.layers; ++i) {
-    DenseBlock block = DenseBlock::load(in, i);
-    block.norm_type = DType::f32;
+    DenseBlock block = DenseBlock::load(in, architecture, i);
     const auto scales = [&](std::size_t n) { return random_scales(n, random, exact); };
-    BlockScales s{scales(c.hidden), scales(c.kv_heads * c.head_dim), {}, scales(c.hidden), scales(c.intermediate)};
-    for (const std::size_t source : sources) s.mixed.push_back(s.values[source]);
-    fold(block, s);
-    const std::string prefix = "model.layers." + std::to_string(i) + ".";
-    values[prefix + "input_layernorm.weight"] = block.input_norm;
-    values[prefix + "post_attention_layernorm.weight"] = block.post_norm;
+    BlockScales s{{{scales(c.hidden), {}},
+                   {{}, scales(c.kv_heads * c.head_dim)},
+                   {scales(c.hidden), {}},
+                   {scales(c.intermediate), {}}}};
+    for (const std::size_t source : sources) s[1].scales.push_back(s[1].source[source]);
+    for (auto& [role, norm] : block.norms) norm.type = DType::f32;
+    fold(architecture, block, s);
+    EXPECT_EQ(block.norms.size(), 2u);
+    for (const auto& [role, norm] : block.norms) {
+      EXPECT_NE(values[norm.name + ".weight"], norm.weight) << norm.name;
+      values[norm.name + ".weight"] = norm.weight;
+    }
     for (const auto& l : block.linears) {
       EXPECT_NE(values[l.name + ".weight"], l.weights) << l.name;
       values[l.name + ".weight"] = l.weights;
@@ -91,25 +97,29 @@ TEST_P(AwqFold, TheFoldedModelComputesTheSame) {
 
 INSTANTIATE_TEST_SUITE_P(Models, AwqFold,
                          testing::Values(NIBBLE_TEST_DATA "/golden/gqa_tied", NIBBLE_TEST_DATA "/golden/bias",
-                                         NIBBLE_TEST_DATA "/golden/mistral", NIBBLE_EXAMPLE_DATA "/austen-5m"));
+                                         NIBBLE_TEST_DATA "/golden/mistral", NIBBLE_TEST_DATA "/golden/qwen3",
+                                         NIBBLE_EXAMPLE_DATA "/austen-5m"));
 
 // A norm is stored in 16 bits: the scales become what it then divides by, so that nothing of the rounding is left.
 TEST(AwqFoldedNorm, RoundingItIsMadeUpFor) {
   const Checkpoint in = Checkpoint::open(NIBBLE_EXAMPLE_DATA "/austen-5m");
-  DenseBlock block = DenseBlock::load(in, 0);
-  ASSERT_EQ(block.norm_type, DType::bf16);
-  const DenseBlock original = block;
+  const Architecture& architecture = find_architecture("llama");
+  DenseBlock block = DenseBlock::load(in, architecture, 0);
+  const std::vector<float>& norm = block.norms.at(Role::attention_norm).weight;
+  ASSERT_EQ(block.norms.at(Role::attention_norm).type, DType::bf16);
+  DenseBlock original = block;
   std::mt19937 random(3);
   BlockScales s;
-  s.attention = random_scales(block.input_norm.size(), random, false);
-  const auto asked = s.attention;
-  fold(block, s);
-  EXPECT_NE(s.attention, asked);
+  std::vector<float>& scales = s[static_cast<std::size_t>(Input::attention)].scales;
+  scales = random_scales(norm.size(), random, false);
+  const auto asked = scales;
+  fold(architecture, block, s);
+  EXPECT_NE(scales, asked);
   for (std::size_t c = 0; c < asked.size(); ++c) {
-    EXPECT_EQ(static_cast<float>(bf16(block.input_norm[c])), block.input_norm[c]);
-    EXPECT_NEAR(s.attention[c] / asked[c], 1, 1.0 / 256);
-    const float product = block.input_norm[c] * block.linears[0].weights[c];
-    const float before = original.input_norm[c] * original.linears[0].weights[c];
+    EXPECT_EQ(static_cast<float>(bf16(norm[c])), norm[c]);
+    EXPECT_NEAR(scales[c] / asked[c], 1, 1.0 / 256);
+    const float product = norm[c] * block[Role::query].weights[c];
+    const float before = original.norms.at(Role::attention_norm).weight[c] * original[Role::query].weights[c];
     EXPECT_NEAR(product, before, 4e-7f * std::abs(before));
   }
 }

@@ -233,16 +233,48 @@ TEST(Config, RefusesKeysThatItDoesNotHonour) {
 
 TEST(Config, KnowsWhoHasBiases) {
   Json j = llama();
-  EXPECT_EQ(parse(j).qkv_bias, Bias::none);
+  EXPECT_EQ(parse(j).bias_of(Role::query), Bias::none);
   j["attention_bias"] = true;
-  EXPECT_EQ(parse(j).qkv_bias, Bias::needed);
-  EXPECT_EQ(parse(j).o_bias, Bias::needed);
-  EXPECT_EQ(parse(j).mlp_bias, Bias::none);
+  for (const Role role : {Role::query, Role::key, Role::value, Role::attention_output})
+    EXPECT_EQ(parse(j).bias_of(role), Bias::needed);
+  for (const Role role : {Role::gate, Role::up, Role::down}) EXPECT_EQ(parse(j).bias_of(role), Bias::none);
   j["model_type"] = "mistral";
   expect_error(ErrorCode::unsupported, "\"attention_bias\" is true", [&] { (void)parse(j); });
   j["model_type"] = "qwen2";
-  EXPECT_EQ(parse(j).qkv_bias, Bias::as_stored);
-  EXPECT_EQ(parse(j).o_bias, Bias::none);
+  EXPECT_EQ(parse(j).bias_of(Role::value), Bias::as_stored);
+  EXPECT_EQ(parse(j).bias_of(Role::attention_output), Bias::none);
+}
+
+// As Qwen3-8B states it, but for what transformers fills in.
+TEST(Config, ReadsQwen3) {
+  Json j = llama();
+  j["model_type"] = "qwen3";
+  j["num_hidden_layers"] = 3;
+  j["use_sliding_window"] = false;
+  j["sliding_window"] = nullptr;
+  j["max_window_layers"] = 36;
+  for (const char* field : {"num_key_value_heads", "max_position_embeddings"}) j.erase(field);
+  j["hidden_size"] = 2560;  // 32 heads of 128 all the same
+  const Config c = parse(j);
+  EXPECT_EQ(c.head_dim, 128u);
+  EXPECT_EQ(c.kv_heads, 32u);
+  EXPECT_EQ(c.context, 32768u);
+  EXPECT_EQ(windows(c), (std::vector<std::size_t>{0, 0, 0}));
+  EXPECT_EQ(c.architecture().model_type, "qwen3");
+  j["head_dim"] = 64;
+  EXPECT_EQ(parse(j).head_dim, 64u);
+  j["use_sliding_window"] = true;
+  j["sliding_window"] = 16;
+  j["max_window_layers"] = 2;
+  EXPECT_EQ(windows(parse(j)), (std::vector<std::size_t>{0, 0, 16}));
+  j["layer_types"] = {"sliding_attention", "full_attention", "full_attention"};
+  EXPECT_EQ(windows(parse(j)), (std::vector<std::size_t>{16, 0, 0}));
+  EXPECT_EQ(parse(j).bias_of(Role::query), Bias::none);
+  j["attention_bias"] = true;
+  EXPECT_EQ(parse(j).bias_of(Role::query), Bias::needed);
+  EXPECT_EQ(parse(j).bias_of(Role::attention_output), Bias::needed);
+  j["mlp_bias"] = true;
+  expect_error(ErrorCode::unsupported, "\"mlp_bias\" is true, and a qwen3 model", [&] { (void)parse(j); });
 }
 
 TEST(Config, MinusOneIsNoToken) {

@@ -102,7 +102,7 @@ TEST_F(ConvertModel, WiderScalesAreRoundedAndNothingElse) {
   ASSERT_EQ(report.losses.size(), 42u);
   EXPECT_NE(report.losses[0].why.find("is not exact in F16"), std::string::npos) << report.losses[0].why;
   const auto before = Checkpoint::open(model), after = Checkpoint::open(folder_ / "out");
-  const std::string layer = block_linear_names(3)[1];
+  const std::string layer = find_architecture("llama").linear_names(3)[1];
   const auto a = *decode_quantized(before, layer), b = *decode_quantized(after, layer);
   for (std::size_t r = 0; r < a.rows; ++r)
     for (std::size_t c = 0; c < a.cols; ++c) ASSERT_EQ(a.code(r, c), b.code(r, c));

@@ -76,7 +76,7 @@ TEST(ExportGguf, EveryTypePredictsNearlyAsWell) {
 
 TEST(ExportGguf, CodesThatFitAreKept) {
   const TemporaryFolder folder;
-  const auto layer = block_linear_names(3)[1];  // k, whose rows are in another order in the file
+  const auto layer = find_architecture("llama").linear_names(3)[1];  // k, whose rows are in another order in the file
   for (const auto& [spec, type, says] :
        {std::tuple{"int4-g32-sym", BlockType::q4_0, "42 layers keep the codes"},
         std::tuple{"int8-g32-sym", BlockType::q8_0, "42 layers keep the codes"},
@@ -125,9 +125,32 @@ TEST_P(GoldenGguf, LogitsAgreeWithTransformers) {
     ASSERT_NEAR(ours[i], theirs[i], 1e-4f * std::max(1.0f, std::abs(theirs[i]))) << "logit " << i;
 }
 
-// Llama 3's rotary scaling and tied embeddings; Qwen2's biases and order of rows; heads of 24, a sliding window.
-INSTANTIATE_TEST_SUITE_P(Transformers, GoldenGguf, testing::Values("gqa_tied", "bias", "mistral"),
+// Llama 3's rotary scaling and tied embeddings; Qwen2's biases and order of rows; heads of 24, a sliding window; norms
+// of queries and keys.
+INSTANTIATE_TEST_SUITE_P(Transformers, GoldenGguf, testing::Values("gqa_tied", "bias", "mistral", "qwen3"),
                          [](const auto& p) { return std::string(p.param); });
+
+// The names by which llama.cpp knows them.
+TEST(ExportGguf, Qwen3HasItsOwnKeysAndNorms) {
+  const TemporaryFolder folder;
+  copy_with_tokenizer(golden("qwen3"), folder / "model");
+  (void)export_gguf(folder / "model", folder / "model.gguf", {.type = BlockType::q8_0});
+  const GgufFile file(folder / "model.gguf");
+  const auto value = [&](const char* key) { return file.metadata().at(key); };
+  EXPECT_EQ(value("general.architecture"), GgufValue(std::string("qwen3")));
+  EXPECT_EQ(value("qwen3.attention.key_length"), GgufValue(std::uint32_t{16}));
+  EXPECT_EQ(value("qwen3.attention.value_length"), GgufValue(std::uint32_t{16}));
+  EXPECT_EQ(value("qwen3.rope.freq_base"), GgufValue(1e6f));
+  const Checkpoint model = Checkpoint::open(golden("qwen3"));
+  for (const auto& [theirs, ours] : {std::pair{"blk.1.attn_q_norm.weight", "model.layers.1.self_attn.q_norm.weight"},
+                                     std::pair{"blk.1.attn_k_norm.weight", "model.layers.1.self_attn.k_norm.weight"}}) {
+    EXPECT_EQ(file.info(theirs).type, BlockType::f32);
+    EXPECT_EQ(file.info(theirs).shape, std::vector<std::size_t>{16});
+    EXPECT_EQ(file.read_f32(theirs), model.read_f32(ours));
+  }
+  EXPECT_EQ(file.info("blk.0.attn_q.weight").type, BlockType::q8_0);
+  EXPECT_FALSE(file.contains("output.weight"));
+}
 
 TEST(ExportGguf, RowsThatAreNoWholeBlocksFallBackAndAreNamed) {
   const TemporaryFolder folder;

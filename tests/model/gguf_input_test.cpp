@@ -62,7 +62,8 @@ void copy_golden(const std::string& name, const fs::path& to) {
 
 class ThereAndBack : public testing::TestWithParam<const char*> {};
 
-// Llama 3's rotary scaling and tied embeddings; Qwen2's biases and order of rows; heads of 24, a sliding window.
+// Llama 3's rotary scaling and tied embeddings; Qwen2's biases and order of rows; heads of 24, a sliding window; norms
+// of queries and keys.
 TEST_P(ThereAndBack, WeightsAndConfigurationAreTheSame) {
   const TemporaryFolder folder;
   copy_golden(GetParam(), folder / "model");
@@ -87,7 +88,7 @@ TEST_P(ThereAndBack, WeightsAndConfigurationAreTheSame) {
   ASSERT_EQ(x.size(), y.size());
   for (std::size_t i = 0; i < x.size(); ++i) EXPECT_NEAR(x[i] / y[i], 1, 1e-6) << i;
 }
-INSTANTIATE_TEST_SUITE_P(Models, ThereAndBack, testing::Values("gqa_tied", "bias", "mistral"),
+INSTANTIATE_TEST_SUITE_P(Models, ThereAndBack, testing::Values("gqa_tied", "bias", "mistral", "qwen3"),
                          [](const auto& p) { return std::string(p.param); });
 
 TEST(GgufInput, QuantizingAFileOfFloatsGivesWhatItsDirectoryGives) {
@@ -101,7 +102,7 @@ TEST(GgufInput, QuantizingAFileOfFloatsGivesWhatItsDirectoryGives) {
   EXPECT_EQ(report.layers, 42u);
   EXPECT_TRUE(report.notes.empty());
   const Checkpoint a = Checkpoint::open(folder / "a"), b = Checkpoint::open(folder / "b");
-  for (const auto& layer : block_linear_names(3)) {
+  for (const auto& layer : find_architecture("llama").linear_names(3)) {
     const auto x = decode_quantized(a, layer), y = decode_quantized(b, layer);
     ASSERT_TRUE(x && y) << layer;
     EXPECT_EQ(std::memcmp(x->codes.data(), y->codes.data(), x->codes.size()), 0) << layer;
@@ -120,7 +121,7 @@ TEST(GgufInput, QuantizingAQuantizedFileSaysSo) {
   ASSERT_EQ(report.notes.size(), 1u);
   EXPECT_NE(report.notes[0].find("42 tensors of Q4_K"), std::string::npos) << report.notes[0];
   // What was quantized are the file's values, whatever the directory's were.
-  const auto layer = block_linear_names(2)[0];
+  const auto layer = find_architecture("llama").linear_names(2)[0];
   const BlockMatrix stored = GgufWeights(folder / "model.gguf").matrix(layer + ".weight");
   std::vector<float> row(stored.cols);
   stored.decode_row(5, row.data());
@@ -146,7 +147,7 @@ TEST(GgufInput, ExactTypesAreConvertedCodeForCode) {
     EXPECT_EQ(report.layers, 42u);
     EXPECT_TRUE(report.losses.empty());
     const Checkpoint before = Checkpoint::open(folder / ("source" + name)), after = Checkpoint::open(folder / name);
-    for (const auto& layer : block_linear_names(4)) {
+    for (const auto& layer : find_architecture("llama").linear_names(4)) {
       const auto x = decode_quantized(before, layer), y = decode_quantized(after, layer);
       ASSERT_TRUE(x && y) << layer;
       for (std::size_t r = 0; r < x->rows; r += 7)

@@ -119,7 +119,7 @@ TEST_F(StoredWeights, NamesOfAnotherKindAreListed) {
   refused_by_all(model, ErrorCode::not_found,
                  "of the 21 weights that its configuration promises 14 are missing: "
                  "'model.layers.0.self_attn.q_proj.weight', 'model.layers.0.self_attn.k_proj.weight', "
-                 "'model.layers.0.self_attn.v_proj.weight' and 11 more; there are tensors that no Llama model has: "
+                 "'model.layers.0.self_attn.v_proj.weight' and 11 more; there are tensors that no llama model has: "
                  "'model.layers.0.self_attn.q_projection.weight'");
 }
 

@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "nibble/backend/gated.h"
 #include "nibble/core/matrix_view.h"
 #include "nibble/core/parallel.h"
 #include "nibble/matrix/block_matrix.h"
@@ -113,9 +114,11 @@ class Backend {
   virtual void matmul_fused(MatrixView<const float> x, std::span<const Projection> projections, Activations activations,
                             Executor& executor) const;
 
-  /// y = silu(x·gateᵀ) · (x·upᵀ), silu(g) = g/(1 + e^−g): the gated half of a Llama MLP (Shazeer 2020, GLU variants).
-  virtual void matmul_swiglu(MatrixView<const float> x, const PackedMatrix& gate, const PackedMatrix& up,
-                             MatrixView<float> y, Activations activations, Executor& executor) const;
+  /// y [n, out] = activation(x·gateᵀ) · (x·upᵀ), the gated half of a feed-forward layer: the products are those of
+  /// matmul_fused, bit for bit, and then apply_gate's. Errors as matmul_fused's.
+  virtual void matmul_gated(MatrixView<const float> x, const PackedMatrix& gate, const PackedMatrix& up,
+                            GatedActivation activation, MatrixView<float> y, Activations activations,
+                            Executor& executor) const;
 
   /// Whether gather_rows takes this matrix.
   [[nodiscard]] virtual bool has_gather_rows(const PackedMatrix&) const noexcept { return false; }

@@ -1,8 +1,10 @@
 // One decoder block: its weights, and its forward pass in stages, so that a model can be gone through block by block
 // and calibration can listen between the stages. Model::forward() is made of the same calls.
 //
-//   x ─ norm ─ q, k, v ─ mix ─ o ─ (+ x) ─ norm ─ gate, up ─ down ─ (+) ─►
-//       └────── attention ─────┘         └─────── mlp ───────┘
+//   x ─ norm ─ query, key, value ─ mix ─ attention_output ─ (+ x) ─ norm ─ gate, up ─ down ─ (+) ─►
+//       └─────────────────── attention ─────────────────┘         └──────── mlp ───────┘
+//
+// What there is of it, and under which names, is the architecture's table (model/architecture.h).
 #pragma once
 
 #include <array>
@@ -21,19 +23,27 @@ namespace nibble::inline NIBBLE_ABI::engine {
 
 /// A linear layer, packed for multiplication.
 struct Linear {
-  std::string name;  ///< "model.layers.0.self_attn.q_proj"
+  std::string name;  ///< As Architecture::name gives it.
   PackedMatrixPtr weight;
   std::vector<float> bias;  ///< Or empty.
 };
 
 struct Block {
-  std::vector<float> input_norm, post_norm;
-  Linear q, k, v, o, gate, up, down;
-  std::size_t window = 0;  ///< A token sees itself and the window − 1 before it; 0: all.
-  /// In the order of block_linear_names().
-  [[nodiscard]] std::array<Linear*, 7> linears() { return {&q, &k, &v, &o, &gate, &up, &down}; }
-  [[nodiscard]] std::array<const Linear*, 7> linears() const { return {&q, &k, &v, &o, &gate, &up, &down}; }
+  std::array<Linear, model::kLinearRoles> linears;      ///< By role.
+  std::array<std::vector<float>, model::kRoles> norms;  ///< By role; empty where the architecture has none.
+  std::size_t window = 0;                               ///< A token sees itself and the window − 1 before it; 0: all.
+
+  [[nodiscard]] Linear& operator[](model::Role role) { return linears.at(static_cast<std::size_t>(role)); }
+  [[nodiscard]] const Linear& operator[](model::Role role) const { return linears.at(static_cast<std::size_t>(role)); }
+  [[nodiscard]] std::vector<float>& norm(model::Role role) { return norms.at(static_cast<std::size_t>(role)); }
+  [[nodiscard]] const std::vector<float>& norm(model::Role role) const {
+    return norms.at(static_cast<std::size_t>(role));
+  }
 };
+
+/// Error{unsupported} names what a table asks for that BlockPass does not do: another set of linear layers, other
+/// inputs or shapes than those of model/architecture.h, a norm for queries and none for keys.
+void check_architecture(const model::Architecture& architecture);
 
 /// Sees the input [tokens, in] of each linear layer before it is applied.
 using LinearHook = std::function<void(std::string_view layer, MatrixView<const float> input)>;
@@ -57,14 +67,15 @@ class BlockPass {
 
   /// y = x / rms(x) · weight, row by row (Zhang and Sennrich 2019).
   void norm(MatrixView<const float> x, std::span<const float> weight, MatrixView<float> y) const;
-  /// What the heads see, [tokens, heads·head_dim]: the input of o.
+  /// What the heads see, [tokens, heads·head_dim]: the input of attention_output. Queries and keys are normed first,
+  /// each head by itself, where the block has norms for them (QK-norm: Henry et al. 2020, Dehghani et al. 2023).
   void mix(const Block& block, MatrixView<const float> normed, std::span<const float> rope, const KeyValues& cache,
            MatrixView<float> mixed) const;
-  /// silu(gate)·up, [tokens, intermediate]: the input of down.
+  /// activation(gate)·up, [tokens, intermediate]: the input of down.
   void gate(const Block& block, MatrixView<const float> normed, MatrixView<float> gated) const;
   void linear(const Linear& linear, MatrixView<const float> x, MatrixView<float> y) const { apply(x, {{linear, y}}); }
 
-  /// mix and o; gate and down.
+  /// mix and attention_output; gate and down.
   void attention(const Block& block, MatrixView<const float> normed, std::span<const float> rope,
                  const KeyValues& cache, MatrixView<float> out) const;
   void mlp(const Block& block, MatrixView<const float> normed, MatrixView<float> out) const;
@@ -86,6 +97,8 @@ class BlockPass {
   };
   /// Layers that share an input, in one call of the backend; each is shown to the hook.
   void apply(MatrixView<const float> x, std::initializer_list<Output> outputs) const;
+  /// Norms each head of the rows in place, unless there is no weight [head_dim].
+  void norm_heads(MatrixView<float> rows, std::span<const float> weight) const;
   void listen(const Linear& linear, MatrixView<const float> x) const {
     if (hook_ != nullptr && *hook_) (*hook_)(linear.name, x);
   }

@@ -1,4 +1,4 @@
-// The reference engine: a Llama-family decoder whose every linear layer goes through the library.
+// The reference engine: decoders of the architectures of model/architecture.h, every linear layer through the library.
 //
 //   auto model = nibble::engine::Model::load("path/to/model");
 //   nibble::engine::KvCache cache(model.config(), 512);
@@ -70,9 +70,9 @@ struct LoadOptions {
 /// Immutable after loading: several threads may call forward() with caches of their own.
 class Model {
  public:
-  /// `path`: a model directory with config.json and weights, dense (F32, F16, BF16) or quantized; or a .gguf file of
-  /// the architecture llama or qwen2. Errors name the tensor: those that the configuration promises and the file lacks,
-  /// and those that are quantized in a way nothing decodes.
+  /// `path`: a model directory with config.json and weights, dense (F32, F16, BF16) or quantized; or a .gguf file.
+  /// Errors name the tensor: those that the configuration promises and the file lacks, and those that are quantized in
+  /// a way nothing decodes; or the architecture that is not known, or that check_architecture refuses.
   static Model load(const std::filesystem::path& path, const LoadOptions& options = {});
 
   [[nodiscard]] const model::Config& config() const { return config_; }

@@ -62,6 +62,10 @@ class Checkpoint final : public TensorSource {
   /// another type and for the weight of a quantized layer, which decode_quantized reads, or nothing here does
   /// (layout_of).
   [[nodiscard]] FloatMatrix matrix(const std::string& name) const;
+  /// The matrices of a 3-D tensor [n, rows, cols], as mixtures of experts have them, one below the other: n·rows ×
+  /// cols. Otherwise as matrix().
+  [[nodiscard]] const TensorInfo& stack_info(const std::string& name) const;
+  [[nodiscard]] FloatMatrix stack(const std::string& name) const;
   /// A tensor of F64, F32, F16 or BF16 as fp32. Error{unsupported} as matrix().
   [[nodiscard]] std::vector<float> read_f32(const std::string& name) const;
 
@@ -75,10 +79,12 @@ class Checkpoint final : public TensorSource {
   struct Place {
     std::size_t file, tensor;
   };
-  /// Copies of tensors that matrix() has lent out and their file does not align.
+  /// Copies of tensors that matrix() and stack() have lent out and their file does not align.
   struct AlignedCopies;
 
   void add(SafetensorsFile file, const std::string& shown);
+  const TensorInfo& float_info(const std::string& name, std::size_t dimensions) const;
+  const std::byte* aligned(const TensorInfo& t) const;
 
   std::shared_ptr<const TensorProvider> provider_;  ///< Where there is one it holds the tensors, else files_ do.
   std::vector<SafetensorsFile> files_;

@@ -1,18 +1,155 @@
-// What the blocks of a model are made of, by name.
+// What the blocks of a model are made of, as data: one table for each architecture, in a file of its own in
+// src/model/architectures. The loader, the writers, GPTQ, AWQ and the reports loop over it; none of them knows a name
+// of a tensor.
+//
+//   const auto& architecture = nibble::model::find_architecture("qwen3");
+//   for (const Module& m : architecture.linears()) …          // {query, "self_attn.q_proj", "attn_q", …}
+//
+// A decoder block of these architectures is
+//
+//   x ─ norm ─ query, key, value ─ heads ─ attention_output ─ (+ x) ─ norm ─ gate, up ─ activation ─ down ─ (+) ─►
+//
+// and an architecture says which tensors that takes, and what it does otherwise than Llama.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "nibble/backend/gated.h"
 #include "nibble/core/abi.h"
 
 namespace nibble::inline NIBBLE_ABI::model {
 
-/// The linear layers of block `index`, in the order of the forward pass: "model.layers.0.self_attn.q_proj", …
-std::vector<std::string> block_linear_names(std::size_t index);
-/// Whether a tensor is the weight of such a layer.
-bool is_block_linear_weight(std::string_view tensor);
+/// What a module of a block is for. The linear layers come first, in the order of the forward pass.
+enum class Role : std::uint8_t {
+  query,
+  key,
+  value,
+  attention_output,
+  gate,
+  up,
+  down,
+  attention_norm,  ///< Of the block's input, before query, key and value.
+  query_norm,      ///< Of each head's query, before it is turned by its position (QK-norm).
+  key_norm,
+  ffn_norm,  ///< Of what attention was added to, before gate and up.
+};
+inline constexpr std::size_t kLinearRoles = 7, kRoles = 11;
+
+/// A side of a weight, which a Config gives in elements.
+enum class Size : std::uint8_t {
+  hidden,
+  queries,       ///< heads·head_dim
+  keys,          ///< kv_heads·head_dim, of the values too.
+  head,          ///< head_dim
+  intermediate,  ///< Of the feed-forward layer.
+};
+
+/// What a linear layer multiplies. Layers with the same input are multiplied in one call (gate and up together with the
+/// activation), have one Hessian and are scaled together by AWQ.
+enum class Input : std::uint8_t {
+  attention,  ///< The normed input of the block, [hidden].
+  heads,      ///< What the heads saw, [queries].
+  ffn,        ///< The normed input of the feed-forward layer, [hidden].
+  gated,      ///< activation(gate)·up, [intermediate].
+};
+inline constexpr std::size_t kInputs = 4;
+
+/// Whether linear layers have a bias beside their weight.
+enum class Bias : std::uint8_t {
+  as_stored,  ///< Where the file has one: it is added.
+  needed,     ///< The configuration says so, and a missing one is an error.
+  none,       ///< Others would leave a stored one out, so it is an error.
+};
+
+/// A tensor that every block has; a linear layer may have a bias too.
+struct Module {
+  Role role;
+  std::string_view name;       ///< Hugging Face's, within the block: "self_attn.q_proj".
+  std::string_view gguf_name;  ///< llama.cpp's, within the block: "attn_q".
+  Size out;                    ///< Rows of a linear layer; the values of a norm.
+  // Of linear layers only:
+  Size in = Size::hidden;
+  Input input = Input::attention;
+  /// AWQ divides the channels of an input by folding the divisors into what comes before it: that norm, or the rows of
+  /// that linear layer.
+  Role folds_into = Role::attention_norm;
+  Bias bias = Bias::none;          ///< Where config.json does not decide.
+  std::string_view bias_key = {};  ///< The flag of config.json that decides (needed or none); empty: there is none.
+
+  [[nodiscard]] constexpr bool is_linear() const { return static_cast<std::size_t>(role) < kLinearRoles; }
+};
+
+/// Which layers have a sliding window, where config.json does not list layer_types.
+enum class Windows : std::uint8_t {
+  never,    ///< Whatever the file states.
+  always,   ///< All layers.
+  if_used,  ///< Where use_sliding_window is true: all layers but the first max_window_layers.
+};
+
+/// A module outside of the blocks.
+struct EndModule {
+  std::string_view name, gguf_name;
+};
+
+struct Architecture {
+  std::string_view model_type;         ///< Of config.json: "llama".
+  std::string_view class_name;         ///< The first of "architectures" of config.json: "LlamaForCausalLM".
+  std::string_view gguf_architecture;  ///< "general.architecture" of a GGUF file; several may share one.
+  std::span<const Module> block;       ///< The linear layers in the order of their roles, norms where they are applied.
+
+  GatedActivation activation = GatedActivation::silu;
+  /// In the architecture's GGUF files a head's values are turned in the pairs (2i, 2i + 1), so that the rows of query
+  /// and key lie in another order; else in the pairs (i, i + head_dim/2), as Hugging Face has them.
+  bool gguf_interleaved_rope = false;
+  bool gguf_rope_factors = false;  ///< llama.cpp reads rope_freqs.weight in this architecture.
+
+  // What transformers takes where config.json leaves a field out.
+  std::size_t context = 2048;  ///< max_position_embeddings
+  std::size_t kv_heads = 0;    ///< num_key_value_heads; 0: as many as heads.
+  std::size_t head_dim = 0;    ///< 0: hidden_size/num_attention_heads.
+  Windows windows = Windows::never;
+  std::size_t window = 0;       ///< sliding_window
+  std::size_t full_layers = 0;  ///< max_window_layers
+
+  // The same in all so far.
+  std::string_view block_prefix = "model.layers.", gguf_block_prefix = "blk.";
+  EndModule embedding = {"model.embed_tokens", "token_embd"}, final_norm = {"model.norm", "output_norm"},
+            head = {"lm_head", "output"};
+
+  [[nodiscard]] bool has(Role role) const { return find(role) != nullptr; }
+  /// Null if the block has none.
+  [[nodiscard]] const Module* find(Role role) const;
+  /// Error{not_found} if the block has none.
+  [[nodiscard]] const Module& module(Role role) const;
+  /// The linear layers, in the order of the forward pass.
+  [[nodiscard]] std::vector<Module> linears() const;
+  /// Those with this input, which lie side by side in linears().
+  [[nodiscard]] std::vector<Module> linears(Input input) const;
+
+  /// "model.layers.3.self_attn.q_proj"
+  [[nodiscard]] std::string name(std::size_t index, const Module& module) const;
+  [[nodiscard]] std::string name(std::size_t index, Role role) const { return name(index, module(role)); }
+  /// Of the linear layers of block `index`, in the order of linears().
+  [[nodiscard]] std::vector<std::string> linear_names(std::size_t index) const;
+  /// Whether a tensor is the weight of a block's linear layer, whichever block's.
+  [[nodiscard]] bool is_linear_weight(std::string_view tensor) const;
+  /// The GGUF name of a tensor, ".weight" or ".bias" kept; empty for one that has none.
+  [[nodiscard]] std::string gguf_name(std::string_view tensor) const;
+  /// Whether a tensor's rows lie in another order in a GGUF file, see gguf_interleaved_rope.
+  [[nodiscard]] bool is_interleaved(std::string_view tensor) const;
+};
+
+/// All that are known, each named by its model_type.
+std::span<const Architecture* const> architectures();
+
+/// That of config.json's model_type. Error{unsupported} lists those that are known.
+const Architecture& find_architecture(std::string_view model_type);
+/// The first whose GGUF files state this "general.architecture"; null if there is none.
+const Architecture* find_gguf_architecture(std::string_view gguf_architecture);
 
 }  // namespace nibble::inline NIBBLE_ABI::model

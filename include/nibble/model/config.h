@@ -1,6 +1,7 @@
-// The hyper-parameters of a Llama-family model, as Hugging Face's config.json states them.
+// The hyper-parameters of a model, as Hugging Face's config.json states them.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "nibble/core/abi.h"
+#include "nibble/model/architecture.h"
 
 namespace nibble::inline NIBBLE_ABI::model {
 
@@ -22,19 +24,12 @@ struct RopeScaling {
   std::vector<float> factors;  ///< factors only: what each of the head_dim/2 frequencies is divided by (GGUF).
 };
 
-/// Whether linear layers have a bias beside their weight.
-enum class Bias : std::uint8_t {
-  as_stored,  ///< Where the file has one: it is added.
-  needed,     ///< The configuration says so, and a missing one is an error.
-  none,       ///< Others would leave a stored one out, so it is an error.
-};
-
-/// Llama 2 and 3, Mistral, Qwen2 and SmolLM2 differ only in these values.
+/// What two models of one architecture differ in.
 ///
 /// Keys of config.json that change what a model computes are honoured as transformers honours them, or refused where
 /// their value changes anything: src/model/known_keys.cpp lists those. Others are passed over.
 struct Config {
-  std::string model_type;  ///< "llama", "mistral" or "qwen2".
+  std::string model_type;  ///< That of an Architecture.
   std::size_t hidden = 0, intermediate = 0, layers = 0, heads = 0, kv_heads = 0, head_dim = 0, vocab = 0, context = 0;
   double rms_eps = 1e-6;
   double rope_theta = 10000;
@@ -42,7 +37,7 @@ struct Config {
   std::size_t sliding_window = 0;    ///< 0: none. Otherwise a token sees itself and the sliding_window − 1 before it.
   std::size_t full_layers = 0;       ///< So many of the first layers see everything all the same (max_window_layers).
   std::vector<bool> full_attention;  ///< For each layer whether it sees everything, in place of full_layers; or empty.
-  Bias qkv_bias = Bias::as_stored, o_bias = Bias::as_stored, mlp_bias = Bias::as_stored;
+  std::array<Bias, kLinearRoles> biases{};  ///< By role; Bias::as_stored if nothing says otherwise.
   bool tied_embeddings = false;
   std::string quantization;  ///< quantization_config as JSON text, empty if there is none.
   std::optional<std::int32_t> bos;
@@ -56,6 +51,11 @@ struct Config {
   static Config parse(std::string_view json, const std::string& name);
   /// Reads <model>/config.json, or the metadata of a .gguf file.
   static Config load(const std::filesystem::path& model);
+  /// That of the model_type. Error{unsupported} if it is none that is known.
+  [[nodiscard]] const Architecture& architecture() const { return find_architecture(model_type); }
+  /// A side of a weight, in elements.
+  [[nodiscard]] std::size_t elements(Size size) const;
+  [[nodiscard]] Bias bias_of(Role linear) const { return biases[static_cast<std::size_t>(linear)]; }
   /// The sliding window of layer `index`, or 0.
   [[nodiscard]] std::size_t window_of(std::size_t index) const;
   /// Whether some layers have a window and others none.

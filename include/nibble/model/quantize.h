@@ -1,4 +1,5 @@
-// A whole model directory to another: each linear layer of the blocks quantized or converted, one at a time.
+// A whole model directory to another: each linear layer quantized or converted, one at a time. No architecture need be
+// known for that: it is computed with by nobody.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +14,7 @@
 namespace nibble::inline NIBBLE_ABI::model {
 
 struct QuantizeModelOptions {
-  std::optional<QuantSpec> spec;    ///< Of the blocks' linear layers; the rest is copied. Without one: convert.
+  std::optional<QuantSpec> spec;    ///< Of the linear layers; the rest is copied. Without one: convert.
   std::optional<DType> convert_to;  ///< Without a spec: F32, F16 or BF16 for every floating-point tensor;
                                     ///< layers that are quantized are decoded.
   /// With a spec: patterns of layers that stay as they are, and of the only ones that do not (a name or part of one
@@ -31,17 +32,23 @@ struct QuantizeModelReport {
   double bits_per_weight = 0;  ///< Over the quantized layers, scales included.
   /// Files beside the weights that were not copied, each with the reason: "pytorch_model.bin (weights)".
   std::vector<std::string> left_out;
-  std::vector<std::string> notes;  ///< Of a GGUF input: a second quantization, a tokenizer that could not be written.
+  /// For the user: what was found and left where the architecture is not known; of a GGUF input a second quantization,
+  /// or a tokenizer that could not be written.
+  std::vector<std::string> notes;
 };
 
+/// The linear layers are those of the blocks, by the table of an architecture that is known (architecture.h). Of others
+/// they are found by name and shape: matrices "NAME.weight", and 3-D stacks of experts' matrices, of which each becomes
+/// a layer ("experts.down_proj.0"). What is named as an embedding, a head, a norm or a router stays.
+///
 /// Reads the model `from`, a directory or a GGUF file, and writes the model `to`, which must not exist:
 /// model.safetensors, config.json with its quantization_config, and all files beside the weights that do not speak of
 /// them. Holds about one tensor at a time, whatever the model's size. The directory gets its name only when complete,
 /// so an error, a cancel or a crash leaves nothing under it. Errors: invalid_argument (`to` exists, lies inside `from`
 /// or cannot be a folder's name; neither spec nor convert_to; a spec and layers that are quantized already; a pattern
-/// that matches no layer); not_found counts the weights that config.json promises and the file lacks, and says what
-/// lies there instead; those of Checkpoint (unsupported: a weight quantized in a way nothing decodes) and
-/// Backend::quantize.
+/// that matches no layer; no linear layer found); not_found counts the weights that config.json promises and the file
+/// lacks, and says what lies there instead; those of Checkpoint (unsupported: a weight quantized in a way nothing
+/// decodes) and Backend::quantize.
 QuantizeModelReport quantize_model(const std::filesystem::path& from, const std::filesystem::path& to,
                                    const QuantizeModelOptions& options);
 

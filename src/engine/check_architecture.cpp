@@ -1,0 +1,56 @@
+#include <optional>
+
+#include "nibble/core/error.h"
+#include "nibble/engine/block.h"
+
+namespace nibble::inline NIBBLE_ABI::engine {
+
+namespace {
+
+using model::Input;
+using model::Module;
+using model::Role;
+using model::Size;
+
+/// A module as BlockPass uses it.
+struct Use {
+  Role role;
+  const char* what;
+  Size out, in;
+  std::optional<Input> input;  ///< None: a norm.
+};
+constexpr Use kUses[] = {
+    {Role::query, "query layer", Size::queries, Size::hidden, Input::attention},
+    {Role::key, "key layer", Size::keys, Size::hidden, Input::attention},
+    {Role::value, "value layer", Size::keys, Size::hidden, Input::attention},
+    {Role::attention_output, "layer behind attention", Size::hidden, Size::queries, Input::heads},
+    {Role::gate, "gate layer", Size::intermediate, Size::hidden, Input::ffn},
+    {Role::up, "up layer", Size::intermediate, Size::hidden, Input::ffn},
+    {Role::down, "down layer", Size::hidden, Size::intermediate, Input::gated},
+    {Role::attention_norm, "norm before attention", Size::hidden, Size::hidden, {}},
+    {Role::ffn_norm, "norm before the feed-forward layer", Size::hidden, Size::hidden, {}},
+    {Role::query_norm, "norm of queries", Size::head, Size::hidden, {}},
+    {Role::key_norm, "norm of keys", Size::head, Size::hidden, {}},
+};
+
+}  // namespace
+
+void check_architecture(const model::Architecture& architecture) {
+  const auto refuse = [&](const std::string& why) {
+    throw Error(ErrorCode::unsupported,
+                "this engine does not run the architecture '" + std::string(architecture.model_type) + "': " + why);
+  };
+  if (architecture.has(Role::query_norm) != architecture.has(Role::key_norm))
+    refuse("queries and keys are normed both or neither");
+  for (const Use& use : kUses) {
+    const bool may_lack = use.role == Role::query_norm || use.role == Role::key_norm;
+    const Module* m = architecture.find(use.role);
+    if (m == nullptr && may_lack) continue;
+    if (m == nullptr) refuse(std::string("its blocks have no ") + use.what);
+    const std::string named = std::string("its ") + use.what + " '" + std::string(m->name) + "'";
+    if (m->out != use.out || (use.input && m->in != use.in)) refuse(named + " has another shape than Llama's");
+    if (use.input && m->input != *use.input) refuse(named + " multiplies another input than Llama's");
+  }
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::engine

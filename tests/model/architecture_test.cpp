@@ -1,0 +1,138 @@
+#include "nibble/model/architecture.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <set>
+#include <vector>
+
+#include "nibble/engine/block.h"
+#include "nibble/model/config.h"
+#include "tests/support/expect_error.h"
+
+namespace nibble::inline NIBBLE_ABI::model {
+namespace {
+
+using testing_support::expect_error;
+
+class Table : public testing::TestWithParam<const Architecture*> {
+ protected:
+  const Architecture& table_ = *GetParam();
+};
+
+TEST_P(Table, HasEachRoleAndNameOnce) {
+  std::set<Role> roles;
+  std::set<std::string_view> names, gguf_names;
+  for (const Module& m : table_.block) {
+    EXPECT_TRUE(roles.insert(m.role).second) << m.name;
+    EXPECT_TRUE(names.insert(m.name).second) << m.name;
+    EXPECT_TRUE(gguf_names.insert(m.gguf_name).second) << m.gguf_name;
+  }
+  EXPECT_EQ(&find_architecture(table_.model_type), &table_);
+  ASSERT_NE(find_gguf_architecture(table_.gguf_architecture), nullptr);
+  EXPECT_EQ(find_gguf_architecture(table_.gguf_architecture)->gguf_architecture, table_.gguf_architecture);
+}
+
+// GPTQ and AWQ go through the layers in this order, and reports list them in it.
+TEST_P(Table, HasLinearLayersInTheOrderOfTheForwardPass) {
+  const auto linears = table_.linears();
+  ASSERT_EQ(linears.size(), kLinearRoles);
+  for (std::size_t i = 0; i < linears.size(); ++i) EXPECT_EQ(static_cast<std::size_t>(linears[i].role), i);
+  std::size_t count = 0;
+  for (std::size_t i = 0; i < kInputs; ++i)
+    for (const Module& m : table_.linears(static_cast<Input>(i))) EXPECT_EQ(m.role, linears[count++].role);
+  EXPECT_EQ(count, linears.size());
+}
+
+// What AWQ divides one by one are the channels that the layers see; of values each serves several heads.
+TEST_P(Table, FoldsAnInputIntoWhatHasItsChannels) {
+  for (const Module& m : table_.linears()) {
+    EXPECT_EQ(m.folds_into, table_.linears(m.input).front().folds_into) << m.name;
+    EXPECT_EQ(m.in, table_.linears(m.input).front().in) << m.name;
+    const Module& source = table_.module(m.folds_into);
+    EXPECT_EQ(source.out, source.role == Role::value ? Size::keys : m.in) << m.name;
+    if (source.role == Role::value) EXPECT_EQ(m.in, Size::queries);
+  }
+}
+
+TEST_P(Table, IsRunByTheEngine) { EXPECT_NO_THROW(engine::check_architecture(table_)); }
+
+TEST_P(Table, NamesTensorsThereAndBack) {
+  for (const Module& m : table_.block) {
+    const std::string name = table_.name(12, m), gguf = "blk.12." + std::string(m.gguf_name);
+    EXPECT_EQ(name, "model.layers.12." + std::string(m.name));
+    EXPECT_EQ(table_.gguf_name(name + ".weight"), gguf + ".weight");
+    EXPECT_EQ(table_.gguf_name(name + ".bias"), gguf + ".bias");
+    EXPECT_EQ(table_.is_linear_weight(name + ".weight"), m.is_linear()) << name;
+    EXPECT_FALSE(table_.is_linear_weight(name + ".bias"));
+    EXPECT_FALSE(table_.is_linear_weight(name + ".weight.absmax"));
+    EXPECT_FALSE(table_.is_linear_weight("other." + name + ".weight"));
+    const bool turned = m.role == Role::query || m.role == Role::key;
+    EXPECT_EQ(table_.is_interleaved(name + ".weight"), turned && table_.gguf_interleaved_rope) << name;
+    EXPECT_EQ(table_.is_interleaved(name + ".bias"), turned && table_.gguf_interleaved_rope) << name;
+  }
+  EXPECT_EQ(table_.gguf_name("model.embed_tokens.weight"), "token_embd.weight");
+  EXPECT_EQ(table_.gguf_name("model.norm.weight"), "output_norm.weight");
+  EXPECT_EQ(table_.gguf_name("lm_head.weight"), "output.weight");
+  for (const char* none : {"", "lm_head", "model.layers.", "model.layers.3", "model.layers.3.mlp.weight",
+                           "model.layers.3.strange_proj.weight", "blk.3.attn_q.weight"})
+    EXPECT_EQ(table_.gguf_name(none), "") << none;
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Table, testing::ValuesIn(architectures().begin(), architectures().end()),
+                         [](const auto& p) { return std::string(p.param->model_type); });
+
+TEST(Architectures, AreFoundByNameOrTheErrorListsThem) {
+  EXPECT_EQ(find_architecture("mistral").class_name, "MistralForCausalLM");
+  EXPECT_EQ(find_gguf_architecture("llama"), &find_architecture("llama"));  // not Mistral's, which shares it
+  EXPECT_EQ(find_gguf_architecture("gpt2"), nullptr);
+  expect_error(ErrorCode::unsupported,
+               "model_type 'gpt2' is not one that this library computes with, which are llama, mistral, qwen2",
+               [] { (void)find_architecture("gpt2"); });
+  expect_error(ErrorCode::not_found, "'llama' have no module",
+               [] { (void)find_architecture("llama").module(Role::query_norm); });
+}
+
+TEST(Architectures, SizesAreThoseOfTheConfiguration) {
+  Config c;
+  c.hidden = 10, c.heads = 4, c.kv_heads = 2, c.head_dim = 6, c.intermediate = 30;
+  EXPECT_EQ(c.elements(Size::hidden), 10u);
+  EXPECT_EQ(c.elements(Size::queries), 24u);
+  EXPECT_EQ(c.elements(Size::keys), 12u);
+  EXPECT_EQ(c.elements(Size::head), 6u);
+  EXPECT_EQ(c.elements(Size::intermediate), 30u);
+}
+
+// A table that asks for what the engine does not do is refused, not run as something else.
+TEST(Architectures, TheEngineRefusesWhatItDoesNotRun) {
+  const Architecture& llama = find_architecture("llama");
+  const auto refused = [&](const std::string& says, const auto& change) {
+    std::vector<Module> block(llama.block.begin(), llama.block.end());
+    change(block);
+    Architecture changed = llama;
+    changed.model_type = "changed";
+    changed.block = block;
+    expect_error(ErrorCode::unsupported, "'changed': " + says, [&] { engine::check_architecture(changed); });
+  };
+  const auto of = [](std::vector<Module>& block, Role role) -> Module& {
+    return *std::find_if(block.begin(), block.end(), [&](const Module& m) { return m.role == role; });
+  };
+  for (const auto& [role, what] :
+       {std::pair{Role::gate, "gate layer"}, std::pair{Role::ffn_norm, "norm before the feed-forward"}})
+    refused(std::string("its blocks have no ") + what,
+            [role = role](auto& block) { std::erase_if(block, [&](const Module& m) { return m.role == role; }); });
+  refused("queries and keys are normed both or neither", [](auto& block) {
+    block.push_back({Role::query_norm, "self_attn.q_norm", "attn_q_norm", Size::head});
+  });
+  refused("its norm of keys 'k_norm' has another shape", [](auto& block) {
+    block.push_back({Role::query_norm, "q_norm", "attn_q_norm", Size::head});
+    block.push_back({Role::key_norm, "k_norm", "attn_k_norm", Size::keys});
+  });
+  refused("its value layer 'self_attn.v_proj' has another shape",
+          [&](auto& block) { of(block, Role::value).out = Size::queries; });
+  refused("its up layer 'mlp.up_proj' multiplies another input",
+          [&](auto& block) { of(block, Role::up).input = Input::attention; });
+}
+
+}  // namespace
+}  // namespace nibble::inline NIBBLE_ABI::model
