@@ -45,7 +45,7 @@ Shape shape_of(const Options& o) {
   if (o.model.empty()) {
     const std::size_t kv = o.kv_heads == 0 ? o.hidden : o.hidden / o.heads * o.kv_heads;
     model::Config c;
-    c.model_type = "llama";
+    c.model_type = "llama";  // whose layers the options shape
     c.layers = o.layers;
     c.hidden = o.hidden;
     c.intermediate = o.ffn;
