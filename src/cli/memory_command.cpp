@@ -46,7 +46,7 @@ Shape shape_of(const model::Config& c) {
 /// That of the options.
 model::Config config_of(const Options& o) {
   model::Config c;
-  c.model_type = "llama";
+  c.model_type = "llama";  // whose layers the options shape
   c.layers = o.layers;
   c.hidden = o.hidden;
   c.intermediate = o.ffn;

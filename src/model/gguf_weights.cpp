@@ -173,8 +173,8 @@ std::vector<float> GgufWeights::read_f32(const std::string& name) const {
 
 BlockMatrix GgufWeights::matrix(const std::string& name) const {
   BlockMatrix theirs = file_.matrix(gguf_name(name));
-  if (!architecture_.is_interleaved(name) ||
-      theirs.rows % config_.head_dim != 0)  // of the wrong shape: whoever asked looks at that
+  // One of the wrong shape stays as it is: whoever asked looks at that.
+  if (!architecture_.is_interleaved(name) || theirs.rows % config_.head_dim != 0)
     return is_float(theirs.type) ? theirs.aligned() : theirs;
   BlockMatrix ours = BlockMatrix::allocate(theirs.type, theirs.rows, theirs.cols);
   for (std::size_t r = 0; r < ours.rows; ++r)

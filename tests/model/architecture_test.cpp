@@ -103,6 +103,20 @@ TEST(Architectures, SizesAreThoseOfTheConfiguration) {
   EXPECT_EQ(c.elements(Size::intermediate), 30u);
 }
 
+// A norm's weights are in the order of the values that it norms.
+TEST(Architectures, NormsOfQueriesAndKeysFollowTheirRows) {
+  const std::vector<Module> norms{{Role::query_norm, "q_norm", "attn_q_norm", Size::head},
+                                  {Role::key_norm, "k_norm", "attn_k_norm", Size::head},
+                                  {Role::ffn_norm, "norm", "ffn_norm", Size::hidden}};
+  Architecture table = find_architecture("llama");
+  table.block = norms;
+  EXPECT_TRUE(table.is_interleaved("model.layers.0.q_norm.weight"));
+  EXPECT_TRUE(table.is_interleaved("model.layers.0.k_norm.weight"));
+  EXPECT_FALSE(table.is_interleaved("model.layers.0.norm.weight"));
+  table.gguf_interleaved_rope = false;
+  EXPECT_FALSE(table.is_interleaved("model.layers.0.q_norm.weight"));
+}
+
 // A table that asks for what the engine does not do is refused, not run as something else.
 TEST(Architectures, TheEngineRefusesWhatItDoesNotRun) {
   const Architecture& llama = find_architecture("llama");

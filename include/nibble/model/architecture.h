@@ -9,7 +9,10 @@
 //
 //   x ─ norm ─ query, key, value ─ heads ─ attention_output ─ (+ x) ─ norm ─ gate, up ─ activation ─ down ─ (+) ─►
 //
-// and an architecture says which tensors that takes, and what it does otherwise than Llama.
+// and an architecture says which tensors that takes, and what it does otherwise than Llama. What it cannot say nothing
+// here does: norms that multiply by 1 + weight or follow a layer, scaled embeddings, capped logits, heads turned in
+// part, experts. Such an architecture is added with a field for it and whatever reads the field. A table whose modules
+// the engine does not run as they stand is an error there (engine::check_architecture).
 #pragma once
 
 #include <cstddef>
