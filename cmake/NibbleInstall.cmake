@@ -1,6 +1,6 @@
-# Install rules and the CMake package. find_package(nibble CONFIG) gives nibble::nibble and, where they were built and what
+# Install rules and the CMake package. find_package(nibble CONFIG) gives nibble::headers, nibble::nibble and, where they were built and what
 # they need is found, nibble::text, nibble::models and nibble::engine (ICU) and nibble::cuda (CUDA's toolkit); COMPONENTS
-# text, models, engine or cuda insist on them.
+# text, models, engine or cuda insist on them. COMPONENTS headers, alone, gives nibble::headers and looks for nothing.
 include(CMakePackageConfigHelpers)
 
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/nibble)
@@ -12,6 +12,7 @@ function(nibble_install_libraries export)
   install(EXPORT ${export} NAMESPACE nibble:: DESTINATION ${package_dir})
 endfunction()
 
+nibble_install_libraries(nibbleHeadersTargets nibble_headers)
 nibble_install_libraries(nibbleTargets nibble)
 set(NIBBLE_HAS_ENGINE OFF)
 if(TARGET nibble_engine)
@@ -48,7 +49,7 @@ install(FILES ${PROJECT_BINARY_DIR}/nibbleConfig.cmake ${PROJECT_BINARY_DIR}/nib
   DESTINATION ${package_dir})
 # The prefix is found from the file itself, so an installed tree can be moved.
 file(RELATIVE_PATH NIBBLE_PC_UP /p/${CMAKE_INSTALL_LIBDIR}/pkgconfig /p)
-set(packages nibble)
+set(packages nibble nibble-headers)
 if(NIBBLE_HAS_CUDA)
   list(APPEND packages nibble-cuda)
   get_target_property(NIBBLE_CUDA_LIBDIR CUDA::cublas IMPORTED_LOCATION)

@@ -17,6 +17,7 @@ cd "${1:-$(dirname "$0")/..}"
     may["format"] = ground " format"
     may["backend"] = ground " backend kernels"
     may["quantize"] = ground " backend quantize"
+    may["nibble.h"] = "core scheme quantize"  # what works by headers alone
     may["solver"] = ground " backend quantize solver kernels"
     may["train"] = ground " backend quantize train"
     may["text"] = "core format text"

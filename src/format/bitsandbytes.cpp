@@ -89,7 +89,7 @@ std::vector<NamedTensor> declare_bnb4(const std::string& layer, const QuantSpec&
                                {w + ".absmax", spec.double_quant ? DType::u8 : DType::f32, {groups}, {}},
                                {w + ".quant_map", DType::f32, {16}, {}}};
   if (spec.double_quant) {
-    const std::size_t nested = (groups + NestedScales::block_size - 1) / NestedScales::block_size;
+    const std::size_t nested = nested_count(groups);
     out.push_back({w + ".nested_absmax", DType::f32, {nested}, {}});
     out.push_back({w + ".nested_quant_map", DType::f32, {256}, {}});
   }
@@ -189,8 +189,7 @@ QuantizedMatrix decode_bnb4(const TensorSource& source, const std::string& layer
   if (!state["nested_offset"].is_number()) refuse(state_name, "\"nested_offset\" must be a number");
   q.nested.offset = state["nested_offset"].get<float>();
   if (!is_finite(q.nested.offset)) refuse(state_name, "\"nested_offset\" is not finite");
-  q.nested.absmax = need_floats(source, w + ".nested_absmax",
-                                (q.group_count() + NestedScales::block_size - 1) / NestedScales::block_size);
+  q.nested.absmax = need_floats(source, w + ".nested_absmax", nested_count(q.group_count()));
   q.nested.map = need_floats(source, w + ".nested_quant_map", 256);
   return q;
 }

@@ -44,10 +44,7 @@ std::vector<NamedTensor> declare_native(const std::string& layer, const LayerDes
                    {spec.hold_zero ? packed_bytes(groups, spec.bits) : groups},
                    {}});
   if (spec.double_quant) {
-    out.push_back({prefix + "nested_absmax",
-                   DType::f32,
-                   {(groups + NestedScales::block_size - 1) / NestedScales::block_size},
-                   {}});
+    out.push_back({prefix + "nested_absmax", DType::f32, {nested_count(groups)}, {}});
     out.push_back({prefix + "nested_map", DType::f32, {256}, {}});
     out.push_back({prefix + "nested_offset", DType::f32, {1}, {}});
   }
@@ -96,8 +93,7 @@ QuantizedMatrix decode_native(const TensorSource& source, const std::string& lay
     }
   }
   if (q.spec.double_quant) {
-    q.nested.absmax = need_floats(source, prefix + "nested_absmax",
-                                  (q.group_count() + NestedScales::block_size - 1) / NestedScales::block_size);
+    q.nested.absmax = need_floats(source, prefix + "nested_absmax", nested_count(q.group_count()));
     q.nested.map = need_floats(source, prefix + "nested_map", 256);
     q.nested.offset = need_floats(source, prefix + "nested_offset", 1)[0];
   }

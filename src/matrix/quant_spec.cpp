@@ -173,26 +173,11 @@ void QuantSpec::validate() const {
   }
 }
 
-std::size_t QuantSpec::groups_per_row(std::size_t cols) const {
-  return granularity == Granularity::group ? cols / group_size + (cols % group_size != 0) : 1;
-}
-
-std::size_t QuantSpec::group_count(std::size_t rows, std::size_t cols) const {
-  switch (granularity) {
-    case Granularity::tensor: return 1;
-    case Granularity::channel: return rows;
-    case Granularity::group: return rows * groups_per_row(cols);
-    case Granularity::block: return rows * cols / group_size + (rows * cols % group_size != 0);
-  }
-  return 0;
-}
-
 double QuantSpec::bits_per_weight(std::size_t rows, std::size_t cols) const {
   const auto groups = static_cast<double>(group_count(rows, cols));
   double total = static_cast<double>(rows) * static_cast<double>(cols) * bits;
   if (double_quant) {
-    const auto nested =
-        static_cast<double>((group_count(rows, cols) + NestedScales::block_size - 1) / NestedScales::block_size);
+    const auto nested = static_cast<double>(nested_count(group_count(rows, cols)));
     total += groups * 8 + nested * 32;
   } else {
     total += groups * 8 * scale_bytes(scale_type);

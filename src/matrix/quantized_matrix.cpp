@@ -66,8 +66,7 @@ void QuantizedMatrix::validate_layout(const std::string& name) const {
   need("zero_points", zero_points.size(), group_count() * zero_point_bytes(spec));
   need("codebook", codebook.size(), spec.is_codebook() ? std::size_t{1} << spec.bits : 0);
   if (spec.double_quant) {
-    need("nested absmax", nested.absmax.size(),
-         (group_count() + NestedScales::block_size - 1) / NestedScales::block_size);
+    need("nested absmax", nested.absmax.size(), nested_count(group_count()));
     need("nested map", nested.map.size(), 256);
   }
   if (g_idx.empty()) return;
@@ -97,14 +96,9 @@ void QuantizedMatrix::validate(const std::string& name) const {
 }
 
 std::size_t QuantizedMatrix::group_of(std::size_t r, std::size_t c) const {
-  switch (spec.granularity) {
-    case Granularity::tensor: return 0;
-    case Granularity::channel: return r;
-    case Granularity::group:
-      return r * spec.groups_per_row(cols) + (g_idx.empty() ? c / spec.group_size : static_cast<std::size_t>(g_idx[c]));
-    case Granularity::block: return (r * cols + c) / spec.group_size;
-  }
-  return 0;
+  if (!g_idx.empty() && spec.granularity == Granularity::group)
+    return r * spec.groups_per_row(cols) + static_cast<std::size_t>(g_idx[c]);
+  return spec.grouping().of(r, c, cols);
 }
 
 float QuantizedMatrix::scale(std::size_t group) const {
@@ -137,21 +131,10 @@ std::size_t QuantizedMatrix::storage_bytes() const {
 }
 
 void quantize_nested(const float* absmax, std::size_t count, std::uint8_t* bytes, NestedScales& nested) {
-  using Map = Codebook<dynamic_map<true>>;
-  nested.map.assign(Map::values().begin(), Map::values().end());
-  double sum = 0;
-  for (std::size_t i = 0; i < count; ++i) sum += static_cast<double>(absmax[i]);
-  nested.offset = static_cast<float>(sum / static_cast<double>(count));
-  nested.absmax.clear();
-  std::vector<float> centred;
-  for (std::size_t first = 0; first < count; first += NestedScales::block_size) {
-    const std::size_t n = std::min(NestedScales::block_size, count - first);
-    centred.resize(n);
-    for (std::size_t i = 0; i < n; ++i) centred[i] = absmax[first + i] - nested.offset;
-    const auto params = Map::fit(centred);
-    for (std::size_t i = 0; i < n; ++i) bytes[first + i] = Map::encode(centred[i], params);
-    nested.absmax.push_back(params.absmax);
-  }
+  const auto& map = Codebook<dynamic_map<true>>::values();
+  nested.map.assign(map.begin(), map.end());
+  nested.absmax.resize(nested_count(count));
+  nested.offset = quantize_nested({absmax, count}, bytes, nested.absmax.data());
 }
 
 }  // namespace nibble::inline NIBBLE_ABI

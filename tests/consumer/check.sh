@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds and runs consumers against an installed copy, the same copy moved, pkg-config, and the source tree as a shared
-# library; where the copy has nibble::models, nibble::engine and nibble::cuda, consumers of those, too.
+# library; where the copy has nibble::models, nibble::engine and nibble::cuda, consumers of those, too. The headers alone
+# must give the library's bits, by each compiler and with any flags.
 # usage: check.sh SOURCE BUILD COMPILER
 set -euo pipefail
 source=$1 build=$2 compiler=$3
@@ -38,6 +39,24 @@ consume_package() {  # PACKAGE SOURCE: by pkg-config
   echo "pkg-config $1: $(LD_LIBRARY_PATH=$libs:$(pkg-config --variable=cudalibdir "$1") "$work/by-pkg-config")"
 }
 
+same_bits() {  # PROGRAM NAME: it prints what the library prints of the specs that it names
+  "$1" >"$work/by-headers.txt" || { cat "$work/by-headers.txt"; fail "$2: the headers alone fail"; }
+  # shellcheck disable=SC2046
+  "$work/installed/consumer_headers_reference" $(cut -d' ' -f1 "$work/by-headers.txt") >"$work/by-library.txt"
+  diff "$work/by-headers.txt" "$work/by-library.txt" || fail "$2: the headers alone give other bits than the library"
+  echo "$2: the library's bits for $(wc -l <"$work/by-headers.txt") specs"
+}
+
+says_one_line() {  # WORDS FLAGS…: including nibble.h is one error that says so
+  local words=$1
+  shift
+  ! "$compiler" "$@" -fsyntax-only -I "$source/include" -x c++ - <<<'#include <nibble/nibble.h>' >"$work/said" 2>&1 ||
+    fail "$*: compiles, and should be refused"
+  [ "$(grep -c 'error:' "$work/said")" = 1 ] && grep -q "$words" "$work/said" ||
+    { cat "$work/said"; fail "$*: is not one error that says '$words'"; }
+  echo "$*: refused"
+}
+
 cmake --install "$build" --prefix "$work/prefix" >"$work/install.log"
 consume installed "$here" -DCMAKE_PREFIX_PATH="$work/prefix"
 mv "$work/prefix" "$work/elsewhere"
@@ -46,6 +65,22 @@ consume moved "$here" -DCMAKE_PREFIX_PATH="$work/elsewhere"
 for text in LICENSE THIRD_PARTY_NOTICES.md; do
   [ -s "$work/elsewhere/share/licenses/nibble/$text" ] || fail "$text is not installed"
 done
+
+same_bits "$work/moved/consumer_headers" "nibble::headers"
+consume headers-alone "$here" -DCMAKE_PREFIX_PATH="$work/elsewhere" -DNIBBLE_WANTED='COMPONENTS;headers' \
+  -DCMAKE_DISABLE_FIND_PACKAGE_Threads=ON
+same_bits "$work/headers-alone/consumer_headers" "COMPONENTS headers"
+for any in "$compiler" g++ clang++; do
+  command -v "$any" >/dev/null || continue
+  for flags in "-O0" "-O2 -fno-exceptions -fno-rtti" "-O3 -march=native -ffp-contract=fast -Wall -Wextra -Wconversion -Werror"; do
+    # shellcheck disable=SC2086
+    "$any" -std=c++20 $flags -I "$work/elsewhere/include" "$here/headers.cpp" -o "$work/headers-by-flags"
+    same_bits "$work/headers-by-flags" "$any $flags"
+  done
+done
+says_one_line 'C++20' -std=c++17
+says_one_line 'would change results' -std=c++20 -ffast-math
+says_one_line 'would change results' -std=c++20 -ffinite-math-only
 
 libs=$(dirname "$(find "$work/elsewhere" -name 'libnibble.*' -print -quit)")
 for part in models engine cuda; do
@@ -62,6 +97,7 @@ refused older 'is considered to be compatible\|is compatible with requested vers
 
 if command -v pkg-config >/dev/null; then
   consume_package nibble main.cpp
+  consume_package nibble-headers headers.cpp | sed -n '1p'
   [ -z "$(find "$libs" -name 'libnibble_cuda.*' -print -quit)" ] || consume_package nibble-cuda cuda.cpp
 fi
 

@@ -1,5 +1,9 @@
-// The version of the binary interface, as a part of every name.
+// The version of the binary interface, as a part of every name; and of the language, which every header needs.
 #pragma once
+
+#if __cplusplus < 202002L
+#error "nibble needs C++20: compile with -std=c++20 or newer"
+#endif
 
 /// An inline namespace around everything the library declares, one for each release that changes the binary interface
 /// (before 1.0 that is each minor version). Programs write nibble::quantize; the linker sees nibble::v0_1::quantize. So

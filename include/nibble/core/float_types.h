@@ -10,6 +10,7 @@
 
 #include "nibble/core/abi.h"
 #include "nibble/core/portability.h"
+#include "nibble/core/strict_math.h"
 
 namespace nibble::inline NIBBLE_ABI {
 

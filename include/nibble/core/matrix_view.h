@@ -4,13 +4,18 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#include <string>
-#include <string_view>
 #include <type_traits>
 
 #include "nibble/core/dtype.h"
-#include "nibble/core/error.h"
 #include "nibble/core/float_types.h"
+#include "nibble/core/portability.h"
+
+#if NIBBLE_EXCEPTIONS
+#include <string>
+#include <string_view>
+
+#include "nibble/core/error.h"
+#endif
 
 namespace nibble::inline NIBBLE_ABI {
 
@@ -24,6 +29,7 @@ constexpr bool is_view(const void* data, std::size_t rows, std::size_t cols, std
   return data != nullptr && stride >= cols && cols <= most && (rows == 1 || stride <= (most - cols) / (rows - 1));
 }
 
+#if NIBBLE_EXCEPTIONS
 [[noreturn]] inline void refuse_view(std::string_view name, const void* data, std::size_t rows, std::size_t cols,
                                      std::size_t stride) {
   const std::string what =
@@ -38,6 +44,7 @@ constexpr bool is_view(const void* data, std::size_t rows, std::size_t cols, std
   throw Error(ErrorCode::unsupported,
               "'" + std::string(name) + "' is " + std::string(name_of(type)) + "; F32, F16 or BF16 is needed");
 }
+#endif
 
 constexpr bool is_matrix_type(DType type) { return type == DType::f32 || type == DType::f16 || type == DType::bf16; }
 
@@ -64,12 +71,14 @@ struct MatrixView {
   constexpr MatrixView row_range(std::size_t first, std::size_t count) const {
     return {data + first * stride, count, cols, stride};
   }
+#if NIBBLE_EXCEPTIONS
   /// What every public call asks of a matrix that it is handed, before memory is touched; a few comparisons. Errors
   /// name `name`: invalid_argument for elements at no address, or more than memory can hold; shape_mismatch for a
   /// stride of less than cols. An empty matrix is one.
   constexpr void validate(std::string_view name) const {
     if (!detail::is_view(data, rows, cols, stride, sizeof(T))) detail::refuse_view(name, data, rows, cols, stride);
   }
+#endif
 };
 
 /// A read-only matrix of fp32, fp16 or bf16, the type known at run time: what quantizers and backends take.
@@ -91,6 +100,7 @@ struct FloatMatrix {
   [[nodiscard]] const void* row(std::size_t r) const {
     return static_cast<const std::byte*>(data) + r * stride * size_of(type);
   }
+#if NIBBLE_EXCEPTIONS
   /// What every public call asks of a matrix that it is handed, before memory is touched; a few comparisons. Errors
   /// name `name`: invalid_argument for elements at no address, or more than memory can hold; shape_mismatch for a
   /// stride of less than cols; unsupported for another type. An empty matrix is one.
@@ -98,6 +108,7 @@ struct FloatMatrix {
     if (!detail::is_matrix_type(type)) detail::refuse_type(name, type);
     if (!detail::is_view(data, rows, cols, stride, size_of(type))) detail::refuse_view(name, data, rows, cols, stride);
   }
+#endif
 };
 
 /// The same to be written: what backends decode into.
@@ -115,6 +126,7 @@ struct MutableFloatMatrix {
   constexpr MutableFloatMatrix(MatrixView<bf16> m)
       : data(m.data), type(DType::bf16), rows(m.rows), cols(m.cols), stride(m.stride) {}
   [[nodiscard]] void* row(std::size_t r) const { return static_cast<std::byte*>(data) + r * stride * size_of(type); }
+#if NIBBLE_EXCEPTIONS
   /// What every public call asks of a matrix that it is handed, before memory is touched; a few comparisons. Errors
   /// name `name`: invalid_argument for elements at no address, or more than memory can hold; shape_mismatch for a
   /// stride of less than cols; unsupported for another type. An empty matrix is one.
@@ -122,6 +134,7 @@ struct MutableFloatMatrix {
     if (!detail::is_matrix_type(type)) detail::refuse_type(name, type);
     if (!detail::is_view(data, rows, cols, stride, size_of(type))) detail::refuse_view(name, data, rows, cols, stride);
   }
+#endif
 };
 
 }  // namespace nibble::inline NIBBLE_ABI

@@ -15,20 +15,12 @@
 #include <string>
 #include <string_view>
 
+#include "nibble/scheme/granularity.h"
 #include "nibble/scheme/scheme.h"
 
 namespace nibble::inline NIBBLE_ABI {
 
 enum class SchemeKind : std::uint8_t { symmetric, asymmetric, nf4, fp4, dynamic8, llm_int8 };
-
-/// What shares one scale.
-enum class Granularity : std::uint8_t {
-  tensor,   ///< The whole matrix.
-  channel,  ///< A row (an output channel).
-  group,    ///< group_size consecutive columns of one row; the last group of a row may be shorter.
-  block,    ///< group_size consecutive elements of the flattened matrix, across rows (bitsandbytes); the last may be
-            ///< shorter.
-};
 
 struct QuantSpec {
   SchemeKind scheme = SchemeKind::symmetric;
@@ -57,10 +49,14 @@ struct QuantSpec {
   /// Whether zero points are stored (asymmetric), and whether as int32 (raw range) or in `bits` bits.
   [[nodiscard]] bool has_zero_points() const { return scheme == SchemeKind::asymmetric; }
 
+  /// Which elements share a scale.
+  [[nodiscard]] Grouping grouping() const { return {granularity, group_size}; }
   /// Scales of a rows × cols matrix.
-  [[nodiscard]] std::size_t group_count(std::size_t rows, std::size_t cols) const;
+  [[nodiscard]] std::size_t group_count(std::size_t rows, std::size_t cols) const {
+    return grouping().count(rows, cols);
+  }
   /// Groups in one row (granularity group), else 1.
-  [[nodiscard]] std::size_t groups_per_row(std::size_t cols) const;
+  [[nodiscard]] std::size_t groups_per_row(std::size_t cols) const { return grouping().per_row(cols); }
   /// Stored bits per weight of a rows × cols matrix: codes, scales, zero points and nested statistics.
   [[nodiscard]] double bits_per_weight(std::size_t rows, std::size_t cols) const;
 };

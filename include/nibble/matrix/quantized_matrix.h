@@ -12,7 +12,6 @@
 // Group order: tensor {0}; channel {row}; group {row·groups_per_row + group in row}; block {flat index/group_size}.
 #pragma once
 
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -21,12 +20,13 @@
 #include "nibble/core/buffer.h"
 #include "nibble/core/matrix_view.h"
 #include "nibble/matrix/quant_spec.h"
+#include "nibble/scheme/double_quant.h"
 
 namespace nibble::inline NIBBLE_ABI {
 
 /// Double-quantized absmax values: blocks of `block_size` share one float.
 struct NestedScales {
-  static constexpr std::size_t block_size = 256;
+  static constexpr std::size_t block_size = kNestedBlock;
   std::vector<float> absmax;  ///< One per block.
   std::vector<float> map;     ///< 256 values; the map of the file where one was read.
   float offset = 0;           ///< The mean of the absmax values, subtracted before quantizing.
@@ -76,13 +76,7 @@ struct QuantizedMatrix {
   [[nodiscard]] std::size_t storage_bytes() const;
 };
 
-/// map[code]·absmax + offset with one rounding of the sum, spelled fma so that every build agrees.
-NIBBLE_HD inline float nested_value(float mapped, float absmax, float offset) {
-  return std::fma(mapped, absmax, offset);
-}
-
-/// Quantizes fp32 absmax values into `scales` (one byte each) and `nested`, as bitsandbytes does: mean subtracted,
-/// blocks of 256, the signed dynamic map.
+/// Quantizes fp32 absmax values into `bytes` (one each) and `nested` (scheme/double_quant.h).
 void quantize_nested(const float* absmax, std::size_t count, std::uint8_t* bytes, NestedScales& nested);
 
 }  // namespace nibble::inline NIBBLE_ABI

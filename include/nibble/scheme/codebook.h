@@ -6,6 +6,7 @@
 #pragma once
 
 #include <array>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -130,12 +131,13 @@ NIBBLE_HD constexpr float stored_absmax(float absmax) {
 /// What x is multiplied by before the look-up; 0 for an all-zero block, whose codes are then the code of 0.
 NIBBLE_HD constexpr float inverse_absmax(float absmax) { return absmax == 0 ? 0.0f : 1.0f / absmax; }
 
-/// The scheme over one table.
+/// The scheme over one table: any of 4, 8, 16 … 256 values, of which 1 (or −1) should be the largest in magnitude.
 template <class Table>
 struct Codebook {
   using Params = CodebookParams;
   static constexpr std::size_t size = Table::values().size();
-  static constexpr int bits = size == 16 ? 4 : 8;
+  static_assert(std::has_single_bit(size) && size >= 4 && size <= 256, "a table has a value for each code");
+  static constexpr int bits = std::bit_width(size) - 1;
 
   static constexpr const std::array<float, size>& values() { return values_; }
   static constexpr const CodebookOrder<size>& order() { return order_; }

@@ -367,9 +367,7 @@ constexpr bool can_encode(BlockType type) {
 /// Encodes one block of finite values. False if a scale or minimum is too large for f16: nothing useful is written
 /// then.
 ///   F32, F16, BF16                  rounded half to even; F16 is false beyond 65504
-///   Q4_0, Q4_1, Q5_0, Q5_1, Q8_0    bit for bit ggml's reference quantizers (quantize_row_*_ref). Where those divide
-///   by
-///                                   a scale so small that its inverse is infinite, every code is that of 0
+///   Q4_0, Q4_1, Q5_0, Q5_1, Q8_0    bit for bit ggml's reference quantizers (scheme/gguf_encode.h)
 ///   Q4_K, Q6_K                      the search described in gguf_k_encode.cpp: least squared error, unweighted
 bool encode_block(BlockType type, const float* values, std::byte* to);
 

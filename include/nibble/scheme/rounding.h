@@ -8,6 +8,7 @@
 
 #include "nibble/core/abi.h"
 #include "nibble/core/portability.h"
+#include "nibble/core/strict_math.h"
 
 #if defined(__SSE2__) && !defined(__CUDA_ARCH__)
 #include <emmintrin.h>
@@ -32,6 +33,22 @@ NIBBLE_HD constexpr std::int32_t round_half_even(float x) {
   const float distance = rest < 0 ? -rest : rest;
   const bool away = distance > 0.5f || (distance == 0.5f && (truncated & 1) != 0);
   return truncated + (away ? (x < 0 ? -1 : 1) : 0);
+}
+
+/// A product, as rounded to float: what an addition may take without the compiler making one fused multiply-add of the
+/// two (GCC does by default, where the processor has one). Only for the few formats whose definition has such a sum.
+constexpr float rounded(float product) {
+  if (!std::is_constant_evaluated()) {
+#if defined(__SSE2__)
+    asm("" : "+x"(product));
+#elif defined(__aarch64__)
+    asm("" : "+w"(product));
+#else
+    volatile float kept = product;
+    product = kept;
+#endif
+  }
+  return product;
 }
 
 /// |x| without a library call, so that it is constexpr; clears the sign of NaN too.

@@ -53,7 +53,7 @@ std::unique_ptr<Matrix::Storage> Matrix::Storage::quantized(const Context& conte
   if (spec.is_codebook()) out->codebook = buffer((std::size_t{1} << spec.bits) * sizeof(float));
   if (act_order) out->g_idx = buffer(cols * sizeof(std::int32_t));
   if (spec.double_quant) {
-    const std::size_t blocks = (groups + NestedScales::block_size - 1) / NestedScales::block_size;
+    const std::size_t blocks = nested_count(groups);
     out->nested_absmax = buffer(blocks * sizeof(float));
     out->nested_map = buffer(256 * sizeof(float));
     out->nested_offset = buffer(sizeof(float));
