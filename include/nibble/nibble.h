@@ -1,11 +1,11 @@
 // The core of nibble by headers alone: include this with an include path (nibble::headers) and link nothing.
 //
-//   codes        core/bit_pack.h: codes of 2 to 8 bits, packed
-//   floats       core/float_types.h: fp16, bf16 and the 8-bit floats of checkpoints
-//   schemes      scheme/scheme.h: symmetric, asymmetric, NF4, FP4, the dynamic map, LLM.int8; and a concept for one's
-//   own blocks       scheme/gguf_blocks.h: the structs of GGUF, decoded; scheme/gguf_encode.h: encoded absmax
-//   scheme/double_quant.h: quantized in turn rows         quantize/rows.h: quantize_rows<Scheme> and
-//   dequantize_rows<Scheme>, into memory that the caller owns
+// - core/bit_pack.h: codes of 2 to 8 bits, packed.
+// - core/float_types.h: fp16, bf16 and the 8-bit floats of checkpoints.
+// - scheme/scheme.h: symmetric, asymmetric, NF4, FP4, the dynamic map, LLM.int8; and a concept for one's own.
+// - scheme/gguf_blocks.h: the structs of GGUF's blocks, decoded; scheme/gguf_encode.h: encoded.
+// - scheme/double_quant.h: absmax values quantized in turn.
+// - quantize/rows.h: quantize_rows<Scheme> and dequantize_rows<Scheme>, into memory that the caller owns.
 //
 // It compiles with -fno-exceptions and -fno-rtti (errors are values: RowsResult), needs C++20, and refuses flags that
 // would change a bit (core/strict_math.h). What quantizes whole matrices on threads, multiplies, and reads and writes
