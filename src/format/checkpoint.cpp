@@ -156,7 +156,7 @@ const TensorInfo& Checkpoint::matrix_info(const std::string& name) const {
   if (t.shape.size() != 2)
     throw Error(ErrorCode::shape_mismatch,
                 "tensor '" + name + "' has " + std::to_string(t.shape.size()) + " dimensions; a matrix has 2");
-  if (t.type != DType::f32 && t.type != DType::f16 && t.type != DType::bf16)
+  if (!is_matrix_type(t.type))
     throw Error(ErrorCode::unsupported,
                 "tensor '" + name + "' is " + std::string(name_of(t.type)) + "; F32, F16 or BF16 is needed");
   return t;
