@@ -20,6 +20,7 @@ int launch_dequantize(const CanonicalMatrix& q, std::size_t first_row, void* out
 template <class Out>
 int dispatch(const CanonicalMatrix& q, std::size_t first_row, void* out, std::size_t rows, std::size_t stride,
              cudaStream_t stream) {
+  if (q.spec.is_codebook() && q.spec.bits != 4 && q.spec.bits != 8) return cudaErrorInvalidValue;
   if (q.spec.is_codebook())
     return (q.spec.bits == 4 ? launch_dequantize<4, true, Out> : launch_dequantize<8, true, Out>)(q, first_row, out,
                                                                                                   rows, stride, stream);

@@ -4,6 +4,7 @@
 #include "kernels/cuda/canonical.cuh"
 #include "kernels/cuda/quantize.h"
 #include "kernels/cuda/reduce.cuh"
+#include "nibble/matrix/group_params.h"
 
 namespace nibble::inline NIBBLE_ABI::cuda {
 
@@ -96,24 +97,10 @@ NIBBLE_DEVICE Range range_of_share(const Weights<T>& w, ElementRun run, int lane
 NIBBLE_DEVICE void store_params(const QuantSpec& spec, const CanonicalBuffers& to, float* absmax, std::size_t group,
                                 Range range, QuantizeStatus* status) {
   range = {range.min == 0 ? 0.0f : range.min, range.max == 0 ? 0.0f : range.max};
-  float scale = 0;
-  if (spec.scheme == SchemeKind::symmetric) {
-    scale = fit_symmetric(range, spec.bits, spec.symmetric_range, spec.scale_type).scale;
-  } else if (spec.scheme == SchemeKind::asymmetric) {
-    const AffineParams p = fit_asymmetric(range, spec.bits, spec.hold_zero, spec.scale_type);
-    scale = p.scale;
-    if (spec.hold_zero) static_cast<std::uint8_t*>(to.zero_points)[group] = static_cast<std::uint8_t>(p.zero_point);
-    else static_cast<std::int32_t*>(to.zero_points)[group] = p.zero_point;
-  } else if (spec.scheme == SchemeKind::llm_int8) {
-    scale = LlmInt8::fit(range).absmax;
-  } else {
-    scale = stored_absmax(range.absmax());
-  }
-  if (!is_finite(scale)) report(&status->unfit_scale, group);
-  if (spec.double_quant) absmax[group] = scale;
-  else if (spec.scale_type == ScaleType::f32) static_cast<float*>(to.scales)[group] = scale;
-  else if (spec.scale_type == ScaleType::f16) static_cast<f16*>(to.scales)[group] = f16(scale);
-  else static_cast<bf16*>(to.scales)[group] = bf16(scale);
+  const AffineParams p = fit_params(spec, range);
+  if (!is_finite(p.scale)) report(&status->unfit_scale, group);
+  if (spec.double_quant) absmax[group] = p.scale;
+  else nibble::store_params(spec, to.scales, to.zero_points, group, p);
 }
 
 /// Whole groups are fitted at once; of a group in parts, `keys` [group] collects the range as {largest, −least}.

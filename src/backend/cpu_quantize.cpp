@@ -1,13 +1,14 @@
 #include "cpu_quantize.h"
 
 #include <algorithm>
-#include <array>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "core/narrow.h"
 #include "nibble/core/error.h"
+#include "nibble/matrix/group_params.h"
+#include "nibble/matrix/scheme_registry.h"
 #include "segments.h"
 
 namespace nibble::inline NIBBLE_ABI {
@@ -15,31 +16,6 @@ namespace nibble::inline NIBBLE_ABI {
 namespace {
 
 using kernels::KernelTable;
-
-/// Thresholds and codes by rank of a codebook scheme.
-struct RankTable {
-  const float* thresholds = nullptr;
-  const std::uint8_t* code_of_rank = nullptr;
-  std::size_t size = 0;
-  bool identity = true;  ///< Rank r is code r: the look-up can be left out.
-};
-
-template <class Table>
-RankTable rank_table() {
-  const auto& order = Codebook<Table>::order();
-  RankTable t{order.threshold.data(), order.code.data(), Codebook<Table>::size, order.ranks == Codebook<Table>::size};
-  for (std::size_t r = 0; r < order.ranks; ++r) t.identity = t.identity && order.code[r] == r;
-  return t;
-}
-
-RankTable rank_table(SchemeKind kind) {
-  switch (kind) {
-    case SchemeKind::nf4: return rank_table<nf4>();
-    case SchemeKind::fp4: return rank_table<fp4>();
-    case SchemeKind::dynamic8: return rank_table<dynamic_map<true>>();
-    default: return {};
-  }
-}
 
 std::string place(std::string_view name, std::size_t row, std::size_t col) {
   return "tensor '" + std::string(name) + "', row " + std::to_string(row) + ", column " + std::to_string(col);
@@ -62,20 +38,22 @@ class Job {
         weights_(weights),
         spec_(spec),
         name_(name),
-        ranks_(rank_table(spec.scheme)),
+        entry_(scheme_entry(spec.scheme)),
         q_(QuantizedMatrix::allocate(spec, weights.rows, weights.cols)) {
     if (spec.double_quant) absmax_.resize(q_.group_count());
   }
 
   QuantizedMatrix run(Executor& executor) {
     const std::size_t grain = std::max<std::size_t>(1, 65536 / weights_.cols);
-    if (row_local()) {
+    if (spec_.grouping().within_rows(weights_.cols)) {
       parallel_for(executor, weights_.rows, grain, [&](std::size_t begin, std::size_t end) {
         std::vector<float> values(weights_.cols);
         std::vector<std::uint8_t> codes(weights_.cols);
         for (std::size_t r = begin; r < end; ++r)
           fit_and_encode_row(r, cpu_load_row(isa_, weights_, r, 0, weights_.cols, values.data()), codes.data());
       });
+    } else if (has_rule()) {
+      quantize_across_rows();
     } else {
       fit_across_rows(executor, grain);
       parallel_for(executor, weights_.rows, grain, [&](std::size_t begin, std::size_t end) {
@@ -91,11 +69,8 @@ class Job {
   }
 
  private:
-  /// Whether no group spans two rows, so that a row can be fitted and encoded while it is in cache.
-  bool row_local() const {
-    if (spec_.granularity == Granularity::block) return weights_.cols % spec_.group_size == 0;
-    return spec_.granularity != Granularity::tensor;
-  }
+  /// Whether the scheme is one that fits and encodes a group by a rule of its own.
+  bool has_rule() const { return entry_ != nullptr && entry_->quantize_group != nullptr; }
 
   /// Only asymmetric schemes look at more than the largest magnitude.
   Range range(std::size_t row, std::size_t col, const float* x, std::size_t n) const {
@@ -112,8 +87,11 @@ class Job {
   void fit_and_encode_row(std::size_t row, const float* x, std::uint8_t* codes) {
     for_each_segment(spec_, weights_.cols, nullptr, row, 0, weights_.cols,
                      [&](std::size_t begin, std::size_t end, std::size_t group) {
-                       const Range r = range(row, begin, x + begin, end - begin);
-                       encode(x + begin, end - begin, group, store_params(group, r, row, begin), codes + begin);
+                       const std::size_t n = end - begin;
+                       const Range r = range(row, begin, x + begin, n);
+                       if (has_rule())
+                         store(group, {entry_->quantize_group({x + begin, n}, codes + begin)}, r, row, begin);
+                       else encode(x + begin, n, group, fit_and_store(group, r, row, begin), codes + begin);
                      });
     pack_row(row, codes);
   }
@@ -145,34 +123,49 @@ class Job {
       }
     const std::size_t size = spec_.granularity == Granularity::block ? spec_.group_size : 0;
     for (std::size_t g = 0; g < merged.size(); ++g)
-      store_params(g, merged[g], g * size / weights_.cols, g * size % weights_.cols);
+      fit_and_store(g, merged[g], g * size / weights_.cols, g * size % weights_.cols);
+  }
+
+  /// The same for a rule, which sees each group in one piece. Serial: two groups may share a byte of codes.
+  void quantize_across_rows() {
+    std::vector<float> row_values(weights_.cols), values;
+    std::vector<std::uint8_t> codes;
+    for (std::size_t g = 0; g < q_.group_count(); ++g) {
+      const auto for_each_piece = [&](const auto& body) {
+        spec_.grouping().for_each_piece(g, weights_.rows, weights_.cols, body);
+      };
+      values.clear();
+      Range all;
+      for_each_piece([&](std::size_t row, std::size_t begin, std::size_t end) {
+        const float* x = cpu_load_row(isa_, weights_, row, begin, end, row_values.data());
+        const Range r = range(row, begin, x, end - begin);
+        all = values.empty() ? r : Range{std::min(all.min, r.min), std::max(all.max, r.max)};
+        values.insert(values.end(), x, x + (end - begin));
+      });
+      codes.resize(values.size());
+      const std::size_t at = g * spec_.group_size;
+      store(g, {entry_->quantize_group(values, codes.data())}, all, at / weights_.cols, at % weights_.cols);
+      const std::uint8_t* code = codes.data();
+      for_each_piece([&](std::size_t row, std::size_t begin, std::size_t end) {
+        std::uint8_t* to = q_.codes.writable<std::uint8_t>() + row * q_.row_bytes();
+        for (std::size_t c = begin; c < end; ++c) set_code(to, c, spec_.bits, *code++);
+      });
+    }
   }
 
   /// Returns the scale as it reads back.
-  float store_params(std::size_t group, Range r, std::size_t row, std::size_t col) {
-    float scale = 0;
-    if (spec_.scheme == SchemeKind::symmetric) {
-      scale = fit_symmetric(r, spec_.bits, spec_.symmetric_range, spec_.scale_type).scale;
-    } else if (spec_.scheme == SchemeKind::asymmetric) {
-      const AffineParams p = fit_asymmetric(r, spec_.bits, spec_.hold_zero, spec_.scale_type);
-      scale = p.scale;
-      if (spec_.hold_zero) q_.zero_points.writable<std::uint8_t>()[group] = static_cast<std::uint8_t>(p.zero_point);
-      else q_.zero_points.writable<std::int32_t>()[group] = p.zero_point;
-    } else if (spec_.scheme == SchemeKind::llm_int8) {
-      scale = LlmInt8::fit(r).absmax;
-    } else {
-      scale = stored_absmax(r.absmax());
-    }
-    if (!is_finite(scale))
+  float fit_and_store(std::size_t group, Range r, std::size_t row, std::size_t col) {
+    return store(group, fit_params(spec_, r), r, row, col);
+  }
+  float store(std::size_t group, AffineParams p, Range r, std::size_t row, std::size_t col) {
+    if (!is_finite(p.scale))
       throw Error(ErrorCode::non_finite,
                   place(name_, row, col) +
                       ": the scale of the group that begins here does not fit its type (largest magnitude " +
                       std::to_string(r.absmax()) + "); choose fp32 or bf16 scales");
-    if (spec_.double_quant) absmax_[group] = scale;
-    else if (spec_.scale_type == ScaleType::f32) q_.scales.writable<float>()[group] = scale;
-    else if (spec_.scale_type == ScaleType::f16) q_.scales.writable<f16>()[group] = f16(scale);
-    else q_.scales.writable<bf16>()[group] = bf16(scale);
-    return scale;
+    if (spec_.double_quant) absmax_[group] = p.scale;
+    else store_params(spec_, q_.scales.writable<std::byte>(), q_.zero_points.writable<std::byte>(), group, p);
+    return p.scale;
   }
 
   void encode_row(std::size_t row, const float* x, std::uint8_t* codes) {
@@ -194,20 +187,20 @@ class Job {
 
   void encode(const float* x, std::size_t n, std::size_t group, float scale, std::uint8_t* codes) const {
     if (spec_.is_affine()) {
-      const std::int32_t low = spec_.scheme == SchemeKind::symmetric ? symmetric_low(spec_.symmetric_range) : 0;
-      return isa_.encode_affine(x, n, scale, q_.zero_point(group), low, (1 << spec_.bits) - 1, codes);
+      const AffineRule rule = affine_rule(spec_);
+      return isa_.encode_affine(x, n, scale, q_.zero_point(group), rule.lowest_code(), rule.highest_code(), codes);
     }
     if (spec_.scheme == SchemeKind::llm_int8) return isa_.encode_int8(x, n, LlmInt8::multiplier(scale), codes);
-    isa_.encode_ranks(x, n, inverse_absmax(scale), ranks_.thresholds, ranks_.size, codes);
-    if (!ranks_.identity)
-      for (std::size_t i = 0; i < n; ++i) codes[i] = ranks_.code_of_rank[codes[i]];
+    isa_.encode_ranks(x, n, inverse_absmax(scale), entry_->thresholds, entry_->codebook.size(), codes);
+    if (!entry_->ranks_are_codes)
+      for (std::size_t i = 0; i < n; ++i) codes[i] = entry_->code_of_rank[codes[i]];
   }
 
   const KernelTable& isa_;
   FloatMatrix weights_;
   QuantSpec spec_;
   std::string_view name_;
-  RankTable ranks_;
+  const SchemeEntry* entry_;  ///< Of a codebook scheme.
   QuantizedMatrix q_;
   std::vector<float> absmax_;  ///< Before double quantization.
 };
@@ -216,15 +209,13 @@ class Job {
 
 const float* cpu_load_row(const KernelTable& isa, FloatMatrix m, std::size_t row, std::size_t first, std::size_t last,
                           float* scratch) {
-  if (m.type == DType::f32) return static_cast<const float*>(m.row(row)) + first;
-  const auto* bits = static_cast<const std::uint16_t*>(m.row(row)) + first;
-  (m.type == DType::f16 ? isa.load_f16 : isa.load_bf16)(bits, last - first, scratch);
-  return scratch;
+  return cpu_widen(isa, m.type, static_cast<const std::byte*>(m.row(row)) + first * size_of(m.type), last - first,
+                   scratch);
 }
 
 QuantizedMatrix cpu_quantize(const KernelTable& isa, FloatMatrix weights, const QuantSpec& spec, std::string_view name,
                              Executor& executor) {
-  if (weights.type != DType::f32 && weights.type != DType::f16 && weights.type != DType::bf16)
+  if (!is_matrix_type(weights.type))
     throw Error(ErrorCode::unsupported, "tensor '" + std::string(name) + "' is " + std::string(name_of(weights.type)) +
                                             "; only F32, F16 and BF16 can be quantized");
   if (weights.stride < weights.cols)
@@ -284,11 +275,7 @@ class RowDecoder {
     if (!fast_) return;
     row_.codes = q_.row_codes(row);
     const std::size_t first = q_.group_of(row, 0);
-    if (q_.spec.double_quant || q_.spec.scale_type == ScaleType::f32)
-      for (std::size_t g = 0; g < scales_.size(); ++g) scales_[g] = q_.scale(first + g);
-    else
-      (q_.spec.scale_type == ScaleType::f16 ? isa_.load_f16 : isa_.load_bf16)(q_.scales.as<std::uint16_t>() + first,
-                                                                              scales_.size(), scales_.data());
+    read_scales(first);
     for (std::size_t g = 0; g < zeros_.size(); ++g) zeros_[g] = static_cast<float>(q_.zero_point(first + g));
     may_overflow_ = !(isa_.absmax(scales_.data(), scales_.size()) * largest_value() < least_overflow(type_));
   }
@@ -313,6 +300,16 @@ class RowDecoder {
   }
 
  private:
+  void read_scales(std::size_t first) {
+    const ScaleType type = q_.spec.scale_type;
+    if (q_.spec.double_quant || !is_matrix_type(dtype_of(type))) {
+      for (std::size_t g = 0; g < scales_.size(); ++g) scales_[g] = q_.scale(first + g);
+      return;
+    }
+    const std::byte* from = q_.scales.data() + first * static_cast<std::size_t>(scale_bytes(type));
+    const float* wide = cpu_widen(isa_, dtype_of(type), from, scales_.size(), scales_.data());
+    if (wide != scales_.data()) std::copy_n(wide, scales_.size(), scales_.data());
+  }
   /// No value of the current row, before its scale, is larger.
   [[nodiscard]] float largest_value() const {
     if (q_.spec.is_codebook()) return isa_.absmax(values_, 16);

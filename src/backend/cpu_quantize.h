@@ -3,6 +3,7 @@
 
 #include <string_view>
 
+#include "cpu_kernels.h"
 #include "kernels/cpu/kernels.h"
 #include "nibble/core/matrix_view.h"
 #include "nibble/core/parallel.h"

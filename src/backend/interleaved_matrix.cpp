@@ -2,6 +2,7 @@
 #include <numeric>
 
 #include "code_layout.h"
+#include "cpu_kernels.h"
 #include "cpu_matrix.h"
 
 namespace nibble::inline NIBBLE_ABI {
@@ -28,6 +29,13 @@ int held_bits(const QuantSpec& spec, std::size_t cols) {
   const std::size_t group = columns_per_group(spec, cols);
   const auto whole_steps = [&](int bits) { return group == cols || group % CodeLayout(bits).step_columns() == 0; };
   return spec.bits < 4 && whole_steps(spec.bits) ? spec.bits : 4;
+}
+
+/// The type that the kernels take scales in: the spec's own where they know it (kernels::InterleavedPanel::scale_type).
+ScaleType held_scale_type(const QuantSpec& spec) {
+  static_assert(static_cast<int>(ScaleType::f32) == 0 && static_cast<int>(ScaleType::f16) == 1 &&
+                static_cast<int>(ScaleType::bf16) == 2);
+  return spec.double_quant || !is_matrix_type(dtype_of(spec.scale_type)) ? ScaleType::f32 : spec.scale_type;
 }
 
 /// Columns sorted by group, those of a group in their order.
@@ -68,7 +76,7 @@ InterleavedMatrix::InterleavedMatrix(const Backend& backend, const QuantizedMatr
       g_idx_(q.g_idx),
       nested_(q.nested),
       code_bits_(held_bits(q.spec, q.cols)),
-      scale_type_(q.spec.double_quant ? ScaleType::f32 : q.spec.scale_type),
+      scale_type_(held_scale_type(q.spec)),
       zero_point_(1 << (q.spec.bits - 1)),
       depth_(round_up(q.cols, CodeLayout(code_bits_).step_columns())) {
   const std::size_t group = columns_per_group(q.spec, q.cols);
@@ -106,8 +114,7 @@ void InterleavedMatrix::pack_groups(const QuantizedMatrix& q) {
       const std::size_t to = (r / kInterleavedRows * groups_ + g) * kInterleavedRows + r % kInterleavedRows;
       const std::size_t column = std::min(g * group_size_, q.cols - 1);
       const std::size_t from = q.group_of(r, order_.empty() ? column : order_[column]);
-      if (scale_type_ == ScaleType::f32) scales_.writable<float>()[to] = q.multiplier(from);
-      else scales_.writable<std::uint16_t>()[to] = q.scales.as<std::uint16_t>()[from];
+      store_scale(scale_type_, scales_.writable<std::byte>(), to, q.multiplier(from));
       if (has_zeros) zeros_.writable<std::uint8_t>()[to] = static_cast<std::uint8_t>(q.zero_point(from));
     }
 }
@@ -134,8 +141,7 @@ QuantizedMatrix InterleavedMatrix::unpack() const {
       const std::size_t column = std::min(g * group_size_, cols() - 1);
       const std::size_t to = q.group_of(r, order_.empty() ? column : order_[column]);
       if (keeps_scales()) continue;
-      if (scale_type_ == ScaleType::f32) q.scales.writable<float>()[to] = scales_.as<float>()[at];
-      else q.scales.writable<std::uint16_t>()[to] = scales_.as<std::uint16_t>()[at];
+      store_scale(spec_.scale_type, q.scales.writable<std::byte>(), to, load_scale(scale_type_, scales_.data(), at));
       if (spec_.has_zero_points()) q.zero_points.writable<std::uint8_t>()[to] = zeros_.as<std::uint8_t>()[at];
     }
   }
@@ -148,9 +154,7 @@ void InterleavedMatrix::decode_column(std::size_t panel, std::size_t column, flo
   const std::size_t at = (panel * groups_ + column / group_size_) * kInterleavedRows;
   for (std::size_t j = 0; j < kInterleavedRows; ++j) {
     const std::uint8_t code = layout.get(words + j, column);
-    const float scale = scale_type_ == ScaleType::f32   ? scales_.as<float>()[at + j]
-                        : scale_type_ == ScaleType::f16 ? static_cast<float>(scales_.as<f16>()[at + j])
-                                                        : static_cast<float>(scales_.as<bf16>()[at + j]);
+    const float scale = load_scale(scale_type_, scales_.data(), at + j);
     const float value = code_bits_ == 8 ? static_cast<float>(code) : values_[code];
     out[j] = (zeros_.size() == 0 ? value : value - static_cast<float>(zeros_.as<std::uint8_t>()[at + j])) * scale;
   }
@@ -166,7 +170,7 @@ kernels::InterleavedPanel InterleavedMatrix::panel(std::size_t index) const {
   p.depth = depth_;
   p.group_size = group_size_;
   p.code_bits = code_bits_;
-  p.scale_type = scale_type_ == ScaleType::f32 ? 0 : scale_type_ == ScaleType::f16 ? 1 : 2;
+  p.scale_type = static_cast<int>(scale_type_);
   p.zero_point = zero_point_;
   return p;
 }
@@ -175,10 +179,9 @@ void InterleavedMatrix::input_scales(const kernels::KernelTable& isa, std::size_
                                      float* scales) const {
   const std::size_t at =
       (row0 / kInterleavedRows * groups_ + k0 / group_size_) * kInterleavedRows + row0 % kInterleavedRows;
-  if (scale_type_ == ScaleType::f32) std::copy_n(scales_.as<float>() + at, kPanelWidth, scales);
-  else
-    (scale_type_ == ScaleType::f16 ? isa.load_f16 : isa.load_bf16)(scales_.as<std::uint16_t>() + at, kPanelWidth,
-                                                                   scales);
+  const std::byte* from = scales_.data() + at * static_cast<std::size_t>(scale_bytes(scale_type_));
+  const float* wide = cpu_widen(isa, dtype_of(scale_type_), from, kPanelWidth, scales);
+  if (wide != scales) std::copy_n(wide, kPanelWidth, scales);
 }
 
 const float* InterleavedMatrix::input_panel(const kernels::KernelTable& isa, std::size_t row0, std::size_t k0,

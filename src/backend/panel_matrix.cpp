@@ -61,8 +61,8 @@ class DenseMatrix final : public CpuMatrix {
     for (std::size_t c = 0; c < w.cols; ++c) to[c * kPanelWidth] = from[c];
   }
   void load(const KernelTable& isa, std::size_t first, std::size_t n, float* out) const {
-    if (type_ == DType::f32) std::memcpy(out, data_.as<float>() + first, n * sizeof(float));
-    else (type_ == DType::f16 ? isa.load_f16 : isa.load_bf16)(data_.as<std::uint16_t>() + first, n, out);
+    const float* wide = cpu_widen(isa, type_, data_.data() + first * size_of(type_), n, out);
+    if (wide != out) std::memcpy(out, wide, n * sizeof(float));
   }
 
   DType type_;

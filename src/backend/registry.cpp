@@ -155,22 +155,13 @@ void Backend::dequantize_to(const QuantizedMatrix& q, std::size_t first_row, Mut
   for (std::size_t r = 0; r < out.rows; ++r) {
     dequantize(q, first_row + r, {values.data(), 1, out.cols}, executor);
     check_narrowed(values, out.type, "matrix", q.cols, first_row + r);
-    for (std::size_t c = 0; c < out.cols; ++c) {
-      if (out.type == DType::f32) static_cast<float*>(out.row(r))[c] = values[c];
-      else if (out.type == DType::f16) static_cast<f16*>(out.row(r))[c] = f16(values[c]);
-      else static_cast<bf16*>(out.row(r))[c] = bf16(values[c]);
-    }
+    narrow_floats(out.type, values.data(), out.cols, out.row(r));
   }
 }
 
 void Backend::widen(FloatMatrix x, MatrixView<float> out) const {
   check_widen(x, out);
-  for (std::size_t r = 0; r < x.rows; ++r)
-    for (std::size_t c = 0; c < x.cols; ++c) {
-      if (x.type == DType::f32) out(r, c) = static_cast<const float*>(x.row(r))[c];
-      else if (x.type == DType::f16) out(r, c) = static_cast<float>(static_cast<const f16*>(x.row(r))[c]);
-      else out(r, c) = static_cast<float>(static_cast<const bf16*>(x.row(r))[c]);
-    }
+  for (std::size_t r = 0; r < x.rows; ++r) widen_floats(x.type, x.row(r), x.cols, out.row(r).data());
 }
 
 namespace {

@@ -6,8 +6,7 @@
 
 #include "narrow.h"
 #include "nibble/core/buffer.h"
-#include "nibble/core/dtype.h"
-#include "nibble/core/float_types.h"
+#include "nibble/core/visit_float.h"
 
 namespace nibble::inline NIBBLE_ABI {
 
@@ -16,11 +15,7 @@ namespace nibble::inline NIBBLE_ABI {
 inline Buffer typed_buffer(DType type, const std::vector<float>& values, std::string_view name, std::size_t cols) {
   check_narrowed(values, type, name, cols);
   Buffer out = Buffer::allocate(values.size() * size_of(type));
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    if (type == DType::f32) out.writable<float>()[i] = values[i];
-    else if (type == DType::f16) out.writable<f16>()[i] = f16(values[i]);
-    else out.writable<bf16>()[i] = bf16(values[i]);
-  }
+  narrow_floats(type, values.data(), values.size(), out.writable<std::byte>());
   return out;
 }
 

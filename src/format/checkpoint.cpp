@@ -157,7 +157,7 @@ const TensorInfo& Checkpoint::float_info(const std::string& name, std::size_t di
     throw Error(ErrorCode::shape_mismatch, "tensor '" + name + "' has " + std::to_string(t.shape.size()) +
                                                " dimensions; a " +
                                                (dimensions == 2 ? "matrix has 2" : "stack of matrices has 3"));
-  if (t.type != DType::f32 && t.type != DType::f16 && t.type != DType::bf16)
+  if (!is_matrix_type(t.type))
     throw Error(ErrorCode::unsupported,
                 "tensor '" + name + "' is " + std::string(name_of(t.type)) + "; F32, F16 or BF16 is needed");
   return t;

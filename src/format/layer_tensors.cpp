@@ -48,7 +48,7 @@ std::vector<float> need_floats(const TensorSource& source, const std::string& na
 NamedTensor need_scales(const TensorSource& source, const std::string& name, const std::vector<std::size_t>& shape) {
   auto t = source.find(name);
   if (!t) refuse(name, "is missing, though its layer is quantized");
-  if (t->type != DType::f32 && t->type != DType::f16 && t->type != DType::bf16)
+  if (!is_matrix_type(t->type))
     refuse(name, "has type " + std::string(name_of(t->type)) + "; F32, F16 or BF16 is needed");
   need_shape(*t, shape);
   need_finite(*t);
@@ -133,25 +133,18 @@ bool is_reordered(const QuantizedMatrix& q) {
 }
 
 ScaleType scale_type_of(DType type) {
-  return type == DType::f16 ? ScaleType::f16 : type == DType::bf16 ? ScaleType::bf16 : ScaleType::f32;
+  for (const ScaleType known : kScaleTypes)
+    if (dtype_of(known) == type) return known;
+  return ScaleType::f32;
 }
 
-DType dtype_of(ScaleType type) {
-  return type == ScaleType::f16 ? DType::f16 : type == ScaleType::bf16 ? DType::bf16 : DType::f32;
-}
-
-float float_at(const NamedTensor& t, std::size_t i) {
-  if (t.type == DType::f16) return static_cast<float>(t.bytes.as<f16>()[i]);
-  if (t.type == DType::bf16) return static_cast<float>(t.bytes.as<bf16>()[i]);
-  return t.bytes.as<float>()[i];
-}
+float float_at(const NamedTensor& t, std::size_t i) { return nibble::float_at(t.type, t.bytes.data(), i); }
 
 std::string inexact_scale(const QuantizedMatrix& q, ScaleType type) {
   if (type == ScaleType::f32 || type == q.spec.scale_type) return {};
   for (std::size_t g = 0; g < q.group_count(); ++g) {
     const float exact = q.scale(g);
-    const float stored = type == ScaleType::f16 ? static_cast<float>(f16(exact)) : static_cast<float>(bf16(exact));
-    if (stored != exact)
+    if (visit_scale(type, [&]<class T>(T) { return static_cast<float>(T(exact)) != exact; }))
       return "the scale of group " + std::to_string(g) + ", " + std::to_string(exact) + ", is not exact in " +
              std::string(name_of(dtype_of(type)));
   }
@@ -161,11 +154,7 @@ std::string inexact_scale(const QuantizedMatrix& q, ScaleType type) {
 Buffer scales_in(const QuantizedMatrix& q, ScaleType type) {
   if (type == q.spec.scale_type) return q.scales;
   Buffer out = Buffer::allocate(q.group_count() * static_cast<std::size_t>(scale_bytes(type)));
-  for (std::size_t g = 0; g < q.group_count(); ++g) {
-    if (type == ScaleType::f32) out.writable<float>()[g] = q.scale(g);
-    else if (type == ScaleType::f16) out.writable<f16>()[g] = f16(q.scale(g));
-    else out.writable<bf16>()[g] = bf16(q.scale(g));
-  }
+  for (std::size_t g = 0; g < q.group_count(); ++g) store_scale(type, out.writable<std::byte>(), g, q.scale(g));
   return out;
 }
 

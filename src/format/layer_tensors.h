@@ -43,8 +43,8 @@ Buffer write_g_idx(const QuantizedMatrix& q);
 /// columns that were in order already) need not be stored, and does not come back.
 bool is_reordered(const QuantizedMatrix& q);
 
+/// The scale type of a tensor of scales; f32 for a type that is none.
 ScaleType scale_type_of(DType type);
-DType dtype_of(ScaleType type);
 /// Element i of a floating-point tensor.
 float float_at(const NamedTensor& t, std::size_t i);
 /// The first scale that `type` does not hold exactly, as a message; empty if it holds all.

@@ -115,8 +115,8 @@ std::string loss_in(CheckpointLayout layout, const LayerDescription& d) {
   if (std::string why = format.obstacle(d); !why.empty()) return why;
   const QuantSpec nearest = format.nearest(d);
   if (nearest.scale_type == d.spec.scale_type || scale_bytes(nearest.scale_type) == 4) return {};
-  return "its scales are " + std::string(name_of(format::dtype_of(d.spec.scale_type))) + "; the layout has " +
-         std::string(name_of(format::dtype_of(nearest.scale_type)));
+  return "its scales are " + std::string(name_of(dtype_of(d.spec.scale_type))) + "; the layout has " +
+         std::string(name_of(dtype_of(nearest.scale_type)));
 }
 
 std::string loss_in(CheckpointLayout layout, const QuantizedMatrix& q) {
@@ -140,7 +140,7 @@ QuantizedMatrix with_scale_type(QuantizedMatrix q, ScaleType type, const std::st
   for (std::size_t g = 0; g < q.group_count(); ++g)
     if (!is_finite(q.scale(g)))
       throw Error(ErrorCode::non_finite, "layer '" + name + "': the scale of group " + std::to_string(g) +
-                                             " is beyond the range of " + std::string(name_of(format::dtype_of(type))));
+                                             " is beyond the range of " + std::string(name_of(dtype_of(type))));
   return q;
 }
 

@@ -15,11 +15,8 @@ std::string shape(std::size_t rows, std::size_t cols) { return std::to_string(ro
 
 /// Row r in fp32: in place, or in `scratch`.
 const float* load_row(FloatMatrix m, std::size_t r, float* scratch) {
-  const void* from = m.row(r);
-  if (m.type == DType::f32) return static_cast<const float*>(from);
-  for (std::size_t c = 0; c < m.cols; ++c)
-    scratch[c] = m.type == DType::f16 ? static_cast<float>(static_cast<const f16*>(from)[c])
-                                      : static_cast<float>(static_cast<const bf16*>(from)[c]);
+  if (m.type == DType::f32) return static_cast<const float*>(m.row(r));
+  widen_floats(m.type, m.row(r), m.cols, scratch);
   return scratch;
 }
 

@@ -6,6 +6,7 @@
 
 #include "nibble/core/error.h"
 #include "nibble/matrix/quantized_matrix.h"
+#include "nibble/matrix/scheme_registry.h"
 
 namespace nibble::inline NIBBLE_ABI {
 
@@ -30,22 +31,25 @@ std::vector<std::string_view> split(std::string_view text) {
   return parts;
 }
 
+std::string known_schemes() {
+  std::string out = "int2 … int8, ";
+  for (const std::string_view name : scheme_names()) out += std::string(name) + ", ";
+  return out + "llm-int8";
+}
+
 /// The defaults that go with a name, before options.
 QuantSpec spec_of_name(std::string_view text, std::string_view name) {
   QuantSpec s;
-  const auto blockwise = [&](SchemeKind kind, int bits, std::size_t block) {
-    s.scheme = kind;
-    s.bits = bits;
+  if (const auto kind = find_scheme(name)) {
+    s.scheme = *kind;
+    s.bits = scheme_entry(*kind)->bits;
     s.granularity = Granularity::block;
-    s.group_size = block;
+    s.group_size = scheme_entry(*kind)->block_size;
     s.scale_type = ScaleType::f32;
     return s;
-  };
-  if (name == "nf4") return blockwise(SchemeKind::nf4, 4, 64);
-  if (name == "fp4") return blockwise(SchemeKind::fp4, 4, 64);
-  if (name == "dynamic8") return blockwise(SchemeKind::dynamic8, 8, 256);
+  }
   if (!name.starts_with("int"))
-    refuse(text, "unknown scheme '" + std::string(name) + "'; known are int2 … int8, nf4, fp4, dynamic8, llm-int8");
+    refuse(text, "unknown scheme '" + std::string(name) + "'; known are " + known_schemes());
   const auto bits = to_number(name.substr(3));
   if (!bits || *bits < 2 || *bits > 8) refuse(text, "bits must be 2 to 8, not '" + std::string(name.substr(3)) + "'");
   s.bits = static_cast<int>(*bits);
@@ -77,10 +81,12 @@ void apply_option(std::string_view text, std::string_view option, QuantSpec& s, 
     s.granularity = granularity;
     s.group_size = 0;
   };
-  const auto scale = [&](ScaleType type) {
-    s.scale_type = type;
-    scale_said = true;
-  };
+  for (const ScaleType type : kScaleTypes)
+    if (option == name_of(type)) {
+      s.scale_type = type;
+      scale_said = true;
+      return;
+    }
   if (option == "sym") s.scheme = SchemeKind::symmetric;
   else if (option == "asym" || option == "asymraw") {
     s.scheme = SchemeKind::asymmetric;
@@ -88,9 +94,6 @@ void apply_option(std::string_view text, std::string_view option, QuantSpec& s, 
   } else if (option == "tensor") whole(Granularity::tensor);
   else if (option == "channel") whole(Granularity::channel);
   else if (option == "dq") s.double_quant = true;
-  else if (option == "f32") scale(ScaleType::f32);
-  else if (option == "f16") scale(ScaleType::f16);
-  else if (option == "bf16") scale(ScaleType::bf16);
   else if (option == "full") s.symmetric_range = SymmetricRange::full;
   else if (option == "restricted") s.symmetric_range = SymmetricRange::restricted;
   else if (option.starts_with('g')) sized(Granularity::group);
@@ -133,9 +136,10 @@ QuantSpec QuantSpec::parse(std::string_view text) {
 std::string QuantSpec::to_string() const {
   if (scheme == SchemeKind::llm_int8)
     return threshold == 6.0f ? "llm-int8" : "llm-int8-t" + std::to_string(static_cast<int>(threshold));
-  static constexpr const char* names[] = {"int", "int", "nf4", "fp4", "dynamic8"};
-  std::string out = names[static_cast<int>(scheme)];
-  if (is_affine()) out += std::to_string(bits);
+  const SchemeEntry* row = scheme_entry(scheme);
+  std::string out = is_affine()      ? "int" + std::to_string(bits)
+                    : row != nullptr ? std::string(row->name)
+                                     : "unregistered";
   switch (granularity) {
     case Granularity::tensor: out += "-tensor"; break;
     case Granularity::channel: out += "-channel"; break;
@@ -148,8 +152,7 @@ std::string QuantSpec::to_string() const {
       out += symmetric_range == SymmetricRange::full ? "-full" : "-restricted";
   }
   if (scheme == SchemeKind::asymmetric) out += hold_zero ? "-asym" : "-asymraw";
-  if (is_affine() && scale_type != default_scale_type(*this))
-    out += scale_type == ScaleType::f32 ? "-f32" : scale_type == ScaleType::f16 ? "-f16" : "-bf16";
+  if (is_affine() && scale_type != default_scale_type(*this)) out += "-" + std::string(name_of(scale_type));
   if (double_quant) out += "-dq";
   return out;
 }
@@ -162,11 +165,14 @@ void QuantSpec::validate() const {
   const bool grouped = granularity == Granularity::group || granularity == Granularity::block;
   need(!grouped || group_size > 0, "group size is 0; it must be at least 1");
   if (is_codebook()) {
+    const SchemeEntry* row = scheme_entry(scheme);
+    need(row != nullptr, "no scheme of kind " + std::to_string(static_cast<int>(scheme)) + " is registered");
     need(granularity == Granularity::block, "a codebook scheme is blockwise: give -bN");
-    need(bits == (scheme == SchemeKind::dynamic8 ? 8 : 4), "the codebook's bits cannot be chosen");
+    need(bits == row->bits, "the codebook's bits cannot be chosen");
   }
   if (!is_affine()) need(scale_type == ScaleType::f32, "absmax values are fp32");
-  need(!double_quant || is_codebook(), "double quantization is of absmax values: only nf4, fp4 and dynamic8 have them");
+  need(!double_quant || is_codebook(),
+       "double quantization is of absmax values: only codebook schemes (nf4, fp4, dynamic8, …) have them");
   if (scheme == SchemeKind::llm_int8) {
     need(granularity == Granularity::channel && bits == 8, "LLM.int8 quantizes rows to 8 bits");
     need(threshold >= 0 && is_finite(threshold), "the outlier threshold must be 0 (none) or positive");

@@ -3,19 +3,15 @@
 #include <algorithm>
 
 #include "nibble/core/error.h"
+#include "nibble/matrix/scheme_registry.h"
 
 namespace nibble::inline NIBBLE_ABI {
 
 namespace {
 
 std::vector<float> codebook_of(SchemeKind kind) {
-  switch (kind) {
-    case SchemeKind::nf4: return {Codebook<nf4>::values().begin(), Codebook<nf4>::values().end()};
-    case SchemeKind::fp4: return {Codebook<fp4>::values().begin(), Codebook<fp4>::values().end()};
-    case SchemeKind::dynamic8:
-      return {Codebook<dynamic_map<true>>::values().begin(), Codebook<dynamic_map<true>>::values().end()};
-    default: return {};
-  }
+  const SchemeEntry* row = scheme_entry(kind);
+  return row == nullptr ? std::vector<float>() : std::vector<float>(row->codebook.begin(), row->codebook.end());
 }
 
 std::size_t scale_element_bytes(const QuantSpec& spec) {
@@ -105,12 +101,7 @@ float QuantizedMatrix::scale(std::size_t group) const {
   if (spec.double_quant)
     return nested_value(nested.map[scales.as<std::uint8_t>()[group]], nested.absmax[group / NestedScales::block_size],
                         nested.offset);
-  switch (spec.scale_type) {
-    case ScaleType::f16: return static_cast<float>(scales.as<f16>()[group]);
-    case ScaleType::bf16: return static_cast<float>(scales.as<bf16>()[group]);
-    case ScaleType::f32: break;
-  }
-  return scales.as<float>()[group];
+  return load_scale(spec.scale_type, scales.data(), group);
 }
 
 std::int32_t QuantizedMatrix::zero_point(std::size_t group) const {

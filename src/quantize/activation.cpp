@@ -11,6 +11,11 @@ namespace {
 
 constexpr std::size_t kBins = 4096;
 
+/// Activations are never stored, so their scales are fp32.
+AffineRule activation_rule(int bits, bool symmetric) {
+  return {bits, symmetric, SymmetricRange::restricted, true, ScaleType::f32};
+}
+
 void check_bits(int bits) {
   if (bits < 2 || bits > 8)
     throw Error(ErrorCode::invalid_argument, "bits is " + std::to_string(bits) + "; it must be 2 to 8");
@@ -81,8 +86,7 @@ void RangeObserver::widen_to(float absmax) {
 }
 
 AffineParams RangeObserver::fit(Range r) const {
-  return options_.symmetric ? fit_symmetric(r, options_.bits, SymmetricRange::restricted, ScaleType::f32)
-                            : fit_asymmetric(r, options_.bits, true, ScaleType::f32);
+  return fit_affine(r, activation_rule(options_.bits, options_.symmetric));
 }
 
 Range RangeObserver::percentile_range() const {
@@ -97,7 +101,8 @@ Range RangeObserver::percentile_range() const {
 
 double RangeObserver::squared_error(Range r) const {
   const AffineParams p = fit(r);
-  const std::int32_t low = options_.symmetric ? 1 : 0, high = (1 << options_.bits) - 1;
+  const AffineRule rule = activation_rule(options_.bits, options_.symmetric);
+  const std::int32_t low = rule.lowest_code(), high = rule.highest_code();
   double sum = 0;
   for (std::size_t b = 0; b < kBins; ++b) {
     if (bins_[b] == 0) continue;
@@ -152,15 +157,14 @@ QuantizedActivations quantize_dynamic(MatrixView<const float> x, int bits, bool 
   check_bits(bits);
   if (x.cols == 0) throw Error(ErrorCode::invalid_argument, "activation rows of no columns have no range");
   x.validate("x");
+  const AffineRule rule = activation_rule(bits, symmetric);
   QuantizedActivations out{x.rows, x.cols, std::vector<std::uint8_t>(x.rows * x.cols), {}};
   for (std::size_t r = 0; r < x.rows; ++r) {
     check_row_finite(x.row(r), r);
-    const Range range = range_of(x.row(r));
-    const AffineParams p = symmetric ? fit_symmetric(range, bits, SymmetricRange::restricted, ScaleType::f32)
-                                     : fit_asymmetric(range, bits, true, ScaleType::f32);
+    const AffineParams p = fit_affine(range_of(x.row(r)), rule);
     out.params.push_back(p);
     for (std::size_t c = 0; c < x.cols; ++c)
-      out.codes[r * x.cols + c] = affine_encode(x(r, c), p, symmetric ? 1 : 0, (1 << bits) - 1);
+      out.codes[r * x.cols + c] = affine_encode(x(r, c), p, rule.lowest_code(), rule.highest_code());
   }
   return out;
 }

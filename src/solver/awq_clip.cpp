@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "nibble/core/error.h"
+#include "nibble/matrix/group_params.h"
 #include "nibble/quantize/quantize.h"
 #include "nibble/scheme/affine.h"
 #include "nibble/solver/awq.h"
@@ -16,11 +17,6 @@ namespace {
 
 using solver::kDepth;
 using solver::kLanes;
-
-AffineParams fit(Range r, const QuantSpec& s) {
-  return s.scheme == SchemeKind::symmetric ? fit_symmetric(r, s.bits, s.symmetric_range, s.scale_type)
-                                           : fit_asymmetric(r, s.bits, s.hold_zero, s.scale_type);
-}
 
 /// One group of columns, for all rows.
 class GroupSearch {
@@ -86,8 +82,7 @@ class GroupSearch {
 
   /// change = Q(clamp(w, ± limit)) − w
   void clip_and_round(const float* limit) {
-    const QuantSpec& s = options_.spec;
-    const std::int32_t bottom = s.scheme == SchemeKind::symmetric ? symmetric_low(s.symmetric_range) : 0;
+    const AffineRule rule = affine_rule(options_.spec);
     const auto clamped = [&](std::size_t i) { return std::clamp(weights_[i], -limit[i % kLanes], limit[i % kLanes]); };
     Range ranges[kLanes];
     for (std::size_t lane = 0; lane < kLanes; ++lane) ranges[lane] = {clamped(lane), clamped(lane)};
@@ -96,10 +91,11 @@ class GroupSearch {
       r = {std::min(r.min, clamped(i)), std::max(r.max, clamped(i))};
     }
     AffineParams grids[kLanes];
-    for (std::size_t lane = 0; lane < kLanes; ++lane) grids[lane] = fit(ranges[lane], s);
+    for (std::size_t lane = 0; lane < kLanes; ++lane) grids[lane] = fit_affine(ranges[lane], rule);
     for (std::size_t i = 0; i < n_ * kLanes; ++i) {
       const AffineParams& grid = grids[i % kLanes];
-      change_[i] = affine_decode(affine_encode(clamped(i), grid, bottom, (1 << s.bits) - 1), grid) - weights_[i];
+      change_[i] =
+          affine_decode(affine_encode(clamped(i), grid, rule.lowest_code(), rule.highest_code()), grid) - weights_[i];
     }
   }
 

@@ -34,7 +34,7 @@ ActivationStats::ActivationStats(std::size_t channels, std::string name, std::si
 }
 
 void ActivationStats::add(FloatMatrix x) {
-  if (x.type != DType::f32 && x.type != DType::f16 && x.type != DType::bf16)
+  if (!is_matrix_type(x.type))
     throw Error(ErrorCode::unsupported, "activations '" + name_ + "' are " + std::string(name_of(x.type)) +
                                             "; only F32, F16 and BF16 can be observed");
   if (x.cols != channels() || x.stride < x.cols)

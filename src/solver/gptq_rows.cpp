@@ -99,11 +99,8 @@ class RowChunk {
     for (std::size_t r = 0; r < p.rows; ++r) {
       const std::size_t row = p.first_row + r;
       float* to = rows_.data() + r * stride;
-      const void* from = in_.weights.row(row);
-      if (in_.weights.type == DType::f32) std::copy_n(static_cast<const float*>(from), n_, to);
-      else
-        (in_.weights.type == DType::f16 ? isa_.load_f16 : isa_.load_bf16)(static_cast<const std::uint16_t*>(from), n_,
-                                                                          to);
+      const float* from = cpu_widen(isa_, in_.weights.type, in_.weights.row(row), n_, to);
+      if (from != to) std::copy_n(from, n_, to);
       if (!isa_.range(to, n_).finite) refuse(row, to);
     }
     for (std::size_t r = p.rows; r < kLanes; ++r) std::fill_n(rows_.data() + r * stride, n_, 0.0f);

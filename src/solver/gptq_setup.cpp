@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "nibble/core/error.h"
+#include "nibble/matrix/group_params.h"
 
 namespace nibble::inline NIBBLE_ABI::gptq {
 
@@ -40,7 +41,7 @@ void check_arguments(FloatMatrix weights, const Hessian& hessian, const Options&
   need(o, o.asymmetric_share == 0 || hessian.asymmetric(),
        "asymmetric_share needs a Hessian that gathered full-precision activations too");
   need(o, weights.rows > 0 && weights.cols > 0, "the matrix is empty");
-  if (weights.type != DType::f32 && weights.type != DType::f16 && weights.type != DType::bf16)
+  if (!is_matrix_type(weights.type))
     throw Error(ErrorCode::unsupported, "tensor '" + o.name + "' is " + std::string(name_of(weights.type)) +
                                             "; only F32, F16 and BF16 can be quantized");
   if (weights.cols != hessian.channels() || weights.stride < weights.cols)
@@ -144,14 +145,9 @@ void refuse_weight(const Options& o, std::size_t row, std::size_t col, float val
 
 void store_group(QuantizedMatrix& q, const Options& o, std::size_t row, std::size_t group, std::size_t groups,
                  AffineParams params) {
-  const float stored = stored_scale(params.scale, o.scale_type);
-  const std::size_t at = row * groups + group;
-  switch (o.scale_type) {
-    case ScaleType::f32: q.scales.writable<float>()[at] = stored; break;
-    case ScaleType::f16: q.scales.writable<f16>()[at] = f16(stored); break;
-    case ScaleType::bf16: q.scales.writable<bf16>()[at] = bf16(stored); break;
-  }
-  if (!o.symmetric) q.zero_points.writable<std::uint8_t>()[at] = static_cast<std::uint8_t>(params.zero_point);
+  params.scale = stored_scale(params.scale, o.scale_type);
+  store_params(q.spec, q.scales.writable<std::byte>(), q.zero_points.writable<std::byte>(), row * groups + group,
+               params);
 }
 
 }  // namespace nibble::inline NIBBLE_ABI::gptq

@@ -14,14 +14,6 @@ namespace {
 /// 256 squares of this still sum to a finite float.
 constexpr float kMostActivation = 0x1p59f;
 
-float element(FloatMatrix x, std::size_t r, std::size_t c) {
-  switch (x.type) {
-    case DType::f16: return static_cast<float>(static_cast<const f16*>(x.row(r))[c]);
-    case DType::bf16: return static_cast<float>(static_cast<const bf16*>(x.row(r))[c]);
-    default: return static_cast<const float*>(x.row(r))[c];
-  }
-}
-
 std::string shape(std::size_t rows, std::size_t cols) { return std::to_string(rows) + " × " + std::to_string(cols); }
 
 }  // namespace
@@ -74,7 +66,7 @@ Hessian Hessian::from_sum(MatrixView<const double> sum, MatrixView<const double>
 /// Refuses what could not be summed, naming the first such value in row-major order.
 void Hessian::check(FloatMatrix x, const char* which, Executor& executor) const {
   const std::string what = std::string(which) + " '" + name_ + "'";
-  if (x.type != DType::f32 && x.type != DType::f16 && x.type != DType::bf16)
+  if (!is_matrix_type(x.type))
     throw Error(ErrorCode::unsupported,
                 what + " are " + std::string(name_of(x.type)) + "; only F32, F16 and BF16 can be summed");
   if (x.cols != channels_ || x.stride < x.cols)
@@ -84,7 +76,7 @@ void Hessian::check(FloatMatrix x, const char* which, Executor& executor) const 
   x.validate(name_);
   const std::size_t t = solver::first_beyond(x, kMostActivation, executor);
   for (std::size_t c = 0; t < x.rows && c < x.cols; ++c) {
-    const float value = element(x, t, c);
+    const float value = x(t, c);
     if (is_finite(value) && std::abs(value) < kMostActivation) continue;
     throw Error(ErrorCode::non_finite, what + ": token " + std::to_string(t) + ", channel " + std::to_string(c) +
                                            " is " + std::to_string(value) +

@@ -21,9 +21,7 @@ constexpr std::size_t kTileRows = 192, kTilePanels = 16;
 
 /// Row t in fp32: in place, or widened into `scratch`.
 const float* load(const kernels::KernelTable& isa, FloatMatrix x, std::size_t t, float* scratch) {
-  if (x.type == DType::f32) return static_cast<const float*>(x.row(t));
-  (x.type == DType::f16 ? isa.load_f16 : isa.load_bf16)(static_cast<const std::uint16_t*>(x.row(t)), x.cols, scratch);
-  return scratch;
+  return cpu_widen(isa, x.type, x.row(t), x.cols, scratch);
 }
 
 /// Some tokens of a batch as the micro-kernel wants them.

@@ -9,6 +9,7 @@
 #include "nibble/core/dtype.h"
 #include "nibble/core/float_types.h"
 #include "nibble/core/portability.h"
+#include "nibble/core/visit_float.h"
 
 #if NIBBLE_EXCEPTIONS
 #include <string>
@@ -45,8 +46,6 @@ constexpr bool is_view(const void* data, std::size_t rows, std::size_t cols, std
               "'" + std::string(name) + "' is " + std::string(name_of(type)) + "; F32, F16 or BF16 is needed");
 }
 #endif
-
-constexpr bool is_matrix_type(DType type) { return type == DType::f32 || type == DType::f16 || type == DType::bf16; }
 
 }  // namespace detail
 
@@ -100,12 +99,14 @@ struct FloatMatrix {
   [[nodiscard]] const void* row(std::size_t r) const {
     return static_cast<const std::byte*>(data) + r * stride * size_of(type);
   }
+  /// One element as fp32. Slow; for what a message says, and small matrices.
+  [[nodiscard]] float operator()(std::size_t r, std::size_t c) const { return float_at(type, row(r), c); }
 #if NIBBLE_EXCEPTIONS
   /// What every public call asks of a matrix that it is handed, before memory is touched; a few comparisons. Errors
   /// name `name`: invalid_argument for elements at no address, or more than memory can hold; shape_mismatch for a
   /// stride of less than cols; unsupported for another type. An empty matrix is one.
   constexpr void validate(std::string_view name) const {
-    if (!detail::is_matrix_type(type)) detail::refuse_type(name, type);
+    if (!is_matrix_type(type)) detail::refuse_type(name, type);
     if (!detail::is_view(data, rows, cols, stride, size_of(type))) detail::refuse_view(name, data, rows, cols, stride);
   }
 #endif
@@ -131,7 +132,7 @@ struct MutableFloatMatrix {
   /// name `name`: invalid_argument for elements at no address, or more than memory can hold; shape_mismatch for a
   /// stride of less than cols; unsupported for another type. An empty matrix is one.
   constexpr void validate(std::string_view name) const {
-    if (!detail::is_matrix_type(type)) detail::refuse_type(name, type);
+    if (!is_matrix_type(type)) detail::refuse_type(name, type);
     if (!detail::is_view(data, rows, cols, stride, size_of(type))) detail::refuse_view(name, data, rows, cols, stride);
   }
 #endif

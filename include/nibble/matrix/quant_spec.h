@@ -6,6 +6,7 @@
 //   nf4-b64  fp4-b128     blocks over the flattened matrix; "nf4" for short; -dq: the absmax values are quantized too
 //   dynamic8-b256         the 8-bit dynamic map, blockwise
 //   llm-int8              LLM.int8 rows, outlier threshold 6; llm-int8-t0 turns outliers off
+//   mine3-b64             any registered codebook (matrix/scheme_registry.h), with what nf4 takes
 //
 // Options in any order after the name; -full and -restricted choose the symmetric range, -f32, -f16, -bf16 the scales.
 #pragma once
@@ -20,6 +21,8 @@
 
 namespace nibble::inline NIBBLE_ABI {
 
+/// Which scheme: those that kernels and file formats know by name. A value above llm_int8 stands for a codebook that
+/// was registered (matrix/scheme_registry.h), and is good in one process: texts and files have its name.
 enum class SchemeKind : std::uint8_t { symmetric, asymmetric, nf4, fp4, dynamic8, llm_int8 };
 
 struct QuantSpec {
@@ -42,12 +45,13 @@ struct QuantSpec {
   /// Throws Error{invalid_argument} unless every field is in range and they fit together.
   void validate() const;
 
-  [[nodiscard]] bool is_affine() const { return scheme == SchemeKind::symmetric || scheme == SchemeKind::asymmetric; }
-  [[nodiscard]] bool is_codebook() const {
-    return scheme == SchemeKind::nf4 || scheme == SchemeKind::fp4 || scheme == SchemeKind::dynamic8;
+  /// The two families of decoders, (code − zero_point)·scale and codebook[code]·absmax. LLM.int8 is neither.
+  [[nodiscard]] NIBBLE_HD constexpr bool is_affine() const {
+    return scheme == SchemeKind::symmetric || scheme == SchemeKind::asymmetric;
   }
+  [[nodiscard]] NIBBLE_HD constexpr bool is_codebook() const { return !is_affine() && scheme != SchemeKind::llm_int8; }
   /// Whether zero points are stored (asymmetric), and whether as int32 (raw range) or in `bits` bits.
-  [[nodiscard]] bool has_zero_points() const { return scheme == SchemeKind::asymmetric; }
+  [[nodiscard]] NIBBLE_HD constexpr bool has_zero_points() const { return scheme == SchemeKind::asymmetric; }
 
   /// Which elements share a scale.
   [[nodiscard]] Grouping grouping() const { return {granularity, group_size}; }

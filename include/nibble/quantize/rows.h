@@ -111,14 +111,6 @@ constexpr typename S::Params fit_range(Range r, ScaleType type) {
   else return S::fit(r);
 }
 
-/// Whether what a group shares can be stored; schemes with other parameters judge for themselves.
-template <class Params>
-constexpr float scale_of(const Params& p) {
-  if constexpr (requires { p.scale; }) return p.scale;
-  else if constexpr (requires { p.absmax; }) return p.absmax;
-  else return 0;
-}
-
 /// The range of a group's values, or the first that is not finite.
 template <class T>
 constexpr RowsResult range_of_group(MatrixView<T> x, Grouping groups, std::size_t group, Range& range) {

@@ -2,9 +2,10 @@
 #pragma once
 
 #include <span>
-#include <type_traits>
+#include <string>
 
 #include "nibble/core/error.h"
+#include "nibble/matrix/scheme_registry.h"
 #include "nibble/quantize/quantize.h"
 #include "nibble/scheme/scheme.h"
 
@@ -54,12 +55,13 @@ struct SpecOf<Asymmetric<B, HoldZero>> {
 };
 template <class Table>
 struct SpecOf<Codebook<Table>> {
-  static_assert(std::is_same_v<Table, nf4> || std::is_same_v<Table, fp4> || std::is_same_v<Table, dynamic_map<true>>,
-                "QuantizedMatrix knows these tables; quantize_group takes any");
   static void set(QuantSpec& s) {
-    s.scheme = std::is_same_v<Table, nf4>   ? SchemeKind::nf4
-               : std::is_same_v<Table, fp4> ? SchemeKind::fp4
-                                            : SchemeKind::dynamic8;
+    const auto kind = find_scheme(Table::name);
+    if (!kind)
+      throw Error(ErrorCode::not_found, "no scheme '" + std::string(Table::name) +
+                                            "' is registered; register_scheme(codebook_scheme<Table>()) does it, and "
+                                            "quantize_group and quantize_rows take any table");
+    s.scheme = *kind;
     s.bits = Codebook<Table>::bits;
   }
 };
@@ -73,7 +75,7 @@ struct SpecOf<LlmInt8> {
 
 }  // namespace detail
 
-/// The run-time spec of a scheme and its options.
+/// The run-time spec of a scheme and its options. Error{not_found} for a table that is not registered.
 template <Scheme S>
 QuantSpec spec_of(const TypedOptions& options) {
   QuantSpec s;

@@ -45,7 +45,9 @@ enum class SymmetricRange : std::uint8_t {
 };
 
 /// Lowest code of a symmetric scheme; the highest is always 2^B−1.
-constexpr std::int32_t symmetric_low(SymmetricRange range) { return range == SymmetricRange::restricted ? 1 : 0; }
+NIBBLE_HD constexpr std::int32_t symmetric_low(SymmetricRange range) {
+  return range == SymmetricRange::restricted ? 1 : 0;
+}
 
 /// The largest magnitude that can be quantized: beyond it a code could decode to infinity, so the scale is made
 /// infinite, which quantizers turn into an error.
@@ -76,6 +78,23 @@ NIBBLE_HD constexpr AffineParams fit_asymmetric(Range r, int bits, bool hold_zer
   const std::int32_t zero_point = round_half_even(-(r.min / scale));
   if (!hold_zero) return {scale, zero_point};
   return {scale, zero_point < 0 ? 0 : zero_point > top ? top : zero_point};
+}
+
+/// Which grid a range is given: what the symmetric and the asymmetric schemes leave open, at run time.
+struct AffineRule {
+  int bits = 4;
+  bool symmetric = true;
+  SymmetricRange range = SymmetricRange::full;  ///< Symmetric alone.
+  bool hold_zero = true;                        ///< Asymmetric alone.
+  ScaleType scale_type = ScaleType::f32;
+
+  NIBBLE_HD constexpr std::int32_t lowest_code() const { return symmetric ? symmetric_low(range) : 0; }
+  NIBBLE_HD constexpr std::int32_t highest_code() const { return (1 << bits) - 1; }
+};
+
+NIBBLE_HD constexpr AffineParams fit_affine(Range r, AffineRule rule) {
+  return rule.symmetric ? fit_symmetric(r, rule.bits, rule.range, rule.scale_type)
+                        : fit_asymmetric(r, rule.bits, rule.hold_zero, rule.scale_type);
 }
 
 /// The symmetric scheme of B bits as a type.

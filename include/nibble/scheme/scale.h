@@ -1,11 +1,19 @@
-// The type a scale is stored in, and what storing does to its value.
+// The types that a scale is stored in, and what storing does to its value.
 //
-// Codes are always computed with the scale as stored, so that encode and decode agree whatever the type.
+// Codes are always computed with the scale as stored, so that encode and decode
+// agree whatever the type. A new type is an enumerator, a ScaleTraits and a
+// line in visit_scale: specs then parse and print it, quantizers fit to it, and
+// our file layout stores it. Kernels that do not know it get the scales as
+// fp32.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <string_view>
 
+#include "nibble/core/dtype.h"
 #include "nibble/core/float_types.h"
 #include "nibble/scheme/rounding.h"
 
@@ -13,27 +21,75 @@ namespace nibble::inline NIBBLE_ABI {
 
 enum class ScaleType : std::uint8_t { f32, f16, bf16 };
 
-/// Bytes of one stored scale.
-constexpr int scale_bytes(ScaleType type) { return type == ScaleType::f32 ? 4 : 2; }
+inline constexpr std::array kScaleTypes{ScaleType::f32, ScaleType::f16, ScaleType::bf16};
 
-/// `scale` (≥ 0, finite) as it reads back from storage, never below the smallest value that still divides: the least
-/// normal float, or the least positive f16. That floor is what makes all-zero and denormal groups ordinary ones.
-/// Infinity where the type cannot hold the scale; the caller turns that into an error.
-NIBBLE_HD constexpr float stored_scale(float scale, ScaleType type) {
-  constexpr float least_normal = std::numeric_limits<float>::min();
-  constexpr float least_f16 = 0x1p-24f;
+/// What is known of a scale type T: its option in a spec, its type in a file,
+/// and `least`, the smallest scale that still divides (the least normal float,
+/// or the least positive f16).
+template <class T>
+struct ScaleTraits;
+template <>
+struct ScaleTraits<float> {
+  static constexpr std::string_view name = "f32";
+  static constexpr DType dtype = DType::f32;
+  static constexpr float least = std::numeric_limits<float>::min();
+};
+template <>
+struct ScaleTraits<f16> {
+  static constexpr std::string_view name = "f16";
+  static constexpr DType dtype = DType::f16;
+  static constexpr float least = 0x1p-24f;
+};
+template <>
+struct ScaleTraits<bf16> {
+  static constexpr std::string_view name = "bf16";
+  static constexpr DType dtype = DType::bf16;
+  static constexpr float least = std::numeric_limits<float>::min();
+};
+
+/// Calls visit(T{}) with the C++ type of a scale type.
+template <class Visitor>
+NIBBLE_HD constexpr decltype(auto) visit_scale(ScaleType type, Visitor&& visit) {
   switch (type) {
-    case ScaleType::f16: {
-      const auto rounded = static_cast<float>(f16(scale));
-      return rounded < least_f16 ? least_f16 : rounded;
-    }
-    case ScaleType::bf16: {
-      const auto rounded = static_cast<float>(bf16(scale));
-      return rounded < least_normal ? least_normal : rounded;
-    }
+    case ScaleType::f16: return visit(f16{});
+    case ScaleType::bf16: return visit(bf16{});
     case ScaleType::f32: break;
   }
-  return scale < least_normal ? least_normal : scale;
+  return visit(float{});
+}
+
+/// Bytes of one stored scale.
+constexpr int scale_bytes(ScaleType type) {
+  return visit_scale(type, []<class T>(T) { return static_cast<int>(sizeof(T)); });
+}
+/// "f16"
+constexpr std::string_view name_of(ScaleType type) {
+  return visit_scale(type, []<class T>(T) { return ScaleTraits<T>::name; });
+}
+/// The type of a tensor of scales.
+constexpr DType dtype_of(ScaleType type) {
+  return visit_scale(type, []<class T>(T) { return ScaleTraits<T>::dtype; });
+}
+
+/// `scale` (≥ 0, finite) as it reads back from storage, never below the
+/// smallest value that still divides. That floor is what makes all-zero and
+/// denormal groups ordinary ones. Infinity where the type cannot hold the
+/// scale; the caller turns that into an error.
+NIBBLE_HD constexpr float stored_scale(float scale, ScaleType type) {
+  return visit_scale(type, [&]<class T>(T) {
+    constexpr float least = ScaleTraits<T>::least;  // a copy: device code cannot name a static member
+    const auto rounded = static_cast<float>(T(scale));
+    return rounded < least ? least : rounded;
+  });
+}
+
+/// Scale i of an array of that type, and the way back: a value that came from
+/// stored_scale loses nothing.
+NIBBLE_HD inline float load_scale(ScaleType type, const void* scales, std::size_t i) {
+  return visit_scale(type, [&]<class T>(T) { return static_cast<float>(static_cast<const T*>(scales)[i]); });
+}
+NIBBLE_HD inline void store_scale(ScaleType type, void* scales, std::size_t i, float scale) {
+  visit_scale(type, [&]<class T>(T) { static_cast<T*>(scales)[i] = T(scale); });
 }
 
 }  // namespace nibble::inline NIBBLE_ABI

@@ -21,6 +21,18 @@ concept Scheme = requires(float x, std::uint8_t code, std::span<const float> val
   { S::decode(code, p) } -> std::same_as<float>;
 };
 
+namespace detail {
+
+/// The one float of what a group shares, its scale or absmax; 0 for parameters that have neither by that name.
+template <class Params>
+constexpr float scale_of(const Params& p) {
+  if constexpr (requires { p.scale; }) return p.scale;
+  else if constexpr (requires { p.absmax; }) return p.absmax;
+  else return 0;
+}
+
+}  // namespace detail
+
 static_assert(Scheme<Symmetric<4>> && Scheme<Asymmetric<3>> && Scheme<Codebook<nf4>> && Scheme<LlmInt8>);
 
 }  // namespace nibble::inline NIBBLE_ABI

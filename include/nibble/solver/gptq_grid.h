@@ -40,8 +40,7 @@ NIBBLE_HD constexpr AffineParams reference_grid(Range r, int bits, bool symmetri
 
 NIBBLE_HD constexpr AffineParams grid_of(Range r, GridRule rule) {
   if (rule.reference) return reference_grid(r, rule.bits, rule.symmetric);
-  return rule.symmetric ? fit_symmetric(r, rule.bits, SymmetricRange::full, rule.scale_type)
-                        : fit_asymmetric(r, rule.bits, true, rule.scale_type);
+  return fit_affine(r, {rule.bits, rule.symmetric, SymmetricRange::full, true, rule.scale_type});
 }
 
 /// The search tries the range shrunk by 0 … 79 percent (the reference's "mse"); of equals, the first is taken.

@@ -7,8 +7,6 @@ namespace nibble::inline NIBBLE_ABI::cuda {
 
 namespace {
 
-bool is_result_type(DType type) { return type == DType::f32 || type == DType::f16 || type == DType::bf16; }
-
 DType float_type(BlockType type) {
   return type == BlockType::f16 ? DType::f16 : type == BlockType::bf16 ? DType::bf16 : DType::f32;
 }
@@ -28,7 +26,7 @@ std::shared_ptr<const Matrix> decoded(const Context& context, const BlockMatrix&
 
 MatrixPtr pack(const Context& context, const BlockMatrix& m, DType type, cudaStream_t stream, std::string_view name) {
   m.validate(std::string(name));
-  if (!is_result_type(type))
+  if (!is_matrix_type(type))
     throw Error(ErrorCode::unsupported, "tensor '" + std::string(name) + "': " + std::string(name_of(m.type)) +
                                             " blocks decode to F32, F16 and BF16, not to " +
                                             std::string(name_of(type)));
@@ -43,7 +41,7 @@ void dequantize(const Context& context, BlockType type, const void* blocks, cons
                 cudaStream_t stream) {
   const std::string what(name_of(type));
   if (is_float(type)) throw Error(ErrorCode::unsupported, what + " blocks are plain floats and need no decoding");
-  if (!is_result_type(out.type))
+  if (!is_matrix_type(out.type))
     throw Error(ErrorCode::unsupported,
                 what + " blocks decode to F32, F16 and BF16, not to " + std::string(name_of(out.type)));
   if (out.cols % block_size(type) != 0 || out.stride < out.cols)

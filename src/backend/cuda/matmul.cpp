@@ -37,8 +37,6 @@ std::string shape(std::size_t rows, std::size_t cols, std::size_t stride) {
   return "[" + std::to_string(rows) + ", " + std::to_string(cols) + "] with rows " + std::to_string(stride) + " apart";
 }
 
-bool is_vector_type(DType type) { return type == DType::f32 || type == DType::f16 || type == DType::bf16; }
-
 std::size_t least_blas_workspace(const Matrix& w, DType type) {
   return kBlasWorkspace + (w.is_quantized() ? w.cols() * size_of(type) : 0);
 }
@@ -76,7 +74,7 @@ void check_operands(const Context& context, const DeviceMatrix& x, const Matrix&
     throw Error(ErrorCode::shape_mismatch, "matmul: x is " + shape(x.rows, x.cols, x.stride) + ", the weights are [" +
                                                std::to_string(w.rows()) + ", " + std::to_string(w.cols()) + "], y is " +
                                                shape(y.rows, y.cols, y.stride));
-  if (!is_vector_type(x.type) || (y.type != x.type && y.type != DType::f32))
+  if (!is_matrix_type(x.type) || (y.type != x.type && y.type != DType::f32))
     throw Error(ErrorCode::unsupported, "matmul: x is " + std::string(name_of(x.type)) + " and y " +
                                             std::string(name_of(y.type)) +
                                             "; x must be F32, F16 or BF16, y of the same type or F32");

@@ -37,6 +37,8 @@ std::unique_ptr<Matrix::Storage> Matrix::Storage::quantized(const Context& conte
                                                             std::size_t rows, std::size_t cols, bool act_order,
                                                             cudaStream_t stream, bool canonical_codes) {
   const auto buffer = [&](std::size_t bytes) { return DeviceBuffer(bytes, context.allocator(), stream); };
+  if (spec.is_codebook() && spec.bits != 4 && spec.bits != 8)
+    throw Error(ErrorCode::unsupported, "a device decodes codebooks of 4 and 8 bits, not " + spec.to_string());
   auto out = std::make_unique<Storage>();
   out->device = context.device().ordinal;
   out->compute_capability = context.device().compute_capability;
@@ -47,7 +49,8 @@ std::unique_ptr<Matrix::Storage> Matrix::Storage::quantized(const Context& conte
   view.pitch = (packed_bytes(cols, spec.bits) + kGemvPitch - 1) / kGemvPitch * kGemvPitch;
   const std::size_t groups = spec.group_count(rows, cols);
   if (canonical_codes) out->codes = buffer(rows * view.pitch);
-  const std::size_t scale_bytes = spec.double_quant ? 1 : spec.scale_type == ScaleType::f32 ? 4 : 2;
+  const std::size_t scale_bytes =
+      spec.double_quant ? 1 : static_cast<std::size_t>(nibble::scale_bytes(spec.scale_type));
   out->scales = buffer(groups * scale_bytes);
   if (spec.has_zero_points()) out->zero_points = buffer(groups * (spec.hold_zero ? 1 : sizeof(std::int32_t)));
   if (spec.is_codebook()) out->codebook = buffer((std::size_t{1} << spec.bits) * sizeof(float));
@@ -123,7 +126,7 @@ MatrixPtr pack(const Context& context, const QuantizedMatrix& q, cudaStream_t st
 }
 
 MatrixPtr pack(const Context& context, FloatMatrix weights, cudaStream_t stream) {
-  if (weights.type != DType::f32 && weights.type != DType::f16 && weights.type != DType::bf16)
+  if (!is_matrix_type(weights.type))
     throw Error(ErrorCode::unsupported,
                 "weights are " + std::string(name_of(weights.type)) + "; only F32, F16 and BF16 can be packed");
   if (weights.rows == 0 || weights.cols == 0)

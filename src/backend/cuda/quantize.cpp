@@ -12,23 +12,16 @@ std::string place(std::string_view name, std::size_t row, std::size_t col) {
   return "tensor '" + std::string(name) + "', row " + std::to_string(row) + ", column " + std::to_string(col);
 }
 
-bool is_weight_type(DType type) { return type == DType::f32 || type == DType::f16 || type == DType::bf16; }
-
 /// One element, brought to the host.
 float element(const DeviceMatrix& m, std::size_t row, std::size_t col, cudaStream_t stream) {
-  float wide = 0;
-  f16 half{};
-  bf16 brain{};
-  void* to = m.type == DType::f16    ? static_cast<void*>(&half)
-             : m.type == DType::bf16 ? static_cast<void*>(&brain)
-                                     : &wide;
+  float kept = 0;  // room for any type
   const std::size_t size = size_of(m.type);
   WaitOnError work(stream);
-  check(cudaMemcpyAsync(to, static_cast<const std::byte*>(m.data) + (row * m.stride + col) * size, size,
+  check(cudaMemcpyAsync(&kept, static_cast<const std::byte*>(m.data) + (row * m.stride + col) * size, size,
                         cudaMemcpyDeviceToHost, stream),
         "cudaMemcpyAsync", "reading the value that cannot be quantized");
   work.wait("reading the value that cannot be quantized");
-  return m.type == DType::f16 ? static_cast<float>(half) : m.type == DType::bf16 ? static_cast<float>(brain) : wide;
+  return float_at(m.type, &kept, 0);
 }
 
 /// Row and column at which a group begins.
@@ -68,7 +61,11 @@ void check_status(const QuantizeStatus& status, const DeviceMatrix& m, const Qua
 MatrixPtr quantize(const Context& context, const DeviceMatrix& weights, const QuantSpec& spec, std::string_view name,
                    cudaStream_t stream) {
   spec.validate();
-  if (!is_weight_type(weights.type))
+  if (spec.scheme > SchemeKind::llm_int8)
+    throw Error(ErrorCode::unsupported, "tensor '" + std::string(name) + "': " + spec.to_string() +
+                                            " was registered, and no kernel quantizes to it; quantize on the CPU, and "
+                                            "pack the result");
+  if (!is_matrix_type(weights.type))
     throw Error(ErrorCode::unsupported, "tensor '" + std::string(name) + "' is " + std::string(name_of(weights.type)) +
                                             "; only F32, F16 and BF16 can be quantized");
   if (weights.rows == 0 || weights.cols == 0)
@@ -108,7 +105,7 @@ MatrixPtr quantize(const Context& context, const DeviceMatrix& weights, const Qu
 void dequantize(const Context& context, const Matrix& w, std::size_t first_row, const MutableDeviceMatrix& out,
                 cudaStream_t stream) {
   if (!w.is_quantized()) throw Error(ErrorCode::unsupported, "unquantized weights need no decoding");
-  if (!is_weight_type(out.type))
+  if (!is_matrix_type(out.type))
     throw Error(ErrorCode::unsupported,
                 "weights decode to F32, F16 and BF16, not to " + std::string(name_of(out.type)));
   if (out.cols != w.cols() || first_row > w.rows() || out.rows > w.rows() - first_row || out.stride < out.cols)

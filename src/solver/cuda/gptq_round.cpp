@@ -28,7 +28,7 @@ DeviceBuffer upload_floats(const GptqWork& work) {
   std::vector<float> wide;
   wide.reserve(w.rows * w.cols);
   for (std::size_t r = 0; r < w.rows; ++r)
-    for (std::size_t c = 0; c < w.cols; ++c) wide.push_back(element(w, r, c));
+    for (std::size_t c = 0; c < w.cols; ++c) wide.push_back(w(r, c));
   WaitOnError wait(work.stream);
   work.upload<float>(out, wide, "uploading weights");
   wait.wait("uploading weights");

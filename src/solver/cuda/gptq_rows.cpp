@@ -101,7 +101,7 @@ class Solving {
     for (std::size_t i = 0; i < n_; ++i) reversed[plan_.order[n_ - 1 - i]] = i;
     for (std::size_t r = 0; r < rows_; ++r)
       for (std::size_t c = 0; c < n_; ++c) {
-        const float w = element(work_.weights, r, c);
+        const float w = work_.weights(r, c);
         if (!is_finite(w)) gptq::refuse_weight(work_.options, r, c, w);
         out[reversed[c] * rows_ + r] = is_dead[c] ? T(0) : static_cast<T>(w);
       }

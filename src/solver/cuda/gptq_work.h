@@ -39,15 +39,6 @@ struct GptqWork {
   }
 };
 
-/// One weight as a float, exactly.
-inline float element(FloatMatrix m, std::size_t r, std::size_t c) {
-  switch (m.type) {
-    case DType::f16: return static_cast<float>(static_cast<const f16*>(m.row(r))[c]);
-    case DType::bf16: return static_cast<float>(static_cast<const bf16*>(m.row(r))[c]);
-    default: return static_cast<const float*>(m.row(r))[c];
-  }
-}
-
 /// Error{unsupported} for a matrix that they cannot count.
 void check_extents(const gptq::Options& o, std::size_t rows, std::size_t cols);
 
