@@ -4,6 +4,7 @@
 #include <atomic>
 #include <mutex>
 #include <string>
+#include <type_traits>
 
 #include "nibble/core/error.h"
 
@@ -22,23 +23,27 @@ struct Registry {
   std::atomic<std::size_t> end{index_of(SchemeKind::llm_int8) + 1};
 
   /// The built-in rows. One that no kernel and no file format knows by its kind needs no enumerator: add(row).
-  Registry() {
-    set(SchemeKind::nf4, codebook_scheme<nf4>());
-    set(SchemeKind::fp4, codebook_scheme<fp4>());
-    set(SchemeKind::dynamic8, codebook_scheme<dynamic_map<true>>(256));
+  Registry() noexcept {
+    static constexpr SchemeEntry kNf4 = codebook_scheme<nf4>(), kFp4 = codebook_scheme<fp4>(),
+                                 kDynamic8 = codebook_scheme<dynamic_map<true>>(256);
+    set(SchemeKind::nf4, kNf4);
+    set(SchemeKind::fp4, kFp4);
+    set(SchemeKind::dynamic8, kDynamic8);
   }
-  void set(SchemeKind kind, const SchemeEntry& row) { rows[index_of(kind)].store(new SchemeEntry(row)); }
+  void set(SchemeKind kind, const SchemeEntry& row) noexcept { rows[index_of(kind)].store(&row); }
   SchemeKind add(const SchemeEntry& row) {
     const auto kind = static_cast<SchemeKind>(end.load());
-    set(kind, row);
+    set(kind, *new SchemeEntry(row));  // never taken back
     ++end;
     return kind;
   }
 };
+// So its rows outlive whatever a program quantizes while it ends.
+static_assert(std::is_trivially_destructible_v<Registry>);
 
-/// Never destroyed, so that its rows outlive whatever a program quantizes while it ends.
-Registry& registry() {
-  static Registry& r = *new Registry;
+/// Allocates nothing: what asks for a row may be out of memory.
+Registry& registry() noexcept {
+  static Registry r;
   return r;
 }
 
