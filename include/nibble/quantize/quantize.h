@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "nibble/backend/backend.h"
+#include "nibble/backend/ops.h"
 
 namespace nibble::inline NIBBLE_ABI {
 
@@ -31,21 +32,6 @@ inline QuantizedMatrix quantize(FloatMatrix weights, std::string_view spec, cons
 inline void dequantize(const QuantizedMatrix& q, MatrixView<float> out, const QuantizeOptions& options = {}) {
   const Backend& backend = options.backend ? *options.backend : default_backend();
   backend.dequantize(q, 0, out, options.executor ? *options.executor : default_executor());
-}
-
-/// y [n, out] = x [n, in] · Wᵀ on the backend that packed W.
-inline void matmul(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y,
-                   Executor& executor = default_executor()) {
-  w.backend().matmul(x, w, y, executor);
-}
-/// The same for fp16 and bf16 activations; sums are fp32.
-inline void matmul(MatrixView<const f16> x, const PackedMatrix& w, MatrixView<float> y,
-                   Executor& executor = default_executor()) {
-  w.backend().matmul(x, w, y, executor);
-}
-inline void matmul(MatrixView<const bf16> x, const PackedMatrix& w, MatrixView<float> y,
-                   Executor& executor = default_executor()) {
-  w.backend().matmul(x, w, y, executor);
 }
 
 }  // namespace nibble::inline NIBBLE_ABI
