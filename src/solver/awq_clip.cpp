@@ -10,6 +10,7 @@
 #include "nibble/scheme/affine.h"
 #include "nibble/solver/awq.h"
 #include "panel.h"
+#include "widened.h"
 
 namespace nibble::inline NIBBLE_ABI::awq {
 
@@ -69,7 +70,7 @@ class GroupSearch {
     std::vector<float> values(rows * n_);
     const FloatMatrix& w = linear_.weights;
     const auto* begin = static_cast<const std::byte*>(w.row(row)) + first_ * size_of(w.type);
-    default_backend().widen({begin, w.type, rows, n_, w.stride}, {values.data(), rows, n_});
+    solver::widen({begin, w.type, rows, n_, w.stride}, linear_.name, values.data());
     for (std::size_t r = 0; r < rows; ++r)
       for (std::size_t c = 0; c < n_; ++c) {
         weights_[c * kLanes + r] = values[r * n_ + c];

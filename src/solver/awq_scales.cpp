@@ -7,6 +7,7 @@
 #include "nibble/quantize/quantize.h"
 #include "nibble/solver/awq.h"
 #include "panel.h"
+#include "widened.h"
 
 namespace nibble::inline NIBBLE_ABI::awq {
 
@@ -26,7 +27,7 @@ struct Weights {
     for (const Linear& l : linears) {
       original.emplace_back(l.weights.rows * cols);
       tried.emplace_back(l.weights.rows * cols);
-      default_backend().widen(l.weights, {original.back().data(), l.weights.rows, cols});
+      solver::widen(l.weights, l.name, original.back().data());
       views.emplace_back(tried.back().data(), l.weights.rows, cols);
     }
   }

@@ -5,6 +5,7 @@
 #include "nibble/core/error.h"
 #include "nibble/scheme/rounding.h"
 #include "nibble/solver/awq.h"
+#include "widened.h"
 
 namespace nibble::inline NIBBLE_ABI::awq {
 
@@ -43,7 +44,7 @@ void ActivationStats::add(FloatMatrix x) {
                                                " apart; the statistics have " + std::to_string(channels()));
   x.validate(name_);
   std::vector<float> values(x.rows * x.cols);
-  default_backend().widen(x, {values.data(), x.rows, x.cols});
+  solver::widen(x, name_, values.data());
   for (std::size_t i = 0; i < values.size(); ++i)
     if (!is_finite(values[i]))
       throw Error(ErrorCode::non_finite, "activations '" + name_ + "': token " + std::to_string(i / x.cols) +

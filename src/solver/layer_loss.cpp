@@ -6,6 +6,7 @@
 #include "nibble/quantize/quantize.h"
 #include "nibble/solver/gptq.h"
 #include "panel.h"
+#include "widened.h"
 
 namespace nibble::inline NIBBLE_ABI::gptq {
 
@@ -44,7 +45,7 @@ double layer_loss(FloatMatrix weights, const QuantizedMatrix& q, const Hessian& 
     for (std::size_t p = begin; p < end; ++p) {
       const std::size_t first = p * kLanes, rows = std::min(kLanes, q.rows - first);
       const FloatMatrix part{weights.row(first), weights.type, rows, n, weights.stride};
-      default_backend().widen(part, {original.data(), rows, n});
+      solver::widen(part, "weights", original.data());
       default_backend().dequantize(q, first, {decoded.data(), rows, n}, serial_executor());
       std::fill(panel.begin(), panel.end(), 0.0f);
       for (std::size_t r = 0; r < rows; ++r)
