@@ -22,7 +22,7 @@ struct Activations {
   cuda::ActivationMatrix view;
 
   Activations(const std::vector<float>& values, std::size_t tokens, std::size_t cols, std::size_t stride)
-      : device(spread(values, tokens, cols, stride)), view{device.get(), dtype_of<T>, tokens, cols, stride} {
+      : device(spread(values, tokens, cols, stride)), view{device.get(), element_type<T>, tokens, cols, stride} {
     for (const float v : values) x.push_back(static_cast<float>(T(v)));
   }
   static std::vector<T> spread(const std::vector<float>& values, std::size_t tokens, std::size_t cols,

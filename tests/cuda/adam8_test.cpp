@@ -36,7 +36,7 @@ void check(std::size_t n, const AdamOptions& options, bool hard) {
     const auto gradients = converted<T>(values);
     const DeviceArray<T> device_gradients(gradients);
     const AdamStep step = adam_step(options, t);
-    require(cuda::adam8(device_parameters.get(), device_gradients.get(), dtype_of<T>, n, state, step, nullptr),
+    require(cuda::adam8(device_parameters.get(), device_gradients.get(), element_type<T>, n, state, step, nullptr),
             "adam8");
     for (std::size_t b = 0; b < host.m_absmax.size(); ++b) {
       const std::size_t first = b * kAdam8Block, count = std::min(kAdam8Block, n - first);

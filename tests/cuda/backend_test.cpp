@@ -90,19 +90,19 @@ void check_on_device(const char* text, std::size_t n, std::size_t band, double r
     const cuda::MatrixPtr w = cuda::pack(context, q, stream);
     const auto x = converted<T>(normal(n * cols, 8));
     const DeviceArray<T> dx(x), dy(n * rows);
-    const std::size_t best = cuda::matmul_workspace(*w, n, dtype_of<T>);
+    const std::size_t best = cuda::matmul_workspace(*w, n, element_type<T>);
     const cuda::DeviceBuffer workspace(
         best == 0 || band == 0 ? best : (std::size_t{32} << 20) + band * cols * sizeof(T), context.allocator(), stream);
     const auto multiply = [&] {
-      cuda::matmul(context, {dx.get(), dtype_of<T>, n, cols, cols}, *w, {dy.get(), dtype_of<T>, n, rows, rows},
+      cuda::matmul(context, {dx.get(), element_type<T>, n, cols, cols}, *w, {dy.get(), element_type<T>, n, rows, rows},
                    workspace.span(), stream);
     };
     multiply();  // what is made at the first call, is made
     expect_asynchronous(stream, multiply);
     const Weights weights{rows, cols, [&](std::size_t r, std::size_t c) { return q.value(r, c); }};
-    const bool few = cuda::matmul_tier(*w, n, dtype_of<T>) == cuda::Tier::gemv;
+    const bool few = cuda::matmul_tier(*w, n, element_type<T>) == cuda::Tier::gemv;
     EXPECT_EQ(best == 0, few);
-    expect_product(x, weights, dy.host(), n, bound_of(n, q.spec, cols, dtype_of<T>) + (few ? 0 : rounded_weight),
+    expect_product(x, weights, dy.host(), n, bound_of(n, q.spec, cols, element_type<T>) + (few ? 0 : rounded_weight),
                    rounding, text);
   }
 }

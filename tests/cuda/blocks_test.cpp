@@ -46,7 +46,7 @@ void check(BlockType type, std::size_t rows, std::size_t cols, std::size_t strid
   const Bytes device(coded);
   const DeviceArray<T> out(rows * stride);
   const std::vector<T> untouched = out.host();
-  require(cuda::dequantize_blocks(type, device.get(), rows, cols, out.get(), dtype_of<T>, stride, nullptr),
+  require(cuda::dequantize_blocks(type, device.get(), rows, cols, out.get(), element_type<T>, stride, nullptr),
           "dequantize_blocks");
   const std::vector<T> actual = out.host();
   for (std::size_t r = 0; r < rows; ++r)

@@ -43,7 +43,7 @@ void check(const QuantizedMatrix& q, const cuda::CanonicalMatrix& device, std::s
   const std::size_t rows = q.rows - first;
   DeviceArray<T> out(rows * stride);
   const std::vector<T> untouched = out.host();
-  require(cuda::dequantize(device, first, out.get(), dtype_of<T>, rows, stride, nullptr), "dequantize");
+  require(cuda::dequantize(device, first, out.get(), element_type<T>, rows, stride, nullptr), "dequantize");
   const std::vector<T> actual = out.host();
   for (std::size_t r = 0; r < rows; ++r) {
     for (std::size_t c = 0; c < q.cols; ++c)

@@ -30,8 +30,8 @@ std::vector<Y> multiply(const DeviceW4& w, const std::vector<X>& x, const Shape&
   std::fill_n(zero_locks.begin(), plan.lock_bytes, std::uint8_t{0});
   const Bytes workspace(zero_locks);
   for (int launch = 0; launch < (plan.blocks > 1 ? 2 : 1); ++launch)  // the second finds the locks as the first did
-    require(cuda::gemm_w4a16(w.view(), device.get(), dtype_of<X>, stride, s.tokens, out.get(), dtype_of<Y>, y_stride,
-                             plan, workspace.get(), nullptr),
+    require(cuda::gemm_w4a16(w.view(), device.get(), element_type<X>, stride, s.tokens, out.get(), element_type<Y>,
+                             y_stride, plan, workspace.get(), nullptr),
             "gemm_w4a16");
   const auto left = workspace.host();
   EXPECT_TRUE(std::all_of(left.begin(), left.begin() + static_cast<std::ptrdiff_t>(plan.lock_bytes),
@@ -67,7 +67,8 @@ void check(const std::string& name, const QuantizedMatrix& q, const Shape& s, in
   std::vector<double> weights(q.rows * q.cols);
   for (std::size_t r = 0; r < q.rows; ++r)
     for (std::size_t c = 0; c < q.cols; ++c) weights[r * q.cols + c] = static_cast<double>(q.value(r, c));
-  const double relative = cuda::gemm_w4a16_relative_error(q.cols, w.host().group, q.spec.is_codebook(), dtype_of<X>);
+  const double relative =
+      cuda::gemm_w4a16_relative_error(q.cols, w.host().group, q.spec.is_codebook(), element_type<X>);
   for (std::size_t t = 0; t < s.tokens; ++t)
     for (std::size_t r = 0; r < q.rows; ++r) {
       double exact = 0, size = 0;

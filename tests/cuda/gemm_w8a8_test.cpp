@@ -71,14 +71,14 @@ void check(const char* spec, std::size_t tokens, std::size_t rows, std::size_t c
   const DeviceArray<std::int32_t> count(std::vector<std::int32_t>{static_cast<std::int32_t>(in.columns.size())});
   const cuda::RoundedActivations rounded{codes.get(), in.padded(), absmax.get(), tokens};
   cuda::OutlierColumns outliers;
-  if (threshold > 0) outliers = {{x.get(), dtype_of<X>, tokens, cols, cols}, columns.get(), count.get()};
+  if (threshold > 0) outliers = {{x.get(), element_type<X>, tokens, cols, cols}, columns.get(), count.get()};
   const std::size_t y_stride = rows + 5;
 #ifndef NIBBLE_TEST_ON_GPU
   cuda_emulation::reset_statistics();
 #endif
   for_each_order([&] {
     const DeviceArray<Y> out(tokens * y_stride);
-    require(cuda::gemm_w8a8(w.view(), rounded, outliers, out.get(), dtype_of<Y>, y_stride,
+    require(cuda::gemm_w8a8(w.view(), rounded, outliers, out.get(), element_type<Y>, y_stride,
                             cuda::int8_tile(tokens, shared_bytes), nullptr),
             "gemm_w8a8");
     const auto y = out.host();

@@ -28,7 +28,8 @@ std::vector<Y> multiply(const DeviceCanonical& w, const std::vector<X>& x, std::
     for (std::size_t c = 0; c < cols; ++c) spread[t * stride + c] = x[t * cols + c];
   const DeviceArray<X> device(spread);
   const DeviceArray<Y> out(tokens * y_stride);
-  require(cuda::gemv(w.view(), device.get(), dtype_of<X>, stride, tokens, out.get(), dtype_of<Y>, y_stride, nullptr),
+  require(cuda::gemv(w.view(), device.get(), element_type<X>, stride, tokens, out.get(), element_type<Y>, y_stride,
+                     nullptr),
           "gemv");
   const std::vector<Y> written = out.host();
   std::vector<Y> y;

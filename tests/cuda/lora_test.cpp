@@ -34,7 +34,7 @@ struct Both {
   }
   [[nodiscard]] MutableDeviceMatrix part(std::size_t row, std::size_t row_count, std::size_t col,
                                          std::size_t column_count) const {
-    return {device.get() + offset + row * cols + col, dtype_of<T>, row_count, column_count, cols};
+    return {device.get() + offset + row * cols + col, element_type<T>, row_count, column_count, cols};
   }
   [[nodiscard]] MutableDeviceMatrix all() const { return part(0, rows, 0, cols); }
 };

@@ -75,7 +75,7 @@ void check(const std::string& text, const std::vector<float>& values, std::size_
       default_backend().quantize(MatrixView<const T>(x.data(), rows, cols, stride), spec, "w", serial_executor());
   const DeviceArray<T> device(x);
   OnDevice job(spec, rows, cols);
-  job.run(device.get(), dtype_of<T>, stride);
+  job.run(device.get(), element_type<T>, stride);
   job.expect_equal(q, text + ", " + std::to_string(rows) + " × " + std::to_string(cols));
 }
 

@@ -105,11 +105,11 @@ std::vector<T> converted(const std::vector<float>& values) {
   return out;
 }
 template <class T>
-inline constexpr DType dtype_of = DType::f32;
+inline constexpr DType element_type = DType::f32;
 template <>
-inline constexpr DType dtype_of<f16> = DType::f16;
+inline constexpr DType element_type<f16> = DType::f16;
 template <>
-inline constexpr DType dtype_of<bf16> = DType::bf16;
+inline constexpr DType element_type<bf16> = DType::bf16;
 
 /// Every kind of spec: each width of codes and each way to share scales, of each scheme.
 inline std::vector<std::string> every_spec() {

@@ -51,7 +51,7 @@ void check_product(const cuda::Context& context, const QuantizedMatrix& q, CodeL
   const std::string name = q.spec.to_string() + ", " + std::to_string(o.tokens) + " tokens";
   const Stream stream;
   const auto w = cuda::pack(context, q, stream.get(), layout);
-  const Tier tier = cuda::matmul_tier(*w, o.tokens, dtype_of<T>);
+  const Tier tier = cuda::matmul_tier(*w, o.tokens, element_type<T>);
   // What a GPU's table says otherwise is its own business; the bounds are those of the tier that it says.
   if (!on_gpu) ASSERT_EQ(tier, expected_tier) << name;
   const auto x = converted<T>(normal(o.tokens * o.cols, 62));
@@ -60,11 +60,11 @@ void check_product(const cuda::Context& context, const QuantizedMatrix& q, CodeL
     std::copy_n(x.data() + t * o.cols, o.cols, spread.data() + o.offset + t * o.stride);
   const DeviceArray<T> dx(spread);
   const DeviceArray<Y> dy(o.tokens * o.rows);
-  const cuda::DeviceBuffer workspace(cuda::matmul_workspace(*w, o.tokens, dtype_of<T>), context.allocator(),
+  const cuda::DeviceBuffer workspace(cuda::matmul_workspace(*w, o.tokens, element_type<T>), context.allocator(),
                                      stream.get());
   const auto multiply = [&] {
-    cuda::matmul(context, {dx.get() + o.offset, dtype_of<T>, o.tokens, o.cols, o.stride}, *w,
-                 {dy.get(), dtype_of<Y>, o.tokens, o.rows, o.rows}, workspace.span(), stream.get());
+    cuda::matmul(context, {dx.get() + o.offset, element_type<T>, o.tokens, o.cols, o.stride}, *w,
+                 {dy.get(), element_type<Y>, o.tokens, o.rows, o.rows}, workspace.span(), stream.get());
   };
   multiply();
   const auto y = dy.host();
@@ -74,7 +74,7 @@ void check_product(const cuda::Context& context, const QuantizedMatrix& q, CodeL
   const double rounded = std::is_same_v<T, f16> ? 0x1p-11 : 0x1p-8;
   double bound = 1.01 * ((q.spec.is_codebook() ? rounded : 0) + (static_cast<double>(o.cols) / 16 + 149) * 0x1p-24);
   if (tier == Tier::gemv) bound = cuda::gemv_relative_error(o.cols, 4);
-  if (tier == Tier::blas) bound = rounded + blas_bound(o.cols, dtype_of<T>);
+  if (tier == Tier::blas) bound = rounded + blas_bound(o.cols, element_type<T>);
   std::vector<float> values(o.rows * o.cols);
   find_backend("scalar").dequantize(q, 0, {values.data(), o.rows, o.cols}, serial_executor());
   const Weights weights{o.rows, o.cols, [&](std::size_t r, std::size_t c) { return values[r * o.cols + c]; }};
@@ -207,7 +207,7 @@ void check_int8_on_device(const cuda::Context& context, const char* text, std::s
   scalar.matmul_fused({wide.data(), n, cols}, to_cpu, Activations::int8, serial_executor());
   const DeviceArray<T> dx(x), dy(n * rows);
   const cuda::DeviceBuffer workspace(cuda::matmul_int8_workspace(*w, n), context.allocator(), nullptr);
-  cuda::matmul_int8(context, {dx.get(), dtype_of<T>, n, cols, cols}, *w, {dy.get(), dtype_of<T>, n, rows, rows},
+  cuda::matmul_int8(context, {dx.get(), element_type<T>, n, cols, cols}, *w, {dy.get(), element_type<T>, n, rows, rows},
                     workspace.span(), nullptr, nullptr);
   const auto y = dy.host();
   for (std::size_t i = 0; i < y.size(); ++i)
