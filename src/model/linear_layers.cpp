@@ -144,7 +144,9 @@ std::optional<LeftAs> left_as(const TensorInfo& t, std::string_view model_type) 
   if (t.shape.size() < 2) return LeftAs::vector;
   for (const NameRule& rule : kRules)
     if (matches(rule, part)) return rule.as;
-  if (!is_matrix_type(t.type)) return LeftAs::other;
+  // Of a tensor without elements a file can state any number of matrices.
+  const bool empty = std::find(t.shape.begin(), t.shape.end(), std::size_t{0}) != t.shape.end();
+  if (!is_matrix_type(t.type) || empty) return LeftAs::other;
   if (holds(kTransposing, model_type) && holds(kTransposed, part)) return LeftAs::transposed;
   const bool expert_stack = t.shape.size() == 3 && name.find("expert") != std::string_view::npos;
   const bool matrix = t.shape.size() == 2 && name.size() != t.name.size();

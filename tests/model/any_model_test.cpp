@@ -208,6 +208,8 @@ TEST(LeftAs, GoesByNameAndShape) {
            {"vision.patch_conv.weight", {8, 3, 14, 14}, other},
            {"backbone.layers.0.mixer.conv1d.weight", {8, 1, 4}, other},
            {"position_ids", {1, 8}, other},
+           {"model.layers.0.mlp.experts.down_proj", {std::size_t{1} << 40, 0, 8}, other},
+           {"model.layers.0.mlp.experts.up_proj", {0, 8, 8}, other},
        })
     EXPECT_EQ(left_as({n.tensor, DType::bf16, n.shape, 0, 0}, "mystery"), n.as) << n.tensor;
 }
