@@ -43,13 +43,22 @@ void rotate(float* row, std::size_t heads, std::size_t head_dim, const float* ro
     }
 }
 
+/// What becomes of scores before the softmax.
+struct ScoreRule {
+  float scale, cap;  ///< cap·tanh(scale·score/cap); no cap where that is 0.
+
+  [[nodiscard]] float operator()(float score) const {
+    const float scaled = score * scale;
+    return cap == 0 ? scaled : std::tanh(scaled / cap) * cap;
+  }
+};
+
 /// What one head of one token sees: keys and values of positions [first, last), `stride` floats apart.
 void attend(const float* query, const float* keys, const float* values, std::size_t stride, std::size_t first,
-            std::size_t last, std::size_t head_dim, float* scores, float* out) {
-  const float scale = 1 / std::sqrt(static_cast<float>(head_dim));
+            std::size_t last, std::size_t head_dim, const ScoreRule& rule, float* scores, float* out) {
   float most = -INFINITY;
   for (std::size_t j = first; j < last; ++j) {
-    scores[j] = dot(query, keys + j * stride, head_dim) * scale;
+    scores[j] = rule(dot(query, keys + j * stride, head_dim));
     most = std::max(most, scores[j]);
   }
   float total = 0;
@@ -87,6 +96,18 @@ std::vector<float> rope_angles(std::span<const double> inverse_frequencies, std:
       rope[t * 2 * half + half + i] = static_cast<float>(std::sin(angle));
     }
   return rope;
+}
+
+RopeAngles::RopeAngles(const model::Config& config, std::size_t first, std::size_t count)
+    : full_(rope_angles(config.inverse_frequencies(), first, count)) {
+  if (config.window_rope_theta != 0) windowed_ = rope_angles(config.inverse_frequencies(true), first, count);
+}
+
+void scale_embedded(const model::Config& config, MatrixView<float> x) {
+  if (!config.architecture().scaled_embedding) return;
+  const float scale = std::sqrt(static_cast<float>(config.hidden));
+  for (std::size_t r = 0; r < x.rows; ++r)
+    for (float& value : x.row(r)) value *= scale;
 }
 
 void BlockPass::norm(MatrixView<const float> x, std::span<const float> weight, MatrixView<float> y) const {
@@ -143,13 +164,14 @@ void BlockPass::mix(const Block& block, MatrixView<const float> normed, std::spa
     rotate(&k(t, 0), config_.kv_heads, dim, rope.data() + t * dim);
   }
   const std::size_t group = config_.heads / config_.kv_heads;
+  const ScoreRule rule{config_.attention_scale(), static_cast<float>(config_.attention_cap)};
   parallel_for(executor_, n * config_.heads, 1 + 16384 / (start + n), [&](std::size_t begin, std::size_t end) {
     std::vector<float> scores(start + n);
     for (std::size_t i = begin; i < end; ++i) {
       const std::size_t t = i / config_.heads, h = i % config_.heads, last = start + t + 1;
       const std::size_t first = block.window != 0 && last > block.window ? last - block.window : 0;
       const std::size_t at = h / group * dim;
-      attend(&q(t, h * dim), cache.keys.data + at, cache.values.data + at, width, first, last, dim, scores.data(),
+      attend(&q(t, h * dim), cache.keys.data + at, cache.values.data + at, width, first, last, dim, rule, scores.data(),
              &mixed(t, h * dim));
     }
   });
@@ -189,31 +211,42 @@ void BlockPass::mlp(const Block& block, MatrixView<const float> normed, MatrixVi
   linear(block[Role::down], g, out);
 }
 
+void BlockPass::add_output(const Block& block, Role linear, Role post_norm, MatrixView<const float> input,
+                           MatrixView<float> x, Scratch& scratch) const {
+  scratch.delta.resize(x.rows * x.cols);
+  const auto d = view(scratch.delta, x.cols);
+  this->linear(block[linear], input, d);
+  if (const auto& weight = block.norm(post_norm); !weight.empty()) norm(d, weight, d);
+  add(x, d);
+}
+
+void BlockPass::add_attention_output(const Block& block, MatrixView<const float> mixed, MatrixView<float> x,
+                                     Scratch& scratch) const {
+  add_output(block, Role::attention_output, Role::attention_post_norm, mixed, x, scratch);
+}
+
+void BlockPass::add_down(const Block& block, MatrixView<const float> gated, MatrixView<float> x,
+                         Scratch& scratch) const {
+  add_output(block, Role::down, Role::ffn_post_norm, gated, x, scratch);
+}
+
 void BlockPass::add_attention(const Block& block, MatrixView<float> x, std::span<const float> rope,
                               const KeyValues& cache, Scratch& scratch) const {
   scratch.normed.resize(x.rows * x.cols);
-  scratch.delta.resize(x.rows * x.cols);
-  const auto y = view(scratch.normed, x.cols), d = view(scratch.delta, x.cols);
+  scratch.inner.resize(x.rows * config_.heads * config_.head_dim);
+  const auto y = view(scratch.normed, x.cols), mixed = view(scratch.inner, config_.heads * config_.head_dim);
   norm(x, block.norm(Role::attention_norm), y);
-  attention(block, y, rope, cache, d);
-  add(x, d);
+  mix(block, y, rope, cache, mixed);
+  add_attention_output(block, mixed, x, scratch);
 }
 
 void BlockPass::add_mlp(const Block& block, MatrixView<float> x, Scratch& scratch) const {
   scratch.normed.resize(x.rows * x.cols);
-  scratch.delta.resize(x.rows * x.cols);
-  const auto y = view(scratch.normed, x.cols), d = view(scratch.delta, x.cols);
+  scratch.inner.resize(x.rows * config_.intermediate);
+  const auto y = view(scratch.normed, x.cols), gated = view(scratch.inner, config_.intermediate);
   norm(x, block.norm(Role::ffn_norm), y);
-  mlp(block, y, d);
-  add(x, d);
-}
-
-void BlockPass::add_linear(const Linear& l, MatrixView<const float> input, MatrixView<float> x,
-                           Scratch& scratch) const {
-  scratch.delta.resize(x.rows * x.cols);
-  const auto d = view(scratch.delta, x.cols);
-  linear(l, input, d);
-  add(x, d);
+  gate(block, y, gated);
+  add_down(block, gated, x, scratch);
 }
 
 }  // namespace nibble::inline NIBBLE_ABI::engine

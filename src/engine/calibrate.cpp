@@ -39,7 +39,7 @@ class Run {
     const std::size_t length = std::min(ids.size(), plan_.sample_tokens());
     model::CalibrationStore states(starts.size(), length, plan_.config().hidden, options_.cache_bytes, folder_.path());
     embed(ids, starts, states);
-    const auto rope = rope_angles(plan_.config().inverse_frequencies(), 0, length);
+    const RopeAngles rope(plan_.config(), 0, length);
     total_ = kReplayCost * static_cast<double>(found) + static_cast<double>(blocks - found) + (head ? 0.5 : 0.0);
     for (std::size_t i = 0; i < blocks; ++i) {
       const double cost = i < found ? kReplayCost : 1;
@@ -72,11 +72,12 @@ class Run {
     for (std::size_t s = 0; s < starts.size(); ++s) {
       for (std::size_t t = 0; t < x.rows; ++t)
         embedding.decode_row(static_cast<std::size_t>(ids[starts[s] + t]), &x(t, 0));
+      scale_embedded(plan_.config(), x);
       states.write(s, x);
     }
   }
 
-  CalibrationContext context_for(model::CalibrationStore& states, std::span<const float> rope, double cost,
+  CalibrationContext context_for(model::CalibrationStore& states, const RopeAngles& rope, double cost,
                                  const std::string& what) const {
     return {plan_.config(),
             plan_.checkpoint(),

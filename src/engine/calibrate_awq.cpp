@@ -127,7 +127,7 @@ class AwqBlock {
     std::vector<float> out(n * hidden);
     const MatrixView<const float> x(sequence.data(), n, hidden);
     const MatrixView<float> y(out.data(), n, hidden);
-    if (input == Input::attention) runner_.pass().attention(block, x, c_.rope, runner_.cache(), y);
+    if (input == Input::attention) runner_.pass().attention(block, x, c_.rope.of(block), runner_.cache(), y);
     else runner_.pass().mlp(block, x, y);
     return out;
   }

@@ -40,7 +40,7 @@ void BlockRunner::advance(double first, double last) {
 }
 
 void BlockRunner::add_mixed(MatrixView<const float> mixed, MatrixView<float> x) {
-  pass_.add_linear(block_[Role::attention_output], mixed, x, scratch_);
+  pass_.add_attention_output(block_, mixed, x, scratch_);
 }
 
 MatrixView<const float> BlockRunner::input(Input input, MatrixView<const float> x) {
@@ -53,7 +53,7 @@ MatrixView<const float> BlockRunner::input(Input input, MatrixView<const float> 
   const std::size_t width = input == Input::heads ? c.heads * c.head_dim : c.intermediate;
   inner_.resize(x.rows * width);
   const MatrixView<float> inner(inner_.data(), x.rows, width);
-  if (input == Input::heads) pass_.mix(block_, y, context_.rope, cache(), inner);
+  if (input == Input::heads) pass_.mix(block_, y, context_.rope.of(block_), cache(), inner);
   else pass_.gate(block_, y, inner);
   return inner;
 }

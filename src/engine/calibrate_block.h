@@ -27,7 +27,7 @@ struct CalibrationContext {
   Executor& executor;
   model::CalibrationStore& states;
   const std::filesystem::path& folder;  ///< For files of the run's own.
-  std::span<const float> rope;          ///< Of the positions of one sequence.
+  const RopeAngles& rope;               ///< Of the positions of one sequence.
   Progress progress;                    ///< Of this block.
   /// How a layer is quantized; nothing: it stays.
   std::function<std::optional<model::CalibratedMethod>(const std::string& layer)> method_of;
@@ -51,7 +51,9 @@ class BlockRunner {
   /// What linear layers multiply. Of attention and heads x holds the block's input, of ffn and gated what attention was
   /// added to. Valid until the next call.
   [[nodiscard]] MatrixView<const float> input(model::Input input, MatrixView<const float> x);
-  void add_attention(MatrixView<float> x) { pass_.add_attention(block_, x, context_.rope, cache(), scratch_); }
+  void add_attention(MatrixView<float> x) {
+    pass_.add_attention(block_, x, context_.rope.of(block_), cache(), scratch_);
+  }
   /// The rest of attention, from what input() gave for the heads.
   void add_mixed(MatrixView<const float> mixed, MatrixView<float> x);
   void add_mlp(MatrixView<float> x) { pass_.add_mlp(block_, x, scratch_); }

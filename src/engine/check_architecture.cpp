@@ -18,6 +18,7 @@ struct Use {
   const char* what;
   Size out, in;
   std::optional<Input> input;  ///< None: a norm.
+  bool may_lack = false;
 };
 constexpr Use kUses[] = {
     {Role::query, "query layer", Size::queries, Size::hidden, Input::attention},
@@ -29,8 +30,10 @@ constexpr Use kUses[] = {
     {Role::down, "down layer", Size::hidden, Size::intermediate, Input::gated},
     {Role::attention_norm, "norm before attention", Size::hidden, Size::hidden, {}},
     {Role::ffn_norm, "norm before the feed-forward layer", Size::hidden, Size::hidden, {}},
-    {Role::query_norm, "norm of queries", Size::head, Size::hidden, {}},
-    {Role::key_norm, "norm of keys", Size::head, Size::hidden, {}},
+    {Role::attention_post_norm, "norm behind attention", Size::hidden, Size::hidden, {}, true},
+    {Role::ffn_post_norm, "norm behind the feed-forward layer", Size::hidden, Size::hidden, {}, true},
+    {Role::query_norm, "norm of queries", Size::head, Size::hidden, {}, true},
+    {Role::key_norm, "norm of keys", Size::head, Size::hidden, {}, true},
 };
 
 }  // namespace
@@ -43,9 +46,8 @@ void check_architecture(const model::Architecture& architecture) {
   if (architecture.has(Role::query_norm) != architecture.has(Role::key_norm))
     refuse("queries and keys are normed both or neither");
   for (const Use& use : kUses) {
-    const bool may_lack = use.role == Role::query_norm || use.role == Role::key_norm;
     const Module* m = architecture.find(use.role);
-    if (m == nullptr && may_lack) continue;
+    if (m == nullptr && use.may_lack) continue;
     if (m == nullptr) refuse(std::string("its blocks have no ") + use.what);
     const std::string named = std::string("its ") + use.what + " '" + std::string(m->name) + "'";
     if (m->out != use.out || (use.input && m->in != use.in)) refuse(named + " has another shape than Llama's");

@@ -1,3 +1,5 @@
+#include <cmath>
+
 #include "core/mapped_files.h"
 #include "core/memory.h"
 #include "nibble/core/error.h"
@@ -26,17 +28,18 @@ std::vector<float> Model::forward(std::span<const std::int32_t> ids, KvCache& ca
                                                  " tokens do not fit the cache: " + std::to_string(cache.size_) +
                                                  " of " + std::to_string(cache.capacity_) + " are used");
 
-  const std::vector<float> rope = rope_angles(inverse_frequency_, cache.size_, n);
+  const RopeAngles rope(config_, cache.size_, n);
   const BlockPass pass(config_, *executor_, activations_, &hook_);
   std::vector<float> stream(n * config_.hidden);
   BlockPass::Scratch scratch;
   const MatrixView<float> x(stream.data(), n, config_.hidden);
   embedding_.look_up(ids, x, *executor_);
+  scale_embedded(config_, x);
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
     const KeyValues seen{{cache.keys_[i].data(), cache.capacity_, cache.width_},
                          {cache.values_[i].data(), cache.capacity_, cache.width_},
                          cache.size_};
-    pass.add_attention(blocks_[i], x, rope, seen, scratch);
+    pass.add_attention(blocks_[i], x, rope.of(blocks_[i]), seen, scratch);
     pass.add_mlp(blocks_[i], x, scratch);
   }
   cache.size_ += n;
@@ -48,6 +51,8 @@ std::vector<float> Model::forward(std::span<const std::int32_t> ids, KvCache& ca
   needing_memory([&] { return "the logits of " + std::to_string(wanted.rows) + " tokens"; },
                  wanted.rows * config_.vocab * sizeof(float), [&] { logits.resize(wanted.rows * config_.vocab); });
   pass.linear(head_, normed, {logits.data(), wanted.rows, config_.vocab});
+  if (const auto cap = static_cast<float>(config_.logit_cap); cap != 0)
+    for (float& logit : logits) logit = std::tanh(logit / cap) * cap;
   return logits;
 }
 

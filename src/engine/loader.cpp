@@ -39,6 +39,13 @@ std::vector<float> Loader::vector(const std::string& name, std::size_t size) con
   return out;
 }
 
+std::vector<float> Loader::norm_weight(const std::string& name, std::size_t size) const {
+  std::vector<float> out = vector(name + ".weight", size);
+  if (architecture_.norm_plus_one)
+    for (float& w : out) w += 1;
+  return out;
+}
+
 Linear Loader::linear(const std::string& name, std::size_t out, std::size_t in) {
   Linear l{name, nullptr, {}};
   const auto count = static_cast<double>(out) * static_cast<double>(in);
@@ -85,7 +92,7 @@ Block Loader::block(std::size_t index) {
   for (const model::Module& m : architecture_.block) {
     const std::string name = architecture_.name(index, m);
     if (m.is_linear()) out[m.role] = linear(name, config_.elements(m.out), config_.elements(m.in));
-    else out.norm(m.role) = vector(name + ".weight", config_.elements(m.out));
+    else out.norm(m.role) = norm_weight(name, config_.elements(m.out));
   }
   out.window = config_.window_of(index);
   if (gguf_) gguf_->require_intact();
@@ -107,7 +114,7 @@ BlockMatrix Loader::embedding() const {
 }
 
 std::vector<float> Loader::norm() const {
-  return vector(std::string(architecture_.final_norm.name) + ".weight", config_.hidden);
+  return norm_weight(std::string(architecture_.final_norm.name), config_.hidden);
 }
 
 Linear Loader::head() {

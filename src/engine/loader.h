@@ -35,6 +35,8 @@ class Loader {
 
  private:
   [[nodiscard]] std::vector<float> vector(const std::string& name, std::size_t size) const;
+  /// What the norm multiplies by.
+  [[nodiscard]] std::vector<float> norm_weight(const std::string& name, std::size_t size) const;
   [[nodiscard]] Linear linear(const std::string& name, std::size_t out, std::size_t in);
   /// A matrix that no format of layers is looked for in.
   [[nodiscard]] BlockMatrix matrix(const std::string& name) const;

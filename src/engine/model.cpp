@@ -33,7 +33,6 @@ Model Model::load(const std::filesystem::path& path, const LoadOptions& options)
   Model model;
   model.config_ = model::Config::load(path);
   Loader loader(path, model.config_, options);
-  model.inverse_frequency_ = model.config_.inverse_frequencies();
   model.executor_ = &loader.executor();
   model.activations_ = options.int8_activations ? Activations::int8 : Activations::fp32;
   model.norm_ = loader.norm();

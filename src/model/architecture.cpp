@@ -32,6 +32,15 @@ std::optional<BlockTensor> parse(const Architecture& architecture, std::string_v
 
 }  // namespace
 
+std::string_view name_of(GatedActivation activation) {
+  switch (activation) {
+    case GatedActivation::silu: return "silu";
+    case GatedActivation::gelu_tanh: return "gelu_pytorch_tanh";
+    case GatedActivation::gelu: return "gelu";
+  }
+  return "";
+}
+
 const Module* Architecture::find(Role role) const {
   const auto it = std::find_if(block.begin(), block.end(), [&](const Module& m) { return m.role == role; });
   return it == block.end() ? nullptr : &*it;
@@ -68,6 +77,12 @@ std::vector<std::string> Architecture::linear_names(std::size_t index) const {
 bool Architecture::is_linear_weight(std::string_view tensor) const {
   const auto part = parse(*this, tensor);
   return part && part->module->is_linear() && part->kind == ".weight";
+}
+
+bool Architecture::is_norm_weight(std::string_view tensor) const {
+  if (tensor == std::string(final_norm.name) + ".weight") return true;
+  const auto part = parse(*this, tensor);
+  return part && !part->module->is_linear() && part->kind == ".weight";
 }
 
 std::string Architecture::gguf_name(std::string_view tensor) const {

@@ -14,13 +14,15 @@ float rounded(float x, DType type) {
   return x;
 }
 
-/// norm = RN(norm/s), s = what that is of the norm before: exact where the two are not 0 or of different size by far.
-void fold_into_stored_norm(std::vector<float>& norm, std::vector<float>& scales, DType type) {
+/// What the norm multiplies by becomes RN(norm/s), s = what that is of the norm before: exact where the two are not 0
+/// or of different size by far. `plus_one`: it multiplies by 1 + what is stored.
+void fold_into_stored_norm(std::vector<float>& norm, std::vector<float>& scales, DType type, bool plus_one) {
+  const float one = plus_one ? 1 : 0;
   std::vector<float> folded = norm;
-  awq::fold_into_norm(folded, {}, scales);
+  awq::fold_into_norm(folded, {}, scales, plus_one);
   for (std::size_t c = 0; c < norm.size(); ++c) {
     const float stored = rounded(folded[c], type);
-    const float scale = norm[c] / stored;
+    const float scale = (norm[c] + one) / (stored + one);
     const bool serves = std::isfinite(scale) && scale > 0;  // a norm of 0, or one that leaves its type's range, stays
     scales[c] = serves ? scale : 1;
     if (serves) norm[c] = stored;
@@ -57,7 +59,7 @@ void fold(const Architecture& architecture, DenseBlock& block, BlockScales& scal
       awq::fold_into_linear(l.view(), l.bias, by_source.empty() ? by_input : by_source);
     } else {
       DenseBlock::Norm& norm = block.norms.at(source.role);
-      fold_into_stored_norm(norm.weight, by_input, norm.type);
+      fold_into_stored_norm(norm.weight, by_input, norm.type, architecture.norm_plus_one);
     }
     for (const Module& m : consumers) awq::scale_columns(block[m.role].view(), by_input);
   }

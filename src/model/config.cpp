@@ -96,9 +96,9 @@ class Fields {
     return out;
   }
   /// Refuses keys that would change what the model computes; `style` says which table they are in.
-  void check_known(KeyStyle style) const {
+  void check_known(KeyStyle style, const Architecture& architecture) const {
     check_known_keys(
-        style,
+        style, architecture,
         [&](std::string_view key) -> std::optional<PlainValue> {
           const auto it = object_.find(key);
           if (it == object_.end()) return std::nullopt;
@@ -128,15 +128,37 @@ class Fields {
   std::string name_;
 };
 
+/// Where layers with a window have a base of their own: rope_local_base_freq, or an object for each type of layer
+/// inside rope_parameters. Returns that of the layers without a window.
+const Json* parse_window_rope(const Fields& fields, const std::string& name, const Architecture& architecture,
+                              const Json* parameters, Config& c) {
+  c.window_rope_theta = fields.number("rope_local_base_freq", architecture.window_rope_theta);
+  if (parameters == nullptr) return nullptr;
+  const Fields types(*parameters, name);
+  const Json *full = types.object("full_attention"), *windowed = types.object("sliding_attention");
+  if (full == nullptr && windowed == nullptr)
+    fields.unsupported("rope_parameters", "has neither full_attention nor sliding_attention, and a " + c.model_type +
+                                              " model has its own for each");
+  if (windowed != nullptr) {
+    const Fields rope(*windowed, name);
+    rope.check_known(KeyStyle::rope_parameters, architecture);
+    if (const std::string kind = rope.text("rope_type", "default"); kind != "default")
+      types.unsupported("sliding_attention", "has the rope_type '" + kind.substr(0, 60) + "'; default is known there");
+    c.window_rope_theta = rope.number("rope_theta", c.window_rope_theta);
+  }
+  return full;
+}
+
 /// Both the classic style (rope_theta beside rope_scaling) and the newer one (all inside rope_parameters). Where a file
 /// has both, rope_scaling holds and rope_parameters does not count, as in transformers.
-void parse_rope(const Fields& fields, const std::string& name, Config& c) {
-  c.rope_theta = fields.number("rope_theta", c.rope_theta);
+void parse_rope(const Fields& fields, const std::string& name, const Architecture& architecture, Config& c) {
+  c.rope_theta = fields.number("rope_theta", architecture.rope_theta);
   const Json *scaling = fields.object("rope_scaling"), *parameters = fields.object("rope_parameters");
+  if (architecture.window_rope_theta != 0) parameters = parse_window_rope(fields, name, architecture, parameters, c);
   const Json* object = scaling != nullptr ? scaling : parameters;
   if (object == nullptr) return;
   const Fields rope(*object, name);
-  rope.check_known(KeyStyle::rope_parameters);
+  rope.check_known(KeyStyle::rope_parameters, architecture);
   c.rope_theta = rope.number("rope_theta", c.rope_theta);
   if (scaling != nullptr && parameters != nullptr)
     if (const Fields other(*parameters, name); other.number("rope_theta", c.rope_theta) != c.rope_theta)
@@ -193,7 +215,7 @@ void note_rounded_activations(const Json& quantization, Config& c) {
 void parse_windows(const Fields& f, const Architecture& architecture, Config& c) {
   const std::string model = "a " + c.model_type + " model";
   std::vector<bool> full = parse_layer_types(f, c.layers);
-  const auto layers_with_window = std::count(full.begin(), full.end(), false);
+  auto layers_with_window = std::count(full.begin(), full.end(), false);
   const bool stated = f.find("sliding_window") != nullptr;
   if (architecture.windows == Windows::never) {
     if (layers_with_window != 0) f.unsupported("layer_types", "has windows, which " + model + " knows nothing of");
@@ -210,6 +232,15 @@ void parse_windows(const Fields& f, const Architecture& architecture, Config& c)
   const bool none = !used || (f.states("sliding_window") && !stated);  // null: no window
   if (!none) c.sliding_window = f.size("sliding_window", architecture.window);
   if (none && layers_with_window != 0) f.refuse("layer_types", "has windows, and \"sliding_window\" says none");
+  if (none && architecture.windows == Windows::pattern && full.empty())
+    f.unsupported("sliding_window", "says none, and " + model + " has a window in most of its layers");
+  if (full.empty() && architecture.windows == Windows::pattern) {
+    const std::string key(architecture.window_pattern_key);
+    const std::size_t every =
+        key.empty() ? architecture.window_pattern : f.size(key.c_str(), architecture.window_pattern);
+    for (std::size_t i = 0; i < c.layers; ++i) full.push_back((i + 1) % every == 0);
+    layers_with_window = std::count(full.begin(), full.end(), false);
+  }
   if (full.empty()) {
     if (if_used) c.full_layers = std::min(f.size_or_zero("max_window_layers", architecture.full_layers), c.layers);
     if (c.full_layers == c.layers) c.sliding_window = 0;
@@ -237,23 +268,29 @@ void parse_biases(const Fields& f, const Architecture& architecture, Config& c) 
       f.unsupported(field, "is true, and a " + c.model_type + " model has no such bias");
 }
 
-/// hidden_act says what the architecture does, under any of its names.
-void check_activation(const Fields& f, const std::string& name, const Architecture& architecture) {
-  struct Names {
-    GatedActivation activation;
-    std::string_view usual, other;
+/// What becomes of scores and logits, where the architecture does anything to them.
+void parse_scores(const Fields& f, const Architecture& architecture, Config& c) {
+  if (architecture.query_pre_attn_scalar != 0)
+    c.query_pre_attn_scalar =
+        f.number("query_pre_attn_scalar", static_cast<double>(architecture.query_pre_attn_scalar));
+  const auto cap = [&](const char* key, const std::optional<double>& otherwise) {
+    const bool none = f.states(key) && f.find(key) == nullptr;  // null
+    return !otherwise || none ? 0 : f.number(key, *otherwise);
   };
-  constexpr Names kNames[] = {{GatedActivation::silu, "silu", "swish"},
-                              {GatedActivation::gelu_tanh, "gelu_pytorch_tanh", "gelu_new"},
-                              {GatedActivation::gelu, "gelu", "gelu_python"}};
-  for (const auto& [activation, usual, other] : kNames) {
-    if (activation != architecture.activation) continue;
-    const std::string stated = f.text("hidden_act", std::string(usual));
-    if (stated != usual && stated != other)
-      throw Error(ErrorCode::unsupported, "'" + name + "': hidden_act '" + stated + "' is not supported in a " +
-                                              std::string(architecture.model_type) + " model; " + std::string(usual) +
-                                              " is");
-  }
+  c.attention_cap = cap("attn_logit_softcapping", architecture.attention_cap);
+  c.logit_cap = cap("final_logit_softcapping", architecture.logit_cap);
+}
+
+/// The activation that is named is the architecture's, under any of its names.
+void check_activation(const Fields& f, const std::string& name, const Architecture& architecture) {
+  const std::string usual(name_of(architecture.activation)), key(architecture.activation_key);
+  const std::string_view other = architecture.activation == GatedActivation::silu        ? "swish"
+                                 : architecture.activation == GatedActivation::gelu_tanh ? "gelu_new"
+                                                                                         : "gelu_python";
+  const std::string stated = f.text(key.c_str(), usual);
+  if (stated != usual && stated != other)
+    throw Error(ErrorCode::unsupported, "'" + name + "': " + key + " '" + stated + "' is not supported in a " +
+                                            std::string(architecture.model_type) + " model; " + usual + " is");
 }
 
 }  // namespace
@@ -265,7 +302,7 @@ Config Config::parse(std::string_view text, const std::string& name) {
   Config c;
   c.model_type = f.text("model_type", "");
   const Architecture& architecture = architecture_of(c.model_type, name);
-  f.check_known(KeyStyle::config_json);
+  f.check_known(KeyStyle::config_json, architecture);
   check_activation(f, name, architecture);
   c.hidden = f.size("hidden_size");
   c.intermediate = f.size("intermediate_size");
@@ -284,10 +321,11 @@ Config Config::parse(std::string_view text, const std::string& name) {
   c.vocab = f.size("vocab_size");
   c.context = f.size("max_position_embeddings", architecture.context);
   c.rms_eps = f.number("rms_norm_eps", 1e-6, true);
-  c.tied_embeddings = f.flag("tie_word_embeddings", false);
+  c.tied_embeddings = f.flag("tie_word_embeddings", architecture.tied_embeddings);
   parse_windows(f, architecture, c);
   parse_biases(f, architecture, c);
-  parse_rope(f, name, c);
+  parse_scores(f, architecture, c);
+  parse_rope(f, name, architecture, c);
   if (const Json* q = f.find("quantization_config")) c.quantization = q->dump();
   for (const char* key : {"quantization_config", "compression_config"})
     if (const Json* q = f.find(key)) note_rounded_activations(*q, c);
@@ -312,10 +350,28 @@ std::size_t Config::window_of(std::size_t index) const {
   return full ? 0 : sliding_window;
 }
 
-std::vector<double> Config::inverse_frequencies() const {
+bool Config::windows_repeat(std::size_t every) const {
+  if (sliding_window == 0 || every == 0) return false;
+  for (std::size_t i = 0; i < layers; ++i)
+    if ((window_of(i) == 0) != ((i + 1) % every == 0)) return false;
+  return true;
+}
+
+float Config::attention_scale() const {
+  const double by = query_pre_attn_scalar != 0 ? query_pre_attn_scalar : static_cast<double>(head_dim);
+  return 1 / std::sqrt(static_cast<float>(by));
+}
+
+std::vector<double> Config::inverse_frequencies(bool with_window) const {
+  const bool of_its_own = with_window && window_rope_theta != 0;
+  const double base = of_its_own ? window_rope_theta : rope_theta;
   std::vector<double> out(head_dim / 2);
   for (std::size_t i = 0; i < out.size(); ++i) {
-    double f = std::pow(rope_theta, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim));
+    double f = std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim));
+    if (of_its_own) {
+      out[i] = f;
+      continue;
+    }
     if (rope_scaling && rope_scaling->kind == RopeScaling::Kind::factors) {
       f /= static_cast<double>(rope_scaling->factors[i]);
     } else if (rope_scaling) {

@@ -42,6 +42,12 @@ BlockType fallback(BlockType type, std::size_t cols) {
   return type;
 }
 
+/// Where llama.cpp does with the window what the model does, or nothing.
+bool states_window(const Config& c) {
+  if (c.architecture().windows == Windows::pattern) return c.sliding_window != 0;
+  return c.sliding_window != 0 && !c.windows_differ();
+}
+
 GgufMetadata model_metadata(const Config& c, const std::string& name, BlockType type) {
   const std::string arch(c.architecture().gguf_architecture);
   GgufMetadata out{{"general.architecture", arch},
@@ -62,9 +68,12 @@ GgufMetadata model_metadata(const Config& c, const std::string& name, BlockType 
   number("attention.value_length", c.head_dim);
   number("rope.dimension_count", c.head_dim);
   number("vocab_size", c.vocab);
-  if (c.sliding_window != 0 && !c.windows_differ()) number("attention.sliding_window", c.sliding_window);
+  if (states_window(c)) number("attention.sliding_window", c.sliding_window);
   out[arch + ".attention.layer_norm_rms_epsilon"] = static_cast<float>(c.rms_eps);
   out[arch + ".rope.freq_base"] = static_cast<float>(c.rope_theta);
+  if (c.window_rope_theta != 0) out[arch + ".rope.freq_base_swa"] = static_cast<float>(c.window_rope_theta);
+  if (c.attention_cap != 0) out[arch + ".attn_logit_softcapping"] = static_cast<float>(c.attention_cap);
+  if (c.logit_cap != 0) out[arch + ".final_logit_softcapping"] = static_cast<float>(c.logit_cap);
   if (c.rope_scaling && c.rope_scaling->kind == RopeScaling::Kind::linear) {
     out[arch + ".rope.scaling.type"] = std::string("linear");
     out[arch + ".rope.scaling.factor"] = static_cast<float>(c.rope_scaling->factor);
@@ -169,17 +178,34 @@ class Job {
     weights_ += count;
   }
 
+  /// llama.cpp knows the scale of scores by the architecture, and takes caps for granted.
+  void check_scores() const {
+    const Config& c = config_;
+    const std::size_t by = c.layers == architecture_.gguf_layers_by_hidden ? c.hidden / c.heads : c.head_dim;
+    if (architecture_.query_pre_attn_scalar != 0 && c.query_pre_attn_scalar != static_cast<double>(by))
+      throw Error(ErrorCode::unsupported, "\"query_pre_attn_scalar\" is " + std::to_string(c.query_pre_attn_scalar) +
+                                              ", which GGUF has no place for: llama.cpp takes " + std::to_string(by));
+    if (architecture_.attention_cap.value_or(0) != 0 && (c.attention_cap == 0 || c.logit_cap == 0))
+      throw Error(ErrorCode::unsupported, "scores or logits are not capped, which llama.cpp always does in a " +
+                                              std::string(architecture_.gguf_architecture) + " model");
+  }
+
   /// What GGUF has no place for, or what llama.cpp does not read in this architecture, would come back as another
   /// model.
   void check_carried() {
     const Config& c = config_;
-    if (c.windows_differ() && c.sliding_window < c.context)
+    check_scores();
+    const bool pattern = architecture_.windows == Windows::pattern;
+    if (pattern ? !c.windows_repeat(architecture_.window_pattern) : c.windows_differ() && c.sliding_window < c.context)
       throw Error(ErrorCode::unsupported, "some layers have a sliding window of " + std::to_string(c.sliding_window) +
                                               " tokens and others none, which GGUF cannot say of this architecture");
     if (!architecture_.gguf_rope_factors && !rope_factors(c).empty())
       throw Error(ErrorCode::unsupported,
                   "rotary embeddings are scaled as in Llama 3, which llama.cpp does not read in a " +
                       std::string(architecture_.gguf_architecture) + " model");
+    if (c.window_rope_theta != 0 && c.window_rope_theta != 10000)
+      note("llama.cpp turns the heads of layers with a window by the base 10000 unless it is a version that reads " +
+           std::string(architecture_.gguf_architecture) + ".rope.freq_base_swa");
     report_.notes.insert(report_.notes.end(), c.notes.begin(), c.notes.end());
   }
 
@@ -197,7 +223,7 @@ class Job {
       }
     add_weight(architecture_.final_norm, Kind::vector, BlockType::f32, {c.hidden});
     if (!c.tied_embeddings) add_weight(architecture_.head, Kind::matrix, ends, {c.vocab, c.hidden});
-    if (c.sliding_window != 0 && !c.windows_differ())
+    if (states_window(c) && architecture_.windows != Windows::pattern)
       note("llama.cpp knows no sliding window in this architecture: beyond " + std::to_string(c.sliding_window) +
            " tokens it sees more than the model was made for");
     if (c.eos.size() > 1)
@@ -216,6 +242,8 @@ class Job {
     if (e.kind == Kind::factors) return rope_factors(config_);
     std::vector<float> ours = in_.read_f32(e.name);
     check_shape(e.name, ours.size(), 1, t);
+    if (architecture_.norm_plus_one && architecture_.is_norm_weight(e.name))
+      for (float& w : ours) w += 1;
     if (!architecture_.is_interleaved(e.name)) return ours;
     std::vector<float> theirs(ours.size());
     for (std::size_t r = 0; r < ours.size(); ++r) theirs[r] = ours[interleaved_row(r, config_.head_dim)];

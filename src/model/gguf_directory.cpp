@@ -61,13 +61,30 @@ const Architecture& architecture_of(const Config& c) {
   return first;
 }
 
+/// What Config::parse would take otherwise, were it not said.
+void write_scores(const Config& c, Json& out) {
+  const Architecture& a = c.architecture();
+  if (c.windows_differ()) {
+    out["layer_types"] = Json::array();
+    for (std::size_t i = 0; i < c.layers; ++i)
+      out["layer_types"].push_back(c.window_of(i) == 0 ? "full_attention" : "sliding_attention");
+  }
+  if (c.window_rope_theta != 0) out["rope_local_base_freq"] = c.window_rope_theta;
+  if (a.query_pre_attn_scalar != 0) out["query_pre_attn_scalar"] = c.query_pre_attn_scalar;
+  const auto cap = [&](const char* key, const std::optional<double>& known, double value) {
+    if (known) out[key] = value != 0 ? Json(value) : Json(nullptr);
+  };
+  cap("attn_logit_softcapping", a.attention_cap, c.attention_cap);
+  cap("final_logit_softcapping", a.logit_cap, c.logit_cap);
+}
+
 std::string config_of(const fs::path& path) {
   const GgufWeights weights(path);
   const Config& c = weights.config();
   const Architecture& architecture = architecture_of(c);
   Json out{{"architectures", Json::array({architecture.class_name})},
            {"model_type", architecture.model_type},
-           {"hidden_act", "silu"},
+           {std::string(architecture.activation_key), name_of(architecture.activation)},
            {"hidden_size", c.hidden},
            {"intermediate_size", c.intermediate},
            {"num_hidden_layers", c.layers},
@@ -81,6 +98,7 @@ std::string config_of(const fs::path& path) {
   if (const Json scaling = rope_scaling(c, path.string()); !scaling.is_null()) out["rope_scaling"] = scaling;
   out["tie_word_embeddings"] = c.tied_embeddings;
   if (c.sliding_window != 0) out["sliding_window"] = c.sliding_window;
+  write_scores(c, out);
   if (architecture.windows == Windows::if_used) out["use_sliding_window"] = c.sliding_window != 0;
   for (const Module& m : architecture.linears())
     if (const std::string key(m.bias_key); !key.empty() && !out.contains(key))

@@ -15,7 +15,10 @@ namespace nibble::inline NIBBLE_ABI::model {
 namespace {
 
 void read_rope(const GgufFile& file, const format::GgufFields& f, const std::string& arch, Config& c) {
+  const Architecture& architecture = c.architecture();
   c.rope_theta = f.positive(arch + ".rope.freq_base", 10000.0);
+  if (architecture.window_rope_theta != 0)
+    c.window_rope_theta = f.positive(arch + ".rope.freq_base_swa", architecture.window_rope_theta);
   if (const std::size_t turned = f.size(arch + ".rope.dimension_count", c.head_dim); turned != c.head_dim)
     f.refuse(arch + ".rope.dimension_count",
              "is " + std::to_string(turned) + "; this engine rotates all " + std::to_string(c.head_dim) +
@@ -29,7 +32,7 @@ void read_rope(const GgufFile& file, const format::GgufFields& f, const std::str
     if (kind != "none" && factor != 1)
       f.refuse(arch + ".rope.scaling.type", "is '" + kind + "' beside the factors of 'rope_freqs.weight'",
                ErrorCode::unsupported);
-    if (!c.architecture().gguf_rope_factors)
+    if (!architecture.gguf_rope_factors)
       throw Error(ErrorCode::unsupported, "tensor 'rope_freqs.weight' counts for nothing in the architecture " + arch);
     s.kind = RopeScaling::Kind::factors;
     s.factors = file.read_f32("rope_freqs.weight");
@@ -82,6 +85,28 @@ void check_sizes(const GgufFile& file, const format::GgufFields& f, const std::s
                                                  " rows");
 }
 
+/// Windows, scales and caps, which llama.cpp knows by the architecture where the file says nothing.
+void read_scores(const format::GgufFields& f, const std::string& arch, Config& c) {
+  const Architecture& a = c.architecture();
+  const std::string window = arch + ".attention.sliding_window", pattern = window + "_pattern";
+  if (f.number(window).value_or(0) > 0) c.sliding_window = f.size(window);
+  if (a.windows == Windows::pattern) {
+    if (f.number(window).value_or(1) == 0) f.refuse(window, "is 0, and this architecture has windows");
+    if (c.sliding_window == 0) c.sliding_window = a.window;
+    const std::size_t every = f.size(pattern, a.window_pattern);
+    for (std::size_t i = 0; i < c.layers; ++i) c.full_attention.push_back((i + 1) % every == 0);
+  }
+  if (a.query_pre_attn_scalar != 0)
+    c.query_pre_attn_scalar =
+        static_cast<double>(c.layers == a.gguf_layers_by_hidden ? c.hidden / c.heads : c.head_dim);
+  const auto cap = [&](const char* key, std::optional<double> otherwise) {
+    const std::string name = arch + "." + key;
+    return !otherwise || (*otherwise == 0 && f.find(name) == nullptr) ? 0 : f.positive(name, *otherwise);
+  };
+  c.attention_cap = cap("attn_logit_softcapping", a.attention_cap);
+  c.logit_cap = cap("final_logit_softcapping", a.logit_cap);
+}
+
 /// The architectures of GGUF files, each once.
 std::string known_names() {
   std::string out;
@@ -104,7 +129,7 @@ Config read_config(const GgufFile& file, const std::string& name) {
     f.refuse("split.count", "says that this is one of " + std::to_string(parts) + " files; merge them first",
              ErrorCode::unsupported);
   check_known_keys(
-      KeyStyle::gguf, [&](std::string_view key) { return plain(f.find(arch + "." + std::string(key))); },
+      KeyStyle::gguf, *architecture, [&](std::string_view key) { return plain(f.find(arch + "." + std::string(key))); },
       [&](std::string_view key, const std::string& why) {
         f.refuse(arch + "." + std::string(key), why, ErrorCode::unsupported);
       });
@@ -125,8 +150,7 @@ Config read_config(const GgufFile& file, const std::string& name) {
     f.refuse(arch + ".attention.value_length", "is not the key's", ErrorCode::unsupported);
   c.context = f.size(arch + ".context_length");
   c.rms_eps = f.positive(arch + ".attention.layer_norm_rms_epsilon");
-  if (const auto window = f.number(arch + ".attention.sliding_window"); window.value_or(0) > 0)
-    c.sliding_window = f.size(arch + ".attention.sliding_window");
+  read_scores(f, arch, c);
   const GgufTensor& embedding = file.info(std::string(architecture->embedding.gguf_name) + ".weight");
   c.vocab = embedding.shape.empty() ? 0 : embedding.shape.front();
   c.tied_embeddings = !file.contains(std::string(architecture->head.gguf_name) + ".weight");
@@ -165,6 +189,8 @@ std::vector<std::string> GgufWeights::names() const {
 
 std::vector<float> GgufWeights::read_f32(const std::string& name) const {
   std::vector<float> theirs = file_.read_f32(gguf_name(name));
+  if (architecture_.norm_plus_one && architecture_.is_norm_weight(name))
+    for (float& w : theirs) w -= 1;
   if (!architecture_.is_interleaved(name) || theirs.size() % config_.head_dim != 0) return theirs;
   std::vector<float> ours(theirs.size());
   for (std::size_t r = 0; r < ours.size(); ++r) ours[interleaved_row(r, config_.head_dim)] = theirs[r];

@@ -13,7 +13,15 @@ struct KnownKey {
   std::string_view json, gguf;  ///< Its names; empty where the file has no such key.
   Neutral neutral;
   std::string_view meaning;
+  bool (*honoured)(const Architecture&) = nullptr;  ///< Null: in none.
 };
+
+bool takes_scalar(const Architecture& a) { return a.query_pre_attn_scalar != 0; }
+bool caps_scores(const Architecture& a) { return a.attention_cap.has_value(); }
+bool caps_logits(const Architecture& a) { return a.logit_cap.has_value(); }
+bool has_pattern(const Architecture& a) { return a.windows == Windows::pattern; }
+bool names_activation_so(const Architecture& a) { return a.activation_key == "hidden_activation"; }
+bool has_local_rope(const Architecture& a) { return a.window_rope_theta != 0; }
 
 constexpr KnownKey kKeys[] = {
     // Rotary embeddings.
@@ -30,11 +38,13 @@ constexpr KnownKey kKeys[] = {
     // Attention.
     {"clip_qkv", "attention.clamp_kqv", Neutral::off, "clips queries, keys and values"},
     {"attention_multiplier", "attention.scale", Neutral::off, "replaces the scale of the scores"},
-    {"query_pre_attn_scalar", "", Neutral::off, "replaces the scale of the scores"},
-    {"attn_logit_softcapping", "attn_logit_softcapping", Neutral::off, "caps the scores"},
+    {"query_pre_attn_scalar", "", Neutral::off, "replaces the scale of the scores", takes_scalar},
+    {"attn_logit_softcapping", "attn_logit_softcapping", Neutral::off, "caps the scores", caps_scores},
     {"attn_temperature_tuning", "attention.temperature_scale", Neutral::off, "scales the scores by position"},
     {"attention_chunk_size", "attention.chunk_size", Neutral::off, "attends within chunks"},
-    {"", "attention.sliding_window_pattern", Neutral::off, "gives a window to some layers only"},
+    {"", "attention.sliding_window_pattern", Neutral::off, "gives a window to some layers only", has_pattern},
+    {"rope_local_base_freq", "rope.freq_base_swa", Neutral::off, "turns heads otherwise in some layers",
+     has_local_rope},
     {"is_causal", "attention.causal", Neutral::on, "lets tokens see those after them"},
     {"use_bidirectional_attention", "", Neutral::off, "lets tokens see those after them"},
     {"add_cross_attention", "", Neutral::off, "adds layers"},
@@ -46,7 +56,7 @@ constexpr KnownKey kKeys[] = {
     // Blocks.
     {"parallel_attn", "use_parallel_residual", Neutral::off, "puts attention and MLP side by side"},
     {"use_parallel_residual", "", Neutral::off, "puts attention and MLP side by side"},
-    {"hidden_activation", "", Neutral::silu, "names another activation"},
+    {"hidden_activation", "", Neutral::silu, "names another activation", names_activation_so},
     {"num_local_experts", "", Neutral::off, "says that this is a mixture of experts"},
     {"num_experts", "", Neutral::off, "says that this is a mixture of experts"},
     {"n_routed_experts", "", Neutral::off, "says that this is a mixture of experts"},
@@ -58,7 +68,7 @@ constexpr KnownKey kKeys[] = {
     {"logits_scaling", "logit_scale", Neutral::one, "scales the logits"},
     {"logit_scale", "", Neutral::one, "scales the logits"},
     {"dim_model_base", "", Neutral::off, "scales the logits"},
-    {"final_logit_softcapping", "final_logit_softcapping", Neutral::off, "caps the logits"},
+    {"final_logit_softcapping", "final_logit_softcapping", Neutral::off, "caps the logits", caps_logits},
 };
 
 /// Inside rope_parameters or rope_scaling.
@@ -68,8 +78,8 @@ constexpr KnownKey kRopeKeys[] = {
     {"mscale", "", Neutral::one, "scales the scores"},
     {"mscale_all_dim", "", Neutral::one, "scales the scores"},
     {"mrope_section", "", Neutral::off, "splits positions into sections"},
-    {"full_attention", "", Neutral::off, "gives each type of layer its own"},
-    {"sliding_attention", "", Neutral::off, "gives each type of layer its own"},
+    {"full_attention", "", Neutral::off, "gives each type of layer its own", has_local_rope},
+    {"sliding_attention", "", Neutral::off, "gives each type of layer its own", has_local_rope},
 };
 
 bool is_neutral(const PlainValue& value, Neutral neutral) {
@@ -95,22 +105,24 @@ std::string shown(const PlainValue& value) {
 }
 
 template <std::size_t N>
-void check(const KnownKey (&table)[N], bool gguf, const auto& find, const auto& refuse) {
+void check(const KnownKey (&table)[N], bool gguf, const Architecture& a, const auto& find, const auto& refuse) {
   for (const KnownKey& key : table) {
     const std::string_view name = gguf ? key.gguf : key.json;
-    if (name.empty()) continue;
+    if (name.empty() || (key.honoured != nullptr && key.honoured(a))) continue;
     const std::optional<PlainValue> value = find(name);
     if (value && !is_neutral(*value, key.neutral))
-      refuse(name, "is " + shown(*value) + ", which " + std::string(key.meaning) + "; this engine does not");
+      refuse(name, "is " + shown(*value) + ", which " + std::string(key.meaning) + "; this engine does not" +
+                       (key.honoured != nullptr ? " in a " + std::string(a.model_type) + " model" : ""));
   }
 }
 
 }  // namespace
 
-void check_known_keys(KeyStyle style, const std::function<std::optional<PlainValue>(std::string_view key)>& find,
+void check_known_keys(KeyStyle style, const Architecture& architecture,
+                      const std::function<std::optional<PlainValue>(std::string_view key)>& find,
                       const std::function<void(std::string_view key, const std::string& why)>& refuse) {
-  if (style == KeyStyle::rope_parameters) check(kRopeKeys, false, find, refuse);
-  else check(kKeys, style == KeyStyle::gguf, find, refuse);
+  if (style == KeyStyle::rope_parameters) check(kRopeKeys, false, architecture, find, refuse);
+  else check(kKeys, style == KeyStyle::gguf, architecture, find, refuse);
 }
 
 }  // namespace nibble::inline NIBBLE_ABI::model

@@ -4,6 +4,7 @@
 //   x ─ norm ─ query, key, value ─ mix ─ attention_output ─ (+ x) ─ norm ─ gate, up ─ down ─ (+) ─►
 //       └─────────────────── attention ─────────────────┘         └──────── mlp ───────┘
 //
+// In some architectures what a half gives is normed once more before it is added.
 // What there is of it, and under which names, is the architecture's table (model/architecture.h).
 #pragma once
 
@@ -58,6 +59,22 @@ struct KeyValues {
 /// Cosines, then sines, of `count` positions from `first` on: [count, head_dim].
 std::vector<float> rope_angles(std::span<const double> inverse_frequencies, std::size_t first, std::size_t count);
 
+/// Those of a model's blocks, of which some may be turned otherwise than others (Config::window_rope_theta).
+class RopeAngles {
+ public:
+  RopeAngles(const model::Config& config, std::size_t first, std::size_t count);
+  /// Valid as long as this is.
+  [[nodiscard]] std::span<const float> of(const Block& block) const {
+    return block.window != 0 && !windowed_.empty() ? windowed_ : full_;
+  }
+
+ private:
+  std::vector<float> full_, windowed_;  ///< The second only where the two differ.
+};
+
+/// Makes of the rows of an embedding what the first block takes (Architecture::scaled_embedding).
+void scale_embedded(const model::Config& config, MatrixView<float> x);
+
 /// How blocks are run. All matrices are [tokens, features] of consecutive tokens of one sequence.
 class BlockPass {
  public:
@@ -80,15 +97,17 @@ class BlockPass {
                  const KeyValues& cache, MatrixView<float> out) const;
   void mlp(const Block& block, MatrixView<const float> normed, MatrixView<float> out) const;
 
-  /// Each half of the block with its norm, added to x in place. `scratch` keeps its memory from call to call.
+  /// Each half of the block with its norms, added to x in place. `scratch` keeps its memory from call to call.
   struct Scratch {
-    std::vector<float> normed, delta;
+    std::vector<float> normed, inner, delta;
   };
   void add_attention(const Block& block, MatrixView<float> x, std::span<const float> rope, const KeyValues& cache,
                      Scratch& scratch) const;
   void add_mlp(const Block& block, MatrixView<float> x, Scratch& scratch) const;
-  /// x += linear(input)
-  void add_linear(const Linear& linear, MatrixView<const float> input, MatrixView<float> x, Scratch& scratch) const;
+  /// The rest of each half, from the input of its last linear layer: mixed, or gated.
+  void add_attention_output(const Block& block, MatrixView<const float> mixed, MatrixView<float> x,
+                            Scratch& scratch) const;
+  void add_down(const Block& block, MatrixView<const float> gated, MatrixView<float> x, Scratch& scratch) const;
 
  private:
   struct Output {
@@ -97,6 +116,9 @@ class BlockPass {
   };
   /// Layers that share an input, in one call of the backend; each is shown to the hook.
   void apply(MatrixView<const float> x, std::initializer_list<Output> outputs) const;
+  /// x += post_norm(linear(input)), or without a norm where the block has none of that role.
+  void add_output(const Block& block, model::Role linear, model::Role post_norm, MatrixView<const float> input,
+                  MatrixView<float> x, Scratch& scratch) const;
   /// Norms each head of the rows in place, unless there is no weight [head_dim].
   void norm_heads(MatrixView<float> rows, std::span<const float> weight) const;
   void listen(const Linear& linear, MatrixView<const float> x) const {

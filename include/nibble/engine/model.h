@@ -94,7 +94,6 @@ class Model {
   std::vector<Block> blocks_;
   std::vector<float> norm_;
   Linear head_;
-  std::vector<double> inverse_frequency_;
   double linear_bits_ = 0, linear_weights_ = 0;
   LinearHook hook_;
 };

@@ -10,13 +10,14 @@
 //   x ─ norm ─ query, key, value ─ heads ─ attention_output ─ (+ x) ─ norm ─ gate, up ─ activation ─ down ─ (+) ─►
 //
 // and an architecture says which tensors that takes, and what it does otherwise than Llama. What it cannot say nothing
-// here does: norms that multiply by 1 + weight or follow a layer, scaled embeddings, capped logits, heads turned in
-// part, experts. Such an architecture is added with a field for it and whatever reads the field. A table whose modules
-// the engine does not run as they stand is an error there (engine::check_architecture).
+// here does: heads turned in part, layers without positions, fused query, key and value, experts. Such an architecture
+// is added with a field for it and whatever reads the field. A table whose modules the engine does not run as they
+// stand is an error there (engine::check_architecture).
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -39,9 +40,11 @@ enum class Role : std::uint8_t {
   attention_norm,  ///< Of the block's input, before query, key and value.
   query_norm,      ///< Of each head's query, before it is turned by its position (QK-norm).
   key_norm,
-  ffn_norm,  ///< Of what attention was added to, before gate and up.
+  attention_post_norm,  ///< Of what attention_output gives, before it is added to the block's input.
+  ffn_norm,             ///< Of what attention was added to, before gate and up.
+  ffn_post_norm,        ///< Of what down gives, before it is added.
 };
-inline constexpr std::size_t kLinearRoles = 7, kRoles = 11;
+inline constexpr std::size_t kLinearRoles = 7, kRoles = 13;
 
 /// A side of a weight, which a Config gives in elements.
 enum class Size : std::uint8_t {
@@ -92,7 +95,11 @@ enum class Windows : std::uint8_t {
   never,    ///< Whatever the file states.
   always,   ///< All layers.
   if_used,  ///< Where use_sliding_window is true: all layers but the first max_window_layers.
+  pattern,  ///< All layers but every window_pattern-th: of 2 the layers 1, 3, 5 … see everything.
 };
+
+/// What config.json calls it as a rule: "silu".
+std::string_view name_of(GatedActivation activation);
 
 /// A module outside of the blocks.
 struct EndModule {
@@ -106,18 +113,36 @@ struct Architecture {
   std::span<const Module> block;       ///< The linear layers in the order of their roles, norms where they are applied.
 
   GatedActivation activation = GatedActivation::silu;
+  std::string_view activation_key = "hidden_act";  ///< The key of config.json that names it.
+  /// Norms multiply by 1 + the stored weight. In GGUF files the sum is stored.
+  bool norm_plus_one = false;
+  bool scaled_embedding = false;  ///< Embeddings are multiplied by √hidden.
+  /// Scores are divided by the root of query_pre_attn_scalar, which is this where config.json leaves it out; 0: by that
+  /// of head_dim, and there is no such key.
+  std::size_t query_pre_attn_scalar = 0;
+  /// x becomes cap·tanh(x/cap): scores by attn_logit_softcapping, logits by final_logit_softcapping, which are this
+  /// where config.json leaves them out (0: no cap). None: there is no such key.
+  std::optional<double> attention_cap = std::nullopt, logit_cap = std::nullopt;
   /// In the architecture's GGUF files a head's values are turned in the pairs (2i, 2i + 1), so that the rows of query
   /// and key lie in another order; else in the pairs (i, i + head_dim/2), as Hugging Face has them.
   bool gguf_interleaved_rope = false;
   bool gguf_rope_factors = false;  ///< llama.cpp reads rope_freqs.weight in this architecture.
+  /// llama.cpp takes hidden/heads for query_pre_attn_scalar in models of so many layers, and head_dim in others.
+  std::size_t gguf_layers_by_hidden = 0;
 
   // What transformers takes where config.json leaves a field out.
   std::size_t context = 2048;  ///< max_position_embeddings
   std::size_t kv_heads = 0;    ///< num_key_value_heads; 0: as many as heads.
   std::size_t head_dim = 0;    ///< 0: hidden_size/num_attention_heads.
   Windows windows = Windows::never;
-  std::size_t window = 0;       ///< sliding_window
-  std::size_t full_layers = 0;  ///< max_window_layers
+  std::size_t window = 0;                    ///< sliding_window
+  std::size_t full_layers = 0;               ///< max_window_layers
+  std::size_t window_pattern = 0;            ///< Of Windows::pattern.
+  std::string_view window_pattern_key = {};  ///< The key that says otherwise; empty: there is none.
+  double rope_theta = 10000;
+  /// rope_local_base_freq, of layers with a window, whose rotary embeddings are never scaled; 0: as in other layers.
+  double window_rope_theta = 0;
+  bool tied_embeddings = false;  ///< tie_word_embeddings
 
   // The same in all so far.
   std::string_view block_prefix = "model.layers.", gguf_block_prefix = "blk.";
@@ -141,6 +166,8 @@ struct Architecture {
   [[nodiscard]] std::vector<std::string> linear_names(std::size_t index) const;
   /// Whether a tensor is the weight of a block's linear layer, whichever block's.
   [[nodiscard]] bool is_linear_weight(std::string_view tensor) const;
+  /// Whether a tensor is the weight of a norm, the last one or a block's.
+  [[nodiscard]] bool is_norm_weight(std::string_view tensor) const;
   /// The GGUF name of a tensor, ".weight" or ".bias" kept; empty for one that has none.
   [[nodiscard]] std::string gguf_name(std::string_view tensor) const;
   /// Whether a tensor's rows lie in another order in a GGUF file, see gguf_interleaved_rope.

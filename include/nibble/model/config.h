@@ -37,6 +37,9 @@ struct Config {
   std::size_t sliding_window = 0;    ///< 0: none. Otherwise a token sees itself and the sliding_window − 1 before it.
   std::size_t full_layers = 0;       ///< So many of the first layers see everything all the same (max_window_layers).
   std::vector<bool> full_attention;  ///< For each layer whether it sees everything, in place of full_layers; or empty.
+  double window_rope_theta = 0;      ///< rope_theta of layers with a window, unscaled there; 0: as in other layers.
+  double query_pre_attn_scalar = 0;  ///< Scores are divided by its root; 0: by that of head_dim.
+  double attention_cap = 0, logit_cap = 0;  ///< See Architecture; 0: none.
   std::array<Bias, kLinearRoles> biases{};  ///< By role; Bias::as_stored if nothing says otherwise.
   bool tied_embeddings = false;
   std::string quantization;  ///< quantization_config as JSON text, empty if there is none.
@@ -60,8 +63,13 @@ struct Config {
   [[nodiscard]] std::size_t window_of(std::size_t index) const;
   /// Whether some layers have a window and others none.
   [[nodiscard]] bool windows_differ() const { return full_layers != 0 || !full_attention.empty(); }
-  /// The head_dim/2 rotary frequencies in radians a token, scaling applied.
-  [[nodiscard]] std::vector<double> inverse_frequencies() const;
+  /// Whether the layers without a window are those of Windows::pattern, every so many.
+  [[nodiscard]] bool windows_repeat(std::size_t every) const;
+  /// The head_dim/2 rotary frequencies in radians a token, scaling applied; of layers with a window or of those
+  /// without.
+  [[nodiscard]] std::vector<double> inverse_frequencies(bool with_window = false) const;
+  /// What scores are multiplied by before the softmax.
+  [[nodiscard]] float attention_scale() const;
 };
 
 }  // namespace nibble::inline NIBBLE_ABI::model
