@@ -104,7 +104,8 @@ TEST_P(Architectures, ConvertedModelsHaveTheSameLogits) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Golden, Architectures, testing::Values("gqa_tied", "bias", "mistral", "qwen3"),
+INSTANTIATE_TEST_SUITE_P(Golden, Architectures,
+                         testing::Values("gqa_tied", "bias", "mistral", "qwen3", "gemma2", "gemma3"),
                          [](const auto& p) { return std::string(p.param); });
 
 }  // namespace

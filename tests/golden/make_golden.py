@@ -1,7 +1,7 @@
 """Writes the golden files of the reference engine with the real transformers library.
 
   pip install torch transformers safetensors
-  python make_golden.py            # writes gqa_tied/, bias/, mistral/ and qwen3/ beside this file
+  python make_golden.py            # writes the folders that are named below beside this file
   python make_golden.py qwen3      # only this one
 
 Each folder holds a small random model in float32 or bfloat16 (config.json, model.safetensors) and golden.safetensors:
@@ -12,12 +12,16 @@ input_ids [1, 48] int64 and logits [48, vocabulary] float32, one forward pass in
   bias       Qwen2: biases on q, k and v, untied; config.json as transformers 5 writes it (rope_parameters, dtype)
   mistral    Mistral: a sliding window shorter than the sequence, head_dim other than hidden_size / heads
   qwen3      Qwen3: norms of queries and keys, tied embeddings, head_dim twice hidden_size / heads; stored in bfloat16
+  gemma2     Gemma 2: caps low enough to bite, a window shorter than the sequence in the first of two layers; stored in
+             bfloat16
+  gemma3     Gemma 3: five layers with a window and one without, each kind with its own rotary base; stored in bfloat16
 """
 import json, pathlib, sys
 import torch
 import transformers
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen2Config,
+                          Qwen3Config)
 
 LENGTH = 48
 SHAPE = dict(vocab_size=96, hidden_size=64, intermediate_size=112, num_hidden_layers=2, num_attention_heads=4,
@@ -34,16 +38,25 @@ MODELS = {
                              rope_parameters=dict(rope_type="default", rope_theta=10000.0)),
     "qwen3": Qwen3Config(**dict(SHAPE, hidden_size=32, intermediate_size=64), rms_norm_eps=1e-6, head_dim=16,
                          tie_word_embeddings=True, rope_parameters=dict(rope_type="default", rope_theta=1000000.0)),
+    "gemma2": Gemma2Config(**dict(SHAPE, hidden_size=32, intermediate_size=64), rms_norm_eps=1e-6, head_dim=16,
+                           query_pre_attn_scalar=16, attn_logit_softcapping=5.0, final_logit_softcapping=8.0,
+                           sliding_window=16, rope_parameters=dict(rope_type="default", rope_theta=10000.0)),
+    "gemma3": Gemma3TextConfig(**dict(SHAPE, hidden_size=32, intermediate_size=32, num_hidden_layers=6,
+                                      num_attention_heads=2, num_key_value_heads=1), rms_norm_eps=1e-6, head_dim=16,
+                               query_pre_attn_scalar=16, sliding_window=16,
+                               rope_parameters=dict(full_attention=dict(rope_type="default", rope_theta=1000000.0),
+                                                    sliding_attention=dict(rope_type="default", rope_theta=10000.0))),
 }
-STORED = {"qwen3": torch.bfloat16}  # float32 where nothing is said
+STORED = {"qwen3": torch.bfloat16, "gemma2": torch.bfloat16, "gemma3": torch.bfloat16}  # float32 where nothing is said
 
 
 def randomise(model, seed):
     """Every tensor is random, the norms and the biases too, so that none can be left out unnoticed."""
     generator = torch.Generator().manual_seed(seed)
+    centre = 0 if model.config.model_type.startswith("gemma") else 1  # Gemma's norms multiply by 1 + weight
     for name, p in sorted(model.named_parameters()):
         noise = torch.randn(p.shape, generator=generator)
-        p.data = 1 + 0.2 * noise if "norm" in name else 0.2 * noise
+        p.data = centre + 0.2 * noise if "norm" in name else 0.2 * noise
 
 
 def published_form(config):

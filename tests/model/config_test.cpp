@@ -277,6 +277,74 @@ TEST(Config, ReadsQwen3) {
   expect_error(ErrorCode::unsupported, "\"mlp_bias\" is true, and a qwen3 model", [&] { (void)parse(j); });
 }
 
+Json gemma(const char* type) {
+  Json j = llama();
+  j["model_type"] = type;
+  j["num_hidden_layers"] = 7;
+  for (const char* field : {"hidden_act", "num_key_value_heads", "head_dim", "rope_theta", "tie_word_embeddings"})
+    j.erase(field);
+  return j;
+}
+
+// What transformers fills in.
+TEST(Config, ReadsGemma2) {
+  const Config c = parse(gemma("gemma2"));
+  EXPECT_EQ(c.head_dim, 256u);
+  EXPECT_EQ(c.kv_heads, 4u);
+  EXPECT_EQ(c.query_pre_attn_scalar, 256);
+  EXPECT_EQ(c.attention_cap, 50);
+  EXPECT_EQ(c.logit_cap, 30);
+  EXPECT_TRUE(c.tied_embeddings);
+  EXPECT_EQ(windows(c), (std::vector<std::size_t>{4096, 0, 4096, 0, 4096, 0, 4096}));
+  EXPECT_EQ(c.inverse_frequencies(true), c.inverse_frequencies(false));
+  Json j = gemma("gemma2");
+  j["attn_logit_softcapping"] = nullptr;
+  j["query_pre_attn_scalar"] = 144;
+  EXPECT_EQ(parse(j).attention_cap, 0);
+  EXPECT_EQ(parse(j).attention_scale(), 1 / 12.0f);
+  j["final_logit_softcapping"] = 0.0;
+  expect_error(ErrorCode::corrupt_file, "\"final_logit_softcapping\" is 0.0", [&] { (void)parse(j); });
+  j = gemma("gemma2");
+  j["hidden_activation"] = "silu";
+  expect_error(ErrorCode::unsupported, "hidden_activation 'silu'", [&] { (void)parse(j); });
+  j = gemma("gemma2");
+  j["sliding_window"] = nullptr;
+  expect_error(ErrorCode::unsupported, "\"sliding_window\" says none", [&] { (void)parse(j); });
+  j = gemma("gemma2");
+  j["use_bidirectional_attention"] = true;
+  expect_error(ErrorCode::unsupported, "lets tokens see those after them", [&] { (void)parse(j); });
+}
+
+TEST(Config, ReadsGemma3) {
+  Json j = gemma("gemma3_text");
+  const Config c = parse(j);
+  EXPECT_EQ(windows(c), (std::vector<std::size_t>{4096, 4096, 4096, 4096, 4096, 0, 4096}));
+  EXPECT_EQ(c.rope_theta, 1e6);
+  EXPECT_EQ(c.window_rope_theta, 1e4);
+  EXPECT_EQ(c.attention_cap, 0);
+  EXPECT_EQ(c.logit_cap, 0);
+  // Scaling is for the layers that see everything.
+  j["rope_scaling"] = {{"rope_type", "linear"}, {"factor", 8.0}};
+  EXPECT_EQ(parse(j).inverse_frequencies(true), c.inverse_frequencies(true));
+  EXPECT_EQ(parse(j).inverse_frequencies(false)[1], c.inverse_frequencies(false)[1] / 8);
+  j["attn_logit_softcapping"] = 50.0;
+  expect_error(ErrorCode::unsupported, "this engine does not in a gemma3_text model", [&] { (void)parse(j); });
+  j = gemma("gemma3_text");
+  j["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", 1e6}};
+  expect_error(ErrorCode::unsupported, "has neither full_attention nor sliding_attention", [&] { (void)parse(j); });
+  j["rope_parameters"] = {{"sliding_attention", {{"rope_type", "linear"}, {"factor", 2.0}}}};
+  expect_error(ErrorCode::unsupported, "has the rope_type 'linear'", [&] { (void)parse(j); });
+}
+
+TEST(Config, OnlyTheirOwnArchitecturesHonourSuchKeys) {
+  for (const char* key :
+       {"query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping", "rope_local_base_freq"}) {
+    Json j = llama();
+    j[key] = 20;
+    expect_error(ErrorCode::unsupported, std::string("\"") + key + "\" is 20", [&] { (void)parse(j); });
+  }
+}
+
 TEST(Config, MinusOneIsNoToken) {
   Json j = llama();
   j["bos_token_id"] = -1;

@@ -126,8 +126,9 @@ TEST_P(GoldenGguf, LogitsAgreeWithTransformers) {
 }
 
 // Llama 3's rotary scaling and tied embeddings; Qwen2's biases and order of rows; heads of 24, a sliding window; norms
-// of queries and keys.
-INSTANTIATE_TEST_SUITE_P(Transformers, GoldenGguf, testing::Values("gqa_tied", "bias", "mistral", "qwen3"),
+// of queries and keys; norms of 1 + weight, caps and windows by a pattern; two rotary bases.
+INSTANTIATE_TEST_SUITE_P(Transformers, GoldenGguf,
+                         testing::Values("gqa_tied", "bias", "mistral", "qwen3", "gemma2", "gemma3"),
                          [](const auto& p) { return std::string(p.param); });
 
 // The names by which llama.cpp knows them.
@@ -150,6 +151,44 @@ TEST(ExportGguf, Qwen3HasItsOwnKeysAndNorms) {
   }
   EXPECT_EQ(file.info("blk.0.attn_q.weight").type, BlockType::q8_0);
   EXPECT_FALSE(file.contains("output.weight"));
+}
+
+TEST(ExportGguf, GemmaHasItsOwnKeysAndStoresWhatNormsMultiplyBy) {
+  const TemporaryFolder folder;
+  copy_with_tokenizer(golden("gemma2"), folder / "model");
+  (void)export_gguf(folder / "model", folder / "model.gguf", {.type = BlockType::q8_0});
+  const GgufFile file(folder / "model.gguf");
+  const auto value = [&](const char* key) { return file.metadata().at(key); };
+  EXPECT_EQ(value("gemma2.attn_logit_softcapping"), GgufValue(5.0f));
+  EXPECT_EQ(value("gemma2.final_logit_softcapping"), GgufValue(8.0f));
+  EXPECT_EQ(value("gemma2.attention.sliding_window"), GgufValue(std::uint32_t{16}));
+  const Checkpoint model = Checkpoint::open(golden("gemma2"));
+  for (const auto& [theirs, ours] :
+       {std::pair{"blk.1.post_attention_norm.weight", "model.layers.1.post_attention_layernorm.weight"},
+        std::pair{"blk.1.ffn_norm.weight", "model.layers.1.pre_feedforward_layernorm.weight"},
+        std::pair{"blk.0.post_ffw_norm.weight", "model.layers.0.post_feedforward_layernorm.weight"},
+        std::pair{"output_norm.weight", "model.norm.weight"}}) {
+    const auto stored = file.read_f32(theirs), weights = model.read_f32(ours);
+    for (std::size_t i = 0; i < stored.size(); ++i) ASSERT_EQ(stored[i], 1 + weights[i]) << theirs;
+  }
+}
+
+// llama.cpp takes these for granted, so that another value would be another model.
+TEST(ExportGguf, RefusesAGemmaThatIsNotAsLlamaCppTakesIt) {
+  const TemporaryFolder folder;
+  const std::vector<std::pair<Json, std::string>> cases = {
+      {{{"query_pre_attn_scalar", 24}}, "\"query_pre_attn_scalar\" is 24"},
+      {{{"attn_logit_softcapping", nullptr}}, "not capped"},
+      {{{"layer_types", {"full_attention", "sliding_attention"}}}, "some layers have a sliding window of 16"}};
+  for (const auto& [change, says] : cases) {
+    const fs::path model = folder / "model";
+    fs::remove_all(model);
+    copy_with_tokenizer(golden("gemma2"), model);
+    Json config = Json::parse(std::ifstream(model / "config.json"));
+    config.update(change);
+    std::ofstream(model / "config.json") << config;
+    expect_error(ErrorCode::unsupported, says, [&] { (void)export_gguf(model, folder / "x.gguf", {}); });
+  }
 }
 
 TEST(ExportGguf, RowsThatAreNoWholeBlocksFallBackAndAreNamed) {

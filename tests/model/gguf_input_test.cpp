@@ -88,7 +88,8 @@ TEST_P(ThereAndBack, WeightsAndConfigurationAreTheSame) {
   ASSERT_EQ(x.size(), y.size());
   for (std::size_t i = 0; i < x.size(); ++i) EXPECT_NEAR(x[i] / y[i], 1, 1e-6) << i;
 }
-INSTANTIATE_TEST_SUITE_P(Models, ThereAndBack, testing::Values("gqa_tied", "bias", "mistral", "qwen3"),
+INSTANTIATE_TEST_SUITE_P(Models, ThereAndBack,
+                         testing::Values("gqa_tied", "bias", "mistral", "qwen3", "gemma2", "gemma3"),
                          [](const auto& p) { return std::string(p.param); });
 
 TEST(GgufInput, QuantizingAFileOfFloatsGivesWhatItsDirectoryGives) {
