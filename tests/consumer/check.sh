@@ -99,6 +99,10 @@ if command -v pkg-config >/dev/null; then
   consume_package nibble main.cpp
   consume_package nibble-headers headers.cpp | sed -n '1p'
   [ -z "$(find "$libs" -name 'libnibble_cuda.*' -print -quit)" ] || consume_package nibble-cuda cuda.cpp
+  if [ -n "$(find "$libs" -name 'libnibble_engine.*' -print -quit)" ] && pkg-config --exists icu-i18n; then
+    consume_package nibble-models models.cpp
+    consume_package nibble-engine reference_engine.cpp
+  fi
 fi
 
 # As a subdirectory, shared; the library on it is static and hands nibble on to its own users.
