@@ -6,7 +6,8 @@
 #include <iterator>
 
 #include "commands.h"
-#include "format/files.h"
+#include "core/files.h"
+#include "core/pending.h"
 #include "format/recognise.h"
 #include "nibble/core/error.h"
 #include "nibble/text/tokenizer.h"
@@ -26,7 +27,7 @@ std::string beginning_of(const std::filesystem::path& path, std::size_t bytes) {
   std::ifstream in(path, std::ios::binary);
   std::string text(bytes, '\0');
   in.read(text.data(), static_cast<std::streamsize>(bytes));
-  if (in.bad() || !in.is_open()) format::throw_system_error("read", path);
+  if (in.bad() || !in.is_open()) files::throw_system_error("read", path);
   const auto got = static_cast<std::size_t>(in.gcount());  // peek() sets it, too
   const bool goes_on = got == bytes && in.peek() != std::ifstream::traits_type::eof();
   text.resize(got);
@@ -77,7 +78,7 @@ void note_left_out(const std::vector<std::string>& files) {
   if (!files.empty()) note(fmt::format("not copied: {}", fmt::join(files, ", ")));
 }
 
-void save_text(const std::filesystem::path& path, const std::string& text) { format::write_file(path, text); }
+void save_text(const std::filesystem::path& path, const std::string& text) { files::write_file(path, text); }
 
 std::size_t peak_rss_bytes() {
   // getrusage would count what the parent held before exec; VmHWM is of this program alone.

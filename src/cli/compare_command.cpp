@@ -15,9 +15,9 @@
 #include <set>
 
 #include "commands.h"
+#include "core/files.h"
 #include "core/json.h"
 #include "core/pending.h"
-#include "format/files.h"
 #include "format/recognise.h"
 #include "interrupt.h"
 #include "methods.h"
@@ -87,7 +87,7 @@ void run_self(std::vector<std::string> arguments, const fs::path& log) {
   while (waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
   if (interrupted() || (WIFEXITED(status) && WEXITSTATUS(status) == kInterruptedExit))
     throw Error(ErrorCode::cancelled, "interrupted");
-  const std::string said = fs::exists(log) ? format::read_text(log) : std::string();
+  const std::string said = fs::exists(log) ? files::read_text(log) : std::string();
   if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) throw Error(ErrorCode::io, failure_of(status, said));
   fmt::print(stderr, "{}", said);  // warnings
 }
@@ -173,7 +173,7 @@ class Comparison {
       if (!keeps) forget(stored, copy);
       throw;
     }
-    const json::Document document = json::parse(format::read_text(figures), figures.string());
+    const json::Document document = json::parse(files::read_text(figures), figures.string());
     const nlohmann::json& j = *document;
     Row row;
     row.bits_per_weight = figure(j, "bits_per_weight");

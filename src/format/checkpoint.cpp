@@ -4,8 +4,8 @@
 #include <mutex>
 #include <set>
 
+#include "core/files.h"
 #include "core/json.h"
-#include "files.h"
 #include "recognise.h"
 #include "undecoded.h"
 
@@ -36,7 +36,7 @@ std::map<std::string, std::string> read_index(const std::filesystem::path& path)
   const auto refuse = [&](const std::string& why) {
     throw Error(ErrorCode::corrupt_file, "'" + path.string() + "': " + why);
   };
-  const json::Document document = json::parse(format::read_text(path), path.string());
+  const json::Document document = json::parse(files::read_text(path), path.string());
   if (!document->is_object() || !document->contains("weight_map") || !document->at("weight_map").is_object())
     refuse("there is no \"weight_map\"");
   std::map<std::string, std::string> out;

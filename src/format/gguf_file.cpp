@@ -5,9 +5,9 @@
 #include <string_view>
 #include <system_error>
 
+#include "core/files.h"
 #include "core/mapped_files.h"
 #include "core/memory.h"
-#include "files.h"
 #include "gguf_internal.h"
 #include "nibble/core/error.h"
 #include "pending_file.h"
@@ -16,7 +16,7 @@
 namespace nibble::inline NIBBLE_ABI {
 
 GgufFile::GgufFile(const std::filesystem::path& path)
-    : map_(format::map_file((format::refuse_no_model(path), path))),
+    : map_(files::map_file((format::refuse_no_model(path), path))),
       name_(path.string()),
       header_(needing_memory([&] { return "the header of '" + name_ + "'"; }, map_->size(),
                              [&] { return parse_gguf_header(*map_, name_); })) {
@@ -64,7 +64,7 @@ std::vector<float> GgufFile::read_f32(std::string_view tensor) const {
 }
 
 void GgufFile::release(const GgufTensor& tensor) const {
-  format::release_pages(map_->subspan(header_.data_start + tensor.offset, tensor.bytes));
+  files::release_pages(map_->subspan(header_.data_start + tensor.offset, tensor.bytes));
 }
 
 namespace {

@@ -5,8 +5,8 @@
 #include <nlohmann/json.hpp>
 #include <unordered_map>
 
+#include "core/files.h"
 #include "core/json.h"
-#include "files.h"
 #include "nibble/core/error.h"
 #include "pattern.h"
 
@@ -323,7 +323,7 @@ std::optional<QuantizationConfig> QuantizationConfig::parse(std::string_view tex
 std::optional<QuantizationConfig> QuantizationConfig::find(const std::filesystem::path& model) {
   for (const char* file : {"quantize_config.json", "quant_config.json", "config.json"})
     if (const auto path = model / file; std::filesystem::exists(path))
-      if (auto config = parse(format::read_text(path), path.string())) return config;
+      if (auto config = parse(files::read_text(path), path.string())) return config;
   return std::nullopt;
 }
 

@@ -7,8 +7,8 @@
 #include <set>
 #include <vector>
 
+#include "core/files.h"
 #include "core/json.h"
-#include "files.h"
 
 namespace nibble::inline NIBBLE_ABI::format {
 
@@ -81,7 +81,7 @@ std::string snapshot_of(const fs::path& root) {
   std::error_code ignored;
   const fs::path main = root / "refs" / "main";
   if (fs::is_regular_file(main, ignored)) {
-    std::string revision = read_text(main);
+    std::string revision = files::read_text(main);
     revision.erase(revision.find_last_not_of(" \r\n") + 1);
     if (revision.find('/') == std::string::npos && fs::exists(root / "snapshots" / revision, ignored))
       return (root / "snapshots" / revision).string();
@@ -95,7 +95,7 @@ std::string base_of_adapter(const Look& l) {
   if (fs::file_size(l.path / "adapter_config.json", ignored) > (1u << 20) || ignored) return {};
   json::Document config;
   try {
-    config = json::parse(read_text(l.path / "adapter_config.json"), "adapter_config.json");
+    config = json::parse(files::read_text(l.path / "adapter_config.json"), "adapter_config.json");
   } catch (const Error&) {
     return {};  // what it is shows in its name
   }

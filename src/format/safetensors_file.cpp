@@ -2,9 +2,9 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "core/files.h"
 #include "core/mapped_files.h"
 #include "core/memory.h"
-#include "files.h"
 #include "nibble/core/error.h"
 #include "nibble/format/safetensors.h"
 #include "pending_file.h"
@@ -29,7 +29,7 @@ const std::filesystem::path& recognised(const std::filesystem::path& path) {
 }  // namespace
 
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& path)
-    : map_(format::map_file(recognised(path))),
+    : map_(files::map_file(recognised(path))),
       header_(needing_memory([&] { return "the header of '" + path.string() + "'"; }, header_bytes(*map_),
                              [&] { return parse_safetensors_header(*map_, path.string()); })) {}
 
@@ -41,7 +41,7 @@ Buffer SafetensorsFile::data(const TensorInfo& tensor) const {
 }
 
 void SafetensorsFile::release(const TensorInfo& tensor) const {
-  format::release_pages(map_->subspan(header_.data_start + tensor.offset, tensor.bytes));
+  files::release_pages(map_->subspan(header_.data_start + tensor.offset, tensor.bytes));
 }
 
 namespace {

@@ -7,8 +7,8 @@
 #include <set>
 
 #include "config_check.h"
+#include "core/files.h"
 #include "core/json.h"
-#include "format/files.h"
 #include "format/recognise.h"
 #include "gguf_weights.h"
 #include "known_keys.h"
@@ -326,7 +326,6 @@ Config Config::parse(std::string_view text, const std::string& name) {
   parse_biases(f, architecture, c);
   parse_scores(f, architecture, c);
   parse_rope(f, name, architecture, c);
-  if (const Json* q = f.find("quantization_config")) c.quantization = q->dump();
   for (const char* key : {"quantization_config", "compression_config"})
     if (const Json* q = f.find(key)) note_rounded_activations(*q, c);
   if (const auto bos = f.tokens("bos_token_id"); !bos.empty()) c.bos = bos.front();
@@ -402,7 +401,7 @@ Config Config::load(const std::filesystem::path& model) {
   require_directory(model);
   if (is_gguf(model)) return GgufWeights(model).config();
   const auto path = model / "config.json";
-  return parse(format::read_text(path), path.string());
+  return parse(files::read_text(path), path.string());
 }
 
 }  // namespace nibble::inline NIBBLE_ABI::model

@@ -2,8 +2,8 @@
 
 #include <set>
 
+#include "core/pending.h"
 #include "directory.h"
-#include "format/files.h"
 #include "gguf_checkpoint.h"
 #include "gguf_directory.h"
 #include "linear_layers.h"
@@ -175,9 +175,9 @@ ConvertModelReport convert_model(const fs::path& from, const fs::path& to, const
   const std::string quantization = job.config();
   PendingDirectory out(to);
   ConvertModelReport result = job.write(out.path() / "model.safetensors");
-  format::write_file(out.path() / "config.json", config_with_quantization(from, quantization));
+  files::write_file(out.path() / "config.json", config_with_quantization(from, quantization));
   if (options.to == CheckpointLayout::gptq || options.to == CheckpointLayout::gptq_v2)
-    format::write_file(out.path() / "quantize_config.json", quantization + "\n");
+    files::write_file(out.path() / "quantize_config.json", quantization + "\n");
   SideFiles side = write_side_files(from, out.path());
   result.left_out = std::move(side.left_out);
   result.notes = job.notes();

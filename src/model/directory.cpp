@@ -2,8 +2,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "core/files.h"
 #include "core/json.h"
-#include "format/files.h"
 #include "gguf_directory.h"
 #include "gguf_weights.h"
 

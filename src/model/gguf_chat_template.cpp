@@ -4,8 +4,8 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "core/files.h"
 #include "core/json.h"
-#include "format/files.h"
 #include "nibble/core/printable.h"
 
 namespace nibble::inline NIBBLE_ABI::model {
@@ -46,7 +46,7 @@ class Search {
 
  private:
   void add(Templates& out, const std::string& name, const fs::path& file) {
-    std::string text = format::read_text(model_ / file);
+    std::string text = files::read_text(model_ / file);
     if (is_utf8(text)) out.emplace(clean(name), std::move(text));
     else notes_.push_back(file.string() + " is not UTF-8 text; that chat template is left out");
   }
@@ -64,7 +64,7 @@ class Search {
   Templates from_json(const std::string& file) {
     Templates out;
     if (!fs::exists(model_ / file)) return out;
-    const json::Document document = json::parse(format::read_text(model_ / file), (model_ / file).string());
+    const json::Document document = json::parse(files::read_text(model_ / file), (model_ / file).string());
     if (!document->is_object())
       throw Error(ErrorCode::corrupt_file, "'" + (model_ / file).string() + "' is not a JSON object");
     const auto it = document->find("chat_template");

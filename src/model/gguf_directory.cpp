@@ -4,8 +4,9 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "core/files.h"
+#include "core/pending.h"
 #include "directory.h"
-#include "format/files.h"
 #include "format/gguf_fields.h"
 #include "gguf_weights.h"
 #include "text/gguf_tokenizer.h"
@@ -112,13 +113,13 @@ std::string config_of(const fs::path& path) {
 }  // namespace
 
 std::string config_json(const fs::path& model) {
-  return is_gguf(model) ? config_of(model) : format::read_text(model / "config.json");
+  return is_gguf(model) ? config_of(model) : files::read_text(model / "config.json");
 }
 
 SideFiles write_side_files(const fs::path& model, const fs::path& to) {
   if (!is_gguf(model)) return {copy_side_files(model, to), {}};
   try {
-    for (const auto& [name, text] : text::tokenizer_files(model)) format::write_file(to / name, text);
+    for (const auto& [name, text] : text::tokenizer_files(model)) files::write_file(to / name, text);
     return {};
   } catch (const Error& e) {
     if (e.code() != ErrorCode::unsupported && e.code() != ErrorCode::corrupt_file) throw;

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <iterator>
 
+#include "core/pending.h"
 #include "core/typed_buffer.h"
 #include "directory.h"
-#include "format/files.h"
 #include "gguf_checkpoint.h"
 #include "gguf_directory.h"
 #include "layer_selection.h"
@@ -186,7 +186,7 @@ QuantizeModelReport quantize_model(const fs::path& from, const fs::path& to, con
   Job job(from, options);  // whatever is wrong with the input, before anything is written
   PendingDirectory out(to);
   QuantizeModelReport result = job.write(out.path() / "model.safetensors");
-  format::write_file(out.path() / "config.json", job.config(from));
+  files::write_file(out.path() / "config.json", job.config(from));
   SideFiles side = write_side_files(from, out.path());
   result.left_out = std::move(side.left_out);
   std::move(side.notes.begin(), side.notes.end(), std::back_inserter(result.notes));

@@ -1,8 +1,8 @@
 #include "added_tokens.h"
 #include "bpe.h"
 #include "byte_alphabet.h"
+#include "core/files.h"
 #include "core/json.h"
-#include "format/files.h"
 #include "gguf_pre_tokenizers.h"
 #include "gguf_sentencepiece.h"
 #include "gguf_tokenizer.h"
@@ -153,7 +153,7 @@ GgufMetadata json_metadata(const Json& d, const ModelTokens& tokens) {
 /// `beside`: the tokenizer.json of the same folder, or null. Tokens that a fine-tune added are only there.
 GgufMetadata sentencepiece_metadata(const std::filesystem::path& file, AddedAround around, const Json& beside,
                                     const ModelTokens& tokens) {
-  const auto model = SentencePieceModel::parse(format::read_text(file), file.string());
+  const auto model = SentencePieceModel::parse(files::read_text(file), file.string());
   if (!model.is_bpe)
     throw Error(ErrorCode::unsupported,
                 "'" + file.string() + "' is a unigram model; llama.cpp's \"llama\" tokenizer merges as BPE does");
@@ -196,7 +196,7 @@ GgufMetadata sentencepiece_metadata(const std::filesystem::path& file, AddedArou
 GgufMetadata tokenizer_metadata(const std::filesystem::path& model, const ModelTokens& tokens) {
   const auto object_in = [](const std::filesystem::path& file) {
     if (!std::filesystem::exists(file)) return json::Document(Json::object());
-    json::Document document = json::parse(format::read_text(file), file.string());
+    json::Document document = json::parse(files::read_text(file), file.string());
     if (!document->is_object()) throw Error(ErrorCode::corrupt_file, "'" + file.string() + "' is not a JSON object");
     return document;
   };

@@ -5,8 +5,8 @@
 #include "added_tokens.h"
 #include "byte_alphabet.h"
 #include "components.h"
+#include "core/files.h"
 #include "decoder.h"
-#include "format/files.h"
 #include "load.h"
 #include "normalizer.h"
 #include "post_processor.h"
@@ -128,7 +128,7 @@ class JsonTokenizer final : public Tokenizer {
 }  // namespace
 
 std::unique_ptr<Tokenizer> load_json_tokenizer(const std::filesystem::path& file) {
-  return make_json_tokenizer(*json::parse(format::read_text(file), file.string()));
+  return make_json_tokenizer(*json::parse(files::read_text(file), file.string()));
 }
 
 std::unique_ptr<Tokenizer> make_json_tokenizer(const Json& description) {

@@ -1,4 +1,4 @@
-#include "format/files.h"
+#include "core/files.h"
 #include "load.h"
 #include "nibble/core/error.h"
 #include "sentencepiece.h"
@@ -161,7 +161,7 @@ class SentencePieceTokenizer final : public Tokenizer {
 }  // namespace
 
 std::unique_ptr<Tokenizer> load_sentencepiece_tokenizer(const std::filesystem::path& file, AddedAround around) {
-  return make_sentencepiece_tokenizer(SentencePieceModel::parse(format::read_text(file), file.string()), file.string(),
+  return make_sentencepiece_tokenizer(SentencePieceModel::parse(files::read_text(file), file.string()), file.string(),
                                       around);
 }
 

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "format/files.h"
+#include "core/files.h"
 #include "json.h"
 #include "load.h"
 #include "nibble/format/gguf.h"
@@ -36,7 +36,7 @@ class ByteTokenizer final : public Tokenizer {
 
 json::Document read_config(const std::filesystem::path& file) {
   if (!std::filesystem::exists(file)) return json::Document(Json::object());
-  json::Document config = json::parse(format::read_text(file), file.string());
+  json::Document config = json::parse(files::read_text(file), file.string());
   if (!config->is_object()) throw Error(ErrorCode::corrupt_file, "'" + file.string() + "' is not a JSON object");
   return config;
 }

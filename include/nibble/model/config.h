@@ -42,7 +42,6 @@ struct Config {
   double attention_cap = 0, logit_cap = 0;  ///< See Architecture; 0: none.
   std::array<Bias, kLinearRoles> biases{};  ///< By role; Bias::as_stored if nothing says otherwise.
   bool tied_embeddings = false;
-  std::string quantization;  ///< quantization_config as JSON text, empty if there is none.
   std::optional<std::int32_t> bos;
   std::vector<std::int32_t> eos;  ///< Any of these ends a text; files state one or a list.
   /// What the file says and no model of its type does, for the user to read.
