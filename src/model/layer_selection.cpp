@@ -79,12 +79,13 @@ std::string nearest(const std::string& pattern, const std::vector<std::string>& 
 }  // namespace
 
 LayerSelection::LayerSelection(const std::vector<std::string>& skip, const std::vector<std::string>& only,
-                               const std::vector<std::string>& layers) {
+                               const std::vector<std::string>& layers, std::vector<std::string> heads)
+    : heads_(std::move(heads)) {
   const auto add = [&](const char* option, const std::string& pattern, std::vector<format::Pattern>& to) {
     const format::Pattern& p = to.emplace_back(compile(pattern));
     const auto matches = [&](const std::string& layer) { return p.matches_start(layer); };
     if (std::any_of(layers.begin(), layers.end(), matches)) return;
-    if (option == std::string_view("skip") && p.matches_start("lm_head")) return;
+    if (option == std::string_view("skip") && std::any_of(heads_.begin(), heads_.end(), matches)) return;
     throw Error(ErrorCode::invalid_argument,
                 std::string("the ") + option + " pattern '" + pattern +
                     "' matches no linear layer of the model; nearest: " + nearest(pattern, layers));
@@ -96,7 +97,8 @@ LayerSelection::LayerSelection(const std::vector<std::string>& skip, const std::
 bool LayerSelection::contains(const std::string& layer) const {
   const auto matches = [&](const format::Pattern& p) { return p.matches_start(layer); };
   if (std::any_of(skip_.begin(), skip_.end(), matches)) return false;
-  return only_.empty() || layer == "lm_head" || std::any_of(only_.begin(), only_.end(), matches);
+  const bool head = std::find(heads_.begin(), heads_.end(), layer) != heads_.end();
+  return only_.empty() || head || std::any_of(only_.begin(), only_.end(), matches);
 }
 
 }  // namespace nibble::inline NIBBLE_ABI::model

@@ -16,14 +16,15 @@ namespace nibble::inline NIBBLE_ABI::model {
 class LayerSelection {
  public:
   /// `layers` are the model's. Error{invalid_argument} for a pattern that holds for none of them shows the nearest
-  /// names; Error{unsupported} for an expression that Pattern does not know. "lm_head" may always be skipped.
+  /// names; Error{unsupported} for an expression that Pattern does not know. Heads may always be skipped.
   LayerSelection(const std::vector<std::string>& skip, const std::vector<std::string>& only,
-                 const std::vector<std::string>& layers);
-  /// Not skipped, and one of `only` if there are any. The head, which is asked for by itself, need not be one of them.
+                 const std::vector<std::string>& layers, std::vector<std::string> heads = {"lm_head"});
+  /// Not skipped, and one of `only` if there are any. A head, which is asked for by itself, need not be one of them.
   [[nodiscard]] bool contains(const std::string& layer) const;
 
  private:
   std::vector<format::Pattern> skip_, only_;
+  std::vector<std::string> heads_;
 };
 
 }  // namespace nibble::inline NIBBLE_ABI::model

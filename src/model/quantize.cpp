@@ -69,10 +69,11 @@ class Job {
   /// Those of the linear layers that the options leave are quantized; the others are named to the reader.
   void choose(LinearLayers& found) {
     if (found.by_rule) report_.notes.push_back(found.summary(outline_));
-    std::vector<std::string> names;
+    std::vector<std::string> names, heads{"lm_head"};  // a tied one, too, which the file does not name
+    for (const LinearTensor& head : found.heads) heads.push_back(head.layer);
     if (options_.lm_head) std::move(found.heads.begin(), found.heads.end(), std::back_inserter(found.linears));
     for (const LinearTensor& l : found.linears) names.push_back(l.layer);
-    const LayerSelection selection(options_.skip, options_.only, names);
+    const LayerSelection selection(options_.skip, options_.only, names, heads);
     for (LinearTensor& l : found.linears) {
       if (selection.contains(l.layer)) chosen_.emplace(l.tensor, std::move(l));
       else skipped_.push_back(l.layer);

@@ -151,6 +151,24 @@ TEST_F(AnyModel, TheReaderIsToldWhichLinearLayersAreNot) {
   EXPECT_TRUE(decode_quantized(Checkpoint::open(folder_ / "head"), "lm_head"));
 }
 
+// Whatever it is called: it is asked for by itself, so that a pattern of other layers need not name it.
+TEST_F(AnyModel, TheHeadComesBesideTheOnlyLayers) {
+  auto tensors = mixture();
+  for (NamedTensor& t : tensors)
+    if (t.name == "lm_head.weight") t.name = "embed_out.weight";
+  QuantizeModelOptions o;
+  o.lm_head = true;
+  o.only = {"down_proj"};
+  const fs::path in = unknown(tensors);
+  const std::size_t with_head = quantize(in, "nf4", "head", o).layers;
+  EXPECT_TRUE(decode_quantized(Checkpoint::open(folder_ / "head"), "embed_out"));
+  o.lm_head = false;
+  EXPECT_EQ(quantize(in, "nf4", "out", o).layers, with_head - 1);
+  o.only.clear();
+  o.skip = {"embed_out"};  // stays as it is, so that nothing is wrong with naming it
+  EXPECT_NO_THROW(quantize(in, "nf4", "skipped", o));
+}
+
 TEST_F(AnyModel, ATiedHeadStays) {
   QuantizeModelOptions o;
   o.lm_head = true;
