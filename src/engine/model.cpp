@@ -1,5 +1,8 @@
 #include "nibble/engine/model.h"
 
+#include <cmath>
+
+#include "core/mapped_files.h"
 #include "core/memory.h"
 #include "loader.h"
 #include "nibble/core/error.h"
@@ -57,6 +60,55 @@ std::size_t Model::weight_bytes() const {
     for (const Linear& l : block.linears) bytes += l.weight->storage_bytes() + l.bias.size() * sizeof(float);
   }
   return bytes;
+}
+
+void Embedding::look_up(std::span<const std::int32_t> ids, MatrixView<float> out, Executor& executor) const {
+  if (head_) return head_->backend().gather_rows(*head_, ids, out, executor);
+  for (std::size_t t = 0; t < ids.size(); ++t) rows_.decode_row(static_cast<std::size_t>(ids[t]), &out(t, 0));
+  files::require_intact(rows_.blocks.data());  // they lie in the model's file
+}
+
+std::vector<float> Model::forward(std::span<const std::int32_t> ids, KvCache& cache, bool last_only) const {
+  if (ids.empty()) throw Error(ErrorCode::invalid_argument, "forward: no tokens were given");
+  for (std::size_t t = 0; t < ids.size(); ++t)
+    if (ids[t] < 0 || static_cast<std::size_t>(ids[t]) >= config_.vocab)
+      throw Error(ErrorCode::invalid_argument, "token " + std::to_string(t) + " is " + std::to_string(ids[t]) +
+                                                   "; the vocabulary has ids 0 to " +
+                                                   std::to_string(config_.vocab - 1));
+  if (cache.keys_.size() != config_.layers || cache.width_ != config_.kv_heads * config_.head_dim)
+    throw Error(ErrorCode::shape_mismatch, "the cache was made for another model");
+  const std::size_t n = ids.size();
+  if (n > cache.capacity_ - cache.size_)
+    throw Error(ErrorCode::invalid_argument, std::to_string(n) +
+                                                 " tokens do not fit the cache: " + std::to_string(cache.size_) +
+                                                 " of " + std::to_string(cache.capacity_) + " are used");
+
+  const RopeAngles rope(config_, cache.size_, n);
+  const BlockPass pass(config_, *executor_, activations_, &hook_);
+  std::vector<float> stream(n * config_.hidden);
+  BlockPass::Scratch scratch;
+  const MatrixView<float> x(stream.data(), n, config_.hidden);
+  embedding_.look_up(ids, x, *executor_);
+  scale_embedded(config_, x);
+  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    const KeyValues seen{{cache.keys_[i].data(), cache.capacity_, cache.width_},
+                         {cache.values_[i].data(), cache.capacity_, cache.width_},
+                         cache.size_};
+    pass.add_attention(blocks_[i], x, rope.of(blocks_[i]), seen, scratch);
+    pass.add_mlp(blocks_[i], x, scratch);
+  }
+  cache.size_ += n;
+  const auto wanted = last_only ? x.row_range(n - 1, 1) : x;
+  scratch.normed.resize(wanted.rows * config_.hidden);
+  const MatrixView<float> normed(scratch.normed.data(), wanted.rows, config_.hidden);
+  pass.norm(wanted, norm_, normed);
+  std::vector<float> logits;
+  needing_memory([&] { return "the logits of " + std::to_string(wanted.rows) + " tokens"; },
+                 wanted.rows * config_.vocab * sizeof(float), [&] { logits.resize(wanted.rows * config_.vocab); });
+  pass.linear(head_, normed, {logits.data(), wanted.rows, config_.vocab});
+  if (const auto cap = static_cast<float>(config_.logit_cap); cap != 0)
+    for (float& logit : logits) logit = std::tanh(logit / cap) * cap;
+  return logits;
 }
 
 }  // namespace nibble::inline NIBBLE_ABI::engine
