@@ -5,15 +5,18 @@ against the logits that transformers gave.
   python run_golden_with_llama_cpp.py build/release/bin/nibble     # not part of the tests: the package is large
 
 All in fp32: by default llama.cpp's keys and values are fp16, and log-probabilities then agree to 1e-2 only. Of Mistral no
-more tokens are given than its window holds: llama.cpp knows no window in that architecture.
+more tokens are given than its window holds: llama.cpp knows no window in that architecture. Gemma's are further off,
+because llama.cpp looks GELU up in a table of fp16 values: with transformers doing the same, Gemma 2's agree to 3e-5 and
+Gemma 3's to 3e-4, where a value may fall on the other side of a rounding.
 """
 import json, pathlib, shutil, subprocess, sys, tempfile
 import numpy as np
 import xllamacpp
 from safetensors.numpy import load_file
 
-LIMIT = 1e-4
-MODELS = {"gqa_tied": 48, "bias": 48, "mistral": 16, "qwen3": 48}  # and how many tokens at most
+# How many tokens at most, and what is too far off.
+MODELS = {"gqa_tied": (48, 1e-4), "bias": (48, 1e-4), "mistral": (16, 1e-4), "qwen3": (48, 1e-4), "gemma2": (48, 5e-3),
+          "gemma3": (48, 5e-3)}
 golden = pathlib.Path(__file__).resolve().parents[1] / "golden"
 
 
@@ -48,7 +51,7 @@ def largest_difference(path, ids, expected):
 
 
 bad = 0
-for name, most in MODELS.items():
+for name, (most, limit) in MODELS.items():
     with tempfile.TemporaryDirectory() as folder:
         model, file = pathlib.Path(folder) / "model", pathlib.Path(folder) / "model.gguf"
         model.mkdir()
@@ -58,5 +61,5 @@ for name, most in MODELS.items():
         ids = given["input_ids"][0].tolist()[:most]
         worst = largest_difference(file, ids, log_softmax(given["logits"]))
         print(f"{name:9} log-probabilities differ by {worst:.1e} at most over {len(ids)} tokens", flush=True)
-        bad += not worst < LIMIT
+        bad += not worst < limit
 sys.exit(bad != 0)
