@@ -13,6 +13,7 @@
 #include "nibble/core/error.h"
 #include "nibble/core/impl/of_thread.h"
 #include "nibble/core/impl/shape.h"
+#include "nibble/core/rounded_product.h"
 
 namespace nibble::inline NIBBLE_ABI {
 
@@ -98,6 +99,7 @@ class Product {
     }
   }
   void multiply_int8(std::size_t p, std::size_t first, std::size_t count, float* out) const {
+    const RoundedProduct<float> times;
     const InterleavedMatrix& w = *interleaved_;
     kernels::Int8Tokens tokens{in_.codes.data() + first * w.depth(), w.depth(), in_.sums.data() + first * w.groups(),
                                nullptr, w.groups()};
@@ -105,13 +107,16 @@ class Product {
     isa_.multiply_int8(w.panel(p), tokens, count, out);
     if (in_.kind != InputKind::int8_group)
       for (std::size_t t = 0; t < count; ++t)
-        for (std::size_t j = 0; j < kInterleavedRows; ++j) out[t * kInterleavedRows + j] *= in_.token_scale[first + t];
+        for (std::size_t j = 0; j < kInterleavedRows; ++j) {
+          float& y = out[t * kInterleavedRows + j];
+          y = times(y, in_.token_scale[first + t]);
+        }
     for (std::size_t i = 0; i < in_.outlier_columns.size(); ++i) {
       float column[kInterleavedRows];
       w.decode_column(p, in_.outlier_columns[i], column);
       for (std::size_t t = 0; t < count; ++t) {
         const float x = in_.outliers[(first + t) * in_.outlier_columns.size() + i];
-        for (std::size_t j = 0; j < kInterleavedRows; ++j) out[t * kInterleavedRows + j] += x * column[j];
+        for (std::size_t j = 0; j < kInterleavedRows; ++j) out[t * kInterleavedRows + j] += times(x, column[j]);
       }
     }
   }

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "nibble/core/error.h"
+#include "nibble/core/rounded_product.h"
 
 namespace nibble::inline NIBBLE_ABI {
 
@@ -17,7 +18,8 @@ inline float silu(float g) { return g / (1 + std::exp(-g)); }
 
 inline float gelu_tanh(float g) {
   constexpr float scale = 0.79788456f;  // √(2/π)
-  return 0.5f * g * (1 + std::tanh(scale * (g + 0.044715f * (g * g * g))));
+  const RoundedProduct<float> times;
+  return 0.5f * g * (1 + std::tanh(scale * (g + times(0.044715f, g * g * g))));
 }
 
 inline float gelu(float g) { return 0.5f * g * (1 + std::erf(g * (std::numbers::sqrt2_v<float> / 2))); }

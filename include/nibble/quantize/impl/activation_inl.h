@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "nibble/core/error.h"
+#include "nibble/core/rounded_product.h"
 
 namespace nibble::inline NIBBLE_ABI {
 
@@ -50,7 +51,8 @@ inline std::size_t bin_of(float x, float limit) {
 }
 
 inline double bin_centre(std::size_t bin, float limit) {
-  return ((static_cast<double>(bin) + 0.5) / (kBins / 2) - 1) * static_cast<double>(limit);
+  const RoundedProduct<double> times;
+  return times((static_cast<double>(bin) + 0.5) / (kBins / 2) - 1, static_cast<double>(limit));
 }
 
 }  // namespace detail
@@ -98,20 +100,24 @@ NIBBLE_INLINE Range RangeObserver::percentile_range() const {
   for (std::uint64_t passed = bins_[low]; passed <= outside && low + 1 < detail::kBins;) passed += bins_[++low];
   for (std::uint64_t passed = bins_[high]; passed <= outside && high > low;) passed += bins_[--high];
   const float width = limit_ / (detail::kBins / 2);
-  return {std::max(seen_.min, static_cast<float>(low) * width - limit_),
-          std::min(seen_.max, static_cast<float>(high + 1) * width - limit_)};
+  const RoundedProduct<float> times;
+  return {std::max(seen_.min, times(static_cast<float>(low), width) - limit_),
+          std::min(seen_.max, times(static_cast<float>(high + 1), width) - limit_)};
 }
 
 NIBBLE_INLINE double RangeObserver::squared_error(Range r) const {
   const AffineParams p = fit(r);
   const AffineRule rule = detail::activation_rule(options_.bits, options_.symmetric);
   const std::int32_t low = rule.lowest_code(), high = rule.highest_code();
+  const RoundedProduct<double> times;
+  const RoundedProduct<float> decoded;
   double sum = 0;
   for (std::size_t b = 0; b < detail::kBins; ++b) {
     if (bins_[b] == 0) continue;
     const double x = detail::bin_centre(b, limit_);
-    const double error = x - static_cast<double>(affine_decode(affine_encode(static_cast<float>(x), p, low, high), p));
-    sum += error * error * static_cast<double>(bins_[b]);
+    const std::uint8_t code = affine_encode(static_cast<float>(x), p, low, high);
+    const double error = x - static_cast<double>(decoded(static_cast<float>(code - p.zero_point), p.scale));
+    sum += times(times(error, error), static_cast<double>(bins_[b]));
   }
   return sum;
 }

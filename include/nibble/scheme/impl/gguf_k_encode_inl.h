@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "nibble/core/rounded_product.h"
 #include "nibble/scheme/rounding.h"
 
 namespace nibble::inline NIBBLE_ABI {
@@ -40,17 +41,18 @@ inline f16 stored_step(float step) {
 /// Codes of n values for value = step·code − min, and their squared error. step 0 gives codes 0.
 inline float assign(const float* x, std::size_t n, float step, float min, float low, float high, float* codes) {
   const float inverse = step != 0 ? 1 / step : 0;
+  const RoundedProduct<float> times;
   float lanes[kLanes] = {};
   for (std::size_t i = 0; i < n; i += kLanes)
     for (std::size_t j = 0; j < kLanes; ++j) {
-      float t = (x[i + j] + min) * inverse;
+      float t = times(x[i + j] + min, inverse);
       t = t > low ? t : low;
       t = t < high ? t : high;
       // NOLINTNEXTLINE(bugprone-incorrect-roundings): never negative
       const float code = static_cast<float>(static_cast<int>(t - low + 0.5f)) + low;
-      const float error = step * code - min - x[i + j];
+      const float error = times(step, code) - min - x[i + j];
       codes[i + j] = code;
-      lanes[j] += error * error;
+      lanes[j] += times(error, error);
     }
   return total(lanes);
 }
@@ -61,20 +63,21 @@ struct Group {
 
 /// Least squares for given codes; min is held at 0 where it would be negative. False if the codes say nothing.
 inline bool solve(const float* x, const float* codes, std::size_t n, Group& g) {
+  const RoundedProduct<float> times;
   float l[kLanes] = {}, l2[kLanes] = {}, xl[kLanes] = {}, sum[kLanes] = {};
   for (std::size_t i = 0; i < n; i += kLanes)
     for (std::size_t j = 0; j < kLanes; ++j) {
       const float code = codes[i + j], value = x[i + j];
       l[j] += code;
-      l2[j] += code * code;
-      xl[j] += value * code;
+      l2[j] += times(code, code);
+      xl[j] += times(value, code);
       sum[j] += value;
     }
   const float sl = total(l), sl2 = total(l2), sxl = total(xl), sx = total(sum), count = static_cast<float>(n);
-  const float determinant = count * sl2 - sl * sl;
+  const float determinant = times(count, sl2) - times(sl, sl);
   if (determinant <= 0) return false;
-  g.step = (count * sxl - sx * sl) / determinant;
-  g.min = (sl * sxl - sl2 * sx) / determinant;
+  g.step = (times(count, sxl) - times(sx, sl)) / determinant;
+  g.min = (times(sl, sxl) - times(sl2, sx)) / determinant;
   if (g.min < 0) g = {sxl / sl2, 0};
   return g.step > 0;
 }
@@ -97,8 +100,9 @@ inline Group fit_q4_group(const float* x) {
     best = g;
     return true;
   };
+  const RoundedProduct<float> times;
   for (int k = -10; k <= 10; ++k) {
-    assign(x, n, (high - low) / (kTop4 + 0.1f * static_cast<float>(k)), -low, 0, kTop4, codes);
+    assign(x, n, (high - low) / (kTop4 + times(0.1f, static_cast<float>(k))), -low, 0, kTop4, codes);
     (void)try_codes();
   }
   assign(x, n, best.step, best.min, 0, kTop4, codes);
@@ -141,20 +145,25 @@ inline void choose_q4(const float* x, const Group* fits, Q4State& s) {
 
 /// Both steps by least squares for the integers and codes of `s`: x ≈ d·(scale·code) − dmin·min.
 inline bool solve_q4_steps(const float* x, Q4State& s) {
+  const RoundedProduct<double> times;
   double aa = 0, ab = 0, bb = 0, ax = 0, bx = 0;
   for (std::size_t i = 0; i < 256; ++i) {
     const double a = static_cast<double>(s.scales[i / 32]) * static_cast<double>(s.codes[i]), b = s.mins[i / 32],
                  value = static_cast<double>(x[i]);
-    aa += a * a;
-    ab += a * b;
-    bb += b * b;
-    ax += a * value;
-    bx += b * value;
+    aa += times(a, a);
+    ab += times(a, b);
+    bb += times(b, b);
+    ax += times(a, value);
+    bx += times(b, value);
   }
-  const double determinant = aa * bb - ab * ab;
+  const double determinant = times(aa, bb) - times(ab, ab);
   double d = 0, dmin = 0;
-  if (determinant > 0) d = (ax * bb - bx * ab) / determinant, dmin = (ax * ab - bx * aa) / determinant;
-  else if (aa > 0) d = ax / aa;
+  if (determinant > 0) {
+    d = (times(ax, bb) - times(bx, ab)) / determinant;
+    dmin = (times(ax, ab) - times(bx, aa)) / determinant;
+  } else if (aa > 0) {
+    d = ax / aa;
+  }
   if (!(d > 0) || !(dmin >= 0)) return false;
   s.d = stored_step(static_cast<float>(d));
   s.dmin = stored_step(static_cast<float>(dmin));
@@ -207,22 +216,23 @@ inline float fit_q6_group(const float* x) {
   for (std::size_t i = 0; i < n; ++i)
     if (magnitude(x[i]) > magnitude(extreme)) extreme = x[i];
   if (magnitude(extreme) < kLeastF16 / 2) return 0;
+  const RoundedProduct<float> times;
   float codes[n], best = 0, least = HUGE_VALF;
   const auto try_step = [&](float step) {
     assign(x, n, step, 0, kLow6, kHigh6, codes);
     float l2[kLanes] = {}, xl[kLanes] = {};
     for (std::size_t i = 0; i < n; i += kLanes)
       for (std::size_t j = 0; j < kLanes; ++j) {
-        l2[j] += codes[i + j] * codes[i + j];
-        xl[j] += x[i + j] * codes[i + j];
+        l2[j] += times(codes[i + j], codes[i + j]);
+        xl[j] += times(x[i + j], codes[i + j]);
       }
     if (total(l2) <= 0) return;
     const float solved = total(xl) / total(l2), error = assign(x, n, solved, 0, kLow6, kHigh6, codes);
     if (error < least) least = error, best = solved;
   };
   for (int k = -4; k <= 4; ++k) {
-    try_step(extreme / (kLow6 - 0.2f * static_cast<float>(k)));
-    try_step(extreme / (kHigh6 + 0.2f * static_cast<float>(k)));
+    try_step(extreme / (kLow6 - times(0.2f, static_cast<float>(k))));
+    try_step(extreme / (kHigh6 + times(0.2f, static_cast<float>(k))));
   }
   return best;
 }
@@ -253,11 +263,12 @@ inline void choose_q6(const float* x, const float* steps, Q6State& s) {
 }
 
 inline bool solve_q6_step(const float* x, Q6State& s) {
+  const RoundedProduct<double> times;
   double aa = 0, ax = 0;
   for (std::size_t i = 0; i < 256; ++i) {
     const double a = static_cast<double>(s.scales[i / 16]) * static_cast<double>(s.codes[i]);
-    aa += a * a;
-    ax += a * static_cast<double>(x[i]);
+    aa += times(a, a);
+    ax += times(a, static_cast<double>(x[i]));
   }
   if (!(aa > 0) || ax == 0) return false;
   s.d = stored_step(static_cast<float>(ax / aa));

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "nibble/core/error.h"
+#include "nibble/core/rounded_product.h"
 #include "nibble/matrix/group_params.h"
 #include "nibble/quantize/quantize.h"
 #include "nibble/scheme/affine.h"
@@ -85,6 +86,7 @@ class GroupSearch {
 
   /// change = Q(clamp(w, ± limit)) − w
   void clip_and_round(const float* limit) {
+    const RoundedProduct<float> times;
     const AffineRule rule = affine_rule(options_.spec);
     const auto clamped = [&](std::size_t i) { return std::clamp(weights_[i], -limit[i % kLanes], limit[i % kLanes]); };
     Range ranges[kLanes];
@@ -97,15 +99,16 @@ class GroupSearch {
     for (std::size_t lane = 0; lane < kLanes; ++lane) grids[lane] = fit_affine(ranges[lane], rule);
     for (std::size_t i = 0; i < n_ * kLanes; ++i) {
       const AffineParams& grid = grids[i % kLanes];
-      change_[i] =
-          affine_decode(affine_encode(clamped(i), grid, rule.lowest_code(), rule.highest_code()), grid) - weights_[i];
+      const std::uint8_t code = affine_encode(clamped(i), grid, rule.lowest_code(), rule.highest_code());
+      change_[i] = times(static_cast<float>(code - grid.zero_point), grid.scale) - weights_[i];
     }
   }
 
   void squared_change(float* error) {
+    const RoundedProduct<float> times;
     for (std::size_t k = 0; k < n_; k += kDepth) {
       multiply_(gram_.data() + k, n_, n_, change_.data() + k * kLanes, std::min(kDepth, n_ - k), product_.data());
-      for (std::size_t i = 0; i < n_ * kLanes; ++i) error[i % kLanes] += product_[i] * change_[i];
+      for (std::size_t i = 0; i < n_ * kLanes; ++i) error[i % kLanes] += times(product_[i], change_[i]);
     }
   }
 

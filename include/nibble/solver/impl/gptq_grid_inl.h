@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "nibble/core/rounded_product.h"
 #include "nibble/solver/gptq_grid.h"
 
 namespace nibble::inline NIBBLE_ABI::gptq {
@@ -19,11 +20,12 @@ inline GridRule rule_of(const Options& o) { return {o.bits, o.symmetric, o.compa
 /// Σ |q − w|^2.4 of each lane, added up no further than until no lane can beat `least`.
 template <class T>
 void add_errors(const T* w, std::size_t n, const LaneGrid<float>& grid, float top, const float* least, float* error) {
+  const RoundedProduct<float> times;
   std::fill_n(error, kLanes, 0.0f);
   for (std::size_t c = 0; c < n; ++c) {
     for (std::size_t lane = 0; lane < kLanes; ++lane)
       error[lane] +=
-          nibble::search_error(static_cast<float>(w[c * kLanes + lane]), grid.scale[lane], grid.zero[lane], top);
+          nibble::search_error(static_cast<float>(w[c * kLanes + lane]), grid.scale[lane], grid.zero[lane], top, times);
     if (c % 16 != 15) continue;
     bool lost = true;
     for (std::size_t lane = 0; lane < kLanes; ++lane) lost = lost && !(error[lane] < least[lane]);

@@ -5,6 +5,7 @@
 
 #include <optional>
 
+#include "nibble/core/rounded_product.h"
 #include "nibble/quantize/quantize.h"
 #include "nibble/solver/impl/gptq_factor.h"
 #include "nibble/solver/impl/gptq_rows.h"
@@ -39,7 +40,7 @@ NIBBLE_INLINE Result solve(FloatMatrix weights, const Hessian& hessian, const Op
   std::optional<Factor<float>> single;
   std::optional<Factor<double>> twice;
   const auto attempt = [&](const FactorAttempt& a) {
-    const double lambda = a.damp * mean_of(diagonal);
+    const double lambda = RoundedProduct<double>()(a.damp, mean_of(diagonal));
     if (!a.in_double) return (single = factor<float>(input, lambda, a.dominant, executor)).has_value();
     auto f = factor<double>(input, lambda, a.dominant, executor);
     if (!f) return false;

@@ -11,6 +11,7 @@
 
 #include "nibble/backend/impl/cpu_kernels.h"
 #include "nibble/core/bit_pack.h"
+#include "nibble/core/rounded_product.h"
 #include "nibble/solver/impl/gptq_grid.h"
 #include "nibble/solver/impl/gptq_setup.h"
 
@@ -31,6 +32,7 @@ inline constexpr T kRounder = sizeof(T) == 4 ? T(12582912) : T(6755399441055744)
 /// One column of a panel: codes, decoded values, and what is left over in units of the pivot.
 template <class T>
 void quantize_column(const T* w, const LaneGrid<T>& grid, T top, T pivot, std::uint8_t* codes, T* decoded, T* error) {
+  const RoundedProduct<float> times;
   for (std::size_t lane = 0; lane < kLanes; ++lane) {
     const T low = -grid.zero[lane], high = top - grid.zero[lane];
     T t = w[lane] / grid.scale[lane];
@@ -38,7 +40,7 @@ void quantize_column(const T* w, const LaneGrid<T>& grid, T top, T pivot, std::u
     t = t < high ? t : high;
     t = (t + kRounder<T>)-kRounder<T>;
     codes[lane] = static_cast<std::uint8_t>(static_cast<std::int32_t>(t + grid.zero[lane]));
-    decoded[lane] = static_cast<T>(static_cast<float>(t) * static_cast<float>(grid.scale[lane]));
+    decoded[lane] = static_cast<T>(times(static_cast<float>(t), static_cast<float>(grid.scale[lane])));
     error[lane] = (w[lane] - decoded[lane]) / pivot;
   }
 }
@@ -183,6 +185,7 @@ class RowChunk {
   void solve_narrow(const StepFactor<T>& s, Panel& p, std::size_t first, std::size_t end) {
     const std::size_t w = s.width(), begin = s.step.begin;
     const T top = static_cast<T>((1 << in_.options.bits) - 1);
+    const RoundedProduct<T> times;
     alignas(64) T squares[kLanes] = {};
     alignas(64) T decoded[kLanes];
     for (std::size_t i = first; i < end; ++i) {
@@ -191,11 +194,11 @@ class RowChunk {
       T* error = errors_.data() + (i - begin) * kLanes;
       quantize_column(now, p.grids[in_.plan.group[i]], top, inverse[(i - begin) * w], p.codes.data() + i * kLanes,
                       decoded, error);
-      for (std::size_t lane = 0; lane < kLanes; ++lane) squares[lane] += error[lane] * error[lane];
+      for (std::size_t lane = 0; lane < kLanes; ++lane) squares[lane] += times(error[lane], error[lane]);
       for (std::size_t j = i + 1; j < end; ++j) {
         const T u = inverse[(j - begin) * w];
         T* to = p.window.data() + (j - begin) * kLanes;
-        for (std::size_t lane = 0; lane < kLanes; ++lane) to[lane] -= error[lane] * u;
+        for (std::size_t lane = 0; lane < kLanes; ++lane) to[lane] -= times(error[lane], u);
       }
       if (drifts_) drift_narrow(s, p, i, end);
       T* target = p.target.data() + i * kLanes;
@@ -205,14 +208,15 @@ class RowChunk {
   }
 
   void drift_narrow(const StepFactor<T>& s, Panel& p, std::size_t i, std::size_t end) {
+    const RoundedProduct<T> times;
     const std::size_t w = s.width(), begin = s.step.begin;
     const T* now = p.window.data() + (i - begin) * kLanes;
     std::copy_n(now, kLanes, p.current.data() + i * kLanes);
     for (std::size_t j = i + 1; j < end; ++j) {
       const T drift = s.drift_inside[(j - begin) * w + i - begin];
       for (std::size_t lane = 0; lane < kLanes; ++lane) {
-        p.window[(j - begin) * kLanes + lane] += now[lane] * drift;
-        p.target[j * kLanes + lane] += now[lane] * drift;
+        p.window[(j - begin) * kLanes + lane] += times(now[lane], drift);
+        p.target[j * kLanes + lane] += times(now[lane], drift);
       }
     }
   }

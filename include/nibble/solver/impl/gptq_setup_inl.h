@@ -7,6 +7,7 @@
 #include <cstdio>
 
 #include "nibble/core/error.h"
+#include "nibble/core/rounded_product.h"
 #include "nibble/matrix/group_params.h"
 
 namespace nibble::inline NIBBLE_ABI::gptq {
@@ -73,8 +74,9 @@ NIBBLE_INLINE double scale_of(const Hessian& h) {
 
 NIBBLE_INLINE std::vector<double> diagonal_of(const Hessian& h, const std::vector<std::size_t>& dead, bool compat) {
   std::vector<double> out(h.channels());
+  const RoundedProduct<double> times;
   double sum = 0;
-  for (std::size_t c = 0; c < out.size(); ++c) sum += out[c] = scale_of(h) * h.row(c)[c];
+  for (std::size_t c = 0; c < out.size(); ++c) sum += out[c] = times(scale_of(h), h.row(c)[c]);
   const double live = static_cast<double>(out.size() - dead.size());
   for (std::size_t c : dead) out[c] = compat ? 1.0 : sum / live;
   return out;
@@ -118,7 +120,7 @@ NIBBLE_INLINE bool recover(const Options& o, Report& report, const std::function
     return true;
   }
   for (int step = 1;; ++step) {
-    const double damp = o.damp + step * o.damp_increment;
+    const double damp = o.damp + RoundedProduct<double>()(step, o.damp_increment);
     if (damp > 1) break;
     report.damp = damp;
     if (attempt({o.double_precision, damp, false})) {

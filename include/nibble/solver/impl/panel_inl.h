@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "nibble/backend/impl/cpu_kernels.h"
+#include "nibble/core/rounded_product.h"
 
 namespace nibble::inline NIBBLE_ABI::solver {
 
@@ -13,12 +14,13 @@ namespace detail {
 
 inline void multiply_panel_double(const double* x, std::size_t x_stride, std::size_t tokens, const double* panel,
                                   std::size_t depth, double* out) {
+  const RoundedProduct<double> times;
   constexpr std::size_t part = 8;  // sums that fit the registers of every machine
   for (std::size_t t = 0; t < tokens; ++t)
     for (std::size_t first = 0; first < kLanes; first += part) {
       double sum[part] = {};
       for (std::size_t k = 0; k < depth; ++k)
-        for (std::size_t j = 0; j < part; ++j) sum[j] += x[t * x_stride + k] * panel[k * kLanes + first + j];
+        for (std::size_t j = 0; j < part; ++j) sum[j] += times(x[t * x_stride + k], panel[k * kLanes + first + j]);
       std::copy_n(sum, part, out + t * kLanes + first);
     }
 }
