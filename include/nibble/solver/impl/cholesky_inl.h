@@ -9,15 +9,14 @@
 #include <algorithm>
 #include <vector>
 
+#include "nibble/solver/impl/eigen_scalar.h"
+
 namespace nibble::inline NIBBLE_ABI::solver {
 
 namespace detail {
 
 inline constexpr std::size_t kBlock = 128, kBlockPanels = kBlock / kLanes;
 inline constexpr std::size_t kRowsTogether = 96;
-
-template <class T>
-using EigenMatrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
 template <class T>
 class Factorisation {
@@ -67,7 +66,7 @@ class Factorisation {
   bool factor_diagonal(std::size_t k) {
     using Matrix = EigenMatrix<T>;
     const auto n = static_cast<Eigen::Index>(width_);
-    Eigen::Map<Matrix, 0, Eigen::OuterStride<>> block(a_.row(k) + k, n, n,
+    Eigen::Map<Matrix, 0, Eigen::OuterStride<>> block(for_eigen(a_.row(k) + k), n, n,
                                                       Eigen::OuterStride<>(static_cast<Eigen::Index>(a_.stride)));
     Eigen::LLT<Matrix> factor(block);
     if (factor.info() != Eigen::Success || !factor.matrixLLT().diagonal().allFinite()) return false;
@@ -79,7 +78,7 @@ class Factorisation {
     for (std::size_t j = 0; j < width_; ++j)
       for (std::size_t m = 0; m <= j; ++m)
         inverse_[(j / kLanes * kBlock + m) * kLanes + j % kLanes] =
-            inverse(static_cast<Eigen::Index>(j), static_cast<Eigen::Index>(m));
+            static_cast<T>(inverse(static_cast<Eigen::Index>(j), static_cast<Eigen::Index>(m)));
     return true;
   }
 

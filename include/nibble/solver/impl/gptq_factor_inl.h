@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "nibble/solver/impl/cholesky.h"
+#include "nibble/solver/impl/eigen_scalar.h"
 
 namespace nibble::inline NIBBLE_ABI::gptq {
 
@@ -16,8 +17,7 @@ namespace detail {
 using solver::MultiplyPanel;
 using solver::SquareMatrix;
 
-template <class T>
-using EigenMatrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+using solver::EigenMatrix;
 
 inline Eigen::Index index(std::size_t i) { return static_cast<Eigen::Index>(i); }
 
@@ -73,7 +73,7 @@ class StepBuilder {
     upper.template triangularView<Eigen::Upper>().solveInPlace(inverse);
     s.inverse.assign(w * w, T(0));
     for (std::size_t i = 0; i < w; ++i)
-      for (std::size_t j = i; j < w; ++j) s.inverse[j * w + i] = inverse(index(i), index(j));
+      for (std::size_t j = i; j < w; ++j) s.inverse[j * w + i] = static_cast<T>(inverse(index(i), index(j)));
     s.coupling.resize(s.chunk(begin + kDepth - 1));
   }
 
@@ -113,7 +113,7 @@ void add_drift(const FactorInput& in, const SquareMatrix<T>& l, Factor<T>& steps
     s.drift_inside.assign(s.width() * s.width(), T(0));
     s.drift.resize(s.coupling.size());
   }
-  const Eigen::Map<const EigenMatrix<T>, 0, Eigen::OuterStride<>> lower(l.row(0), index(n), index(n),
+  const Eigen::Map<const EigenMatrix<T>, 0, Eigen::OuterStride<>> lower(solver::for_eigen(l.row(0)), index(n), index(n),
                                                                         Eigen::OuterStride<>(index(l.stride)));
   constexpr std::size_t together = 64;
   parallel_for(executor, (n + together - 1) / together, 1, [&](std::size_t first, std::size_t last) {
@@ -133,7 +133,7 @@ void add_drift(const FactorInput& in, const SquareMatrix<T>& l, Factor<T>& steps
         for (std::size_t i = i0; i < std::min(i0 + rows, s.step.window); ++i) {
           const std::size_t w = s.width();
           for (std::size_t j = 0; j < w; ++j) {
-            const T value = p(index(n - 1 - s.step.begin - j), index(i - i0));
+            const T value = static_cast<T>(p(index(n - 1 - s.step.begin - j), index(i - i0)));
             if (i < s.step.begin) s.drift[s.chunk(i) + j * kRow + i % kDepth] = value;
             else s.drift_inside[j * w + i - s.step.begin] = value;
           }
