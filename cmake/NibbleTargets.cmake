@@ -27,8 +27,11 @@ function(nibble_configure_library target)
   endif()
 endfunction()
 
-# The inline namespace of nibble/core/abi.h is the version's.
+# The inline namespaces of nibble/core/abi.h are the version's.
 file(STRINGS ${PROJECT_SOURCE_DIR}/include/nibble/core/abi.h abi REGEX "^#define NIBBLE_ABI ")
-if(NOT abi STREQUAL "#define NIBBLE_ABI v${PROJECT_VERSION_MAJOR}_${PROJECT_VERSION_MINOR}")
-  message(FATAL_ERROR "include/nibble/core/abi.h says '${abi}', and the project's version is ${PROJECT_VERSION}")
-endif()
+file(STRINGS ${PROJECT_SOURCE_DIR}/include/nibble/core/impl/header_only.h header_abi REGEX "^#define NIBBLE_ABI ")
+foreach(line IN LISTS abi header_abi)
+  if(NOT line MATCHES "^#define NIBBLE_ABI v${PROJECT_VERSION_MAJOR}_${PROJECT_VERSION_MINOR}(_headers_[a-z0-9]+)?$")
+    message(FATAL_ERROR "a header says '${line}', and the project's version is ${PROJECT_VERSION}")
+  endif()
+endforeach()

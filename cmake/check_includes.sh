@@ -3,7 +3,8 @@
 # usage: check_includes.sh [TREE]
 #
 # The room of a file is the folder below include/nibble, src or kernels that it lies in; src/<room>/cuda is part of the
-# room `cuda`. Public and private headers follow the same arrows.
+# room `cuda`. Public and private headers follow the same arrows. What lies in impl/ is private: a public header brings it
+# only where the program has nibble by headers alone.
 set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 {
@@ -15,10 +16,10 @@ cd "${1:-$(dirname "$0")/..}"
     may["scheme"] = "core scheme"
     may["matrix"] = ground
     may["format"] = ground " format"
-    may["backend"] = ground " backend kernels"
+    may["backend"] = ground " backend"
     may["quantize"] = ground " backend quantize"
     may["nibble.h"] = "core scheme quantize"  # what works by headers alone
-    may["solver"] = ground " backend quantize solver kernels"
+    may["solver"] = ground " backend quantize solver"
     may["train"] = ground " backend quantize train"
     may["text"] = "core format text"
     may["model"] = ground " backend quantize solver format text model"
@@ -55,6 +56,20 @@ cd "${1:-$(dirname "$0")/..}"
     }
   }
   END { exit bad }' || bad=1
+find include -name '*.h' ! -path '*/impl/*' | sort | while read -r header; do
+  awk -v file="$header" '
+    /^#if defined\(NIBBLE_HEADER_ONLY\)$/ { alone = 1 }
+    /^#(endif|else)/ { alone = 0 }
+    /^ *#include "nibble\/.*\/impl\// && !alone && $0 !~ /core\/impl\/header_only\.h"$/ {
+      print file ":" NR ": a public header brings what is in impl/ only #if defined(NIBBLE_HEADER_ONLY)"; bad = 1
+    }
+    END { exit bad }' "$header"
+done || bad=1
+# One entity in several units, of which each would have its own.
+if grep -rnE '^namespace \{' include; then
+  echo "a header has no namespace without a name: use detail"
+  bad=1
+fi
 # The tests' emulation is found by the include path alone, and their seeded defects are patches.
 if grep -rnE 'NIBBLE_MUTANT' include src kernels; then
   echo "the seeded defects are patches in tests/cuda_emulation/mutants"

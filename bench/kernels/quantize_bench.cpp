@@ -6,7 +6,7 @@
 #include <random>
 
 #include "bench/support/limits.h"
-#include "kernels/cpu/kernels.h"
+#include "nibble/backend/impl/cpu/kernels.h"
 #include "nibble/core/cpu_features.h"
 #include "nibble/quantize/quantize.h"
 

@@ -1,26 +1,2 @@
-#include "cpu_kernels.h"
-
-#include <string_view>
-
-#include "nibble/backend/backend.h"
-#include "nibble/core/cpu_features.h"
-
-namespace nibble::inline NIBBLE_ABI {
-
-const kernels::KernelTable& default_kernels() {
-  const std::string_view name = default_backend().name();
-  if (name == "scalar") return kernels::scalar_kernels;
-#if defined(__x86_64__)
-  if (name == "avx2") return kernels::avx2_kernels;
-  const CpuFeatures& cpu = cpu_features();
-  if (cpu.avx512) return kernels::avx512_kernels;
-  if (cpu.avx2) return kernels::avx2_kernels;
-  return kernels::scalar_kernels;
-#elif defined(__aarch64__)
-  return kernels::neon_kernels;
-#else
-  return kernels::scalar_kernels;
-#endif
-}
-
-}  // namespace nibble::inline NIBBLE_ABI
+// Compiles what nibble/backend/impl/cpu_kernels.h declares, for programs that link the library.
+#include "nibble/backend/impl/cpu_kernels_inl.h"

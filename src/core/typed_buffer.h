@@ -4,8 +4,8 @@
 #include <string_view>
 #include <vector>
 
-#include "narrow.h"
 #include "nibble/core/buffer.h"
+#include "nibble/core/impl/narrow.h"
 #include "nibble/core/visit_float.h"
 
 namespace nibble::inline NIBBLE_ABI {

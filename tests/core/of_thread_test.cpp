@@ -1,4 +1,4 @@
-#include "core/of_thread.h"
+#include "nibble/core/impl/of_thread.h"
 
 #include <gtest/gtest.h>
 

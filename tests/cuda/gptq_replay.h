@@ -10,8 +10,8 @@
 #include <map>
 
 #include "nibble/solver/gptq_grid.h"
-#include "solver/gptq_plan.h"
-#include "solver/gptq_setup.h"
+#include "nibble/solver/impl/gptq_plan.h"
+#include "nibble/solver/impl/gptq_setup.h"
 #include "tests/cuda/machine.h"
 #include "tests/solver/layers.h"
 

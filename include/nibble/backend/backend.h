@@ -150,3 +150,8 @@ const Backend& find_backend(std::string_view name);
 const Backend& default_backend();
 
 }  // namespace nibble::inline NIBBLE_ABI
+
+#if defined(NIBBLE_HEADER_ONLY)
+#include "nibble/backend/impl/backend_inl.h"
+#include "nibble/backend/impl/registry_inl.h"
+#endif

@@ -21,3 +21,7 @@ enum class GatedActivation : std::uint8_t {
 void apply_gate(GatedActivation activation, std::span<const float> gate, std::span<const float> up, std::span<float> y);
 
 }  // namespace nibble::inline NIBBLE_ABI
+
+#if defined(NIBBLE_HEADER_ONLY)
+#include "nibble/backend/impl/gated_inl.h"
+#endif

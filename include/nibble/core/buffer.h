@@ -45,3 +45,7 @@ class Buffer {
 };
 
 }  // namespace nibble::inline NIBBLE_ABI
+
+#if defined(NIBBLE_HEADER_ONLY)
+#include "nibble/core/impl/buffer_inl.h"
+#endif

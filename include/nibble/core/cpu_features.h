@@ -19,3 +19,7 @@ struct CpuFeatures {
 const CpuFeatures& cpu_features();
 
 }  // namespace nibble::inline NIBBLE_ABI
+
+#if defined(NIBBLE_HEADER_ONLY)
+#include "nibble/core/impl/cpu_features_inl.h"
+#endif

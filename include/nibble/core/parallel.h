@@ -60,3 +60,7 @@ void parallel_for(Executor& executor, std::size_t count, std::size_t grain,
                   FunctionRef<void(std::size_t begin, std::size_t end)> body);
 
 }  // namespace nibble::inline NIBBLE_ABI
+
+#if defined(NIBBLE_HEADER_ONLY)
+#include "nibble/core/impl/parallel_inl.h"
+#endif

@@ -70,3 +70,7 @@ std::optional<BlockType> exact_block_type(const QuantizedMatrix& q);
 BlockMatrix to_blocks(const QuantizedMatrix& q);
 
 }  // namespace nibble::inline NIBBLE_ABI
+
+#if defined(NIBBLE_HEADER_ONLY)
+#include "nibble/matrix/impl/block_matrix_inl.h"
+#endif

@@ -66,3 +66,7 @@ struct QuantSpec {
 };
 
 }  // namespace nibble::inline NIBBLE_ABI
+
+#if defined(NIBBLE_HEADER_ONLY)
+#include "nibble/matrix/scheme_registry.h"
+#endif

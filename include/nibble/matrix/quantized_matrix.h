@@ -80,3 +80,7 @@ struct QuantizedMatrix {
 void quantize_nested(const float* absmax, std::size_t count, std::uint8_t* bytes, NestedScales& nested);
 
 }  // namespace nibble::inline NIBBLE_ABI
+
+#if defined(NIBBLE_HEADER_ONLY)
+#include "nibble/matrix/impl/quantized_matrix_inl.h"
+#endif

@@ -106,3 +106,8 @@ std::optional<SchemeKind> find_scheme(std::string_view name);
 std::vector<std::string_view> scheme_names();
 
 }  // namespace nibble::inline NIBBLE_ABI
+
+#if defined(NIBBLE_HEADER_ONLY)
+#include "nibble/matrix/impl/quant_spec_inl.h"
+#include "nibble/matrix/impl/scheme_registry_inl.h"
+#endif

@@ -78,3 +78,7 @@ void fake_quantize_gradient(std::span<const float> x, AffineParams p, int bits, 
                             std::span<float> grad_x);
 
 }  // namespace nibble::inline NIBBLE_ABI
+
+#if defined(NIBBLE_HEADER_ONLY)
+#include "nibble/quantize/impl/activation_inl.h"
+#endif

@@ -21,3 +21,7 @@ struct Int8Activations {
 Int8Activations quantize_activations_llm_int8(MatrixView<const float> x, float threshold);
 
 }  // namespace nibble::inline NIBBLE_ABI
+
+#if defined(NIBBLE_HEADER_ONLY)
+#include "nibble/quantize/impl/llm_int8_inl.h"
+#endif

@@ -372,3 +372,7 @@ constexpr bool can_encode(BlockType type) {
 bool encode_block(BlockType type, const float* values, std::byte* to);
 
 }  // namespace nibble::inline NIBBLE_ABI
+
+#if defined(NIBBLE_HEADER_ONLY)
+#include "nibble/scheme/gguf_encode.h"
+#endif

@@ -96,3 +96,7 @@ bool encode(const float* x, One<T>& b) {
 }
 
 }  // namespace nibble::inline NIBBLE_ABI::blocks
+
+#if defined(NIBBLE_HEADER_ONLY)
+#include "nibble/scheme/impl/gguf_blocks_inl.h"
+#endif

@@ -126,3 +126,9 @@ void fold_into_linear(MatrixView<float> weights, std::span<float> bias, std::spa
 std::vector<std::size_t> value_sources(std::size_t heads, std::size_t kv_heads, std::size_t head_dim);
 
 }  // namespace nibble::inline NIBBLE_ABI::awq
+
+#if defined(NIBBLE_HEADER_ONLY)
+#include "nibble/solver/impl/awq_clip_inl.h"
+#include "nibble/solver/impl/awq_scales_inl.h"
+#include "nibble/solver/impl/awq_stats_inl.h"
+#endif

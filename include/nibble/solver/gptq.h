@@ -103,3 +103,8 @@ double layer_loss(FloatMatrix weights, const QuantizedMatrix& quantized, const H
                   Executor& executor = default_executor());
 
 }  // namespace nibble::inline NIBBLE_ABI::gptq
+
+#if defined(NIBBLE_HEADER_ONLY)
+#include "nibble/solver/impl/gptq_inl.h"
+#include "nibble/solver/impl/layer_loss_inl.h"
+#endif

@@ -62,12 +62,14 @@ class Hessian {
   /// Channels that were zero in every token, ascending.
   [[nodiscard]] std::vector<std::size_t> dead_channels() const;
 
+#if !defined(NIBBLE_HEADER_ONLY)
   /// Writes a file that a crash leaves whole or absent: the magic "NIBHESS1"; u64 channels, tokens, asymmetric (0 or 1)
   /// and length of the name; the name; the lower triangle row by row and then the cross statistic, fp64; all
   /// little-endian. Error{io} with the system's reason.
   void save(const std::filesystem::path& path) const;
   /// Reads it back exactly. Error{not_found | io}; Error{corrupt_file} names what is wrong with the file.
   static Hessian load(const std::filesystem::path& path);
+#endif
 
  private:
   void check(FloatMatrix x, const char* which, Executor& executor) const;
@@ -80,3 +82,7 @@ class Hessian {
 };
 
 }  // namespace nibble::inline NIBBLE_ABI
+
+#if defined(NIBBLE_HEADER_ONLY)
+#include "nibble/solver/impl/hessian_inl.h"
+#endif

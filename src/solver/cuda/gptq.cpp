@@ -2,8 +2,8 @@
 #include <climits>
 
 #include "nibble/cuda/gptq.h"
+#include "nibble/solver/impl/gptq_setup.h"
 #include "solver/cuda/gptq_work.h"
-#include "solver/gptq_setup.h"
 
 namespace nibble::inline NIBBLE_ABI::cuda {
 

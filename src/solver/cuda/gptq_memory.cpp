@@ -6,8 +6,8 @@
 #include "kernels/cuda/quantize.h"
 #include "nibble/core/bit_pack.h"
 #include "nibble/cuda/gptq.h"
+#include "nibble/solver/impl/gptq_setup.h"
 #include "solver/cuda/gptq_work.h"
-#include "solver/gptq_setup.h"
 
 namespace nibble::inline NIBBLE_ABI::cuda {
 

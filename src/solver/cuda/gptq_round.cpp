@@ -1,7 +1,7 @@
 // Rounding to nearest, with the loss that gptq::layer_loss() would tell: ½·tr(ΔW·H·ΔWᵀ).
 #include "kernels/cuda/gptq_dense.h"
+#include "nibble/solver/impl/gptq_setup.h"
 #include "solver/cuda/gptq_work.h"
-#include "solver/gptq_setup.h"
 
 namespace nibble::inline NIBBLE_ABI::cuda {
 

@@ -3,8 +3,8 @@
 
 #include "kernels/cuda/gptq_update.h"
 #include "nibble/core/bit_pack.h"
+#include "nibble/solver/impl/gptq_setup.h"
 #include "solver/cuda/gptq_work.h"
-#include "solver/gptq_setup.h"
 
 namespace nibble::inline NIBBLE_ABI::cuda {
 

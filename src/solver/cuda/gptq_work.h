@@ -8,7 +8,7 @@
 
 #include "backend/cuda/libraries.h"
 #include "backend/cuda/matrix.h"
-#include "solver/gptq_factor.h"
+#include "nibble/solver/impl/gptq_factor.h"
 
 namespace nibble::inline NIBBLE_ABI::cuda {
 

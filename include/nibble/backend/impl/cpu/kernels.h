@@ -1,0 +1,194 @@
+// The table of functions that one ISA unit exports: everything a CPU backend does that is worth an instruction set.
+//
+// Units are compiled with wider flags than the rest, so nothing may escape from them but their table: all else has
+// internal linkage, and they include no header with inline functions of ours or of std (see cmake's symbol check). By
+// headers alone (NIBBLE_HEADER_ONLY) all units have the same flags, and it does not matter.
+// This header is therefore plain data. Every entry is bit-identical to the scheme in include/nibble/scheme.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "nibble/core/abi.h"
+
+/// How a unit keeps to itself what it defines: NIBBLE_KERNELS(unit) opens its namespace, NIBBLE_KERNEL stands before a
+/// function in it that is no template, and NIBBLE_KERNEL_TABLE(isa, unit, make) is the object isa_kernels = make(). In
+/// the compiled library the namespace has no name; by headers alone, where every program's unit includes the kernels,
+/// it is `scalar` or `simd`, and the functions are inline.
+#if defined(NIBBLE_HEADER_ONLY)
+#define NIBBLE_KERNELS(unit) namespace unit
+#define NIBBLE_KERNEL inline
+#define NIBBLE_KERNEL_TABLE(isa, unit, make) inline constexpr KernelTable isa##_kernels = unit::make()
+#else
+#define NIBBLE_KERNELS(unit) namespace
+#define NIBBLE_KERNEL
+#define NIBBLE_KERNEL_TABLE(isa, unit, make) const KernelTable isa##_kernels = make()
+#endif
+
+namespace nibble::inline NIBBLE_ABI::kernels {
+
+/// Output columns that a matmul panel interleaves: panel[k][32].
+constexpr size_t kPanelWidth = 32;
+/// Depth of a panel block. Sums of 256 products are formed from zero, then added up; 256·127² < 2^24 also makes a
+/// block of int8 products exact in fp32.
+constexpr size_t kPanelDepth = 256;
+
+struct ValueRange {
+  float min, max;
+  bool finite;  ///< False if any value is NaN or infinite; min and max then mean nothing.
+};
+
+/// The bound on KernelTable::few_tokens.
+constexpr size_t kMostFewTokens = 32;
+/// Rows of an interleaved panel.
+constexpr size_t kInterleavedRows = 64;
+
+/// 64 rows of a quantized matrix, their codes side by side, so that a vector's lanes are rows and a row's sum needs no
+/// reduction across lanes. Codes of 2, 3, 4 and 8 bits; 5 to 7 bits are widened to 8.
+///
+///             row 0            row 1                  row 63
+///   word 0  | k 0…7, 32 bits | k 0…7, 32 bits | … | k 0…7 |      4 bits: k4k0 k5k1 k6k2 k7k3, two codes a byte, the
+///   word 1  | k 8…15         | k 8…15         | … |       |      lower k in the low nibble
+///
+///   8 bits: a word is k0 k1 k2 k3.   2 bits: byte j of a word is k(12+j) k(8+j) k(4+j) k(j), the last in bits 0 and 1.
+///   3 bits: three words for 32 columns: the two low bits of k 0…15, of k 16…31, as above; bit i of byte j of the third
+///   word is the upper bit of k(4i+j).
+///
+///   scales, zeros: [group][64]. Rows past the matrix's last have scale 0; columns past its last are padded with code 0
+///   and meet activations of 0. Three bytes past the last word can be read.
+struct InterleavedPanel {
+  const uint32_t* codes;
+  const void* scales;
+  const uint8_t* zeros;  ///< Zero points; null where all are zero_point. 8-bit codes always have them.
+  const float* values;   ///< Below 8 bits: what each four bits that hold a code stand for, before the scale.
+  size_t depth;          ///< Columns, padded to whole steps of words.
+  size_t group_size;     ///< A multiple of the columns in a step.
+  int32_t code_bits;     ///< 2, 3, 4 or 8.
+  int32_t scale_type;    ///< 0: f32, 1: f16, 2: bf16.
+  int32_t zero_point;    ///< Of integer codes, where `zeros` is null.
+};
+
+/// The chunks that a row's sum is made of: `chunk` columns from the start of each group, the last of a group or row
+/// shorter.
+struct ChunkLayout {
+  size_t depth, group_size, chunk;
+  int32_t code_bits;
+};
+/// The longest chunk of fixed-point activations: what keeps the parts of its sums within 24 bits.
+constexpr size_t fixed_chunk(int32_t code_bits) { return code_bits == 8 ? 128 : 256; }
+
+/// Tokens of activations in 24-bit fixed point (backend/fixed_point.h), as encode_fixed of the same table wrote them.
+struct FixedTokens {
+  const void* digits;  ///< [token], `stride` bytes from one to the next.
+  size_t stride;
+  const int32_t* sums;  ///< [token][chunk][3]
+  const float* scales;  ///< [token][chunk]: 2^−k; NaN where a value was not finite.
+  size_t chunks;
+  ChunkLayout layout;
+};
+
+/// Tokens of 8-bit activations: codes [token][stride], −127 … 127, zero past the last column up to the panel's depth;
+/// sums [token][groups], the sum of the codes in each group of the panel; scales likewise, or null for all 1.
+struct Int8Tokens {
+  const int8_t* codes;
+  size_t stride;
+  const int32_t* sums;
+  const float* scales;
+  size_t groups;
+};
+
+/// A row of 4-bit codes: what code c of group g stands for is (values[c] − zeros[g])·scales[g].
+struct NibbleRow {
+  const uint8_t* codes;  ///< Two a byte, the first in the low bits.
+  size_t group_size;     ///< A multiple of 16, or at least the row's length.
+  const float* scales;   ///< One a group.
+  const float* zeros;    ///< One a group, or null for 0.
+  const float* values;   ///< 16.
+};
+
+struct KernelTable {
+  /// The range of n ≥ 1 values. The sign of a zero is unspecified.
+  ValueRange (*range)(const float* x, size_t n);
+  /// The largest magnitude of n values; NaN or infinity if any is.
+  float (*absmax)(const float* x, size_t n);
+  /// clamp(x/scale, low − zero_point, high − zero_point) rounded half to even, plus zero_point; one code per byte.
+  void (*encode_affine)(const float* x, size_t n, float scale, int32_t zero_point, int32_t low, int32_t high,
+                        uint8_t* codes);
+  /// clamp(x·factor, −127, 127) rounded half to even, plus 128.
+  void (*encode_int8)(const float* x, size_t n, float factor, uint8_t* codes);
+  /// encode_int8's codes less 128, as signed bytes; returns their sum. n ≤ 2^24, and no |x|·factor rounds above 127.
+  int32_t (*encode_signed)(const float* x, size_t n, float factor, int8_t* codes);
+  /// The number of the `size` (16 or 256) ascending thresholds that x·factor exceeds, as a rank.
+  void (*encode_ranks)(const float* x, size_t n, float factor, const float* thresholds, size_t size, uint8_t* ranks);
+  /// (code − zero_point)·scale.
+  void (*decode_affine)(const uint8_t* codes, size_t n, float scale, int32_t zero_point, float* out);
+  /// codebook[code]·absmax, 16 or 256 entries.
+  void (*decode_codebook)(const uint8_t* codes, size_t n, const float* codebook, size_t size, float absmax, float* out);
+  /// Two codes of 0 … 15 a byte; the upper half of an odd last byte is zero.
+  void (*pack_nibbles)(const uint8_t* codes, size_t n, uint8_t* packed);
+  /// Columns [first, last) of a row; `first` is a multiple of 16. `stream`: past the caches, for results that they
+  /// could not keep, if `out` is aligned to whole vectors.
+  void (*decode_nibbles)(const NibbleRow& row, size_t first, size_t last, float* out, bool stream);
+  /// The same rounded to 16 bits, half to even.
+  void (*decode_nibbles_f16)(const NibbleRow& row, size_t first, size_t last, uint16_t* out, bool stream);
+  void (*decode_nibbles_bf16)(const NibbleRow& row, size_t first, size_t last, uint16_t* out, bool stream);
+  /// Stores fp32 as it is or rounded to 16 bits (half to even). `stream`: past the caches, for results that they could
+  /// not keep.
+  void (*store_f32)(const float* x, size_t n, float* out, bool stream);
+  void (*store_f16)(const float* x, size_t n, uint16_t* out, bool stream);
+  void (*store_bf16)(const float* x, size_t n, uint16_t* out, bool stream);
+  void (*load_f16)(const uint16_t* x, size_t n, float* out);
+  void (*load_bf16)(const uint16_t* x, size_t n, float* out);
+  /// out[t][j] = Σ_k x[t][k]·panel[k][j] for k < depth ≤ kPanelDepth: one fused multiply-add after another in order of
+  /// k, from zero, so the result is the same for every vector width.
+  void (*multiply_panel)(const float* x, size_t x_stride, size_t tokens, const float* panel, size_t depth, float* out);
+  /// The same into rows `out_stride` apart: out = Σ where `first`, else out + Σ; with `scales` [32], scale·Σ and
+  /// fma(Σ, scale, out).
+  void (*add_panel)(const float* x, size_t x_stride, size_t tokens, const float* panel, size_t depth,
+                    const float* scales, bool first, float* out, size_t out_stride);
+  /// out[t][64] = Σ over chunks (ChunkLayout, of kPanelDepth) of scale·Σ_k x[t][k]·values[code], for 4-bit codes
+  /// without zero points: what decode_codes and add_panel give, bit for bit, in one pass over the codes per few tokens.
+  void (*multiply_codes)(const InterleavedPanel& panel, const float* x, size_t x_stride, size_t tokens, float* out);
+  /// Up to so many tokens multiply_codes is faster than decoding panels for multiply_panel; measured.
+  size_t few_tokens;
+  /// Columns [first, last), at most kPanelDepth and whole steps, as two panels [kPanelDepth][32], one after the other;
+  /// unless `scaled`, the values alone, for codes below 8 bits without zero points.
+  void (*decode_codes)(const InterleavedPanel& panel, size_t first, size_t last, bool scaled, float* panels);
+  /// out[t][64] = Σ over groups of (scale·scale of x)·(exact integer sum of (code − zero_point)·x). Groups of at most
+  /// 65536 columns.
+  void (*multiply_int8)(const InterleavedPanel& panel, const Int8Tokens& x, size_t tokens, float* out);
+  /// Bytes a column that encode_fixed writes, below 8 bits and for them. How they lie is the table's own affair.
+  size_t fixed_bytes, fixed_bytes_of_8_bits;
+  /// One token to fixed point: x [layout.depth], `layout` with the panel's sizes and fixed_chunk.
+  void (*encode_fixed)(const float* x, const ChunkLayout& layout, void* digits, int32_t* sums, float* scales);
+  /// out[t][64] = Σ over chunks, by fused multiply-add in their order, of RN(Σ (code − zero_point)·q)·(scale·2^−k).
+  void (*multiply_fixed)(const InterleavedPanel& panel, const FixedTokens& x, size_t tokens, float* out);
+};
+
+// Which tables there are: in the compiled library all that the architecture can have.
+#if !defined(NIBBLE_HEADER_ONLY)
+extern const KernelTable scalar_kernels;
+#if defined(__x86_64__)
+#define NIBBLE_ISA_AVX2
+#define NIBBLE_ISA_AVXVNNI
+#define NIBBLE_ISA_AVX512
+#define NIBBLE_ISA_AVX512VNNI
+#define NIBBLE_ISA_AVX512AMX
+extern const KernelTable avx2_kernels;        ///< AVX2, FMA, F16C
+extern const KernelTable avxvnni_kernels;     ///< and AVX-VNNI
+extern const KernelTable avx512_kernels;      ///< AVX-512 F, BW, DQ, VL
+extern const KernelTable avx512vnni_kernels;  ///< and AVX-512 VNNI
+extern const KernelTable avx512amx_kernels;   ///< and AMX tiles of 8-bit integers
+#elif defined(__aarch64__)
+#define NIBBLE_ISA_NEON
+#define NIBBLE_ISA_NEONDOT
+extern const KernelTable neon_kernels;     ///< every AArch64
+extern const KernelTable neondot_kernels;  ///< and the dot product of ARMv8.2
+#endif
+#endif
+
+}  // namespace nibble::inline NIBBLE_ABI::kernels
+
+#if defined(NIBBLE_HEADER_ONLY)
+#include "nibble/backend/impl/cpu/units.h"
+#endif

@@ -1,0 +1,103 @@
+// The packed matrices of the CPU backends.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "nibble/backend/backend.h"
+#include "nibble/backend/impl/cpu/kernels.h"
+
+namespace nibble::inline NIBBLE_ABI {
+
+/// Weights as fp32 panels can be cut from them. Decoding is per call: nothing of the matrix is kept in fp32.
+class CpuMatrix : public PackedMatrix {
+ public:
+  using PackedMatrix::PackedMatrix;
+  /// How a row's sum is made: chunks of columns, and whether each sum is multiplied by a scale of its row afterwards.
+  [[nodiscard]] virtual kernels::ChunkLayout chunks() const { return {cols(), cols(), kernels::kPanelDepth, 32}; }
+  [[nodiscard]] virtual bool scales_after_sums() const { return false; }
+  /// Those of rows row0 … row0 + 31 in the chunk that begins at column k0.
+  virtual void input_scales(const kernels::KernelTable&, std::size_t, std::size_t, float*) const {}
+  /// panel[k − k0][j] = W[row0 + j][k] for k0 ≤ k < k1, a chunk, without its scale if that comes after sums; columns j
+  /// past the last row are zero. row0 is a multiple of 32. Returns the panel: `panel` filled, or a place where it
+  /// already lies. Rows are asked for in order, since two panels may be decoded at once.
+  virtual const float* input_panel(const kernels::KernelTable& isa, std::size_t row0, std::size_t k0, std::size_t k1,
+                                   float* panel) const = 0;
+  /// panel[r − r0][j] = W[r][col0 + j] for r0 ≤ r < r1; columns past the last are zero. col0 is a multiple of 32.
+  virtual void output_panel(const kernels::KernelTable& isa, std::size_t col0, std::size_t r0, std::size_t r1,
+                            float* panel) const = 0;
+};
+
+/// Codes interleaved for kernels::multiply_codes.
+class InterleavedMatrix final : public CpuMatrix {
+ public:
+  /// Whether a matrix has this form: groups of whole words within a row, zero points of a byte; with act-order, groups
+  /// of equal size, whose columns are brought together.
+  static bool fits(const QuantizedMatrix& q);
+  InterleavedMatrix(const Backend& backend, const QuantizedMatrix& q);
+
+  std::size_t storage_bytes() const override;
+  [[nodiscard]] QuantizedMatrix unpack() const;
+  kernels::ChunkLayout chunks() const override {
+    return {depth_, group_size_, spec_.is_affine() ? kernels::fixed_chunk(code_bits_) : kernels::kPanelDepth,
+            code_bits_};
+  }
+  bool scales_after_sums() const override { return spec_.is_codebook(); }
+  void input_scales(const kernels::KernelTable& isa, std::size_t row0, std::size_t k0, float* scales) const override;
+  const float* input_panel(const kernels::KernelTable& isa, std::size_t row0, std::size_t k0, std::size_t k1,
+                           float* panel) const override;
+  void output_panel(const kernels::KernelTable& isa, std::size_t col0, std::size_t r0, std::size_t r1,
+                    float* panel) const override;
+
+  [[nodiscard]] std::size_t panels() const {
+    return (rows() + kernels::kInterleavedRows - 1) / kernels::kInterleavedRows;
+  }
+  [[nodiscard]] kernels::InterleavedPanel panel(std::size_t index) const;
+  /// The values of one packed column for the 64 rows of a panel.
+  void decode_column(std::size_t panel, std::size_t column, float* out) const;
+  /// Whether codes stand for integers, so that 8-bit activations can meet them: 65536·255·127 still fits an int32.
+  [[nodiscard]] bool is_integer() const { return spec_.is_affine() && group_size_ <= 65536; }
+  /// Whether fp32 activations meet them in fixed point.
+  [[nodiscard]] bool is_affine() const { return spec_.is_affine(); }
+  [[nodiscard]] bool is_llm_int8() const { return spec_.scheme == SchemeKind::llm_int8; }
+  /// LLM.int8's outlier threshold; 0 for all others.
+  [[nodiscard]] float threshold() const { return is_llm_int8() ? spec_.threshold : 0; }
+  /// Act-order: the column of W that packed column k holds. Empty: its own.
+  [[nodiscard]] std::span<const std::uint32_t> order() const { return order_; }
+  [[nodiscard]] std::size_t groups() const { return groups_; }
+  [[nodiscard]] std::size_t group_size() const { return group_size_; }
+  /// Columns, padded to whole words: what activations must be padded to.
+  [[nodiscard]] std::size_t depth() const { return depth_; }
+
+ private:
+  void pack_codes(const QuantizedMatrix& q);
+  void pack_groups(const QuantizedMatrix& q);
+  [[nodiscard]] bool keeps_scales() const { return spec_.double_quant || is_llm_int8(); }
+  [[nodiscard]] std::size_t words_per_panel() const {
+    return depth_ * static_cast<std::size_t>(code_bits_) / 32 * kernels::kInterleavedRows;
+  }
+  /// Where the words of a row begin in codes_.
+  [[nodiscard]] std::size_t row_words(std::size_t row) const {
+    return row / kernels::kInterleavedRows * words_per_panel() + row % kernels::kInterleavedRows;
+  }
+
+  QuantSpec spec_;
+  std::vector<float> codebook_;
+  std::vector<std::int32_t> g_idx_;
+  std::vector<std::uint32_t> order_;
+  Buffer kept_scales_;  ///< Where scales_ holds what was made of them (double quantization, LLM.int8): for unpack().
+  NestedScales nested_;
+  int code_bits_;  ///< As held: 2, 3, 4 or 8.
+  ScaleType scale_type_;
+  std::int32_t zero_point_;  ///< Of symmetric codes.
+  std::size_t depth_, group_size_, groups_;
+  Buffer codes_, scales_, zeros_;
+  float values_[16] = {};
+};
+
+}  // namespace nibble::inline NIBBLE_ABI
+
+#if defined(NIBBLE_HEADER_ONLY)
+#include "nibble/backend/impl/interleaved_matrix_inl.h"
+#endif

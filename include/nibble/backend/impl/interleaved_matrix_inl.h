@@ -1,0 +1,220 @@
+// What backend/impl/cpu_matrix.h declares.
+#pragma once
+
+#include <algorithm>
+#include <numeric>
+
+#include "nibble/backend/impl/code_layout.h"
+#include "nibble/backend/impl/cpu_kernels.h"
+#include "nibble/backend/impl/cpu_matrix.h"
+
+namespace nibble::inline NIBBLE_ABI {
+
+namespace detail {
+
+using kernels::kInterleavedRows;
+using kernels::kPanelDepth;
+using kernels::kPanelWidth;
+
+constexpr std::size_t round_up(std::size_t n, std::size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+/// Columns of a group, as kernels see it: rows have their own scales whatever the granularity.
+inline std::size_t columns_per_group(const QuantSpec& spec, std::size_t cols) {
+  return spec.granularity == Granularity::group || spec.granularity == Granularity::block
+             ? std::min(spec.group_size, cols)
+             : cols;
+}
+
+/// The width that codes are held in: their own where the kernels have it and groups are whole steps, else the next
+/// wider one.
+inline int held_bits(const QuantSpec& spec, std::size_t cols) {
+  if (spec.bits > 4) return 8;
+  const std::size_t group = columns_per_group(spec, cols);
+  const auto whole_steps = [&](int bits) { return group == cols || group % CodeLayout(bits).step_columns() == 0; };
+  return spec.bits < 4 && whole_steps(spec.bits) ? spec.bits : 4;
+}
+
+/// The type that the kernels take scales in: the spec's own where they know it (kernels::InterleavedPanel::scale_type).
+inline ScaleType held_scale_type(const QuantSpec& spec) {
+  static_assert(static_cast<int>(ScaleType::f32) == 0 && static_cast<int>(ScaleType::f16) == 1 &&
+                static_cast<int>(ScaleType::bf16) == 2);
+  return spec.double_quant || !is_matrix_type(dtype_of(spec.scale_type)) ? ScaleType::f32 : spec.scale_type;
+}
+
+/// Columns sorted by group, those of a group in their order.
+inline std::vector<std::uint32_t> columns_by_group(const std::vector<std::int32_t>& g_idx) {
+  std::vector<std::uint32_t> order(g_idx.size());
+  std::iota(order.begin(), order.end(), 0u);
+  std::stable_sort(order.begin(), order.end(), [&](std::uint32_t a, std::uint32_t b) { return g_idx[a] < g_idx[b]; });
+  return order;
+}
+
+/// Whether the columns sorted by group fall into runs of group_size, one a group.
+inline bool has_equal_groups(const QuantizedMatrix& q) {
+  if (q.spec.granularity != Granularity::group) return false;
+  std::vector<std::size_t> count(q.spec.groups_per_row(q.cols));
+  for (const std::int32_t g : q.g_idx) ++count[static_cast<std::size_t>(g)];
+  for (std::size_t g = 0; g < count.size(); ++g)
+    if (count[g] != std::min(q.spec.group_size, q.cols - g * q.spec.group_size)) return false;
+  return true;
+}
+
+}  // namespace detail
+
+NIBBLE_INLINE bool InterleavedMatrix::fits(const QuantizedMatrix& q) {
+  const QuantSpec& spec = q.spec;
+  if (!q.g_idx.empty() && !detail::has_equal_groups(q)) return false;
+  if (spec.is_codebook() && spec.bits != 4) return false;
+  if (spec.scheme == SchemeKind::llm_int8 && q.cols > 65536) return false;  // sums must fit an int32
+  if (spec.has_zero_points() && !spec.hold_zero) return false;              // raw zero points need an int32
+  if (spec.granularity == Granularity::block && q.cols % spec.group_size != 0) return false;
+  const std::size_t group = detail::columns_per_group(spec, q.cols);
+  return group == q.cols || group % CodeLayout(detail::held_bits(spec, q.cols)).step_columns() == 0;
+}
+
+NIBBLE_INLINE InterleavedMatrix::InterleavedMatrix(const Backend& backend, const QuantizedMatrix& q)
+    : CpuMatrix(backend, q.rows, q.cols),
+      spec_(q.spec),
+      codebook_(q.codebook),
+      g_idx_(q.g_idx),
+      nested_(q.nested),
+      code_bits_(detail::held_bits(q.spec, q.cols)),
+      scale_type_(detail::held_scale_type(q.spec)),
+      zero_point_(1 << (q.spec.bits - 1)),
+      depth_(detail::round_up(q.cols, CodeLayout(code_bits_).step_columns())) {
+  const std::size_t group = detail::columns_per_group(q.spec, q.cols);
+  groups_ = (q.cols + group - 1) / group;
+  group_size_ = detail::round_up(group, CodeLayout(code_bits_).step_columns());
+  for (std::size_t i = 0; i < 16 && code_bits_ < 8; ++i) {
+    const std::size_t code = code_bits_ == 2 ? i % 4 : i;  // the kernels leave the next code's bits above a 2-bit code
+    if (q.spec.is_codebook()) values_[i] = q.codebook[code];
+    else values_[i] = static_cast<float>(static_cast<int>(code) - (q.spec.has_zero_points() ? 0 : q.zero_point(0)));
+  }
+  if (keeps_scales()) kept_scales_ = q.scales;
+  if (!g_idx_.empty()) order_ = detail::columns_by_group(g_idx_);
+  pack_codes(q);
+  pack_groups(q);
+}
+
+NIBBLE_INLINE void InterleavedMatrix::pack_codes(const QuantizedMatrix& q) {
+  codes_ = Buffer::allocate(panels() * words_per_panel() * 4 + 3);  // kernels load at any byte of the last word
+  const CodeLayout layout(code_bits_);
+  std::vector<std::uint8_t> row(q.cols);
+  for (std::size_t r = 0; r < q.rows; ++r) {
+    unpack_codes(q.row_codes(r), q.cols, q.spec.bits, row.data());
+    std::uint32_t* to = codes_.writable<std::uint32_t>() + row_words(r);
+    for (std::size_t k = 0; k < q.cols; ++k) layout.put(to, k, row[order_.empty() ? k : order_[k]]);
+  }
+}
+
+NIBBLE_INLINE void InterleavedMatrix::pack_groups(const QuantizedMatrix& q) {
+  const bool has_zeros = q.spec.has_zero_points() || code_bits_ == 8;
+  const std::size_t count = panels() * groups_ * kernels::kInterleavedRows;
+  scales_ = Buffer::allocate(count * static_cast<std::size_t>(scale_bytes(scale_type_)));
+  if (has_zeros) zeros_ = Buffer::allocate(count);
+  for (std::size_t r = 0; r < q.rows; ++r)
+    for (std::size_t g = 0; g < groups_; ++g) {
+      const std::size_t to =
+          (r / kernels::kInterleavedRows * groups_ + g) * kernels::kInterleavedRows + r % kernels::kInterleavedRows;
+      const std::size_t column = std::min(g * group_size_, q.cols - 1);
+      const std::size_t from = q.group_of(r, order_.empty() ? column : order_[column]);
+      store_scale(scale_type_, scales_.writable<std::byte>(), to, q.multiplier(from));
+      if (has_zeros) zeros_.writable<std::uint8_t>()[to] = static_cast<std::uint8_t>(q.zero_point(from));
+    }
+}
+
+NIBBLE_INLINE std::size_t InterleavedMatrix::storage_bytes() const {
+  return codes_.size() + scales_.size() + zeros_.size() + kept_scales_.size() + sizeof values_ +
+         g_idx_.size() * sizeof g_idx_[0] + order_.size() * sizeof order_[0];
+}
+
+NIBBLE_INLINE QuantizedMatrix InterleavedMatrix::unpack() const {
+  QuantizedMatrix q = QuantizedMatrix::allocate(spec_, rows(), cols());
+  q.codebook = codebook_;
+  q.nested = nested_;
+  q.g_idx = g_idx_;
+  if (keeps_scales()) q.scales = kept_scales_;
+  const CodeLayout layout(code_bits_);
+  std::vector<std::uint8_t> row(cols());
+  for (std::size_t r = 0; r < rows(); ++r) {
+    const std::uint32_t* from = codes_.as<std::uint32_t>() + row_words(r);
+    for (std::size_t k = 0; k < cols(); ++k) row[order_.empty() ? k : order_[k]] = layout.get(from, k);
+    nibble::pack_codes(row.data(), cols(), spec_.bits, q.codes.writable<std::uint8_t>() + r * q.row_bytes());
+    for (std::size_t g = 0; g < groups_; ++g) {
+      const std::size_t at =
+          (r / kernels::kInterleavedRows * groups_ + g) * kernels::kInterleavedRows + r % kernels::kInterleavedRows;
+      const std::size_t column = std::min(g * group_size_, cols() - 1);
+      const std::size_t to = q.group_of(r, order_.empty() ? column : order_[column]);
+      if (keeps_scales()) continue;
+      store_scale(spec_.scale_type, q.scales.writable<std::byte>(), to, load_scale(scale_type_, scales_.data(), at));
+      if (spec_.has_zero_points()) q.zero_points.writable<std::uint8_t>()[to] = zeros_.as<std::uint8_t>()[at];
+    }
+  }
+  return q;
+}
+
+NIBBLE_INLINE void InterleavedMatrix::decode_column(std::size_t panel, std::size_t column, float* out) const {
+  const CodeLayout layout(code_bits_);
+  const auto* words = codes_.as<std::uint32_t>() + panel * words_per_panel();
+  const std::size_t at = (panel * groups_ + column / group_size_) * kernels::kInterleavedRows;
+  for (std::size_t j = 0; j < kernels::kInterleavedRows; ++j) {
+    const std::uint8_t code = layout.get(words + j, column);
+    const float scale = load_scale(scale_type_, scales_.data(), at + j);
+    const float value = code_bits_ == 8 ? static_cast<float>(code) : values_[code];
+    out[j] = (zeros_.size() == 0 ? value : value - static_cast<float>(zeros_.as<std::uint8_t>()[at + j])) * scale;
+  }
+}
+
+NIBBLE_INLINE kernels::InterleavedPanel InterleavedMatrix::panel(std::size_t index) const {
+  const std::size_t group_at = index * groups_ * kernels::kInterleavedRows;
+  kernels::InterleavedPanel p{};
+  p.codes = codes_.as<std::uint32_t>() + index * words_per_panel();
+  p.scales = scales_.data() + group_at * static_cast<std::size_t>(scale_bytes(scale_type_));
+  p.zeros = zeros_.size() == 0 ? nullptr : zeros_.as<std::uint8_t>() + group_at;
+  p.values = values_;
+  p.depth = depth_;
+  p.group_size = group_size_;
+  p.code_bits = code_bits_;
+  p.scale_type = static_cast<int>(scale_type_);
+  p.zero_point = zero_point_;
+  return p;
+}
+
+NIBBLE_INLINE void InterleavedMatrix::input_scales(const kernels::KernelTable& isa, std::size_t row0, std::size_t k0,
+                                                   float* scales) const {
+  const std::size_t at = (row0 / kernels::kInterleavedRows * groups_ + k0 / group_size_) * kernels::kInterleavedRows +
+                         row0 % kernels::kInterleavedRows;
+  const std::byte* from = scales_.data() + at * static_cast<std::size_t>(scale_bytes(scale_type_));
+  const float* wide = cpu_widen(isa, dtype_of(scale_type_), from, kernels::kPanelWidth, scales);
+  if (wide != scales) std::copy_n(wide, kernels::kPanelWidth, scales);
+}
+
+NIBBLE_INLINE const float* InterleavedMatrix::input_panel(const kernels::KernelTable& isa, std::size_t row0,
+                                                          std::size_t k0, std::size_t k1, float* panel) const {
+  // Both halves are decoded; the caller's panel has room for both and walks them in order.
+  const std::size_t half = row0 % kernels::kInterleavedRows / kernels::kPanelWidth;
+  const std::size_t last = detail::round_up(k1, CodeLayout(code_bits_).step_columns());
+  if (half == 0) isa.decode_codes(this->panel(row0 / kernels::kInterleavedRows), k0, last, !scales_after_sums(), panel);
+  return panel + half * kernels::kPanelDepth * kernels::kPanelWidth;
+}
+
+NIBBLE_INLINE void InterleavedMatrix::output_panel(const kernels::KernelTable& isa, std::size_t col0, std::size_t r0,
+                                                   std::size_t r1, float* panel) const {
+  float both[2 * kernels::kPanelDepth * kernels::kPanelWidth];
+  const std::size_t width = std::min(kernels::kPanelWidth, cols() - col0);
+  const std::size_t last = detail::round_up(col0 + width, CodeLayout(code_bits_).step_columns());
+  std::fill_n(panel, (r1 - r0) * kernels::kPanelWidth, 0.0f);
+  for (std::size_t first = r0 / kernels::kInterleavedRows * kernels::kInterleavedRows; first < r1;
+       first += kernels::kInterleavedRows) {
+    isa.decode_codes(this->panel(first / kernels::kInterleavedRows), col0, last, true, both);
+    for (std::size_t r = std::max(first, r0); r < std::min(first + kernels::kInterleavedRows, r1); ++r) {
+      const std::size_t local = r - first;
+      const float* from = both + local / kernels::kPanelWidth * kernels::kPanelDepth * kernels::kPanelWidth +
+                          local % kernels::kPanelWidth;
+      for (std::size_t j = 0; j < width; ++j)
+        panel[(r - r0) * kernels::kPanelWidth + j] = from[j * kernels::kPanelWidth];
+    }
+  }
+}
+
+}  // namespace nibble::inline NIBBLE_ABI

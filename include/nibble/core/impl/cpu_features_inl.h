@@ -1,0 +1,60 @@
+// What core/cpu_features.h declares.
+#pragma once
+
+#include "nibble/core/cpu_features.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+#elif defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
+namespace nibble::inline NIBBLE_ABI {
+
+#if defined(__x86_64__)
+namespace detail {
+
+/// Tile registers are state that Linux keeps only for processes which asked.
+inline bool allow_tiles() {
+#if defined(__linux__)
+  constexpr long arch_req_xcomp_perm = 0x1023, tile_data = 18;
+  return syscall(SYS_arch_prctl, arch_req_xcomp_perm, tile_data) == 0;
+#else
+  return false;
+#endif
+}
+
+}  // namespace detail
+#endif
+
+NIBBLE_INLINE const CpuFeatures& cpu_features() {
+  static const CpuFeatures features = [] {
+    CpuFeatures f;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    f.avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx");
+    // Leaf 7, subleaf 1, EAX bit 4; the compilers' own query does not know it everywhere.
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    f.avx_vnni = f.avx2 && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & 16u) != 0;
+    f.avx512 = f.avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    f.avx512_vnni = f.avx512 && __builtin_cpu_supports("avx512vnni");
+    // Leaf 7, EDX bits 24 and 25.
+    f.amx_int8 =
+        f.avx512_vnni && __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d >> 24 & 3u) == 3 && detail::allow_tiles();
+#elif defined(__aarch64__) && defined(__linux__)
+    f.neon_dot = (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#elif defined(__ARM_FEATURE_DOTPROD)
+    f.neon_dot = true;
+#endif
+    return f;
+  }();
+  return features;
+}
+
+}  // namespace nibble::inline NIBBLE_ABI

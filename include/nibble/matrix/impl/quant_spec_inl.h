@@ -1,0 +1,198 @@
+// What matrix/quant_spec.h declares.
+#pragma once
+
+#include "nibble/matrix/quant_spec.h"
+
+#include <charconv>
+#include <optional>
+#include <vector>
+
+#include "nibble/core/error.h"
+#include "nibble/matrix/scheme_registry.h"
+#include "nibble/scheme/double_quant.h"
+
+namespace nibble::inline NIBBLE_ABI {
+
+namespace detail {
+
+[[noreturn]] inline void refuse(std::string_view text, const std::string& why) {
+  throw Error(ErrorCode::invalid_argument, "quantization spec '" + std::string(text) + "': " + why);
+}
+
+inline std::optional<std::size_t> to_number(std::string_view digits) {
+  std::size_t value = 0;
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
+  if (error != std::errc() || end != digits.data() + digits.size()) return std::nullopt;
+  return value;
+}
+
+inline std::vector<std::string_view> split(std::string_view text) {
+  std::vector<std::string_view> parts;
+  for (std::size_t dash; (dash = text.find('-')) != std::string_view::npos; text.remove_prefix(dash + 1))
+    parts.push_back(text.substr(0, dash));
+  parts.push_back(text);
+  return parts;
+}
+
+inline std::string known_schemes() {
+  std::string out = "int2 … int8, ";
+  for (const std::string_view name : scheme_names()) out += std::string(name) + ", ";
+  return out + "llm-int8";
+}
+
+/// The defaults that go with a name, before options.
+inline QuantSpec spec_of_name(std::string_view text, std::string_view name) {
+  QuantSpec s;
+  if (const auto kind = find_scheme(name)) {
+    s.scheme = *kind;
+    s.bits = scheme_entry(*kind)->bits;
+    s.granularity = Granularity::block;
+    s.group_size = scheme_entry(*kind)->block_size;
+    s.scale_type = ScaleType::f32;
+    return s;
+  }
+  if (!name.starts_with("int"))
+    refuse(text, "unknown scheme '" + std::string(name) + "'; known are " + known_schemes());
+  const auto bits = to_number(name.substr(3));
+  if (!bits || *bits < 2 || *bits > 8) refuse(text, "bits must be 2 to 8, not '" + std::string(name.substr(3)) + "'");
+  s.bits = static_cast<int>(*bits);
+  s.granularity = s.bits == 8 ? Granularity::channel : Granularity::group;
+  s.group_size = s.bits == 8 ? 0 : 128;
+  s.symmetric_range = s.bits == 8 ? SymmetricRange::restricted : SymmetricRange::full;
+  return s;
+}
+
+inline QuantSpec llm_int8_spec() {
+  QuantSpec s;
+  s.scheme = SchemeKind::llm_int8;
+  s.bits = 8;
+  s.granularity = Granularity::channel;
+  s.group_size = 0;
+  s.scale_type = ScaleType::f32;
+  return s;
+}
+
+/// One option after the name. `scale_said` notes an explicit scale type.
+inline void apply_option(std::string_view text, std::string_view option, QuantSpec& s, bool& scale_said) {
+  const auto sized = [&](Granularity granularity) {
+    const auto size = to_number(option.substr(1));
+    if (!size || *size == 0) refuse(text, "'" + std::string(option) + "' needs a positive number");
+    s.granularity = granularity;
+    s.group_size = *size;
+  };
+  const auto whole = [&](Granularity granularity) {
+    s.granularity = granularity;
+    s.group_size = 0;
+  };
+  for (const ScaleType type : kScaleTypes)
+    if (option == name_of(type)) {
+      s.scale_type = type;
+      scale_said = true;
+      return;
+    }
+  if (option == "sym") s.scheme = SchemeKind::symmetric;
+  else if (option == "asym" || option == "asymraw") {
+    s.scheme = SchemeKind::asymmetric;
+    s.hold_zero = option == "asym";
+  } else if (option == "tensor") whole(Granularity::tensor);
+  else if (option == "channel") whole(Granularity::channel);
+  else if (option == "dq") s.double_quant = true;
+  else if (option == "full") s.symmetric_range = SymmetricRange::full;
+  else if (option == "restricted") s.symmetric_range = SymmetricRange::restricted;
+  else if (option.starts_with('g')) sized(Granularity::group);
+  else if (option.starts_with('b')) sized(Granularity::block);
+  else refuse(text, "unknown option '" + std::string(option) + "'");
+}
+
+inline ScaleType default_scale_type(const QuantSpec& s) {
+  return s.granularity == Granularity::group || s.granularity == Granularity::block ? ScaleType::f16 : ScaleType::f32;
+}
+
+}  // namespace detail
+
+NIBBLE_INLINE QuantSpec QuantSpec::parse(std::string_view text) {
+  auto parts = detail::split(text);
+  if (parts.size() >= 2 && parts[0] == "llm" && parts[1] == "int8") {
+    QuantSpec s = detail::llm_int8_spec();
+    for (std::size_t i = 2; i < parts.size(); ++i) {
+      const auto t = parts[i].starts_with('t') ? detail::to_number(parts[i].substr(1)) : std::nullopt;
+      if (!t) detail::refuse(text, "llm-int8 takes only a threshold, -t6 say, not '" + std::string(parts[i]) + "'");
+      s.threshold = static_cast<float>(*t);
+    }
+    s.validate();
+    return s;
+  }
+  QuantSpec s = detail::spec_of_name(text, parts[0]);
+  const bool integer = s.is_affine();
+  bool scale_said = false;
+  for (std::size_t i = 1; i < parts.size(); ++i) detail::apply_option(text, parts[i], s, scale_said);
+  if (!integer && s.is_affine()) detail::refuse(text, "a codebook is neither symmetric nor asymmetric");
+  if (integer && !scale_said) s.scale_type = detail::default_scale_type(s);
+  try {
+    s.validate();
+  } catch (const Error& e) {
+    detail::refuse(text, e.what());
+  }
+  return s;
+}
+
+NIBBLE_INLINE std::string QuantSpec::to_string() const {
+  if (scheme == SchemeKind::llm_int8)
+    return threshold == 6.0f ? "llm-int8" : "llm-int8-t" + std::to_string(static_cast<int>(threshold));
+  const SchemeEntry* row = scheme_entry(scheme);
+  std::string out = is_affine()      ? "int" + std::to_string(bits)
+                    : row != nullptr ? std::string(row->name)
+                                     : "unregistered";
+  switch (granularity) {
+    case Granularity::tensor: out += "-tensor"; break;
+    case Granularity::channel: out += "-channel"; break;
+    case Granularity::group: out += "-g" + std::to_string(group_size); break;
+    case Granularity::block: out += "-b" + std::to_string(group_size); break;
+  }
+  if (scheme == SchemeKind::symmetric) {
+    out += "-sym";
+    if ((symmetric_range == SymmetricRange::restricted) != (bits == 8))
+      out += symmetric_range == SymmetricRange::full ? "-full" : "-restricted";
+  }
+  if (scheme == SchemeKind::asymmetric) out += hold_zero ? "-asym" : "-asymraw";
+  if (is_affine() && scale_type != detail::default_scale_type(*this)) out += "-" + std::string(name_of(scale_type));
+  if (double_quant) out += "-dq";
+  return out;
+}
+
+NIBBLE_INLINE void QuantSpec::validate() const {
+  const auto need = [](bool ok, const std::string& why) {
+    if (!ok) throw Error(ErrorCode::invalid_argument, why);
+  };
+  need(bits >= 2 && bits <= 8, "bits is " + std::to_string(bits) + "; it must be 2 to 8");
+  const bool grouped = granularity == Granularity::group || granularity == Granularity::block;
+  need(!grouped || group_size > 0, "group size is 0; it must be at least 1");
+  if (is_codebook()) {
+    const SchemeEntry* row = scheme_entry(scheme);
+    need(row != nullptr, "no scheme of kind " + std::to_string(static_cast<int>(scheme)) + " is registered");
+    need(granularity == Granularity::block, "a codebook scheme is blockwise: give -bN");
+    need(bits == row->bits, "the codebook's bits cannot be chosen");
+  }
+  if (!is_affine()) need(scale_type == ScaleType::f32, "absmax values are fp32");
+  need(!double_quant || is_codebook(),
+       "double quantization is of absmax values: only codebook schemes (nf4, fp4, dynamic8, …) have them");
+  if (scheme == SchemeKind::llm_int8) {
+    need(granularity == Granularity::channel && bits == 8, "LLM.int8 quantizes rows to 8 bits");
+    need(threshold >= 0 && is_finite(threshold), "the outlier threshold must be 0 (none) or positive");
+  }
+}
+
+NIBBLE_INLINE double QuantSpec::bits_per_weight(std::size_t rows, std::size_t cols) const {
+  const auto groups = static_cast<double>(group_count(rows, cols));
+  double total = static_cast<double>(rows) * static_cast<double>(cols) * bits;
+  if (double_quant) {
+    const auto nested = static_cast<double>(nested_count(group_count(rows, cols)));
+    total += groups * 8 + nested * 32;
+  } else {
+    total += groups * 8 * scale_bytes(scale_type);
+  }
+  if (has_zero_points()) total += groups * (hold_zero ? bits : 32);
+  return total / (static_cast<double>(rows) * static_cast<double>(cols));
+}
+
+}  // namespace nibble::inline NIBBLE_ABI

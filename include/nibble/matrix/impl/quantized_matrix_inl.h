@@ -1,0 +1,136 @@
+// What matrix/quantized_matrix.h declares.
+#pragma once
+
+#include "nibble/matrix/quantized_matrix.h"
+
+#include <algorithm>
+
+#include "nibble/core/error.h"
+#include "nibble/matrix/scheme_registry.h"
+
+namespace nibble::inline NIBBLE_ABI {
+
+namespace detail {
+
+inline std::vector<float> codebook_of(SchemeKind kind) {
+  const SchemeEntry* row = scheme_entry(kind);
+  return row == nullptr ? std::vector<float>() : std::vector<float>(row->codebook.begin(), row->codebook.end());
+}
+
+inline std::size_t scale_element_bytes(const QuantSpec& spec) {
+  return spec.double_quant ? 1 : static_cast<std::size_t>(scale_bytes(spec.scale_type));
+}
+
+/// Of a matrix whose fp32 form an address can still reach the end of: no product of its sizes overflows below that.
+inline constexpr std::size_t kMostElements = static_cast<std::size_t>(PTRDIFF_MAX) / 16;
+
+inline std::size_t zero_point_bytes(const QuantSpec& spec) {
+  return !spec.has_zero_points() ? 0 : spec.hold_zero ? 1 : 4;
+}
+
+}  // namespace detail
+
+NIBBLE_INLINE QuantizedMatrix QuantizedMatrix::allocate(const QuantSpec& spec, std::size_t rows, std::size_t cols) {
+  spec.validate();
+  if (rows == 0 || cols == 0)
+    throw Error(ErrorCode::invalid_argument,
+                "a matrix of " + std::to_string(rows) + " × " + std::to_string(cols) + " has nothing to quantize");
+  if (rows > detail::kMostElements / cols)
+    throw Error(ErrorCode::invalid_argument,
+                "a matrix of " + std::to_string(rows) + " × " + std::to_string(cols) + " is larger than memory can be");
+  QuantizedMatrix q;
+  q.spec = spec;
+  q.rows = rows;
+  q.cols = cols;
+  q.codes = Buffer::allocate(rows * q.row_bytes());
+  q.scales = Buffer::allocate(q.group_count() * detail::scale_element_bytes(spec));
+  q.zero_points = Buffer::allocate(q.group_count() * detail::zero_point_bytes(spec));
+  q.codebook = detail::codebook_of(spec.scheme);
+  return q;
+}
+
+NIBBLE_INLINE void QuantizedMatrix::validate_layout(const std::string& name) const {
+  spec.validate();
+  const auto refuse = [&](const std::string& why) {
+    throw Error(ErrorCode::corrupt_file, "tensor '" + name + "' (" + spec.to_string() + ", " + std::to_string(rows) +
+                                             " × " + std::to_string(cols) + "): " + why);
+  };
+  const auto need = [&](const char* what, std::size_t have, std::size_t want) {
+    if (have != want)
+      refuse(std::string(what) + " has " + std::to_string(have) + " bytes or entries, " + std::to_string(want) +
+             " are needed");
+  };
+  if (rows == 0 || cols == 0) refuse("it is empty");
+  if (rows > detail::kMostElements / cols) refuse("it is larger than memory can be");
+  need("codes", codes.size(), rows * row_bytes());
+  need("scales", scales.size(), group_count() * detail::scale_element_bytes(spec));
+  need("zero_points", zero_points.size(), group_count() * detail::zero_point_bytes(spec));
+  need("codebook", codebook.size(), spec.is_codebook() ? std::size_t{1} << spec.bits : 0);
+  if (spec.double_quant) {
+    need("nested absmax", nested.absmax.size(), nested_count(group_count()));
+    need("nested map", nested.map.size(), 256);
+  }
+  if (g_idx.empty()) return;
+  need("g_idx", g_idx.size(), cols);
+  const auto groups = static_cast<std::int64_t>(spec.groups_per_row(cols));
+  for (std::size_t c = 0; c < cols; ++c)
+    if (g_idx[c] < 0 || g_idx[c] >= groups)
+      refuse("g_idx[" + std::to_string(c) + "] is " + std::to_string(g_idx[c]) + "; it must be 0 to " +
+             std::to_string(groups - 1));
+}
+
+NIBBLE_INLINE void QuantizedMatrix::validate(const std::string& name) const {
+  validate_layout(name);
+  const auto refuse = [&](const char* what, std::size_t at, const std::string& value) {
+    throw Error(ErrorCode::corrupt_file,
+                "tensor '" + name + "' (" + spec.to_string() + "): " + what + " " + std::to_string(at) + value);
+  };
+  for (std::size_t i = 0; i < codebook.size(); ++i)
+    if (!is_finite(codebook[i])) refuse("codebook value", i, " is not finite");
+  for (std::size_t g = 0; g < group_count(); ++g)
+    if (!is_finite(scale(g))) refuse("scale", g, " is not finite");
+  if (!spec.has_zero_points() || !spec.hold_zero) return;
+  for (std::size_t g = 0; g < group_count(); ++g)
+    if (zero_point(g) >= 1 << spec.bits)
+      refuse("zero point", g,
+             " is " + std::to_string(zero_point(g)) + "; codes have " + std::to_string(spec.bits) + " bits");
+}
+
+NIBBLE_INLINE std::size_t QuantizedMatrix::group_of(std::size_t r, std::size_t c) const {
+  if (!g_idx.empty() && spec.granularity == Granularity::group)
+    return r * spec.groups_per_row(cols) + static_cast<std::size_t>(g_idx[c]);
+  return spec.grouping().of(r, c, cols);
+}
+
+NIBBLE_INLINE float QuantizedMatrix::scale(std::size_t group) const {
+  if (spec.double_quant)
+    return nested_value(nested.map[scales.as<std::uint8_t>()[group]], nested.absmax[group / NestedScales::block_size],
+                        nested.offset);
+  return load_scale(spec.scale_type, scales.data(), group);
+}
+
+NIBBLE_INLINE std::int32_t QuantizedMatrix::zero_point(std::size_t group) const {
+  if (spec.has_zero_points())
+    return spec.hold_zero ? zero_points.as<std::uint8_t>()[group] : zero_points.as<std::int32_t>()[group];
+  return 1 << (spec.bits - 1);
+}
+
+NIBBLE_INLINE float QuantizedMatrix::value(std::size_t r, std::size_t c) const {
+  const std::size_t group = group_of(r, c);
+  if (spec.is_codebook()) return codebook[code(r, c)] * scale(group);
+  return affine_decode(code(r, c), {multiplier(group), zero_point(group)});
+}
+
+NIBBLE_INLINE std::size_t QuantizedMatrix::storage_bytes() const {
+  return codes.size() + scales.size() + zero_points.size() +
+         4 * (nested.absmax.size() + nested.map.size() + codebook.size() + g_idx.size());
+}
+
+NIBBLE_INLINE void quantize_nested(const float* absmax, std::size_t count, std::uint8_t* bytes, NestedScales& nested) {
+  const auto& map = Codebook<dynamic_map<true>>::values();
+  nested.map.assign(map.begin(), map.end());
+  nested.absmax.resize(nested_count(count));
+  nested.offset = quantize_nested({absmax, count}, bytes, nested.absmax.data());
+}
+
+}  // namespace nibble::inline NIBBLE_ABI

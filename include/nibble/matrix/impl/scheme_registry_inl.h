@@ -1,0 +1,108 @@
+// What matrix/scheme_registry.h declares.
+#pragma once
+
+#include "nibble/matrix/scheme_registry.h"
+
+#include <algorithm>
+#include <atomic>
+#include <mutex>
+#include <string>
+#include <type_traits>
+
+#include "nibble/core/error.h"
+
+namespace nibble::inline NIBBLE_ABI {
+
+namespace detail {
+
+inline constexpr std::size_t kKinds = 256;
+
+inline std::size_t index_of(SchemeKind kind) { return static_cast<std::size_t>(kind); }
+
+/// Rows by kind; a null one is no codebook's. Read without the lock, which is for those who add.
+struct SchemeRegistry {
+  std::mutex mutex;
+  std::array<std::atomic<const SchemeEntry*>, kKinds> rows{};
+  std::atomic<std::size_t> end{index_of(SchemeKind::llm_int8) + 1};
+
+  /// The built-in rows. One that no kernel and no file format knows by its kind needs no enumerator: add(row).
+  SchemeRegistry() noexcept {
+    static constexpr SchemeEntry kNf4 = codebook_scheme<nf4>(), kFp4 = codebook_scheme<fp4>(),
+                                 kDynamic8 = codebook_scheme<dynamic_map<true>>(256);
+    set(SchemeKind::nf4, kNf4);
+    set(SchemeKind::fp4, kFp4);
+    set(SchemeKind::dynamic8, kDynamic8);
+  }
+  void set(SchemeKind kind, const SchemeEntry& row) noexcept { rows[index_of(kind)].store(&row); }
+  SchemeKind add(const SchemeEntry& row) {
+    const auto kind = static_cast<SchemeKind>(end.load());
+    set(kind, *new SchemeEntry(row));  // never taken back
+    ++end;
+    return kind;
+  }
+};
+// So its rows outlive whatever a program quantizes while it ends.
+static_assert(std::is_trivially_destructible_v<SchemeRegistry>);
+
+/// Allocates nothing: what asks for a row may be out of memory.
+inline SchemeRegistry& scheme_registry() noexcept {
+  static SchemeRegistry r;
+  return r;
+}
+
+inline void check_scheme(const SchemeEntry& row) {
+  const auto need = [&](bool ok, const std::string& why) {
+    if (!ok)
+      throw Error(ErrorCode::invalid_argument,
+                  "the scheme '" + std::string(row.name) + "' cannot be registered: " + why);
+  };
+  const auto is_letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); };
+  need(!row.name.empty() && std::ranges::all_of(row.name, is_letter), "its name must be lower-case letters and digits");
+  need(!row.name.starts_with("int") && row.name != "llm", "a spec that begins so is another scheme's");
+  need(row.bits >= 2 && row.bits <= 8, "its codes have " + std::to_string(row.bits) + " bits; 2 to 8 are possible");
+  need(row.block_size > 0, "its block size is 0");
+  need(row.codebook.size() == std::size_t{1} << row.bits, "its codebook has " + std::to_string(row.codebook.size()) +
+                                                              " values; a code of " + std::to_string(row.bits) +
+                                                              " bits needs " + std::to_string(1 << row.bits));
+  for (std::size_t i = 0; i < row.codebook.size(); ++i)
+    need(is_finite(row.codebook[i]), "value " + std::to_string(i) + " of its codebook is not finite");
+  need(row.quantize_group != nullptr || (row.thresholds != nullptr && row.code_of_rank != nullptr),
+       "it has neither thresholds nor quantize_group");
+}
+
+}  // namespace detail
+
+NIBBLE_INLINE SchemeKind register_scheme(const SchemeEntry& row) {
+  detail::check_scheme(row);
+  detail::SchemeRegistry& r = detail::scheme_registry();
+  const std::lock_guard lock(r.mutex);
+  if (find_scheme(row.name))
+    throw Error(ErrorCode::invalid_argument, "a scheme named '" + std::string(row.name) + "' is registered already");
+  if (r.end.load() == detail::kKinds)
+    throw Error(ErrorCode::invalid_argument, "the scheme '" + std::string(row.name) + "' is one too many: there are " +
+                                                 std::to_string(detail::kKinds) + " kinds");
+  return r.add(row);
+}
+
+NIBBLE_INLINE const SchemeEntry* scheme_entry(SchemeKind kind) noexcept {
+  return detail::scheme_registry().rows[detail::index_of(kind)].load();
+}
+
+NIBBLE_INLINE std::optional<SchemeKind> find_scheme(std::string_view name) {
+  const std::size_t end = detail::scheme_registry().end.load();
+  for (std::size_t i = 0; i < end; ++i) {
+    const auto kind = static_cast<SchemeKind>(i);
+    if (const SchemeEntry* row = scheme_entry(kind); row != nullptr && row->name == name) return kind;
+  }
+  return std::nullopt;
+}
+
+NIBBLE_INLINE std::vector<std::string_view> scheme_names() {
+  std::vector<std::string_view> out;
+  const std::size_t end = detail::scheme_registry().end.load();
+  for (std::size_t i = 0; i < end; ++i)
+    if (const SchemeEntry* row = scheme_entry(static_cast<SchemeKind>(i))) out.push_back(row->name);
+  return out;
+}
+
+}  // namespace nibble::inline NIBBLE_ABI

@@ -1,0 +1,40 @@
+// What solver/impl/panel.h declares.
+#pragma once
+
+#include "nibble/solver/impl/panel.h"
+
+#include <algorithm>
+
+#include "nibble/backend/impl/cpu_kernels.h"
+#include "nibble/core/rounded_product.h"
+
+namespace nibble::inline NIBBLE_ABI::solver {
+
+namespace detail {
+
+inline void multiply_panel_double(const double* x, std::size_t x_stride, std::size_t tokens, const double* panel,
+                                  std::size_t depth, double* out) {
+  const RoundedProduct<double> times;
+  constexpr std::size_t part = 8;  // sums that fit the registers of every machine
+  for (std::size_t t = 0; t < tokens; ++t)
+    for (std::size_t first = 0; first < kLanes; first += part) {
+      double sum[part] = {};
+      for (std::size_t k = 0; k < depth; ++k)
+        for (std::size_t j = 0; j < part; ++j) sum[j] += times(x[t * x_stride + k], panel[k * kLanes + first + j]);
+      std::copy_n(sum, part, out + t * kLanes + first);
+    }
+}
+
+}  // namespace detail
+
+template <>
+NIBBLE_INLINE MultiplyPanel<float> multiply_panel<float>() {
+  return default_kernels().multiply_panel;
+}
+
+template <>
+NIBBLE_INLINE MultiplyPanel<double> multiply_panel<double>() {
+  return detail::multiply_panel_double;
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::solver
