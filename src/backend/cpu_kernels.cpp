@@ -2,13 +2,12 @@
 
 #include <string_view>
 
-#include "nibble/backend/backend.h"
 #include "nibble/core/cpu_features.h"
 
 namespace nibble::inline NIBBLE_ABI {
 
-const kernels::KernelTable& default_kernels() {
-  const std::string_view name = default_backend().name();
+const kernels::KernelTable& kernels_of(const Backend* backend) {
+  const std::string_view name = (backend ? *backend : default_backend()).name();
   if (name == "scalar") return kernels::scalar_kernels;
 #if defined(__x86_64__)
   if (name == "avx2") return kernels::avx2_kernels;

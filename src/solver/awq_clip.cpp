@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "backend/cpu_kernels.h"
 #include "nibble/core/error.h"
 #include "nibble/matrix/group_params.h"
 #include "nibble/quantize/quantize.h"
@@ -110,7 +111,7 @@ class GroupSearch {
   const Linear& linear_;
   const ClipOptions& options_;
   std::size_t first_, n_;
-  solver::MultiplyPanel<float> multiply_ = solver::multiply_panel<float>();
+  solver::MultiplyPanel<float> multiply_ = solver::multiply_panel<float>(kernels_of(options_.backend));
   std::vector<float> gram_, change_, product_, weights_;
 };
 

@@ -20,8 +20,12 @@ using EigenMatrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowM
 template <class T>
 class Factorisation {
  public:
-  Factorisation(SquareMatrix<T>& a, Executor& executor)
-      : a_(a), executor_(executor), panels_(a.n * kBlock), inverse_(kBlock * kBlock) {}
+  Factorisation(SquareMatrix<T>& a, const kernels::KernelTable& isa, Executor& executor)
+      : a_(a),
+        executor_(executor),
+        multiply_(multiply_panel<T>(isa)),
+        panels_(a.n * kBlock),
+        inverse_(kBlock * kBlock) {}
 
   bool run() {
     for (std::size_t k = 0; k < a_.n; k += kBlock) {
@@ -101,7 +105,7 @@ class Factorisation {
 
   SquareMatrix<T>& a_;
   Executor& executor_;
-  MultiplyPanel<T> multiply_ = multiply_panel<T>();
+  MultiplyPanel<T> multiply_;
   std::size_t width_ = 0;
   std::vector<T> panels_;   ///< [panel][depth][lane] of the block's rows, transposed.
   std::vector<T> inverse_;  ///< Of the diagonal block's factor.
@@ -110,11 +114,11 @@ class Factorisation {
 }  // namespace
 
 template <class T>
-bool cholesky(SquareMatrix<T>& a, Executor& executor) {
-  return Factorisation<T>(a, executor).run();
+bool cholesky(SquareMatrix<T>& a, const kernels::KernelTable& isa, Executor& executor) {
+  return Factorisation<T>(a, isa, executor).run();
 }
 
-template bool cholesky(SquareMatrix<float>&, Executor&);
-template bool cholesky(SquareMatrix<double>&, Executor&);
+template bool cholesky(SquareMatrix<float>&, const kernels::KernelTable&, Executor&);
+template bool cholesky(SquareMatrix<double>&, const kernels::KernelTable&, Executor&);
 
 }  // namespace nibble::inline NIBBLE_ABI::solver

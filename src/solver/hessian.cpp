@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "backend/cpu_kernels.h"
 #include "nibble/core/error.h"
 #include "nibble/scheme/rounding.h"
 #include "rank_update.h"
@@ -64,7 +65,7 @@ Hessian Hessian::from_sum(MatrixView<const double> sum, MatrixView<const double>
 }
 
 /// Refuses what could not be summed, naming the first such value in row-major order.
-void Hessian::check(FloatMatrix x, const char* which, Executor& executor) const {
+void Hessian::check(FloatMatrix x, const char* which, Executor& executor, const Backend* backend) const {
   const std::string what = std::string(which) + " '" + name_ + "'";
   if (!is_matrix_type(x.type))
     throw Error(ErrorCode::unsupported,
@@ -74,7 +75,7 @@ void Hessian::check(FloatMatrix x, const char* which, Executor& executor) const 
                                                std::to_string(x.stride) + " apart; the Hessian has " +
                                                std::to_string(channels_) + " channels");
   x.validate(name_);
-  const std::size_t t = solver::first_beyond(x, kMostActivation, executor);
+  const std::size_t t = solver::first_beyond(x, kMostActivation, kernels_of(backend), executor);
   for (std::size_t c = 0; t < x.rows && c < x.cols; ++c) {
     const float value = x(t, c);
     if (is_finite(value) && std::abs(value) < kMostActivation) continue;
@@ -84,23 +85,23 @@ void Hessian::check(FloatMatrix x, const char* which, Executor& executor) const 
   }
 }
 
-void Hessian::add(FloatMatrix x, Executor& executor) {
-  check(x, "activations", executor);
+void Hessian::add(FloatMatrix x, Executor& executor, const Backend* backend) {
+  check(x, "activations", executor, backend);
   if (asymmetric())
     throw Error(ErrorCode::invalid_argument,
                 "the Hessian of '" + name_ + "' is asymmetric: add() needs the full-precision activations too");
-  solver::add_products(x, {}, sums_.data(), nullptr, executor);
+  solver::add_products(x, {}, sums_.data(), nullptr, kernels_of(backend), executor);
   tokens_ += x.rows;
 }
 
-void Hessian::add(FloatMatrix x, FloatMatrix full, Executor& executor) {
-  check(x, "activations", executor);
-  check(full, "full-precision activations", executor);
+void Hessian::add(FloatMatrix x, FloatMatrix full, Executor& executor, const Backend* backend) {
+  check(x, "activations", executor, backend);
+  check(full, "full-precision activations", executor, backend);
   if (!asymmetric()) throw Error(ErrorCode::invalid_argument, "the Hessian of '" + name_ + "' was not made asymmetric");
   if (x.rows != full.rows)
     throw Error(ErrorCode::shape_mismatch, "activations '" + name_ + "': " + std::to_string(x.rows) + " tokens, but " +
                                                std::to_string(full.rows) + " in full precision");
-  solver::add_products(x, full, sums_.data(), cross_.data(), executor);
+  solver::add_products(x, full, sums_.data(), cross_.data(), kernels_of(backend), executor);
   tokens_ += x.rows;
 }
 

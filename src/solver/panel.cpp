@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "backend/cpu_kernels.h"
-
 namespace nibble::inline NIBBLE_ABI::solver {
 
 namespace {
@@ -23,12 +21,12 @@ void multiply_panel_double(const double* x, std::size_t x_stride, std::size_t to
 }  // namespace
 
 template <>
-MultiplyPanel<float> multiply_panel<float>() {
-  return default_kernels().multiply_panel;
+MultiplyPanel<float> multiply_panel<float>(const kernels::KernelTable& isa) {
+  return isa.multiply_panel;
 }
 
 template <>
-MultiplyPanel<double> multiply_panel<double>() {
+MultiplyPanel<double> multiply_panel<double>(const kernels::KernelTable&) {
   return multiply_panel_double;
 }
 

@@ -90,9 +90,8 @@ void tile(MultiplyPanel<float> multiply, const Packed& left, const Packed& right
 
 /// Adds left·rightᵀ to rows that start at row_start(i) and are row_length(i) long.
 template <class Start, class Length>
-void add_product(const Packed& left, const Packed& right, const Start& row_start, const Length& row_length,
-                 Executor& executor) {
-  const MultiplyPanel<float> multiply = multiply_panel<float>();
+void add_product(MultiplyPanel<float> multiply, const Packed& left, const Packed& right, const Start& row_start,
+                 const Length& row_length, Executor& executor) {
   struct Tile {
     std::size_t row, panel;
   };
@@ -122,8 +121,7 @@ void add_product(const Packed& left, const Packed& right, const Start& row_start
 
 }  // namespace
 
-std::size_t first_beyond(FloatMatrix x, float limit, Executor& executor) {
-  const kernels::KernelTable& isa = default_kernels();
+std::size_t first_beyond(FloatMatrix x, float limit, const kernels::KernelTable& isa, Executor& executor) {
   std::atomic<std::size_t> first{x.rows};
   parallel_for(executor, x.rows, 16, [&](std::size_t begin, std::size_t end) {
     std::vector<float> scratch(x.cols);
@@ -139,22 +137,23 @@ std::size_t first_beyond(FloatMatrix x, float limit, Executor& executor) {
   return first.load();
 }
 
-void add_products(FloatMatrix x, FloatMatrix full, double* lower, double* cross, Executor& executor) {
+void add_products(FloatMatrix x, FloatMatrix full, double* lower, double* cross, const kernels::KernelTable& isa,
+                  Executor& executor) {
   if (x.rows == 0) return;
-  const kernels::KernelTable& isa = default_kernels();
+  const auto multiply = multiply_panel<float>(isa);
   const std::size_t cols = x.cols;
   Packed packed(cols, true, true), difference(cols, cross != nullptr, false);
   for (std::size_t first = 0; first < x.rows; first += kTokens) {
     const std::size_t count = std::min(kTokens, x.rows - first);
     pack(isa, x, {}, first, count, packed, executor);
     add_product(
-        packed, packed, [&](std::size_t i) { return lower + i * (i + 1) / 2; }, [](std::size_t i) { return i + 1; },
-        executor);
+        multiply, packed, packed, [&](std::size_t i) { return lower + i * (i + 1) / 2; },
+        [](std::size_t i) { return i + 1; }, executor);
     if (cross == nullptr) continue;
     pack(isa, x, full, first, count, difference, executor);
     add_product(
-        difference, packed, [&](std::size_t i) { return cross + i * cols; }, [&](std::size_t) { return cols; },
-        executor);
+        multiply, difference, packed, [&](std::size_t i) { return cross + i * cols; },
+        [&](std::size_t) { return cols; }, executor);
   }
 }
 
