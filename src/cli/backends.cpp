@@ -1,10 +1,8 @@
 #include <fmt/format.h>
 
-#include <cstdlib>
 #include <memory>
 
 #include "commands.h"
-#include "nibble/backend/backend.h"
 #include "nibble/core/error.h"
 #ifdef NIBBLE_WITH_CUDA
 #include "nibble/cuda/device.h"
@@ -17,6 +15,9 @@ namespace {
 constexpr const char* kNoCuda =
     "this build of nibble has no CUDA backend; configure it with -DNIBBLE_CUDA=ON, which takes nvcc, cuBLAS and "
     "cuSOLVER";
+
+/// Of the command line that is being run.
+const Backend* chosen = nullptr;
 
 std::string why_not_here(const Backend& b) {
   if (b.available()) return "";
@@ -41,16 +42,18 @@ void choose(const std::string& name) {
 #ifndef NIBBLE_WITH_CUDA
   if (name == "cuda") throw Error(ErrorCode::not_found, kNoCuda);
 #endif
-  (void)find_backend(name);
-  setenv("NIBBLE_BACKEND", name.c_str(), 1);  // default_backend() reads it
+  chosen = &find_backend(name);
 }
 
 }  // namespace
+
+const Backend* chosen_backend() { return chosen; }
 
 void add_backend_option(CLI::App& app) {
 #ifdef NIBBLE_WITH_CUDA
   cuda::register_backend();
 #endif
+  chosen = nullptr;
   const auto name = std::make_shared<std::string>();
   app.fallthrough();  // before the command or behind it
   app.add_option("--backend", *name, "What multiplies: one of the backends below")->envname("NIBBLE_BACKEND");

@@ -10,12 +10,16 @@
 #include <vector>
 
 #include "core/output_path.h"
+#include "nibble/backend/backend.h"
 #include "nibble/core/printable.h"
 
 namespace nibble::cli {
 
 /// --backend, which all commands take, and the list of backends under --help. Before the commands.
 void add_backend_option(CLI::App& app);
+/// What --backend or its environment variable chose, for the options of each call of the library that takes a backend;
+/// null where nothing did.
+[[nodiscard]] const Backend* chosen_backend();
 
 void add_compare_command(CLI::App& app);
 void add_quantize_command(CLI::App& app);

@@ -71,6 +71,8 @@ std::string failure_of(int status, std::string said) {
 /// Error{io} with what it said of its failure.
 void run_self(std::vector<std::string> arguments, const fs::path& log) {
   arguments.insert(arguments.begin(), "nibble");
+  if (chosen_backend() != nullptr)
+    arguments.insert(arguments.end(), {"--backend", std::string(chosen_backend()->name())});
   std::vector<char*> argv;
   for (auto& a : arguments) argv.push_back(a.data());
   argv.push_back(nullptr);

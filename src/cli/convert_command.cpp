@@ -33,6 +33,7 @@ constexpr FloatTarget kFloatTargets[] = {{"fp32", DType::f32}, {"fp16", DType::f
 void decode(const Options& o, DType type) {
   model::QuantizeModelOptions options;
   options.convert_to = type;
+  options.backend = chosen_backend();
   ProgressBar bar("decoding", o.quiet);
   options.progress = bar.callback();
   const auto report = model::quantize_model(o.model, o.output, options);
@@ -47,6 +48,7 @@ void run(const Options& o) {
   model::ConvertModelOptions options;
   options.to = parse_checkpoint_layout(o.to);
   options.allow_loss = o.allow_loss;
+  options.backend = chosen_backend();
   ProgressBar bar("converting", o.quiet);
   options.progress = bar.callback();
   const auto report = model::convert_model(o.model, o.output, options);

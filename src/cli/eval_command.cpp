@@ -56,6 +56,7 @@ void run(const Options& o) {
       {{o.json, files::OutputKind::file, "--json"}, {o.save_reference, files::OutputKind::file, "--save-reference"}},
       {o.model, text, o.reference});
   engine::LoadOptions load;
+  load.backend = chosen_backend();
   if (!o.method.empty()) {
     const Method method = parse_loading_method(o.method);
     load.quantize = method.spec;

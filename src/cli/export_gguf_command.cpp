@@ -31,6 +31,7 @@ void run(const Options& o) {
   if (std::filesystem::exists(o.output) && !o.force)
     throw Error(ErrorCode::invalid_argument, "'" + o.output + "' exists already; --force replaces it");
   options.type = *type;
+  options.backend = chosen_backend();
   ProgressBar bar("exporting", o.quiet);
   options.progress = bar.callback();
   const auto report = model::export_gguf(o.model, o.output, options);

@@ -25,6 +25,7 @@ struct Options {
 void run(const Options& o) {
   const std::string model_path = o.model.empty() ? (example_data() / "austen-5m").string() : o.model;
   engine::LoadOptions load;
+  load.backend = chosen_backend();
   if (!o.method.empty()) {
     const Method method = parse_loading_method(o.method);
     load.quantize = method.spec;

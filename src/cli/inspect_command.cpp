@@ -33,7 +33,7 @@ std::string relative_error(const QuantizedMatrix& q, const std::string& layer, c
                                                shape_text({q.rows, q.cols}) + " here: the reference is another model");
   const std::vector<float> exact = reference.read_f32(name);
   std::vector<float> decoded(exact.size());
-  dequantize(q, {decoded.data(), q.rows, q.cols});
+  dequantize(q, {decoded.data(), q.rows, q.cols}, {.name = name, .backend = chosen_backend()});
   double error = 0, norm = 0;
   for (std::size_t i = 0; i < exact.size(); ++i) {
     const double e = static_cast<double>(exact[i]) - static_cast<double>(decoded[i]);

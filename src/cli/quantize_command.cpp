@@ -70,6 +70,7 @@ model::CalibrateOptions calibrate_options(const Options& o, const model::Calibra
   out.true_sequential = !o.at_once;
   out.cache_bytes = o.cache_memory;
   out.resume = o.resume;
+  out.backend = chosen_backend();
   return out;
 }
 
@@ -199,6 +200,7 @@ void run(const Options& o) {
   options.skip = o.skip;
   options.only = o.only;
   options.lm_head = o.lm_head;
+  options.backend = chosen_backend();
   if (!method.spec && (o.lm_head || !o.skip.empty() || !o.only.empty()))
     throw Error(ErrorCode::invalid_argument,
                 fmt::format("--skip, --only and --lm-head say which layers are quantized; '{}' converts every tensor",

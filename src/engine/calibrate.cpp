@@ -127,7 +127,7 @@ class Run {
     const MatrixView<float> y(normed.data(), context.states.tokens(), context.states.width());
     runner.each(false, 0, 0.5, h.name(), [&](std::size_t, MatrixView<float> x) {
       runner.pass().norm(x, weight, y);
-      h.add(y, context.executor);
+      h.add(y, context.executor, &context.backend);
     });
     finished.layers.push_back(gptq_layer(context, "lm_head", method, &h));
     if (options_.on_layer) options_.on_layer(finished.layers.back().report);

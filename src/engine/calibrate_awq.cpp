@@ -117,6 +117,7 @@ class AwqBlock {
       o.sources = dense_[source.role].rows;
     }
     if (is_of_module(input)) o.loss = module_loss(input, consumers);
+    o.backend = &c_.backend;
     o.executor = &c_.executor;
     return awq::search_scales(linears, *stats_[input], o);
   }
@@ -152,7 +153,7 @@ class AwqBlock {
 
   [[nodiscard]] Hessian hessian_of_sample(Input input) const {
     Hessian h(stats_[input]->channels(), stats_[input]->name());
-    h.add(stats_[input]->sample(), c_.executor);
+    h.add(stats_[input]->sample(), c_.executor, &c_.backend);
     return h;
   }
 
@@ -163,13 +164,15 @@ class AwqBlock {
     report(c_.progress, 0.9 + 0.01 * static_cast<double>(module.role), l.name);
     model::FinishedBlock::Layer out = round_layer(c_, l.name, m);
     const FloatMatrix original = c_.checkpoint.matrix(l.name + ".weight");
-    out.report.loss = out.report.rounding_loss = gptq::layer_loss(original, out.matrix, before, c_.executor);
+    out.report.loss = out.report.rounding_loss =
+        gptq::layer_loss(original, out.matrix, before, c_.executor, &c_.backend);
     c_.checkpoint.release(l.name + ".weight");
     if (m.kind == Kind::awq) {
       const std::vector<float> folded = l.weights;
       if (m.clip && awq::clips(l.name)) {
         awq::ClipOptions clip;
         clip.spec = m.spec;
+        clip.backend = &c_.backend;
         clip.executor = &c_.executor;
         const auto limits =
             awq::search_clip({l.name + ".weight", MatrixView<const float>(l.view())}, *stats_[module.input], clip);
@@ -177,7 +180,7 @@ class AwqBlock {
       }
       out.matrix = c_.backend.quantize(MatrixView<const float>(l.view()), m.spec, l.name + ".weight", c_.executor);
       const MatrixView<const float> unclipped(folded.data(), l.rows, l.cols);
-      out.report.loss = gptq::layer_loss(unclipped, out.matrix, after, c_.executor);
+      out.report.loss = gptq::layer_loss(unclipped, out.matrix, after, c_.executor, &c_.backend);
       out.report.ratio = ratios_[module.input];
     }
     done_.layers.push_back(std::move(out));

@@ -22,6 +22,7 @@ gptq::Options solver_options(const CalibrationContext& c, const std::string& nam
   o.damp = c.options.damp;
   o.calibration_tokens = c.tokens();
   o.name = name + ".weight";
+  o.backend = &c.backend;
   o.executor = &c.executor;
   return o;
 }
@@ -68,7 +69,7 @@ class GptqBlock {
       if (settles_attention) add_attention(sequence, x);
       if (!listens_[input]) return;
       const MatrixView<const float> in = runner_.input(input, x);
-      h.add(in, c_.executor);
+      h.add(in, c_.executor, &c_.backend);
       if (input == Input::heads) mixed_->write(sequence, in);
     });
     if (settles_attention) mixed_.reset();
@@ -90,7 +91,7 @@ class GptqBlock {
     runner_.each(false, 0, 0.4, what, [&](std::size_t, MatrixView<float> x) {
       for (const Input input : kAllInputs) {
         if (input == Input::ffn) runner_.add_attention(x);
-        if (listens_[input]) hessians_[input]->add(runner_.input(input, x), c_.executor);
+        if (listens_[input]) hessians_[input]->add(runner_.input(input, x), c_.executor, &c_.backend);
       }
     });
     double at = 0.4;
@@ -134,11 +135,11 @@ model::FinishedBlock::Layer gptq_layer(const CalibrationContext& c, const std::s
   model::FinishedBlock::Layer out = round_layer(c, name, method);
   if (hessian == nullptr) return out;
   const FloatMatrix weights = c.checkpoint.matrix(name + ".weight");
-  out.report.rounding_loss = out.report.loss = gptq::layer_loss(weights, out.matrix, *hessian, c.executor);
+  out.report.rounding_loss = out.report.loss = gptq::layer_loss(weights, out.matrix, *hessian, c.executor, &c.backend);
   if (method.kind == Kind::gptq) {
     auto solved = gptq::solve(weights, *hessian, solver_options(c, name, method));
     out.matrix = std::move(solved.matrix);
-    out.report.loss = gptq::layer_loss(weights, out.matrix, *hessian, c.executor);
+    out.report.loss = gptq::layer_loss(weights, out.matrix, *hessian, c.executor, &c.backend);
     out.report.damp = solved.report.damp;
     out.report.coverage = solved.report.coverage;
     out.report.dead_channels = solved.report.dead_channels.size();

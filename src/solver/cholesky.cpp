@@ -3,7 +3,7 @@
 
 namespace nibble::inline NIBBLE_ABI::solver {
 
-template bool cholesky(SquareMatrix<float>&, Executor&);
-template bool cholesky(SquareMatrix<double>&, Executor&);
+template bool cholesky(SquareMatrix<float>&, const kernels::KernelTable&, Executor&);
+template bool cholesky(SquareMatrix<double>&, const kernels::KernelTable&, Executor&);
 
 }  // namespace nibble::inline NIBBLE_ABI::solver

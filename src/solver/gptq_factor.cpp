@@ -5,7 +5,7 @@ namespace nibble::inline NIBBLE_ABI::gptq {
 
 template solver::SquareMatrix<float> reversed_hessian(const FactorInput&, double, bool, Executor&);
 template solver::SquareMatrix<double> reversed_hessian(const FactorInput&, double, bool, Executor&);
-template std::optional<Factor<float>> factor(const FactorInput&, double, bool, Executor&);
-template std::optional<Factor<double>> factor(const FactorInput&, double, bool, Executor&);
+template std::optional<Factor<float>> factor(const FactorInput&, double, bool, const kernels::KernelTable&, Executor&);
+template std::optional<Factor<double>> factor(const FactorInput&, double, bool, const kernels::KernelTable&, Executor&);
 
 }  // namespace nibble::inline NIBBLE_ABI::gptq

@@ -417,6 +417,30 @@ TEST(Generate, TheSameSeedGivesTheSameTextOnEveryBackend) {
   EXPECT_TRUE(has(misspelt.text, "there is no backend 'avx3'; there are")) << misspelt.text;
 }
 
+// The default is an error here, so that each command shows whether it, or what it calls, asks for it.
+TEST(Tool, NoCommandAsksForTheDefaultBackendWhereOneIsChosen) {
+  const TemporaryFolder folder;
+  const std::string at = (folder / "").string(), text = std::string(NIBBLE_EXAMPLE_DATA) + "/calibration.txt";
+  const std::string calibrated = " --samples 2 --sample-tokens 32 --quiet --calibration " + text;
+  for (const std::string& command : {
+           "quantize " + kModel + " -o " + at + "int4 --method int4-g64-sym --quiet",
+           "quantize " + kModel + " -o " + at + "gptq --method gptq-4-g128-sym" + calibrated,
+           "quantize " + kModel + " -o " + at + "awq --method awq-4-g128" + calibrated,
+           "convert " + at + "gptq " + at + "converted --to nibble --quiet",
+           "convert " + at + "gptq " + at + "decoded --to bf16 --quiet",
+           "export-gguf " + at + "gptq " + at + "model.gguf --quiet",
+           "inspect " + at + "gptq --reference " + kModel,
+           "eval " + at + "gptq --tokens 64 --quiet",
+           "generate " + at + "gptq --tokens 2",
+           "compare " + kModel + " --methods int4-g64-sym --tokens 64",
+           "memory " + kModel,
+           std::string("recommend --params 7b"),
+       }) {
+    const auto outcome = run(command + " --backend scalar", "NIBBLE_BACKEND=avx3");
+    EXPECT_EQ(outcome.status, 0) << command << ": " << outcome.text;
+  }
+}
+
 TEST(Tool, ListsBackendsAndWhyOneCannotRunHere) {
   const auto help = run("--help", "NIBBLE_BACKEND=avx3");  // help is given whatever else is wrong
   EXPECT_EQ(help.status, 0);

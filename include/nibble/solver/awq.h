@@ -24,6 +24,7 @@
 #include <string_view>
 #include <vector>
 
+#include "nibble/backend/backend.h"
 #include "nibble/core/matrix_view.h"
 #include "nibble/core/parallel.h"
 #include "nibble/matrix/quant_spec.h"
@@ -79,7 +80,8 @@ struct ScaleOptions {
   std::size_t sources = 0;
   /// Null: the mean squared change of the linears' own outputs on the sample.
   ModuleLoss loss = {};
-  Executor* executor = nullptr;  ///< Null: default_executor().
+  const Backend* backend = nullptr;  ///< Null: default_backend(). Rounds and decodes; the result is the same.
+  Executor* executor = nullptr;      ///< Null: default_executor().
 };
 
 struct Scales {
@@ -99,6 +101,7 @@ struct ClipOptions {
   QuantSpec spec = {.scheme = SchemeKind::asymmetric};
   int grid = 20;   ///< Limits tried: max|w|·(1 − i/grid) …
   int steps = 10;  ///< … for i below this.
+  const Backend* backend = nullptr;
   Executor* executor = nullptr;
 };
 

@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "nibble/backend/backend.h"
 #include "nibble/core/matrix_view.h"
 #include "nibble/core/parallel.h"
 #include "nibble/core/progress.h"
@@ -63,8 +64,9 @@ struct Options {
   /// Solves in fp64: for checking, some ten times slower.
   bool double_precision = false;
 
-  std::string name = "matrix";   ///< Named in errors and in the report.
-  Executor* executor = nullptr;  ///< Null: default_executor().
+  std::string name = "matrix";       ///< Named in errors and in the report.
+  const Backend* backend = nullptr;  ///< Null: default_backend(). Whose kernels are used; the result is the same.
+  Executor* executor = nullptr;      ///< Null: default_executor().
   Progress progress = {};
 };
 
@@ -98,9 +100,9 @@ struct Result {
 Result solve(FloatMatrix weights, const Hessian& hessian, const Options& options = {});
 
 /// ½·tr(ΔW·H·ΔWᵀ), H = (2/tokens)·Σ x·xᵀ, of any quantization of `weights`: what solve() makes small. Dead channels
-/// count nothing. Error{shape_mismatch}.
+/// count nothing. `backend` decodes it (null: default_backend()). Error{shape_mismatch}.
 double layer_loss(FloatMatrix weights, const QuantizedMatrix& quantized, const Hessian& hessian,
-                  Executor& executor = default_executor());
+                  Executor& executor = default_executor(), const Backend* backend = nullptr);
 
 }  // namespace nibble::inline NIBBLE_ABI::gptq
 

@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "nibble/backend/backend.h"
 #include "nibble/core/matrix_view.h"
 #include "nibble/core/parallel.h"
 
@@ -38,13 +39,13 @@ class Hessian {
   /// Adds a batch [tokens, channels]; the more tokens a call brings (1024 are plenty), the nearer to the peak it runs.
   /// Errors: shape_mismatch; unsupported for other types; non_finite names the tensor, token, channel and value, also
   /// where |x| ≥ 2^59, whose squares fp32 cannot sum; nothing of the batch is counted then. The result does not depend
-  /// on the number of threads.
-  void add(FloatMatrix x, Executor& executor = default_executor());
+  /// on the number of threads, nor on whose kernels sum: `backend`'s (null: default_backend()).
+  void add(FloatMatrix x, Executor& executor = default_executor(), const Backend* backend = nullptr);
 
   /// Adds a batch of what the layer sees in the partly quantized model, and beside it what it would see in the model
   /// that was never quantized (Li et al. 2025, GPTAQ): Σ (full − x)·xᵀ is gathered too. Error{invalid_argument} unless
   /// made with `asymmetric`.
-  void add(FloatMatrix x, FloatMatrix full, Executor& executor = default_executor());
+  void add(FloatMatrix x, FloatMatrix full, Executor& executor = default_executor(), const Backend* backend = nullptr);
 
   /// Adds what another one gathered. Error{shape_mismatch} where their channels differ, or only one is asymmetric.
   void merge(const Hessian& other);
@@ -72,7 +73,7 @@ class Hessian {
 #endif
 
  private:
-  void check(FloatMatrix x, const char* which, Executor& executor) const;
+  void check(FloatMatrix x, const char* which, Executor& executor, const Backend* backend) const;
 
   std::string name_;
   std::size_t channels_ = 0;

@@ -3,14 +3,15 @@
 
 #include <cstddef>
 
+#include "nibble/backend/backend.h"
 #include "nibble/backend/impl/cpu/kernels.h"
 #include "nibble/core/dtype.h"
 
 namespace nibble::inline NIBBLE_ABI {
 
-/// The table of default_backend() where that is a built-in one, else the fastest that this CPU runs. Which one it is
-/// never shows in a result.
-const kernels::KernelTable& default_kernels();
+/// The table of a backend (null: default_backend()) where that is a built-in one, else the fastest that this CPU runs.
+/// Which one it is never shows in a result.
+const kernels::KernelTable& kernels_of(const Backend* backend);
 
 /// `count` floats of a matrix type as fp32: the data itself where it is fp32, else `scratch`, widened by the kernels.
 inline const float* cpu_widen(const kernels::KernelTable& isa, DType type, const void* from, std::size_t count,

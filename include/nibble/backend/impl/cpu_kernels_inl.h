@@ -5,13 +5,12 @@
 
 #include <string_view>
 
-#include "nibble/backend/backend.h"
 #include "nibble/core/cpu_features.h"
 
 namespace nibble::inline NIBBLE_ABI {
 
-NIBBLE_INLINE const kernels::KernelTable& default_kernels() {
-  const std::string_view name = default_backend().name();
+NIBBLE_INLINE const kernels::KernelTable& kernels_of(const Backend* backend) {
+  const std::string_view name = (backend ? *backend : default_backend()).name();
   if (name == "scalar") return kernels::scalar_kernels;
 #if defined(NIBBLE_HEADER_ONLY)
   return kernels::NIBBLE_ISA_KERNELS;

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include "nibble/backend/impl/cpu_kernels.h"
 #include "nibble/core/error.h"
 #include "nibble/core/rounded_product.h"
 #include "nibble/matrix/group_params.h"
@@ -115,7 +116,7 @@ class GroupSearch {
   const Linear& linear_;
   const ClipOptions& options_;
   std::size_t first_, n_;
-  solver::MultiplyPanel<float> multiply_ = solver::multiply_panel<float>();
+  solver::MultiplyPanel<float> multiply_ = solver::multiply_panel<float>(kernels_of(options_.backend));
   std::vector<float> gram_, change_, product_, weights_;
 };
 

@@ -6,6 +6,7 @@
 #include <limits>
 #include <numeric>
 
+#include "nibble/backend/impl/cpu_kernels.h"
 #include "nibble/core/error.h"
 #include "nibble/quantize/quantize.h"
 #include "nibble/solver/awq.h"
@@ -125,8 +126,8 @@ inline void round_scaled(const Linear& linear, std::vector<float>& original, std
     for (std::size_t r = begin; r < end; ++r)
       for (std::size_t c = 0; c < cols; ++c) to(r, c) = original[r * cols + c] * scales[c];
   });
-  const QuantizedMatrix q = quantize(to, o.spec, {.name = linear.name, .executor = &executor});
-  dequantize(q, to, {.executor = &executor});
+  const QuantizedMatrix q = quantize(to, o.spec, {.name = linear.name, .backend = o.backend, .executor = &executor});
+  dequantize(q, to, {.backend = o.backend, .executor = &executor});
   parallel_for(executor, rows, 16, [&](std::size_t begin, std::size_t end) {
     for (std::size_t r = begin; r < end; ++r)
       for (std::size_t c = 0; c < cols; ++c) to(r, c) /= scales[c];
@@ -135,8 +136,9 @@ inline void round_scaled(const Linear& linear, std::vector<float>& original, std
 
 /// Σ over tokens and outputs of (x·(tried − original)ᵀ)²
 inline double squared_change(MatrixView<const float> x, const std::vector<float>& original,
-                             const std::vector<float>& tried, std::size_t rows, Executor& executor) {
-  const auto multiply = solver::multiply_panel<float>();
+                             const std::vector<float>& tried, std::size_t rows, const kernels::KernelTable& isa,
+                             Executor& executor) {
+  const auto multiply = solver::multiply_panel<float>(isa);
   const std::size_t cols = x.cols, panels = (rows + kLanes - 1) / kLanes;
   std::vector<double> sums(panels);
   parallel_for(executor, panels, 1, [&](std::size_t begin, std::size_t end) {
@@ -188,7 +190,8 @@ NIBBLE_INLINE Scales search_scales(std::span<const Linear> linears, const Activa
     for (std::size_t l = 0; l < linears.size(); ++l) {
       detail::round_scaled(linears[l], w.original[l], w.tried[l], scales, o, executor);
       if (!o.loss)
-        sum += detail::squared_change(stats.sample(), w.original[l], w.tried[l], linears[l].weights.rows, executor);
+        sum += detail::squared_change(stats.sample(), w.original[l], w.tried[l], linears[l].weights.rows,
+                                      kernels_of(o.backend), executor);
     }
     const double loss = o.loss ? o.loss(w.views) : sum / (outputs * static_cast<double>(stats.sample().rows));
     best.losses.push_back(loss);

@@ -9,7 +9,7 @@ namespace nibble::inline NIBBLE_ABI::solver {
 /// Replaces the lower triangle of `a` by L with a = L·Lᵀ; what lies above the diagonal is neither read nor meaningful
 /// afterwards. False where a pivot is not positive: `a` is then of no use. Same result for any number of threads.
 template <class T>
-bool cholesky(SquareMatrix<T>& a, Executor& executor);
+bool cholesky(SquareMatrix<T>& a, const kernels::KernelTable& isa, Executor& executor);
 
 }  // namespace nibble::inline NIBBLE_ABI::solver
 

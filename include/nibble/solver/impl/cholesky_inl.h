@@ -21,8 +21,12 @@ inline constexpr std::size_t kRowsTogether = 96;
 template <class T>
 class Factorisation {
  public:
-  Factorisation(SquareMatrix<T>& a, Executor& executor)
-      : a_(a), executor_(executor), panels_(a.n * kBlock), inverse_(kBlock * kBlock) {}
+  Factorisation(SquareMatrix<T>& a, const kernels::KernelTable& isa, Executor& executor)
+      : a_(a),
+        executor_(executor),
+        multiply_(multiply_panel<T>(isa)),
+        panels_(a.n * kBlock),
+        inverse_(kBlock * kBlock) {}
 
   bool run() {
     for (std::size_t k = 0; k < a_.n; k += kBlock) {
@@ -102,7 +106,7 @@ class Factorisation {
 
   SquareMatrix<T>& a_;
   Executor& executor_;
-  MultiplyPanel<T> multiply_ = multiply_panel<T>();
+  MultiplyPanel<T> multiply_;
   std::size_t width_ = 0;
   std::vector<T> panels_;   ///< [panel][depth][lane] of the block's rows, transposed.
   std::vector<T> inverse_;  ///< Of the diagonal block's factor.
@@ -111,8 +115,8 @@ class Factorisation {
 }  // namespace detail
 
 template <class T>
-bool cholesky(SquareMatrix<T>& a, Executor& executor) {
-  return detail::Factorisation<T>(a, executor).run();
+bool cholesky(SquareMatrix<T>& a, const kernels::KernelTable& isa, Executor& executor) {
+  return detail::Factorisation<T>(a, isa, executor).run();
 }
 
 }  // namespace nibble::inline NIBBLE_ABI::solver

@@ -60,7 +60,8 @@ bool is_significant(T pivot, T diagonal) {
 
 /// Nothing where H + lambda·I is not positive definite in T, or a pivot is_significant() no more.
 template <class T>
-std::optional<Factor<T>> factor(const FactorInput& input, double lambda, bool dominant, Executor& executor);
+std::optional<Factor<T>> factor(const FactorInput& input, double lambda, bool dominant, const kernels::KernelTable& isa,
+                                Executor& executor);
 
 /// The fp64 factor, rounded.
 Factor<float> rounded(const Factor<double>& factor);

@@ -44,7 +44,8 @@ SquareMatrix<T> expand(const FactorInput& in, Executor& executor) {
 template <class T>
 class StepBuilder {
  public:
-  StepBuilder(const SquareMatrix<T>& l, Factor<T>& steps) : l_(l), steps_(steps) {}
+  StepBuilder(const SquareMatrix<T>& l, Factor<T>& steps, const kernels::KernelTable& isa)
+      : l_(l), steps_(steps), multiply_(solver::multiply_panel<T>(isa)) {}
 
   void run(Executor& executor) {
     parallel_for(executor, steps_.size(), 1, [&](std::size_t begin, std::size_t end) {
@@ -100,7 +101,7 @@ class StepBuilder {
 
   const SquareMatrix<T>& l_;
   Factor<T>& steps_;
-  MultiplyPanel<T> multiply_ = solver::multiply_panel<T>();
+  MultiplyPanel<T> multiply_;
 };
 
 /// GPTAQ's P = share·triu(D·Uᵀ, 1)·U, D the cross statistic in the order of solving: row i says how the columns after i
@@ -168,16 +169,17 @@ solver::SquareMatrix<T> reversed_hessian(const FactorInput& in, double lambda, b
 }
 
 template <class T>
-std::optional<Factor<T>> factor(const FactorInput& in, double lambda, bool dominant, Executor& executor) {
+std::optional<Factor<T>> factor(const FactorInput& in, double lambda, bool dominant, const kernels::KernelTable& isa,
+                                Executor& executor) {
   solver::SquareMatrix<T> l = reversed_hessian<T>(in, lambda, dominant, executor);
   std::vector<T> diagonal(l.n);
   for (std::size_t i = 0; i < l.n; ++i) diagonal[i] = l.row(i)[i];
-  if (!solver::cholesky(l, executor)) return std::nullopt;
+  if (!solver::cholesky(l, isa, executor)) return std::nullopt;
   for (std::size_t i = 0; i < l.n; ++i)
     if (!is_significant(l.row(i)[i], diagonal[i])) return std::nullopt;
   Factor<T> steps;
   for (const Step& step : in.plan.steps) steps.push_back({step, {}, {}, {}, {}});
-  detail::StepBuilder<T>(l, steps).run(executor);
+  detail::StepBuilder<T>(l, steps, isa).run(executor);
   if (in.asymmetric_share != 0) detail::add_drift(in, l, steps, executor);
   return steps;
 }

@@ -5,6 +5,7 @@
 
 #include <optional>
 
+#include "nibble/backend/impl/cpu_kernels.h"
 #include "nibble/core/rounded_product.h"
 #include "nibble/quantize/quantize.h"
 #include "nibble/solver/impl/gptq_factor.h"
@@ -17,9 +18,10 @@ namespace detail {
 
 inline Result fall_back(FloatMatrix weights, const Hessian& hessian, const Options& o, Executor& executor,
                         Report report, const std::string& why) {
-  Result out{quantize(weights, spec_of(o), {.name = o.name, .executor = &executor}), std::move(report)};
+  Result out{quantize(weights, spec_of(o), {.name = o.name, .backend = o.backend, .executor = &executor}),
+             std::move(report)};
   out.report.fallback = fallback_text(o, why);
-  out.report.loss = layer_loss(weights, out.matrix, hessian, executor);
+  out.report.loss = layer_loss(weights, out.matrix, hessian, executor, o.backend);
   out.report.error = out.report.loss / static_cast<double>(weights.rows);
   return out;
 }
@@ -39,10 +41,11 @@ NIBBLE_INLINE Result solve(FloatMatrix weights, const Hessian& hessian, const Op
   const FactorInput input{hessian, plan, scale_of(hessian), diagonal, o.asymmetric_share};
   std::optional<Factor<float>> single;
   std::optional<Factor<double>> twice;
+  const kernels::KernelTable& isa = kernels_of(o.backend);
   const auto attempt = [&](const FactorAttempt& a) {
     const double lambda = RoundedProduct<double>()(a.damp, mean_of(diagonal));
-    if (!a.in_double) return (single = factor<float>(input, lambda, a.dominant, executor)).has_value();
-    auto f = factor<double>(input, lambda, a.dominant, executor);
+    if (!a.in_double) return (single = factor<float>(input, lambda, a.dominant, isa, executor)).has_value();
+    auto f = factor<double>(input, lambda, a.dominant, isa, executor);
     if (!f) return false;
     if (o.double_precision) twice = std::move(f);
     else single = rounded(*f);

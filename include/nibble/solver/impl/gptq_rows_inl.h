@@ -256,8 +256,8 @@ class RowChunk {
   QuantizedMatrix& out_;
   std::size_t n_;
   bool drifts_ = false;
-  const kernels::KernelTable& isa_ = default_kernels();
-  solver::MultiplyPanel<T> multiply_ = solver::multiply_panel<T>();
+  const kernels::KernelTable& isa_ = kernels_of(in_.options.backend);
+  solver::MultiplyPanel<T> multiply_ = solver::multiply_panel<T>(isa_);
   Panel panels_[kPanels];
   std::vector<T> product_, errors_;
   std::vector<float> rows_;

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "nibble/backend/impl/cpu_kernels.h"
 #include "nibble/core/error.h"
 #include "nibble/core/impl/shape.h"
 #include "nibble/scheme/rounding.h"
@@ -66,7 +67,7 @@ NIBBLE_INLINE Hessian Hessian::from_sum(MatrixView<const double> sum, MatrixView
 }
 
 /// Refuses what could not be summed, naming the first such value in row-major order.
-NIBBLE_INLINE void Hessian::check(FloatMatrix x, const char* which, Executor& executor) const {
+NIBBLE_INLINE void Hessian::check(FloatMatrix x, const char* which, Executor& executor, const Backend* backend) const {
   const std::string what = std::string(which) + " '" + name_ + "'";
   if (!is_matrix_type(x.type))
     throw Error(ErrorCode::unsupported,
@@ -76,7 +77,7 @@ NIBBLE_INLINE void Hessian::check(FloatMatrix x, const char* which, Executor& ex
                                                std::to_string(x.stride) + " apart; the Hessian has " +
                                                std::to_string(channels_) + " channels");
   x.validate(name_);
-  const std::size_t t = solver::first_beyond(x, detail::kMostActivation, executor);
+  const std::size_t t = solver::first_beyond(x, detail::kMostActivation, kernels_of(backend), executor);
   for (std::size_t c = 0; t < x.rows && c < x.cols; ++c) {
     const float value = x(t, c);
     if (is_finite(value) && std::abs(value) < detail::kMostActivation) continue;
@@ -86,23 +87,23 @@ NIBBLE_INLINE void Hessian::check(FloatMatrix x, const char* which, Executor& ex
   }
 }
 
-NIBBLE_INLINE void Hessian::add(FloatMatrix x, Executor& executor) {
-  check(x, "activations", executor);
+NIBBLE_INLINE void Hessian::add(FloatMatrix x, Executor& executor, const Backend* backend) {
+  check(x, "activations", executor, backend);
   if (asymmetric())
     throw Error(ErrorCode::invalid_argument,
                 "the Hessian of '" + name_ + "' is asymmetric: add() needs the full-precision activations too");
-  solver::add_products(x, {}, sums_.data(), nullptr, executor);
+  solver::add_products(x, {}, sums_.data(), nullptr, kernels_of(backend), executor);
   tokens_ += x.rows;
 }
 
-NIBBLE_INLINE void Hessian::add(FloatMatrix x, FloatMatrix full, Executor& executor) {
-  check(x, "activations", executor);
-  check(full, "full-precision activations", executor);
+NIBBLE_INLINE void Hessian::add(FloatMatrix x, FloatMatrix full, Executor& executor, const Backend* backend) {
+  check(x, "activations", executor, backend);
+  check(full, "full-precision activations", executor, backend);
   if (!asymmetric()) throw Error(ErrorCode::invalid_argument, "the Hessian of '" + name_ + "' was not made asymmetric");
   if (x.rows != full.rows)
     throw Error(ErrorCode::shape_mismatch, "activations '" + name_ + "': " + std::to_string(x.rows) + " tokens, but " +
                                                std::to_string(full.rows) + " in full precision");
-  solver::add_products(x, full, sums_.data(), cross_.data(), executor);
+  solver::add_products(x, full, sums_.data(), cross_.data(), kernels_of(backend), executor);
   tokens_ += x.rows;
 }
 

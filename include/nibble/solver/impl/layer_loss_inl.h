@@ -5,6 +5,7 @@
 #include <numeric>
 #include <vector>
 
+#include "nibble/backend/impl/cpu_kernels.h"
 #include "nibble/core/error.h"
 #include "nibble/quantize/quantize.h"
 #include "nibble/solver/gptq.h"
@@ -31,7 +32,7 @@ inline solver::SquareMatrix<float> full(const Hessian& h, double scale, Executor
 }  // namespace detail
 
 NIBBLE_INLINE double layer_loss(FloatMatrix weights, const QuantizedMatrix& q, const Hessian& hessian,
-                                Executor& executor) {
+                                Executor& executor, const Backend* chosen) {
   if (weights.rows != q.rows || weights.cols != q.cols || q.cols != hessian.channels())
     throw Error(ErrorCode::shape_mismatch, "layer_loss: weights of " + std::to_string(weights.rows) + " × " +
                                                std::to_string(weights.cols) + ", quantized " + std::to_string(q.rows) +
@@ -42,7 +43,8 @@ NIBBLE_INLINE double layer_loss(FloatMatrix weights, const QuantizedMatrix& q, c
   const std::size_t n = q.cols;
   const auto h =
       detail::full(hessian, hessian.tokens() == 0 ? 1.0 : 2.0 / static_cast<double>(hessian.tokens()), executor);
-  const auto multiply = solver::multiply_panel<float>();
+  const Backend& backend = chosen ? *chosen : default_backend();
+  const auto multiply = solver::multiply_panel<float>(kernels_of(&backend));
   const std::size_t panels = (q.rows + solver::kLanes - 1) / solver::kLanes;
   std::vector<double> losses(panels);
   parallel_for(executor, panels, 1, [&](std::size_t begin, std::size_t end) {
@@ -52,7 +54,7 @@ NIBBLE_INLINE double layer_loss(FloatMatrix weights, const QuantizedMatrix& q, c
       const std::size_t first = p * solver::kLanes, rows = std::min(solver::kLanes, q.rows - first);
       const FloatMatrix part{weights.row(first), weights.type, rows, n, weights.stride};
       solver::widen(part, "weights", original.data());
-      default_backend().dequantize(q, first, {decoded.data(), rows, n}, serial_executor());
+      backend.dequantize(q, first, {decoded.data(), rows, n}, serial_executor());
       std::fill(panel.begin(), panel.end(), 0.0f);
       for (std::size_t r = 0; r < rows; ++r)
         for (std::size_t c = 0; c < n; ++c) panel[c * solver::kLanes + r] = original[r * n + c] - decoded[r * n + c];

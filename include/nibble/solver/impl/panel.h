@@ -19,9 +19,9 @@ template <class T>
 using MultiplyPanel = void (*)(const T* x, std::size_t x_stride, std::size_t tokens, const T* panel, std::size_t depth,
                                T* out);
 
-/// The kernel for float or double.
+/// The kernel for float or double; only the one for float is `isa`'s.
 template <class T>
-MultiplyPanel<T> multiply_panel();
+MultiplyPanel<T> multiply_panel(const kernels::KernelTable& isa);
 
 /// Memory that is not filled first: large matrices are written once, by the threads that need them.
 template <class T>

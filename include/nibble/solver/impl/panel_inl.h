@@ -5,7 +5,6 @@
 
 #include <algorithm>
 
-#include "nibble/backend/impl/cpu_kernels.h"
 #include "nibble/core/rounded_product.h"
 
 namespace nibble::inline NIBBLE_ABI::solver {
@@ -28,12 +27,12 @@ inline void multiply_panel_double(const double* x, std::size_t x_stride, std::si
 }  // namespace detail
 
 template <>
-NIBBLE_INLINE MultiplyPanel<float> multiply_panel<float>() {
-  return default_kernels().multiply_panel;
+NIBBLE_INLINE MultiplyPanel<float> multiply_panel<float>(const kernels::KernelTable& isa) {
+  return isa.multiply_panel;
 }
 
 template <>
-NIBBLE_INLINE MultiplyPanel<double> multiply_panel<double>() {
+NIBBLE_INLINE MultiplyPanel<double> multiply_panel<double>(const kernels::KernelTable&) {
   return detail::multiply_panel_double;
 }
 

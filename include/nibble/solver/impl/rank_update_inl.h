@@ -93,9 +93,8 @@ inline void tile(MultiplyPanel<float> multiply, const Packed& left, const Packed
 
 /// Adds left·rightᵀ to rows that start at row_start(i) and are row_length(i) long.
 template <class Start, class Length>
-void add_product(const Packed& left, const Packed& right, const Start& row_start, const Length& row_length,
-                 Executor& executor) {
-  const MultiplyPanel<float> multiply = multiply_panel<float>();
+void add_product(MultiplyPanel<float> multiply, const Packed& left, const Packed& right, const Start& row_start,
+                 const Length& row_length, Executor& executor) {
   struct Tile {
     std::size_t row, panel;
   };
@@ -125,8 +124,8 @@ void add_product(const Packed& left, const Packed& right, const Start& row_start
 
 }  // namespace detail
 
-NIBBLE_INLINE std::size_t first_beyond(FloatMatrix x, float limit, Executor& executor) {
-  const kernels::KernelTable& isa = default_kernels();
+NIBBLE_INLINE std::size_t first_beyond(FloatMatrix x, float limit, const kernels::KernelTable& isa,
+                                       Executor& executor) {
   std::atomic<std::size_t> first{x.rows};
   parallel_for(executor, x.rows, 16, [&](std::size_t begin, std::size_t end) {
     std::vector<float> scratch(x.cols);
@@ -142,22 +141,23 @@ NIBBLE_INLINE std::size_t first_beyond(FloatMatrix x, float limit, Executor& exe
   return first.load();
 }
 
-NIBBLE_INLINE void add_products(FloatMatrix x, FloatMatrix full, double* lower, double* cross, Executor& executor) {
+NIBBLE_INLINE void add_products(FloatMatrix x, FloatMatrix full, double* lower, double* cross,
+                                const kernels::KernelTable& isa, Executor& executor) {
   if (x.rows == 0) return;
-  const kernels::KernelTable& isa = default_kernels();
+  const auto multiply = multiply_panel<float>(isa);
   const std::size_t cols = x.cols;
   detail::Packed packed(cols, true, true), difference(cols, cross != nullptr, false);
   for (std::size_t first = 0; first < x.rows; first += detail::kTokens) {
     const std::size_t count = std::min(detail::kTokens, x.rows - first);
     detail::pack(isa, x, {}, first, count, packed, executor);
     detail::add_product(
-        packed, packed, [&](std::size_t i) { return lower + i * (i + 1) / 2; }, [](std::size_t i) { return i + 1; },
-        executor);
+        multiply, packed, packed, [&](std::size_t i) { return lower + i * (i + 1) / 2; },
+        [](std::size_t i) { return i + 1; }, executor);
     if (cross == nullptr) continue;
     detail::pack(isa, x, full, first, count, difference, executor);
     detail::add_product(
-        difference, packed, [&](std::size_t i) { return cross + i * cols; }, [&](std::size_t) { return cols; },
-        executor);
+        multiply, difference, packed, [&](std::size_t i) { return cross + i * cols; },
+        [&](std::size_t) { return cols; }, executor);
   }
 }
 
