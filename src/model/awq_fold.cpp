@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "calibrate_block.h"
+#include "nibble/core/visit_float.h"
 #include "nibble/solver/awq.h"
 
 namespace nibble::inline NIBBLE_ABI::model {
@@ -15,53 +17,50 @@ float rounded(float x, DType type) {
 }
 
 /// What the norm multiplies by becomes RN(norm/s), s = what that is of the norm before: exact where the two are not 0
-/// or of different size by far. `plus_one`: it multiplies by 1 + what is stored.
-void fold_into_stored_norm(std::vector<float>& norm, std::vector<float>& scales, DType type, bool plus_one) {
-  const float one = plus_one ? 1 : 0;
-  std::vector<float> folded = norm;
-  awq::fold_into_norm(folded, {}, scales, plus_one);
-  for (std::size_t c = 0; c < norm.size(); ++c) {
-    const float stored = rounded(folded[c], type);
-    const float scale = (norm[c] + one) / (stored + one);
+/// or of different size by far.
+void fold_into_stored_norm(ScaleSource& source, std::vector<float>& scales) {
+  StoredVector &norm = source.norm, &bias = source.norm_bias;
+  const float one = source.norm_plus_one ? 1 : 0;
+  std::vector<float> folded = norm.values;
+  awq::fold_into_norm(folded, {}, scales, source.norm_plus_one);
+  for (std::size_t c = 0; c < norm.values.size(); ++c) {
+    const float stored = rounded(folded[c], norm.type);
+    const float scale = (norm.values[c] + one) / (stored + one);
     const bool serves = std::isfinite(scale) && scale > 0;  // a norm of 0, or one that leaves its type's range, stays
     scales[c] = serves ? scale : 1;
-    if (serves) norm[c] = stored;
+    if (serves) norm.values[c] = stored;
   }
+  for (std::size_t c = 0; c < bias.values.size(); ++c) bias.values[c] = rounded(bias.values[c] / scales[c], bias.type);
 }
 
 }  // namespace
 
-DenseBlock DenseBlock::load(const Checkpoint& checkpoint, const Architecture& architecture, std::size_t index) {
+DenseBlock DenseBlock::load(CalibratedBlock& block) {
   DenseBlock out;
-  for (const Module& m : architecture.linears()) {
-    const std::string name = architecture.name(index, m), weight = name + ".weight";
-    const FloatMatrix stored = checkpoint.matrix(weight);
-    Linear& l = out[m.role];
-    l = {name, stored.rows, stored.cols, checkpoint.read_f32(weight), {}, stored.type};
-    if (checkpoint.contains(name + ".bias")) l.bias = checkpoint.read_f32(name + ".bias");
-    checkpoint.release(weight);
-    const Module& source = architecture.module(m.folds_into);
-    if (source.is_linear() || out.norms.contains(source.role)) continue;
-    const std::string norm = architecture.name(index, source), stored_norm = norm + ".weight";
-    out.norms[source.role] = {norm, checkpoint.read_f32(stored_norm), checkpoint.info(stored_norm).type};
+  out.groups.assign(block.groups().begin(), block.groups().end());
+  for (std::size_t g = 0; g < out.groups.size(); ++g) {
+    std::vector<Linear>& linears = out.linears.emplace_back();
+    for (std::size_t l = 0; l < out.groups[g].layers.size(); ++l) {
+      const FloatMatrix stored = weights_of(block, {g, l});
+      Linear& to = linears.emplace_back(Linear{stored.rows, stored.cols, {}});
+      to.weights.resize(stored.rows * stored.cols);
+      for (std::size_t r = 0; r < stored.rows; ++r)
+        widen_floats(stored.type, stored.row(r), stored.cols, to.weights.data() + r * stored.cols);
+    }
   }
   return out;
 }
 
-void fold(const Architecture& architecture, DenseBlock& block, BlockScales& scales) {
-  for (std::size_t i = 0; i < scales.size(); ++i) {
-    auto& [by_input, by_source] = scales[i];
+void fold(DenseBlock& block, BlockScales& scales) {
+  for (std::size_t g = 0; g < scales.size(); ++g) {
+    auto& [by_input, by_source] = scales[g];
     if (by_input.empty()) continue;
-    const std::vector<Module> consumers = architecture.linears(static_cast<Input>(i));
-    const Module& source = architecture.module(consumers.front().folds_into);
-    if (source.is_linear()) {
-      DenseBlock::Linear& l = block[source.role];
-      awq::fold_into_linear(l.view(), l.bias, by_source.empty() ? by_input : by_source);
-    } else {
-      DenseBlock::Norm& norm = block.norms.at(source.role);
-      fold_into_stored_norm(norm.weight, by_input, norm.type, architecture.norm_plus_one);
-    }
-    for (const Module& m : consumers) awq::scale_columns(block[m.role].view(), by_input);
+    ScaleSource& source = block.groups[g].source;
+    if (source.is_linear)
+      awq::fold_into_linear(block[source.linear].view(), block.layer(source.linear).bias.values,
+                            by_source.empty() ? by_input : by_source);
+    else fold_into_stored_norm(source, by_input);
+    for (DenseBlock::Linear& l : block.linears[g]) awq::scale_columns(l.view(), by_input);
   }
 }
 

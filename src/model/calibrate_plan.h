@@ -1,65 +1,75 @@
 // What a calibration run will do, settled and checked before any work.
 #pragma once
 
-#include <filesystem>
 #include <map>
 #include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
-#include "nibble/format/checkpoint.h"
+#include "nibble/format/quantization_config.h"
 #include "nibble/model/calibrate.h"
-#include "nibble/model/config.h"
+#include "nibble/model/calibrated_block.h"
 
 namespace nibble::inline NIBBLE_ABI::model {
 
+/// FNV-1a: tells different runs apart; nobody forges them.
+class Hash {
+ public:
+  void add(std::span<const std::byte> bytes) {
+    for (const std::byte b : bytes) value_ = (value_ ^ static_cast<std::uint64_t>(b)) * 1099511628211u;
+  }
+  void add(std::string_view text) { add(std::as_bytes(std::span(text))); }
+  [[nodiscard]] std::string text() const;
+
+ private:
+  std::uint64_t value_ = 14695981039346656037u;
+};
+
 class CalibrationPlan {
  public:
-  /// Keeps a reference to the options. Errors as quantize_calibrated.
-  CalibrationPlan(const std::filesystem::path& from, const CalibrateOptions& options);
+  /// What options can be wrong in whatever the model is: Error{invalid_argument | unsupported}.
+  static void check(const CalibrateOptions& options);
+  /// Keeps references to both. Errors as calibrate().
+  CalibrationPlan(CalibratedModel& model, const CalibrateOptions& options);
 
-  [[nodiscard]] const std::filesystem::path& from() const { return from_; }
-  [[nodiscard]] const Config& config() const { return config_; }
-  [[nodiscard]] const Checkpoint& checkpoint() const { return checkpoint_; }
-  [[nodiscard]] CheckpointLayout layout() const { return layout_; }
-  /// What the configuration says of the run.
-  [[nodiscard]] QuantizationRun run() const;
   /// Nothing for a layer that stays as it is.
   [[nodiscard]] std::optional<CalibratedMethod> method_of(const std::string& layer) const;
-  /// Linear layers, the head too, that stay in floating point.
+  /// Those that are quantized, in the order of the forward pass, as they will be.
+  [[nodiscard]] const std::vector<QuantizedLayer>& layers() const { return layers_; }
+  /// A layer's codes are stored as `spec` says: layers()[index].
+  void set_spec(std::size_t index, const QuantSpec& spec);
+  /// The layers, of those that the model names, that stay in floating point.
   [[nodiscard]] const std::vector<std::string>& skipped() const { return skipped_; }
+
+  [[nodiscard]] std::size_t blocks() const { return block_bytes_.size(); }
+  /// Whether the head is quantized. It then is the block behind the last.
+  [[nodiscard]] bool has_head() const { return has_head_; }
+  /// Blocks to be finished, the head among them.
+  [[nodiscard]] std::size_t count() const { return blocks() + (has_head_ ? 1 : 0); }
+  /// Of a block's matrices as fp32.
+  [[nodiscard]] std::size_t block_bytes(std::size_t index) const { return block_bytes_.at(index); }
 
   /// Tokens of a sequence: no more than the model's context.
   [[nodiscard]] std::size_t sample_tokens() const;
-
   void check_ids(std::span<const std::int32_t> ids) const;
-  /// All that the output's bytes depend on.
-  [[nodiscard]] std::map<std::string, std::string> manifest(std::span<const std::int32_t> ids) const;
+  /// All that the finished blocks depend on but the model.
+  [[nodiscard]] CalibrationSink::Manifest manifest(std::span<const std::int32_t> ids) const;
 
  private:
-  void check_options() const;
-  void assign(const std::string& layer, std::vector<bool>& rule_used);
-  void choose_layout();
+  void assign(const CalibratedLayer& layer, std::vector<bool>& rule_used);
 
-  std::filesystem::path from_;
+  CalibratedModel& model_;
   const CalibrateOptions& options_;
-  Config config_;
-  Checkpoint checkpoint_;
   std::map<std::string, CalibratedMethod> methods_;
-  std::vector<QuantizedLayer> layers_;  ///< As they will be.
+  std::vector<QuantizedLayer> layers_;
   std::vector<std::string> skipped_;
-  CheckpointLayout layout_ = CheckpointLayout::nibble;
+  std::vector<std::size_t> block_bytes_;
+  bool has_head_ = false;
 };
 
 /// Where the sequences begin: at most `samples`, of `length` tokens each, evenly spaced and without overlap; one that
 /// is shorter if the text is.
 std::vector<std::size_t> sample_starts(std::size_t tokens, std::size_t samples, std::size_t length);
-
-/// A digest of a manifest, which the output's file carries in its metadata.
-std::string digest(const std::map<std::string, std::string>& manifest);
-constexpr const char* kDigestKey = "nibble.calibration";
-/// Whether the model in `directory` carries that of this manifest.
-bool made_by(const std::filesystem::path& directory, const std::map<std::string, std::string>& manifest);
 
 }  // namespace nibble::inline NIBBLE_ABI::model

@@ -83,8 +83,8 @@ fs::path CalibrationFolder::of(const fs::path& output) {
   return out;
 }
 
-CalibrationFolder::CalibrationFolder(const fs::path& output, const Manifest& manifest, bool resume)
-    : path_(of(output)) {
+CalibrationFolder::CalibrationFolder(fs::path folder, const Manifest& manifest, bool resume)
+    : path_(std::move(folder)) {
   const fs::path file = path_ / "manifest.json";
   if (fs::is_symlink(fs::symlink_status(path_)))
     throw Error(ErrorCode::invalid_argument,
@@ -135,9 +135,9 @@ fs::path CalibrationFolder::block_file(std::size_t index) const {
   return path_ / name;
 }
 
-std::size_t CalibrationFolder::finished(std::size_t blocks) const {
+std::size_t CalibrationFolder::finished(std::size_t count) const {
   std::size_t n = 0;
-  while (n < blocks && fs::exists(block_file(n))) ++n;
+  while (n < count && fs::exists(block_file(n))) ++n;
   return n;
 }
 
@@ -192,9 +192,29 @@ QuantizedMatrix FinishedFile::matrix(const std::string& layer) const {
   return *std::move(q);
 }
 
+FinishedBlock FinishedFile::block() const {
+  FinishedBlock out;
+  for (const Layer& l : layers_) out.layers.push_back({l.report, matrix(l.report.layer), l.description.dtype});
+  for (const std::string& name : vectors_) out.vectors[name] = vector(name);
+  return out;
+}
+
 void FinishedFile::release(const std::string& layer) const {
   for (const TensorInfo& t : file_.tensors())
     if (t.name.starts_with(layer + ".")) file_.release(t.name);
+}
+
+std::size_t FolderSink::begin(const Manifest& manifest, std::size_t count) {
+  files_.emplace(path_, manifest, resume_);
+  return files_->finished(count);
+}
+
+void FolderSink::write(std::size_t index, FinishedBlock block) { save_finished(files_->block_file(index), block); }
+
+FinishedBlock FolderSink::read(std::size_t index) const { return FinishedFile(files_->block_file(index)).block(); }
+
+std::unique_ptr<CalibrationSink> folder_sink(fs::path folder, bool resume) {
+  return std::make_unique<FolderSink>(std::move(folder), resume);
 }
 
 }  // namespace nibble::inline NIBBLE_ABI::model

@@ -2,34 +2,35 @@
 //
 //   manifest.json             what the run was asked to do, and to which model
 //   block-00000.safetensors   the quantized layers of a block in our own layout, vectors that changed (F32), and the
-//   head.safetensors          layers' reports as JSON in the metadata: each file complete or not there
+//                             layers' reports as JSON in the metadata: each file complete or not there. The head is the
+//                             block behind the last
 //   model/                    the output while it is put together
 #pragma once
 
 #include <cstddef>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 
-#include "finished_block.h"
 #include "nibble/format/checkpoint.h"
+#include "nibble/model/calibrate.h"
 
 namespace nibble::inline NIBBLE_ABI::model {
 
 class CalibrationFolder {
  public:
   /// What a run must agree on with the one that it resumes, by name.
-  using Manifest = std::map<std::string, std::string>;
+  using Manifest = CalibrationSink::Manifest;
 
   /// Makes the folder, or takes up the one there is. Error{invalid_argument}: it is there and not `resume`, another
   /// process is at work in it, or its manifest is another (names the first difference).
-  CalibrationFolder(const std::filesystem::path& output, const Manifest& manifest, bool resume);
+  CalibrationFolder(std::filesystem::path folder, const Manifest& manifest, bool resume);
 
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
   [[nodiscard]] std::filesystem::path block_file(std::size_t index) const;
-  [[nodiscard]] std::filesystem::path head_file() const { return path_ / "head.safetensors"; }
-  /// Blocks finished, from the first on.
-  [[nodiscard]] std::size_t finished(std::size_t blocks) const;
+  /// Blocks finished, from the first on, of so many.
+  [[nodiscard]] std::size_t finished(std::size_t count) const;
   /// Removes the folder: the output has its name.
   void remove();
   /// The folder's name for an output.
@@ -71,11 +72,33 @@ class FinishedFile {
   void release(const std::string& layer) const;
   [[nodiscard]] const std::vector<std::string>& vectors() const { return vectors_; }
   [[nodiscard]] std::vector<float> vector(const std::string& name) const { return file_.read_f32(name); }
+  /// All of it, as it was saved.
+  [[nodiscard]] FinishedBlock block() const;
 
  private:
   Checkpoint file_;
   std::vector<Layer> layers_;
   std::vector<std::string> vectors_;
+};
+
+/// What folder_sink() gives.
+class FolderSink : public CalibrationSink {
+ public:
+  FolderSink(std::filesystem::path folder, bool resume) : path_(std::move(folder)), resume_(resume) {}
+
+  std::size_t begin(const Manifest& manifest, std::size_t count) override;
+  void write(std::size_t index, FinishedBlock block) override;
+  [[nodiscard]] FinishedBlock read(std::size_t index) const override;
+  [[nodiscard]] std::filesystem::path folder() const override { return path_; }
+
+ protected:
+  /// Once begin() has made it.
+  [[nodiscard]] CalibrationFolder& files() { return *files_; }
+
+ private:
+  std::filesystem::path path_;
+  bool resume_;
+  std::optional<CalibrationFolder> files_;
 };
 
 }  // namespace nibble::inline NIBBLE_ABI::model

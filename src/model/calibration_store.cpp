@@ -47,6 +47,11 @@ void CalibrationStore::read(std::size_t sequence, MatrixView<float> x) const {
 }
 
 void CalibrationStore::write(std::size_t sequence, MatrixView<const float> x) {
+  std::vector<float> packed;
+  if (x.stride != x.cols) {
+    for (std::size_t r = 0; r < x.rows; ++r) packed.insert(packed.end(), x.row(r).begin(), x.row(r).end());
+    x = {packed.data(), x.rows, x.cols};
+  }
   if (in_memory()) std::memcpy(values_.data() + sequence * tokens_ * width_, x.data, bytes_each());
   else
     files::write_at(file_, {reinterpret_cast<const std::byte*>(x.data), bytes_each()}, sequence * bytes_each(),

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <random>
 
+#include "nibble/engine/calibrate.h"
 #include "nibble/engine/model.h"
 #include "nibble/solver/awq.h"
 #include "tests/support/temporary_folder.h"
@@ -31,27 +32,33 @@ void write_folded(const fs::path& from, const fs::path& to, bool exact) {
   for (const TensorInfo& t : in.tensors()) values[t.name] = in.read_f32(t.name);
   std::mt19937 random(7);
   const auto sources = awq::value_sources(c.heads, c.kv_heads, c.head_dim);
-  const Architecture& architecture = c.architecture();
+  const auto model = engine::calibrated_model(from);
   for (std::size_t i = 0; i < c.layers; ++i) {
-    DenseBlock block = DenseBlock::load(in, architecture, i);
+    DenseBlock block = DenseBlock::load(*model->block(i));
     const auto scales = [&](std::size_t n) { return random_scales(n, random, exact); };
     BlockScales s{{{scales(c.hidden), {}},
                    {{}, scales(c.kv_heads * c.head_dim)},
                    {scales(c.hidden), {}},
                    {scales(c.intermediate), {}}}};
     for (const std::size_t source : sources) s[1].scales.push_back(s[1].source[source]);
-    for (auto& [role, norm] : block.norms) norm.type = DType::f32;
-    fold(architecture, block, s);
-    EXPECT_EQ(block.norms.size(), 2u);
-    for (const auto& [role, norm] : block.norms) {
-      EXPECT_NE(values[norm.name + ".weight"], norm.weight) << norm.name;
-      values[norm.name + ".weight"] = norm.weight;
+    for (LayerGroup& group : block.groups) group.source.norm.type = DType::f32;
+    fold(block, s);
+    std::size_t norms = 0;
+    for (std::size_t g = 0; g < block.groups.size(); ++g) {
+      if (const StoredVector& norm = block.groups[g].source.norm; !norm.values.empty()) {
+        EXPECT_NE(values[norm.name], norm.values) << norm.name;
+        values[norm.name] = norm.values;
+        ++norms;
+      }
+      for (std::size_t l = 0; l < block.linears[g].size(); ++l) {
+        const CalibratedLayer& layer = block.layer({g, l});
+        const std::vector<float>& folded = block.linears[g][l].weights;
+        EXPECT_NE(values[layer.name + ".weight"], folded) << layer.name;
+        values[layer.name + ".weight"] = folded;
+        if (!layer.bias.values.empty()) values[layer.bias.name] = layer.bias.values;
+      }
     }
-    for (const auto& l : block.linears) {
-      EXPECT_NE(values[l.name + ".weight"], l.weights) << l.name;
-      values[l.name + ".weight"] = l.weights;
-      if (!l.bias.empty()) values[l.name + ".bias"] = l.bias;
-    }
+    EXPECT_EQ(norms, 2u);
   }
   fs::create_directories(to);
   fs::copy_file(from / "config.json", to / "config.json");
@@ -103,24 +110,24 @@ INSTANTIATE_TEST_SUITE_P(Models, AwqFold,
 
 // A norm is stored in 16 bits: the scales become what it then divides by, so that nothing of the rounding is left.
 TEST(AwqFoldedNorm, RoundingItIsMadeUpFor) {
-  const Checkpoint in = Checkpoint::open(NIBBLE_EXAMPLE_DATA "/austen-5m");
-  const Architecture& architecture = find_architecture("llama");
-  DenseBlock block = DenseBlock::load(in, architecture, 0);
-  const std::vector<float>& norm = block.norms.at(Role::attention_norm).weight;
-  ASSERT_EQ(block.norms.at(Role::attention_norm).type, DType::bf16);
+  DenseBlock block = DenseBlock::load(*engine::calibrated_model(NIBBLE_EXAMPLE_DATA "/austen-5m")->block(0));
+  const StoredVector& stored = block.groups.front().source.norm;
+  ASSERT_EQ(stored.name, "model.layers.0.input_layernorm.weight");
+  ASSERT_EQ(stored.type, DType::bf16);
+  const std::vector<float>& norm = stored.values;
   DenseBlock original = block;
   std::mt19937 random(3);
-  BlockScales s;
-  std::vector<float>& scales = s[static_cast<std::size_t>(Input::attention)].scales;
+  BlockScales s(block.groups.size());
+  std::vector<float>& scales = s.front().scales;
   scales = random_scales(norm.size(), random, false);
   const auto asked = scales;
-  fold(architecture, block, s);
+  fold(block, s);
   EXPECT_NE(scales, asked);
   for (std::size_t c = 0; c < asked.size(); ++c) {
     EXPECT_EQ(static_cast<float>(bf16(norm[c])), norm[c]);
     EXPECT_NEAR(scales[c] / asked[c], 1, 1.0 / 256);
-    const float product = norm[c] * block[Role::query].weights[c];
-    const float before = original.norms.at(Role::attention_norm).weight[c] * original[Role::query].weights[c];
+    const float product = norm[c] * block[{0, 0}].weights[c];
+    const float before = original.groups.front().source.norm.values[c] * original[{0, 0}].weights[c];
     EXPECT_NEAR(product, before, 4e-7f * std::abs(before));
   }
 }

@@ -1,5 +1,5 @@
 // One decoder block: its weights, and its forward pass in stages, so that a model can be gone through block by block
-// and calibration can listen between the stages. Model::forward() is made of the same calls.
+// and calibration can begin, listen and end between the stages. Model::forward() is made of the same calls.
 //
 //   x ─ norm ─ query, key, value ─ mix ─ attention_output ─ (+ x) ─ norm ─ gate, up ─ down ─ (+) ─►
 //       └─────────────────── attention ─────────────────┘         └──────── mlp ───────┘

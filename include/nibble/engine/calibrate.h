@@ -1,4 +1,4 @@
-// Whole models by GPTQ or AWQ, block by block.
+// Whole models by GPTQ or AWQ, block by block, run by this engine. (model/calibrate.h has the same for any other.)
 //
 //   nibble::model::CalibrateOptions options;
 //   options.method = nibble::model::CalibratedMethod::parse("gptq-4-g128");
@@ -7,20 +7,25 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <span>
 
 #include "nibble/model/calibrate.h"
+#include "nibble/model/calibrated_block.h"
 
 namespace nibble::inline NIBBLE_ABI::engine {
 
 /// Reads the dense model `from`, a directory or a GGUF file (whose quantized tensors are decoded), and writes the model
-/// `to`, which must not exist, as quantize_model does. Holds one block, its statistics (four matrices of in × in at
-/// most) and the hidden states, see cache_bytes. `to` appears complete or not at all; after an error or a cancel the
-/// finished blocks stay in "<to>.partial" for resume. The bytes written do not depend on the number of threads. Errors:
-/// invalid_argument (an option out of range; `to` or a leftover exists; a rule that matches nothing; fewer than two
-/// tokens, or an id outside the vocabulary; a layer that is quantized already), unsupported (the layout cannot hold a
-/// layer, said before any work), those of gptq::solve and awq::search_scales, cancelled.
+/// `to`: model::quantize_calibrated, with this engine. Holds one block, its statistics (four matrices of in × in at
+/// most) and the hidden states, see cache_bytes. Errors beside its: unsupported, for an architecture that is not known
+/// or that check_architecture refuses; those of Model::load.
 model::CalibrateReport quantize_calibrated(const std::filesystem::path& from, const std::filesystem::path& to,
                                            std::span<const std::int32_t> ids, const model::CalibrateOptions& options);
+
+/// The dense model at `path` as that goes through it, its blocks read when they are asked for. Null: default_backend(),
+/// default_executor(). Errors as quantize_calibrated.
+std::unique_ptr<model::CalibratedModel> calibrated_model(const std::filesystem::path& path,
+                                                         const Backend* backend = nullptr,
+                                                         Executor* executor = nullptr);
 
 }  // namespace nibble::inline NIBBLE_ABI::engine

@@ -79,7 +79,7 @@ class Model {
   /// Logits [ids, vocab] of every given token, which continue those in the cache; `last_only` gives [1, vocab].
   /// Error{invalid_argument} for an id outside the vocabulary, a full cache, or no ids; the cache is then unchanged.
   std::vector<float> forward(std::span<const std::int32_t> ids, KvCache& cache, bool last_only = false) const;
-  /// What calibration listens to; the hook sees each linear layer of every block, and the head.
+  /// The hook sees what each linear layer of every block multiplies, and the head: evaluate() finds where numbers end.
   void set_linear_hook(LinearHook hook) { hook_ = std::move(hook); }
   /// Bytes of all weights as held.
   [[nodiscard]] std::size_t weight_bytes() const;

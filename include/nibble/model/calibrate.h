@@ -5,18 +5,28 @@
 //   options.method = CalibratedMethod::parse("gptq-4-g128-act");
 //   auto report = nibble::engine::quantize_calibrated("model", "model-gptq", token_ids, options);
 //
-// GPTQ (Frantar et al. 2022) goes through {q, k, v}, {o}, {gate, up} and {down} in turn, each quantized for the inputs
-// that those before, already quantized, give it; the next block sees what the quantized block gives. AWQ (Lin et al.
-// 2023) searches the whole block as it was, and the next block sees what that gives.
+// GPTQ (Frantar et al. 2022) goes through the groups of layers that share an input in turn, each quantized for the
+// inputs that those before, already quantized, give it; the next block sees what the quantized block gives. AWQ (Lin et
+// al. 2023) searches the whole block as it was, and the next block sees what that gives.
 //
-// What a run has finished lies in the directory "<output>.partial", a file for each block; see
-// CalibrateOptions::resume.
+// Any engine's model can be gone through so: it implements model/calibrated_block.h, and gets its finished blocks by a
+// CalibrationSink (calibrate()), or as a model directory like one that engine::quantize_calibrated writes
+// (quantize_calibrated()):
+//
+//   struct Keep : CalibrationSink {
+//     void write(std::size_t index, FinishedBlock block) override { … }       // the layers' matrices, what AWQ folded
+//   } sink;
+//   auto report = nibble::model::calibrate(my_model, token_ids, options, sink);
+//
+// Memory: one block with its statistics (four matrices of in × in at most), and the hidden states up to cache_bytes.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -78,7 +88,7 @@ struct CalibrateOptions {
   CalibratedMethod method;              ///< GPTQ or AWQ.
   std::vector<ModuleRule> rules;        ///< The first that matches a layer holds. GPTQ and AWQ do not go together.
   std::vector<std::string> skip, only;  ///< As QuantizeModelOptions; before the rules.
-  bool lm_head = false;  ///< Quantize the head too: by GPTQ, or to nearest with clipping. Not if it is tied.
+  bool lm_head = false;                 ///< Quantize the head too: by GPTQ, or to nearest. Not if it is tied.
   /// Null: gptq for symmetric GPTQ, gptq-v2 with zero points, awq for AWQ; where such a layout has no room for the
   /// layers, compressed-tensors, and failing that nibble.
   std::optional<CheckpointLayout> layout;
@@ -87,10 +97,10 @@ struct CalibrateOptions {
   std::size_t sample_tokens = 512;  ///< Tokens of a sequence, or of the model's context if that is less.
   double damp = 0.01;               ///< gptq::Options::damp
   bool true_sequential = true;      ///< GPTQ: as described above; else a block's layers all see the block as it was.
-  /// Hidden states of all sequences that may be held in memory; more go to a file beside the finished blocks.
+  /// Hidden states of all sequences that may be held in memory; more go to a file (CalibrationSink::folder).
   std::size_t cache_bytes = std::size_t{4} << 30;
   /// Go on with what an earlier run with the same options left; the result is the same, byte for byte. Without it such
-  /// a leftover is an error.
+  /// a leftover is an error. (Of runs that write a model; folder_sink has its own.)
   bool resume = false;
 
   const Backend* backend = nullptr;  ///< Null: default_backend().
@@ -99,17 +109,70 @@ struct CalibrateOptions {
   std::function<void(const LayerReport&)> on_layer;  ///< Called as each layer is done; not for those of earlier runs.
 };
 
+/// A block as calibration leaves it: what takes the place of the weights that it had.
+struct FinishedBlock {
+  struct Layer {
+    LayerReport report;
+    QuantizedMatrix matrix;
+    DType dtype = DType::bf16;  ///< Of the weights before.
+  };
+  std::vector<Layer> layers;
+  std::map<std::string, std::vector<float>> vectors;  ///< Norms and biases that AWQ changed, by name.
+};
+
+/// Where the finished blocks of a run go, one at a time.
+class CalibrationSink {
+ public:
+  /// All that the result depends on, by name.
+  using Manifest = std::map<std::string, std::string>;
+
+  virtual ~CalibrationSink() = default;
+  /// Before any work: how many of the `count` blocks, from the first on, an earlier run of the same manifest left
+  /// finished here. They are read, not done again. The head counts as the block behind the last.
+  virtual std::size_t begin(const Manifest&, std::size_t) { return 0; }
+  /// Blocks come in their order. An error ends the run.
+  virtual void write(std::size_t index, FinishedBlock block) = 0;
+  /// A block that begin() counted.
+  [[nodiscard]] virtual FinishedBlock read(std::size_t index) const;
+  /// Where hidden states go that memory has no room for; empty: the system's folder for temporary files.
+  [[nodiscard]] virtual std::filesystem::path folder() const { return {}; }
+};
+
+/// Keeps each finished block as a file in `folder`, so that a run that was ended at any moment can go on, and gives any
+/// of them back by read(). Errors of begin(): invalid_argument where such files are there and not `resume`, another
+/// process is at work there, or the manifest is another (names the first difference).
+std::unique_ptr<CalibrationSink> folder_sink(std::filesystem::path folder, bool resume);
+
 struct CalibrateReport {
   std::vector<LayerReport> layers;  ///< In the order of the forward pass; those of earlier runs too.
   CheckpointLayout layout = CheckpointLayout::nibble;
   std::size_t samples = 0, tokens = 0;  ///< Of calibration.
   std::size_t blocks = 0, resumed = 0;  ///< Blocks, and those found finished.
   bool complete_before = false;         ///< With resume: the output was there already, made by the same options.
-  std::size_t file_bytes = 0;           ///< Of model.safetensors.
+  std::size_t file_bytes = 0;           ///< Of model.safetensors, where one is written.
   double bits_per_weight = 0;           ///< Over the quantized layers, scales included.
   /// Files beside the weights that were not copied, each with the reason: "pytorch_model.bin (weights)".
   std::vector<std::string> left_out;
   std::vector<std::string> notes;  ///< Of a GGUF input: a tokenizer that could not be written.
 };
+
+class CalibratedModel;
+
+/// Goes through a model of any engine. The blocks given to `sink` do not depend on the number of threads, on the
+/// backend, on where hidden states lie, or on how often the run was ended and begun again; of the options, layout and
+/// resume mean nothing here. Errors: invalid_argument (an option out of range; a rule that matches nothing; fewer than
+/// two tokens, or an id outside the vocabulary), those of gptq::solve and awq::search_scales, the engine's and the
+/// sink's, cancelled. What went wrong in a block is said with its number, and the blocks before it are in the sink.
+CalibrateReport calibrate(CalibratedModel& model, std::span<const std::int32_t> ids, const CalibrateOptions& options,
+                          CalibrationSink& sink);
+
+/// The same, and writes the model `to`, which must not exist, as quantize_model does: `from`, a dense model's directory
+/// of any model_type or a GGUF file, with the layers that `model`, an engine that has loaded it, names as `from` does.
+/// `to` appears complete or not at all; after an error or a cancel the finished blocks stay in "<to>.partial" for
+/// resume. Errors beside those: invalid_argument (`to` or a leftover exists; a layer that is quantized already),
+/// not_found (a layer that `from` has not), unsupported (the layout cannot hold a layer, said before any work).
+CalibrateReport quantize_calibrated(const std::filesystem::path& from, const std::filesystem::path& to,
+                                    CalibratedModel& model, std::span<const std::int32_t> ids,
+                                    const CalibrateOptions& options);
 
 }  // namespace nibble::inline NIBBLE_ABI::model

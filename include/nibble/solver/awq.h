@@ -21,7 +21,6 @@
 #include <functional>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "nibble/backend/backend.h"
@@ -105,11 +104,9 @@ struct ClipOptions {
   Executor* executor = nullptr;
 };
 
-/// Whether the reference clips a layer of this name: queries and keys are left alone, whose products meet a softmax.
-bool clips(std::string_view name);
-
 /// The limit of each group, [out][groups of a row]: of those tried, the one with the least squared change of the
-/// group's share of the output, summed over the sample; of equals, the largest. Errors as search_scales.
+/// group's share of the output, summed over the sample; of equals, the largest. Not for queries and keys, which the
+/// reference leaves alone: their products meet a softmax. Errors as search_scales.
 std::vector<float> search_clip(const Linear& linear, const ActivationStats& stats, const ClipOptions& options);
 
 /// Clamps each group of `group_size` columns (0: each row) to ± its limit.

@@ -122,12 +122,6 @@ class GroupSearch {
 
 }  // namespace detail
 
-NIBBLE_INLINE bool clips(std::string_view name) {
-  for (const std::string_view part : {"q_", "k_", "query", "key", "Wqkv"})
-    if (name.find(part) != std::string_view::npos) return false;
-  return true;
-}
-
 NIBBLE_INLINE std::vector<float> search_clip(const Linear& linear, const ActivationStats& stats, const ClipOptions& o) {
   const auto need = [&](bool ok, const std::string& why) {
     if (!ok) throw Error(ErrorCode::invalid_argument, "awq clipping of '" + linear.name + "': " + why);

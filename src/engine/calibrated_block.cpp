@@ -1,0 +1,290 @@
+// This engine's blocks as calibration sees them: a group for each of model::Input, in its order.
+#include "loader.h"
+#include "model/gguf_checkpoint.h"
+#include "nibble/engine/calibrate.h"
+#include "nibble/solver/awq.h"
+
+namespace nibble::inline NIBBLE_ABI::engine {
+
+namespace {
+
+using model::CalibratedLayer;
+using model::Input;
+using model::LayerGroup;
+using model::LayerId;
+using model::Module;
+using model::Role;
+
+constexpr std::size_t group_of(Input input) { return static_cast<std::size_t>(input); }
+
+/// What all blocks of a model share.
+class Shared {
+ public:
+  Shared(const std::filesystem::path& path, const Backend* backend, Executor* executor)
+      : config(model::Config::load(path)),
+        architecture(config.architecture()),
+        checkpoint(open_checkpoint(path, model::GgufView::decoded)) {
+    options_.backend = backend;
+    options_.executor = executor;
+    loader.emplace(path, config, options_);
+  }
+
+  /// A layer as the file has it.
+  [[nodiscard]] CalibratedLayer layer(const std::string& name) const {
+    const TensorInfo& weights = checkpoint.matrix_info(name + ".weight");
+    return {.name = name, .rows = weights.shape[0], .cols = weights.shape[1], .type = weights.type};
+  }
+  /// Empty where the file has no such tensor.
+  [[nodiscard]] model::StoredVector vector(const std::string& name) const {
+    if (!checkpoint.contains(name)) return {.name = name};
+    return {name, checkpoint.read_f32(name), checkpoint.info(name).type};
+  }
+  /// Cosines and sines of the first `tokens` positions.
+  std::span<const float> rope(const Block& block, std::size_t tokens) {
+    if (rope_tokens_ != tokens) rope_.emplace(config, 0, tokens);
+    rope_tokens_ = tokens;
+    return rope_->of(block);
+  }
+
+  const model::Config config;
+  const model::Architecture& architecture;
+  const Checkpoint checkpoint;
+  std::optional<Loader> loader;
+
+ private:
+  LoadOptions options_;
+  std::optional<RopeAngles> rope_;
+  std::size_t rope_tokens_ = 0;
+};
+
+/// The weights of one layer at a time, whose pages may leave memory when another's are asked for.
+class LentWeights {
+ public:
+  explicit LentWeights(const Checkpoint& checkpoint) : checkpoint_(checkpoint) {}
+  ~LentWeights() { take_back(); }
+  LentWeights(const LentWeights&) = delete;
+  LentWeights& operator=(const LentWeights&) = delete;
+
+  FloatMatrix lend(const std::string& layer) {
+    const std::string name = layer + ".weight";
+    if (name != lent_) take_back();
+    lent_ = name;
+    return checkpoint_.matrix(name);
+  }
+  void take_back() {
+    if (!lent_.empty()) checkpoint_.release(lent_);
+    lent_.clear();
+  }
+
+ private:
+  const Checkpoint& checkpoint_;
+  std::string lent_;
+};
+
+class EngineBlock final : public model::CalibratedBlock {
+ public:
+  EngineBlock(Shared& shared, std::size_t index)
+      : shared_(shared),
+        block_(shared.loader->block(index)),
+        pass_(shared.config, shared.loader->executor(), Activations::fp32, nullptr),
+        weights_(shared.checkpoint) {
+    for (const Input input : {Input::attention, Input::heads, Input::ffn, Input::gated})
+      groups_.push_back(describe(input, index));
+  }
+
+  std::span<const LayerGroup> groups() const override { return groups_; }
+  FloatMatrix weights(LayerId id) override { return weights_.lend(linear(block_, id).name); }
+  void replace(LayerId id, QuantizedMatrix weights) override {
+    weights_.take_back();
+    linear(block_, id).weight = shared_.loader->backend().pack(std::move(weights));
+  }
+
+  void run(MatrixView<float> x, Listener listen) override {
+    const MatrixView<const float> normed = norm(x, Role::attention_norm);
+    if (!listen(group_of(Input::attention), normed)) return;
+    const model::Config& c = shared_.config;
+    inner_.resize(x.rows * c.heads * c.head_dim);
+    const MatrixView<float> mixed(inner_.data(), x.rows, c.heads * c.head_dim);
+    pass_.mix(block_, normed, shared_.rope(block_, x.rows), cache(x.rows), mixed);
+    if (!listen(group_of(Input::heads), mixed)) return;
+    finish_attention(mixed, x, listen);
+  }
+
+  /// The heads are most of the work in a small model, so that their outputs are kept; the rest is a norm away.
+  Resume resumes_at(std::size_t group) const override {
+    if (group == group_of(Input::heads)) return Resume::with_input;
+    return group == group_of(Input::ffn) ? Resume::with_states : Resume::never;
+  }
+  void resume(std::size_t group, MatrixView<const float> input, MatrixView<float> x, Listener listen) override {
+    if (group == group_of(Input::heads)) finish_attention(input, x, listen);
+    else feed_forward(x, listen);
+  }
+
+  void run_module(std::size_t group, std::span<const FloatMatrix> weights,
+                  std::span<const MatrixView<const float>> inputs, Outputs outputs) override {
+    Block tried = block_;
+    for (std::size_t l = 0; l < weights.size(); ++l)
+      linear(tried, {group, l}).weight = shared_.loader->backend().pack(weights[l]);
+    std::vector<float> values;
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+      const MatrixView<const float> x = inputs[i];
+      values.resize(x.rows * shared_.config.hidden);
+      const MatrixView<float> y(values.data(), x.rows, shared_.config.hidden);
+      if (group == group_of(Input::attention)) pass_.attention(tried, x, shared_.rope(tried, x.rows), cache(x.rows), y);
+      else pass_.mlp(tried, x, y);
+      outputs(i, y);
+    }
+  }
+
+ private:
+  [[nodiscard]] LayerGroup describe(Input input, std::size_t index) const {
+    const model::Architecture& a = shared_.architecture;
+    LayerGroup out;
+    const std::vector<Module> modules = a.linears(input);
+    for (const Module& m : modules) {
+      CalibratedLayer& layer = out.layers.emplace_back(shared_.layer(a.name(index, m)));
+      layer.clips = m.role != Role::query && m.role != Role::key;  // as the reference
+      layer.bias = shared_.vector(layer.name + ".bias");
+    }
+    const Module& source = a.module(modules.front().folds_into);
+    const std::string name = a.name(index, source);
+    if (source.is_linear()) {
+      out.source.is_linear = true;
+      out.source.linear = place_of(source);
+      if (source.out != modules.front().in)  // under grouped-query attention several channels come from one
+        out.source.rows = awq::value_sources(shared_.config.heads, shared_.config.kv_heads, shared_.config.head_dim);
+    } else {
+      out.source.norm = shared_.vector(name + ".weight");
+      out.source.norm_plus_one = a.norm_plus_one;
+    }
+    out.has_module = input == Input::attention || input == Input::ffn;
+    return out;
+  }
+
+  [[nodiscard]] LayerId place_of(const Module& module) const {
+    const std::vector<Module> modules = shared_.architecture.linears(module.input);
+    std::size_t layer = 0;
+    while (modules[layer].role != module.role) ++layer;
+    return {group_of(module.input), layer};
+  }
+
+  [[nodiscard]] Linear& linear(Block& block, LayerId id) const {
+    return block[shared_.architecture.linears(static_cast<Input>(id.group)).at(id.layer).role];
+  }
+
+  [[nodiscard]] MatrixView<const float> norm(MatrixView<const float> x, Role role) {
+    normed_.resize(x.rows * x.cols);
+    const MatrixView<float> y(normed_.data(), x.rows, x.cols);
+    pass_.norm(x, block_.norm(role), y);
+    return y;
+  }
+
+  void finish_attention(MatrixView<const float> mixed, MatrixView<float> x, Listener listen) {
+    pass_.add_attention_output(block_, mixed, x, scratch_);
+    feed_forward(x, listen);
+  }
+
+  void feed_forward(MatrixView<float> x, Listener listen) {
+    const MatrixView<const float> normed = norm(x, Role::ffn_norm);
+    if (!listen(group_of(Input::ffn), normed)) return;
+    inner_.resize(x.rows * shared_.config.intermediate);
+    const MatrixView<float> gated(inner_.data(), x.rows, shared_.config.intermediate);
+    pass_.gate(block_, normed, gated);
+    if (!listen(group_of(Input::gated), gated)) return;
+    pass_.add_down(block_, gated, x, scratch_);
+  }
+
+  [[nodiscard]] KeyValues cache(std::size_t tokens) {
+    const std::size_t width = shared_.config.kv_heads * shared_.config.head_dim;
+    keys_.resize(tokens * width);
+    values_.resize(tokens * width);
+    return {{keys_.data(), tokens, width}, {values_.data(), tokens, width}, 0};
+  }
+
+  Shared& shared_;
+  Block block_;
+  BlockPass pass_;
+  BlockPass::Scratch scratch_;
+  std::vector<LayerGroup> groups_;
+  LentWeights weights_;
+  std::vector<float> keys_, values_, normed_, inner_;
+};
+
+/// The final norm and the head.
+class EngineHead final : public model::CalibratedBlock {
+ public:
+  explicit EngineHead(Shared& shared)
+      : norm_(shared.loader->norm()),
+        pass_(shared.config, shared.loader->executor(), Activations::fp32, nullptr),
+        weights_(shared.checkpoint) {
+    groups_.front().layers.push_back(shared.layer(std::string(shared.architecture.head.name)));
+  }
+
+  std::span<const LayerGroup> groups() const override { return groups_; }
+  FloatMatrix weights(LayerId) override { return weights_.lend(groups_.front().layers.front().name); }
+  void run(MatrixView<float> x, Listener listen) override {
+    normed_.resize(x.rows * x.cols);
+    const MatrixView<float> y(normed_.data(), x.rows, x.cols);
+    pass_.norm(x, norm_, y);
+    listen(0, y);
+  }
+  void replace(LayerId, QuantizedMatrix) override {}  // nothing comes behind it
+
+ private:
+  std::vector<float> norm_;
+  BlockPass pass_;
+  std::vector<LayerGroup> groups_{1};
+  LentWeights weights_;
+  std::vector<float> normed_;
+};
+
+class EngineModel final : public model::CalibratedModel {
+ public:
+  EngineModel(const std::filesystem::path& path, const Backend* backend, Executor* executor)
+      : shared_(path, backend, executor) {}
+
+  std::size_t blocks() const override { return shared_.config.layers; }
+  std::size_t width() const override { return shared_.config.hidden; }
+  std::size_t vocabulary() const override { return shared_.config.vocab; }
+  std::size_t context() const override { return shared_.config.context; }
+  void embed(std::span<const std::int32_t> ids, MatrixView<float> states) override {
+    if (!embedding_) embedding_ = shared_.loader->embedding();
+    for (std::size_t t = 0; t < ids.size(); ++t)
+      embedding_->decode_row(static_cast<std::size_t>(ids[t]), &states(t, 0));
+    scale_embedded(shared_.config, states);
+  }
+  std::unique_ptr<model::CalibratedBlock> block(std::size_t index) override {
+    embedding_.reset();  // all tokens are looked up by now
+    return std::make_unique<EngineBlock>(shared_, index);
+  }
+  std::unique_ptr<model::CalibratedBlock> head() override {
+    if (shared_.config.tied_embeddings)
+      throw Error(ErrorCode::invalid_argument, std::string(shared_.architecture.head.name) +
+                                                   " is tied to the embedding, which stays in floating point");
+    return std::make_unique<EngineHead>(shared_);
+  }
+  std::vector<CalibratedLayer> layers(std::size_t index) override {
+    std::vector<CalibratedLayer> out;
+    for (const std::string& name : shared_.architecture.linear_names(index)) out.push_back(shared_.layer(name));
+    return out;
+  }
+
+ private:
+  Shared shared_;
+  std::optional<BlockMatrix> embedding_;
+};
+
+}  // namespace
+
+std::unique_ptr<model::CalibratedModel> calibrated_model(const std::filesystem::path& path, const Backend* backend,
+                                                         Executor* executor) {
+  return std::make_unique<EngineModel>(path, backend, executor);
+}
+
+model::CalibrateReport quantize_calibrated(const std::filesystem::path& from, const std::filesystem::path& to,
+                                           std::span<const std::int32_t> ids, const model::CalibrateOptions& options) {
+  const auto model = calibrated_model(from, options.backend, options.executor);
+  return model::quantize_calibrated(from, to, *model, ids, options);
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::engine

@@ -1,0 +1,230 @@
+#include <algorithm>
+
+#include "awq_fold.h"
+#include "calibrate_block.h"
+#include "nibble/solver/awq.h"
+#include "nibble/solver/gptq.h"
+
+namespace nibble::inline NIBBLE_ABI::model {
+
+namespace {
+
+using Kind = CalibratedMethod::Kind;
+
+/// Tokens that a module is run on for every ratio tried: whole sequences, evenly spaced.
+constexpr std::size_t kInspectedTokens = 2048;
+
+double squared_change(MatrixView<const float> a, MatrixView<const float> b) {
+  double sum = 0;
+  for (std::size_t r = 0; r < a.rows; ++r)
+    for (std::size_t c = 0; c < a.cols; ++c) {
+      const double d = static_cast<double>(a(r, c)) - static_cast<double>(b(r, c));
+      sum += d * d;
+    }
+  return sum;
+}
+
+/// A matrix that owns its values.
+struct Values {
+  std::size_t rows = 0, cols = 0;
+  std::vector<float> data;
+
+  explicit Values(MatrixView<const float> x) : rows(x.rows), cols(x.cols) {
+    for (std::size_t r = 0; r < x.rows; ++r) data.insert(data.end(), x.row(r).begin(), x.row(r).end());
+  }
+  [[nodiscard]] MatrixView<const float> view() const { return {data.data(), rows, cols}; }
+};
+
+class AwqBlock {
+ public:
+  AwqBlock(const CalibrationContext& c, CalibratedBlock& block)
+      : c_(c), block_(block), dense_(DenseBlock::load(block)), groups_(dense_.groups.size()) {
+    for (std::size_t g = 0; g < groups_.size(); ++g) {
+      const std::vector<CalibratedLayer>& layers = dense_.groups[g].layers;
+      if (std::any_of(layers.begin(), layers.end(), [&](const CalibratedLayer& l) { return c.method_of(l.name); }))
+        groups_[g].stats.emplace(layers.front().cols, input_name(dense_.groups[g]));
+    }
+    scales_.resize(groups_.size());
+  }
+
+  FinishedBlock run() {
+    observe();
+    for (std::size_t g = 0; g < groups_.size(); ++g) search(g);
+    fold(dense_, scales_);
+    for (std::size_t g = 0; g < groups_.size(); ++g)
+      if (groups_[g].stats) finish(g);
+    keep_vectors();
+    return std::move(done_);
+  }
+
+ private:
+  struct Group {
+    std::optional<awq::ActivationStats> stats;  ///< None where all of its layers stay as they are.
+    std::vector<Values> inspected;              ///< The input, of some sequences, where it is that of a whole module.
+    double ratio = 0;                           ///< The one chosen.
+  };
+
+  /// Sends the sequences through the block as it is, and on to the next.
+  void observe() {
+    const std::size_t n = c_.states.sequences(), length = c_.states.tokens();
+    const std::size_t inspected = std::clamp<std::size_t>(kInspectedTokens / length, 1, n);
+    SequenceStates sequences(c_);
+    sequences.each(true, 0, 0.4, "observing", [&](std::size_t sequence, MatrixView<float> x) {
+      const bool inspects = sequence * inspected % n < inspected;  // `inspected` of n, evenly spaced
+      std::size_t shown = 0;
+      block_.run(x, [&](std::size_t g, MatrixView<const float> input) {
+        if (g != shown++)
+          throw Error(ErrorCode::invalid_argument, "the block showed the input of group " + std::to_string(g) +
+                                                       " where that of " + std::to_string(shown - 1) + " was due");
+        check_input(dense_.groups.at(g), input, length);
+        if (groups_[g].stats) groups_[g].stats->add(input);
+        if (inspects && groups_[g].stats && dense_.groups[g].has_module) groups_[g].inspected.emplace_back(input);
+        return true;
+      });
+      if (shown != groups_.size())
+        throw Error(ErrorCode::invalid_argument, "the block ran without showing the " +
+                                                     input_name(dense_.groups[shown]) +
+                                                     ": run() calls the listener for each of its groups");
+    });
+  }
+
+  [[nodiscard]] bool searches(const CalibratedLayer& layer) const {
+    const auto method = c_.method_of(layer.name);
+    return method && method->kind == Kind::awq;
+  }
+
+  /// All searches are on the block as it was. An input with a layer that shall stay as it is, before or behind, is not
+  /// scaled.
+  void search(std::size_t g) {
+    const LayerGroup& group = dense_.groups[g];
+    const ScaleSource& source = group.source;
+    const bool all =
+        std::all_of(group.layers.begin(), group.layers.end(), [&](const CalibratedLayer& l) { return searches(l); });
+    if (!all || (source.is_linear ? !searches(dense_.layer(source.linear)) : !source.is_norm())) return;
+    report_search(g, 0);
+    awq::Scales found = scales_for(g);
+    groups_[g].ratio = found.ratio;
+    scales_[g] = {std::move(found.scales), std::move(found.source_scales)};
+  }
+
+  /// `part`: how much of the group's search is done.
+  void report_search(std::size_t g, double part) const {
+    report(c_.progress, 0.4 + 0.5 * (static_cast<double>(g) + part) / static_cast<double>(groups_.size()),
+           "scales for the " + groups_[g].stats->name());
+  }
+
+  awq::Scales scales_for(std::size_t g) {
+    const LayerGroup& group = dense_.groups[g];
+    std::vector<awq::Linear> linears;
+    for (std::size_t l = 0; l < group.layers.size(); ++l)
+      linears.push_back({group.layers[l].name + ".weight", MatrixView<const float>(dense_[{g, l}].view())});
+    const CalibratedMethod method = *c_.method_of(group.layers.front().name);
+    awq::ScaleOptions o;
+    o.spec = method.spec;
+    o.duo_scaling = method.duo_scaling;
+    if (group.source.is_linear && !group.source.rows.empty()) {
+      o.source = group.source.rows;
+      o.sources = dense_[group.source.linear].rows;
+    }
+    if (group.has_module) o.loss = module_loss(g);
+    o.backend = &c_.backend;
+    o.executor = &c_.executor;
+    return awq::search_scales(linears, *groups_[g].stats, o);
+  }
+
+  /// How much what the module gives changes when the weights of its first layers are replaced.
+  awq::ModuleLoss module_loss(std::size_t g) {
+    std::vector<MatrixView<const float>> inputs;
+    for (const Values& input : groups_[g].inspected) inputs.push_back(input.view());
+    std::vector<Values> expected;
+    block_.run_module(g, {}, inputs, [&](std::size_t, MatrixView<const float> out) { expected.emplace_back(out); });
+    return [this, g, inputs = std::move(inputs),
+            expected = std::move(expected)](std::span<const MatrixView<const float>> weights) {
+      report_search(g, 0.5);
+      const std::vector<FloatMatrix> tried(weights.begin(), weights.end());
+      double sum = 0, count = 0;
+      block_.run_module(g, tried, inputs, [&](std::size_t i, MatrixView<const float> out) {
+        sum += squared_change(out, expected.at(i).view());
+        count += static_cast<double>(out.rows * out.cols);
+      });
+      return sum / count;
+    };
+  }
+
+  [[nodiscard]] Hessian hessian_of_sample(const awq::ActivationStats& stats) const {
+    Hessian h(stats.channels(), stats.name());
+    h.add(stats.sample(), c_.executor, &c_.backend);
+    return h;
+  }
+
+  /// Clips and rounds the layers of a group.
+  void finish(std::size_t g) {
+    awq::ActivationStats& stats = *groups_[g].stats;
+    const Hessian before = hessian_of_sample(stats);
+    if (const auto& divisors = scales_[g].scales; !divisors.empty()) stats.divide(divisors);
+    const Hessian after = hessian_of_sample(stats);
+    for (std::size_t l = 0; l < dense_.groups[g].layers.size(); ++l)
+      if (const auto method = c_.method_of(dense_.layer({g, l}).name)) finish({g, l}, *method, before, after);
+  }
+
+  void finish(LayerId id, const CalibratedMethod& m, const Hessian& before, const Hessian& after) {
+    const CalibratedLayer& layer = dense_.layer(id);
+    report(c_.progress, 0.9 + 0.1 * static_cast<double>(id.group) / static_cast<double>(groups_.size()), layer.name);
+    const FloatMatrix original = weights_of(block_, id);
+    FinishedBlock::Layer out = round_layer(c_, layer.name, original, m);
+    out.report.loss = out.report.rounding_loss =
+        gptq::layer_loss(original, out.matrix, before, c_.executor, &c_.backend);
+    if (m.kind == Kind::awq) {
+      out.matrix = clip_and_round(id, m, after, out.report.loss);
+      out.report.ratio = groups_[id.group].ratio;
+    }
+    done_.layers.push_back(std::move(out));
+    if (c_.options.on_layer) c_.options.on_layer(done_.layers.back().report);
+  }
+
+  /// `loss` counts the clipping.
+  QuantizedMatrix clip_and_round(LayerId id, const CalibratedMethod& m, const Hessian& hessian, double& loss) {
+    DenseBlock::Linear& l = dense_[id];
+    const CalibratedLayer& layer = dense_.layer(id);
+    const std::string name = layer.name + ".weight";
+    const std::vector<float> folded = l.weights;
+    if (m.clip && layer.clips) {
+      awq::ClipOptions clip;
+      clip.spec = m.spec;
+      clip.backend = &c_.backend;
+      clip.executor = &c_.executor;
+      const auto limits = awq::search_clip({name, MatrixView<const float>(l.view())}, *groups_[id.group].stats, clip);
+      awq::apply_clip(l.view(), limits, m.spec.granularity == Granularity::group ? m.spec.group_size : 0);
+    }
+    QuantizedMatrix out = c_.backend.quantize(MatrixView<const float>(l.view()), m.spec, name, c_.executor);
+    const MatrixView<const float> unclipped(folded.data(), l.rows, l.cols);
+    loss = gptq::layer_loss(unclipped, out, hessian, c_.executor, &c_.backend);
+    return out;
+  }
+
+  /// The norms and biases that folding changed.
+  void keep_vectors() {
+    for (std::size_t g = 0; g < groups_.size(); ++g) {
+      if (scales_[g].scales.empty()) continue;
+      const ScaleSource& source = dense_.groups[g].source;
+      const StoredVector& bias = source.is_linear ? dense_.layer(source.linear).bias : source.norm_bias;
+      if (!source.is_linear) done_.vectors[source.norm.name] = source.norm.values;
+      if (!bias.values.empty()) done_.vectors[bias.name] = bias.values;
+    }
+  }
+
+  const CalibrationContext& c_;
+  CalibratedBlock& block_;
+  DenseBlock dense_;
+  std::vector<Group> groups_;
+  BlockScales scales_;
+  FinishedBlock done_;
+};
+
+}  // namespace
+
+FinishedBlock awq_block(const CalibrationContext& context, CalibratedBlock& block) {
+  return AwqBlock(context, block).run();
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::model

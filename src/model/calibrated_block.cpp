@@ -1,0 +1,38 @@
+#include "nibble/model/calibrated_block.h"
+
+#include "nibble/core/error.h"
+#include "nibble/model/calibrate.h"
+
+namespace nibble::inline NIBBLE_ABI::model {
+
+namespace {
+
+[[noreturn]] void refuse(const char* promise, const char* missing) {
+  throw Error(ErrorCode::unsupported,
+              std::string("this block says that ") + promise + " and does not implement " + missing);
+}
+
+}  // namespace
+
+void CalibratedBlock::resume(std::size_t, MatrixView<const float>, MatrixView<float>, Listener) {
+  refuse("a pass can begin within it (resumes_at)", "resume()");
+}
+
+void CalibratedBlock::run_module(std::size_t, std::span<const FloatMatrix>, std::span<const MatrixView<const float>>,
+                                 Outputs) {
+  refuse("a group begins a module (has_module)", "run_module()");
+}
+
+std::vector<CalibratedLayer> CalibratedModel::layers(std::size_t index) {
+  std::vector<CalibratedLayer> out;
+  const std::unique_ptr<CalibratedBlock> asked = block(index);
+  for (const LayerGroup& group : asked->groups()) out.insert(out.end(), group.layers.begin(), group.layers.end());
+  return out;
+}
+
+FinishedBlock CalibrationSink::read(std::size_t index) const {
+  throw Error(ErrorCode::unsupported,
+              "the sink gives no block back, and block " + std::to_string(index) + " is needed to go on from");
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::model
