@@ -1,6 +1,7 @@
-# Install rules and the CMake package. find_package(nibble CONFIG) gives nibble::headers, nibble::nibble and, where they were built and what
-# they need is found, nibble::text, nibble::models and nibble::engine (ICU) and nibble::cuda (CUDA's toolkit); COMPONENTS
-# text, models, engine or cuda insist on them. COMPONENTS headers, alone, gives nibble::headers and looks for nothing.
+# Install rules and the CMake package. find_package(nibble CONFIG) gives nibble::headers, nibble::nibble and, where they
+# were built and what they need is found, nibble::header_only (Eigen), nibble::text, nibble::models and nibble::engine
+# (ICU) and nibble::cuda (CUDA's toolkit); COMPONENTS header_only, text, models, engine or cuda insist on them. COMPONENTS
+# headers, alone, gives nibble::headers and looks for nothing; with header_only it looks for Eigen and threads.
 include(CMakePackageConfigHelpers)
 
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/nibble)
@@ -13,6 +14,7 @@ function(nibble_install_libraries export)
 endfunction()
 
 nibble_install_libraries(nibbleHeadersTargets nibble_headers)
+nibble_install_libraries(nibbleHeaderOnlyTargets nibble_header_only)
 nibble_install_libraries(nibbleTargets nibble)
 set(NIBBLE_HAS_ENGINE OFF)
 if(TARGET nibble_engine)
@@ -49,7 +51,7 @@ install(FILES ${PROJECT_BINARY_DIR}/nibbleConfig.cmake ${PROJECT_BINARY_DIR}/nib
   DESTINATION ${package_dir})
 # The prefix is found from the file itself, so an installed tree can be moved.
 file(RELATIVE_PATH NIBBLE_PC_UP /p/${CMAKE_INSTALL_LIBDIR}/pkgconfig /p)
-set(packages nibble nibble-headers)
+set(packages nibble nibble-headers nibble-header-only)
 if(NIBBLE_HAS_CUDA)
   list(APPEND packages nibble-cuda)
   get_target_property(NIBBLE_CUDA_LIBDIR CUDA::cublas IMPORTED_LOCATION)

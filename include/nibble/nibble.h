@@ -8,8 +8,9 @@
 // - quantize/rows.h: quantize_rows<Scheme> and dequantize_rows<Scheme>, into memory that the caller owns.
 //
 // It compiles with -fno-exceptions and -fno-rtti (errors are values: RowsResult), needs C++20, and refuses flags that
-// would change a bit (core/strict_math.h). What quantizes whole matrices on threads, multiplies, and reads and writes
-// checkpoints is compiled: nibble::nibble, and quantize/quantize.h to begin with.
+// would change a bit (core/strict_math.h). What quantizes whole matrices on threads, multiplies and solves begins with
+// quantize/quantize.h: compiled, in nibble::nibble, which reads and writes checkpoints, too; or by headers alone as well,
+// where NIBBLE_HEADER_ONLY is defined (core/abi.h), with threads and Eigen.
 #pragma once
 
 #include "nibble/core/abi.h"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds and runs consumers against an installed copy, the same copy moved, pkg-config, and the source tree as a shared
 # library; where the copy has nibble::models, nibble::engine and nibble::cuda, consumers of those, too. The headers alone
-# must give the library's bits, by each compiler and with any flags.
+# and nibble::header_only must give the library's bits, by each compiler and with any flags.
 # usage: check.sh SOURCE BUILD COMPILER
 set -euo pipefail
 source=$1 build=$2 compiler=$3
@@ -47,6 +47,30 @@ same_bits() {  # PROGRAM NAME: it prints what the library prints of the specs th
   echo "$2: the library's bits for $(wc -l <"$work/by-headers.txt") specs"
 }
 
+same_results() {  # PROGRAM NAME: it prints what a program prints that links the library
+  "$1" >"$work/results.txt" || { tail -3 "$work/results.txt"; fail "$2: the program fails"; }
+  diff "$work/results-of-library.txt" "$work/results.txt" || fail "$2: other bits than the library's"
+  echo "$2: the library's bits in $(wc -l <"$work/results.txt") results"
+}
+
+links_nothing() {  # PROGRAM: no name of nibble's in it is the compiled library's, and none comes from outside
+  local names
+  names=$(nm "$1" | grep -E '6nibble4v0_1[0-9]|U _ZNK?6nibble' || true)
+  [ -z "$names" ] || fail "$1 has names of the compiled library: $names"
+}
+
+by_headers() {  # COMPILER FLAGS…: two units that both have nibble by headers alone, and nothing of it to link
+  local -a command=("$@" -std=c++20 -DNIBBLE_HEADER_ONLY -I "$work/elsewhere/include" -isystem "$eigen")
+  local pids=() unit
+  for unit in results solver_results; do
+    "${command[@]}" -c "$here/$unit.cpp" -o "$work/$unit.o" & pids+=($!)
+  done
+  for unit in "${pids[@]}"; do wait "$unit" || fail "$*: does not compile"; done
+  "$1" "$work/results.o" "$work/solver_results.o" -pthread -o "$work/by-headers-only"
+  links_nothing "$work/by-headers-only"
+  same_results "$work/by-headers-only" "$*"
+}
+
 says_one_line() {  # WORDS FLAGS…: including nibble.h is one error that says so
   local words=$1
   shift
@@ -66,6 +90,8 @@ for text in LICENSE THIRD_PARTY_NOTICES.md; do
   [ -s "$work/elsewhere/share/licenses/nibble/$text" ] || fail "$text is not installed"
 done
 
+libs=$(dirname "$(find "$work/elsewhere" -name 'libnibble.*' -print -quit)")
+
 same_bits "$work/moved/consumer_headers" "nibble::headers"
 consume headers-alone "$here" -DCMAKE_PREFIX_PATH="$work/elsewhere" -DNIBBLE_WANTED='COMPONENTS;headers' \
   -DCMAKE_DISABLE_FIND_PACKAGE_Threads=ON
@@ -82,7 +108,31 @@ says_one_line 'C++20' -std=c++17
 says_one_line 'would change results' -std=c++20 -ffast-math
 says_one_line 'would change results' -std=c++20 -ffinite-math-only
 
-libs=$(dirname "$(find "$work/elsewhere" -name 'libnibble.*' -print -quit)")
+consume results "$here" -DCMAKE_PREFIX_PATH="$work/elsewhere" -DNIBBLE_RESULTS=ON -DCMAKE_CXX_FLAGS_RELEASE=-O1
+"$work/results/consumer_library" >"$work/results-of-library.txt"
+if [ ! -e "$work/results/consumer_header_only" ]; then
+  echo "nibble::header_only: not looked at, since no package of Eigen is installed"
+else
+  same_results "$work/results/consumer_header_only" "nibble::header_only"
+  consume header-only "$here" -DCMAKE_PREFIX_PATH="$work/elsewhere" -DNIBBLE_RESULTS=ON \
+    -DNIBBLE_WANTED='COMPONENTS;header_only' -DCMAKE_CXX_FLAGS_RELEASE=-O0
+  links_nothing "$work/header-only/consumer_header_only"
+  [ ! -e "$work/header-only/consumer" ] || fail "COMPONENTS header_only gave nibble::nibble, too"
+  eigen=$(cat "$work/header-only/eigen.txt")
+  for any in g++ clang++; do
+    command -v "$any" >/dev/null || continue
+    by_headers "$any" -O2
+    by_headers "$any" -O3 -march=native -ffp-contract=fast -Wall -Wextra -Wconversion -Werror
+    grep -qw avx2 /proc/cpuinfo || continue
+    by_headers "$any" -O1 -mavx2 -mfma  # without F16C: the scalar kernels, and compilers that may fuse
+    by_headers "$any" -O1 -mavx2 -mfma -mf16c
+  done
+  "$compiler" -std=c++20 -O1 -I "$work/elsewhere/include" "$here/results.cpp" "$work/solver_results.o" \
+    -L "$libs" -Wl,-rpath,"$libs" -lnibble -pthread -o "$work/both"
+  same_results "$work/both" "one unit by headers alone beside the compiled library"
+fi
+says_one_line 'would change results' -std=c++20 -ffast-math -DNIBBLE_HEADER_ONLY
+
 for part in models engine cuda; do
   [ -z "$(find "$libs" -name "libnibble_$part.*" -print -quit)" ] || [ -e "$work/moved/consumer_$part" ] ||
     fail "the package has nibble_$part, but gave no nibble::$part"
@@ -92,12 +142,15 @@ consume without-icu "$here" -DCMAKE_PREFIX_PATH="$work/elsewhere" -DCMAKE_DISABL
 [ ! -e "$work/without-icu/consumer_engine" ] || fail "nibble::engine was given without ICU"
 refused component 'nibble::engine: it needs ICU\|nibble::engine: this nibble was built without it' \
   -DCMAKE_PREFIX_PATH="$work/elsewhere" -DCMAKE_DISABLE_FIND_PACKAGE_ICU=ON -DNIBBLE_WANTED='COMPONENTS;engine'
+refused no-eigen 'nibble::header_only: it needs Eigen' -DCMAKE_PREFIX_PATH="$work/elsewhere" \
+  -DCMAKE_DISABLE_FIND_PACKAGE_Eigen3=ON -DNIBBLE_WANTED='COMPONENTS;header_only'
 refused older 'is considered to be compatible\|is compatible with requested version\|not acceptable\|requested version' \
   -DCMAKE_PREFIX_PATH="$work/elsewhere" -DNIBBLE_WANTED=0.0
 
 if command -v pkg-config >/dev/null; then
   consume_package nibble main.cpp
   consume_package nibble-headers headers.cpp | sed -n '1p'
+  consume_package nibble-header-only main.cpp
   [ -z "$(find "$libs" -name 'libnibble_cuda.*' -print -quit)" ] || consume_package nibble-cuda cuda.cpp
   if [ -n "$(find "$libs" -name 'libnibble_engine.*' -print -quit)" ] && pkg-config --exists icu-i18n; then
     consume_package nibble-models models.cpp
