@@ -3,6 +3,9 @@
 # library; where the copy has nibble::models, nibble::engine and nibble::cuda, consumers of those, too. The headers alone
 # and nibble::header_only must give the library's bits, by each compiler and with any flags.
 # usage: check.sh SOURCE BUILD COMPILER
+#
+# NIBBLE_FLAGS_STEP=n takes every n-th set of flags for nibble::header_only only, beginning at the place that the day of the
+# year modulo n says: each set takes minutes to compile.
 set -euo pipefail
 source=$1 build=$2 compiler=$3
 work=$build/consumer
@@ -119,14 +122,17 @@ else
   links_nothing "$work/header-only/consumer_header_only"
   [ ! -e "$work/header-only/consumer" ] || fail "COMPONENTS header_only gave nibble::nibble, too"
   eigen=$(cat "$work/header-only/eigen.txt")
-  for any in g++ clang++; do
-    command -v "$any" >/dev/null || continue
-    by_headers "$any" -O2
-    by_headers "$any" -O3 -march=native -ffp-contract=fast -Wall -Wextra -Wconversion -Werror
-    grep -qw avx2 /proc/cpuinfo || continue
-    by_headers "$any" -O1 -mavx2 -mfma  # without F16C: the scalar kernels, and compilers that may fuse
-    by_headers "$any" -O1 -mavx2 -mfma -mf16c
+  # -mfma without F16C: the scalar kernels, and compilers that may fuse.
+  flags=("-O3 -march=native -ffp-contract=fast -Wall -Wextra -Wconversion -Werror" -O2 "-O1 -mavx2 -mfma" "-O1 -mavx2 -mfma -mf16c")
+  grep -qw avx2 /proc/cpuinfo || flags=("${flags[@]:0:2}")
+  step=${NIBBLE_FLAGS_STEP:-1}
+  for ((i = 10#$(date -u +%j) % step; i < ${#flags[@]}; i += step)); do
+    for any in g++ clang++; do
+      # shellcheck disable=SC2086
+      ! command -v "$any" >/dev/null || by_headers "$any" ${flags[i]}
+    done
   done
+  [ -e "$work/solver_results.o" ] || by_headers "$compiler" -O1
   "$compiler" -std=c++20 -O1 -I "$work/elsewhere/include" "$here/results.cpp" "$work/solver_results.o" \
     -L "$libs" -Wl,-rpath,"$libs" -lnibble -pthread -o "$work/both"
   same_results "$work/both" "one unit by headers alone beside the compiled library"
