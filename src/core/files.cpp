@@ -1,7 +1,7 @@
 #include "files.h"
 
 #include "mapped_files.h"
-#include "memory.h"
+#include "nibble/core/impl/memory.h"
 
 #include <dirent.h>
 #include <fcntl.h>

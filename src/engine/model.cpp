@@ -3,9 +3,9 @@
 #include <cmath>
 
 #include "core/mapped_files.h"
-#include "core/memory.h"
 #include "loader.h"
 #include "nibble/core/error.h"
+#include "nibble/core/impl/memory.h"
 
 namespace nibble::inline NIBBLE_ABI::engine {
 

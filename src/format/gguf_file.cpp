@@ -7,9 +7,9 @@
 
 #include "core/files.h"
 #include "core/mapped_files.h"
-#include "core/memory.h"
 #include "gguf_internal.h"
 #include "nibble/core/error.h"
+#include "nibble/core/impl/memory.h"
 #include "pending_file.h"
 #include "recognise.h"
 

@@ -4,8 +4,8 @@
 
 #include "core/files.h"
 #include "core/mapped_files.h"
-#include "core/memory.h"
 #include "nibble/core/error.h"
+#include "nibble/core/impl/memory.h"
 #include "nibble/format/safetensors.h"
 #include "pending_file.h"
 #include "recognise.h"

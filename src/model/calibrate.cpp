@@ -5,9 +5,9 @@
 #include "calibrate_block.h"
 #include "calibrate_plan.h"
 #include "calibrated_checkpoint.h"
-#include "core/memory.h"
 #include "core/output_path.h"
 #include "core/pending.h"
+#include "nibble/core/impl/memory.h"
 
 namespace nibble::inline NIBBLE_ABI::model {
 

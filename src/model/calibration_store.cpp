@@ -8,7 +8,7 @@
 #include <limits>
 
 #include "core/files.h"
-#include "core/memory.h"
+#include "nibble/core/impl/memory.h"
 
 namespace nibble::inline NIBBLE_ABI::model {
 

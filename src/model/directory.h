@@ -6,10 +6,10 @@
 #include <optional>
 #include <string>
 
-#include "core/memory.h"
 #include "core/output_path.h"
 #include "core/pending.h"
 #include "nibble/core/dtype.h"
+#include "nibble/core/impl/memory.h"
 #include "nibble/core/progress.h"
 #include "nibble/format/checkpoint.h"
 #include "side_files.h"

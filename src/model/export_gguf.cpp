@@ -2,11 +2,11 @@
 #include <cmath>
 #include <cstring>
 
-#include "core/memory.h"
 #include "core/output_path.h"
 #include "gguf_chat_template.h"
 #include "gguf_weights.h"
 #include "nibble/core/error.h"
+#include "nibble/core/impl/memory.h"
 #include "nibble/format/checkpoint.h"
 #include "nibble/model/export_gguf.h"
 #include "stored_weights.h"

@@ -1,1 +1,0 @@
-#include "nibble/core/impl/memory.h"
