@@ -9,8 +9,8 @@
 //
 // It compiles with -fno-exceptions and -fno-rtti (errors are values: RowsResult), needs C++20, and refuses flags that
 // would change a bit (core/strict_math.h). What quantizes whole matrices on threads, multiplies and solves begins with
-// quantize/quantize.h: compiled, in nibble::nibble, which reads and writes checkpoints, too; or by headers alone as well,
-// where NIBBLE_HEADER_ONLY is defined (core/abi.h), with threads and Eigen.
+// quantize/quantize.h: compiled, in nibble::nibble, which reads and writes checkpoints, too; or by headers alone as
+// well, where NIBBLE_HEADER_ONLY is defined (core/abi.h), with threads and Eigen.
 #pragma once
 
 #include "nibble/core/abi.h"

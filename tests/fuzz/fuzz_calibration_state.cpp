@@ -14,7 +14,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const std::size_t zero = std::min(input.find('\0'), input.size());
   folder.put("out.partial/manifest.json", input.substr(0, zero));
   try {
-    const model::CalibrationFolder state(model::CalibrationFolder::of(output), {{"model", "m"}, {"method", "gptq-4-g128"}}, true);
+    const model::CalibrationFolder state(model::CalibrationFolder::of(output),
+                                         {{"model", "m"}, {"method", "gptq-4-g128"}}, true);
     (void)state.finished(2);
   } catch (const Error&) {
   }
