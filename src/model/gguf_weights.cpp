@@ -91,8 +91,7 @@ void read_scores(const format::GgufFields& f, const std::string& arch, Config& c
   const std::string window = arch + ".attention.sliding_window", pattern = window + "_pattern";
   if (f.number(window).value_or(0) > 0) c.sliding_window = f.size(window);
   if (a.windows == Windows::pattern) {
-    if (f.number(window).value_or(1) == 0) f.refuse(window, "is 0, and this architecture has windows");
-    if (c.sliding_window == 0) c.sliding_window = a.window;
+    c.sliding_window = f.size(window);  // where it is missing some versions of llama.cpp take none, some a size
     const std::size_t every = f.size(pattern, a.window_pattern);
     for (std::size_t i = 0; i < c.layers; ++i) c.full_attention.push_back((i + 1) % every == 0);
   }

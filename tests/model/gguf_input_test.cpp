@@ -63,7 +63,7 @@ void copy_golden(const std::string& name, const fs::path& to) {
 class ThereAndBack : public testing::TestWithParam<const char*> {};
 
 // Llama 3's rotary scaling and tied embeddings; Qwen2's biases and order of rows; heads of 24, a sliding window; norms
-// of queries and keys.
+// of queries and keys; norms of 1 + weight, caps and windows by a pattern; two rotary bases.
 TEST_P(ThereAndBack, WeightsAndConfigurationAreTheSame) {
   const TemporaryFolder folder;
   copy_golden(GetParam(), folder / "model");
@@ -84,6 +84,11 @@ TEST_P(ThereAndBack, WeightsAndConfigurationAreTheSame) {
   EXPECT_EQ(after.sliding_window, before.sliding_window);
   EXPECT_EQ(after.tied_embeddings, before.tied_embeddings);
   EXPECT_EQ(after.eos, before.eos);
+  EXPECT_EQ(after.attention_cap, before.attention_cap);
+  EXPECT_EQ(after.logit_cap, before.logit_cap);
+  EXPECT_EQ(after.query_pre_attn_scalar, before.query_pre_attn_scalar);
+  EXPECT_EQ(after.window_rope_theta, before.window_rope_theta);
+  for (std::size_t i = 0; i < before.layers; ++i) EXPECT_EQ(after.window_of(i), before.window_of(i)) << i;
   const auto x = after.inverse_frequencies(), y = before.inverse_frequencies();
   ASSERT_EQ(x.size(), y.size());
   for (std::size_t i = 0; i < x.size(); ++i) EXPECT_NEAR(x[i] / y[i], 1, 1e-6) << i;
@@ -91,6 +96,19 @@ TEST_P(ThereAndBack, WeightsAndConfigurationAreTheSame) {
 INSTANTIATE_TEST_SUITE_P(Models, ThereAndBack,
                          testing::Values("gqa_tied", "bias", "mistral", "qwen3", "gemma2", "gemma3"),
                          [](const auto& p) { return std::string(p.param); });
+
+// Of files without one, versions of llama.cpp take windows of another size, or none.
+TEST(GgufInput, AWindowThatIsNotStatedIsNotGuessed) {
+  const TemporaryFolder folder;
+  copy_golden("gemma3", folder / "model");
+  (void)export_gguf(folder / "model", folder / "model.gguf", {.type = BlockType::f32});
+  std::ifstream in(folder / "model.gguf", std::ios::binary);
+  std::string bytes(std::istreambuf_iterator<char>(in), {});
+  const std::string key = "gemma3.attention.sliding_window";
+  bytes.replace(bytes.find(key), key.size(), "gemma3.attention.sliding_w1ndow");
+  std::ofstream(folder / "other.gguf", std::ios::binary) << bytes;
+  expect_error(ErrorCode::corrupt_file, key, [&] { (void)Config::load(folder / "other.gguf"); });
+}
 
 TEST(GgufInput, QuantizingAFileOfFloatsGivesWhatItsDirectoryGives) {
   const TemporaryFolder folder;
