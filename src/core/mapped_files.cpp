@@ -12,6 +12,7 @@
 #include <string>
 
 #include "files.h"
+#include "nibble/core/impl/held_over_fork.h"
 #include "nibble/core/mapped_files.h"
 
 namespace nibble::inline NIBBLE_ABI::files {
@@ -33,10 +34,8 @@ struct Watch {
 std::atomic<Watch*> first_watch{nullptr};
 struct sigaction handler_before {};
 
-std::mutex& watch_mutex() {
-  static std::mutex mutex;
-  return mutex;
-}
+constinit std::mutex watch_mutex;
+const HeldOverFork<watch_mutex> watch_over_fork;
 
 Watch* watch_of(const std::byte* address) {
   for (Watch* w = first_watch.load(std::memory_order_acquire); w != nullptr; w = w->next) {
@@ -86,7 +85,7 @@ void watch_map(std::span<const std::byte> map, int fd, const std::filesystem::pa
   std::string name = path.string();
   struct stat status {};
   if (::fstat(fd, &status) != 0) throw_system_error("look at", path);
-  const std::lock_guard lock(watch_mutex());
+  const std::lock_guard lock(watch_mutex);
   Watch* w = first_watch.load();
   while (w != nullptr && w->begin.load() != nullptr) w = w->next;
   const bool fresh = w == nullptr;
@@ -108,7 +107,7 @@ void watch_map(std::span<const std::byte> map, int fd, const std::filesystem::pa
 }
 
 void unwatch_map(const std::byte* map) noexcept {
-  const std::lock_guard lock(watch_mutex());
+  const std::lock_guard lock(watch_mutex);
   Watch* w = watch_of(map);
   if (w == nullptr) return;
   w->begin.store(nullptr, std::memory_order_release);
@@ -116,12 +115,12 @@ void unwatch_map(const std::byte* map) noexcept {
 }
 
 void require_intact(const std::byte* address) {
-  const std::lock_guard lock(watch_mutex());
+  const std::lock_guard lock(watch_mutex);
   if (const Watch* w = watch_of(address)) check(*w);
 }
 
 void require_all_intact() {
-  const std::lock_guard lock(watch_mutex());
+  const std::lock_guard lock(watch_mutex);
   for (const Watch* w = first_watch.load(); w != nullptr; w = w->next)
     if (w->begin.load() != nullptr) check(*w);
 }
@@ -131,14 +130,13 @@ void require_all_intact() {
 namespace nibble::inline NIBBLE_ABI {
 
 void guard_mapped_files() {
-  static const bool installed = [] {
-    struct sigaction ours {};
-    ours.sa_sigaction = files::on_bus_error;
-    ours.sa_flags = SA_SIGINFO;
-    sigemptyset(&ours.sa_mask);
-    return ::sigaction(SIGBUS, &ours, &files::handler_before) == 0;
-  }();
-  (void)installed;
+  static constinit std::atomic<bool> installed{false};
+  if (installed.exchange(true)) return;
+  struct sigaction ours {};
+  ours.sa_sigaction = files::on_bus_error;
+  ours.sa_flags = SA_SIGINFO;
+  sigemptyset(&ours.sa_mask);
+  if (::sigaction(SIGBUS, &ours, &files::handler_before) != 0) installed.store(false);
 }
 
 }  // namespace nibble::inline NIBBLE_ABI

@@ -19,6 +19,7 @@
 #include <thread>
 
 #include "core/output_path.h"
+#include "nibble/core/impl/held_over_fork.h"
 
 namespace nibble::inline NIBBLE_ABI::files {
 
@@ -127,40 +128,31 @@ bool remove_quietly(const fs::path& path) noexcept {
 
 namespace {
 
-struct PendingList {
-  std::mutex mutex;
-  Pending* first = nullptr;
-};
-
-PendingList& pending_list() {
-  static PendingList list;
-  return list;
-}
+constinit std::mutex pending_mutex;
+constinit Pending* first_pending = nullptr;
+const HeldOverFork<pending_mutex> pending_over_fork;
 
 }  // namespace
 
 Pending::Pending(const fs::path& path) : path_(path) {
-  PendingList& list = pending_list();
-  const std::lock_guard lock(list.mutex);
-  next_ = list.first;
-  list.first = this;
+  const std::lock_guard lock(pending_mutex);
+  next_ = first_pending;
+  first_pending = this;
 }
 
 Pending::~Pending() {
-  PendingList& list = pending_list();
-  const std::lock_guard lock(list.mutex);
-  Pending** at = &list.first;
+  const std::lock_guard lock(pending_mutex);
+  Pending** at = &first_pending;
   while (*at != this) at = &(*at)->next_;
   *at = next_;
 }
 
 void Pending::remove_all() noexcept {
-  PendingList& list = pending_list();
   // Held to the end, so that nothing new comes to be; but who holds it may be the thread that failed.
-  std::unique_lock lock(list.mutex, std::defer_lock);
+  std::unique_lock lock(pending_mutex, std::defer_lock);
   for (int tries = 0; tries < 100 && !lock.try_lock(); ++tries) std::this_thread::yield();
   if (lock.owns_lock()) lock.release();  // for ever: the process ends
-  for (Pending* p = list.first; p != nullptr; p = p->next_)
+  for (Pending* p = first_pending; p != nullptr; p = p->next_)
     if (!p->path_.empty()) remove_quietly(p->path_);
 }
 

@@ -67,7 +67,7 @@ std::uint8_t zero_of_scaled(float stored, float scale, const std::string& name, 
 
 class AwqFormat final : public LayerFormat {
  public:
-  explicit AwqFormat(AwqKind kind) : kind_(kind) {}
+  explicit constexpr AwqFormat(AwqKind kind) : kind_(kind) {}
 
   bool holds(const TensorSource& source, const std::string& layer) const override {
     const QuantizationConfig* config = source.quantization();
@@ -271,11 +271,12 @@ class AwqFormat final : public LayerFormat {
   AwqKind kind_;
 };
 
+constinit const AwqFormat kGemm(AwqKind::gemm), kGemv(AwqKind::gemv), kFast(AwqKind::gemv_fast);
+
 }  // namespace
 
 const LayerFormat& awq_format(AwqKind kind) {
-  static const AwqFormat gemm(AwqKind::gemm), gemv(AwqKind::gemv), fast(AwqKind::gemv_fast);
-  return kind == AwqKind::gemm ? gemm : kind == AwqKind::gemv ? gemv : fast;
+  return kind == AwqKind::gemm ? kGemm : kind == AwqKind::gemv ? kGemv : kFast;
 }
 
 }  // namespace nibble::inline NIBBLE_ABI::format

@@ -315,11 +315,10 @@ class BitsandbytesFormat final : public LayerFormat {
   }
 };
 
+constinit const BitsandbytesFormat kFormat;
+
 }  // namespace
 
-const LayerFormat& bitsandbytes_format() {
-  static const BitsandbytesFormat format;
-  return format;
-}
+const LayerFormat& bitsandbytes_format() { return kFormat; }
 
 }  // namespace nibble::inline NIBBLE_ABI::format

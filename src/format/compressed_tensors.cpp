@@ -244,11 +244,10 @@ class CompressedTensorsFormat final : public LayerFormat {
   }
 };
 
+constinit const CompressedTensorsFormat kFormat;
+
 }  // namespace
 
-const LayerFormat& compressed_tensors_format() {
-  static const CompressedTensorsFormat format;
-  return format;
-}
+const LayerFormat& compressed_tensors_format() { return kFormat; }
 
 }  // namespace nibble::inline NIBBLE_ABI::format

@@ -83,7 +83,7 @@ Shape shape_of(const NamedTensor& qweight, int bits) {
 
 class GptqFormat final : public LayerFormat {
  public:
-  explicit GptqFormat(bool v2) : v2_(v2) {}
+  explicit constexpr GptqFormat(bool v2) : v2_(v2) {}
 
   bool holds(const TensorSource& source, const std::string& layer) const override {
     const QuantizationConfig* config = source.quantization();
@@ -190,11 +190,10 @@ class GptqFormat final : public LayerFormat {
   bool v2_;
 };
 
+constinit const GptqFormat kFirst(false), kSecond(true);
+
 }  // namespace
 
-const LayerFormat& gptq_format(bool v2) {
-  static const GptqFormat first(false), second(true);
-  return v2 ? second : first;
-}
+const LayerFormat& gptq_format(bool v2) { return v2 ? kSecond : kFirst; }
 
 }  // namespace nibble::inline NIBBLE_ABI::format

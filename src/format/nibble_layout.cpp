@@ -138,11 +138,10 @@ class NibbleFormat final : public LayerFormat {
   }
 };
 
+constinit const NibbleFormat kFormat;
+
 }  // namespace
 
-const LayerFormat& nibble_format() {
-  static const NibbleFormat format;
-  return format;
-}
+const LayerFormat& nibble_format() { return kFormat; }
 
 }  // namespace nibble::inline NIBBLE_ABI::format

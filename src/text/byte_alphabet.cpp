@@ -46,7 +46,7 @@ std::string written_bytes(std::string_view bytes) {
 }
 
 std::string bytes_of_written(std::string_view written) {
-  static const auto byte_of = [] {
+  static constexpr auto byte_of = [] {
     std::array<int, 0x144> table{};
     table.fill(-1);
     for (int b = 0; b < 256; ++b) table[kByteAlphabet[static_cast<std::size_t>(b)]] = b;

@@ -106,7 +106,7 @@ CharacterMap::Match CharacterMap::shortest(std::string_view text) const {
 
 std::string decode_base64(std::string_view text, const std::string& name) {
   static constexpr std::string_view kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  static const auto value_of_digit = [] {
+  static constexpr auto value_of_digit = [] {
     std::array<int, 256> table{};
     table.fill(-1);
     for (std::size_t i = 0; i < kDigits.size(); ++i)

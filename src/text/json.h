@@ -15,13 +15,14 @@ using Json = nlohmann::json;
   throw Error(ErrorCode::corrupt_file, "tokenizer.json: " + what);
 }
 
+inline const Json kNull;
+
 /// The member `key` of `j`, or null when it is not there.
 inline const Json& member(const Json& j, const char* key) {
-  static const Json null;
   if (!j.is_object())
     throw_bad_json(std::string("an object with \"") + key + "\" must stand where " + j.type_name() + " is");
   const auto it = j.find(key);
-  return it == j.end() ? null : *it;
+  return it == j.end() ? kNull : *it;
 }
 
 inline bool flag(const Json& j, const char* key, bool otherwise = false) {

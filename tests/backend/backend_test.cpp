@@ -2,8 +2,11 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <thread>
 
+#include "nibble/matrix/scheme_registry.h"
 #include "nibble/quantize/quantize.h"
+#include "tests/support/child.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/random_data.h"
 
@@ -44,6 +47,25 @@ class CountingBackend final : public Backend {
   static const Backend& reference() { return find_backend("scalar"); }
   bool available_;
 };
+
+// First, for where all tests run in one process: what is asked for is asked for the first time in the children.
+TEST(Registry, AChildForkedWhileAnotherThreadAsksForTheFirstTimeHasItsBackends) {
+  const auto asks = [] { return default_backend().available() && backends().size() > 1 && find_scheme("nf4"); };
+  for (int i = 0; i < 30; ++i) {
+    const int status = exit_of([&] {
+      std::atomic<bool> running{false};
+      std::thread first([&] {
+        running = true;
+        (void)asks();
+      });
+      while (!running) std::this_thread::yield();
+      const int grandchild = exit_of([&] { ::_exit(asks() ? 0 : 1); });
+      first.join();
+      ::_exit(grandchild);
+    });
+    ASSERT_EQ(status, 0) << "at the " << i << "th fork";
+  }
+}
 
 TEST(Registry, AnEngineBringsItsOwnBackend) {
   register_backend(std::make_unique<CountingBackend>(true));

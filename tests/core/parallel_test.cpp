@@ -156,6 +156,26 @@ TEST(DefaultExecutor, ForksWhileOtherThreadsUseIt) {
   busy.join();
 }
 
+TEST(DefaultExecutor, ForksWhileAnotherThreadUsesItForTheFirstTime) {
+  for (int i = 0; i < 100; ++i) {
+    // Each child has threads to start anew, and starts them a little earlier or later than it forks.
+    const int status = exit_of([i] {
+      std::atomic<bool> running{false};
+      std::thread first([&] {
+        running = true;
+        (void)covers(default_executor(), 64);
+      });
+      while (!running) std::this_thread::yield();
+      for (std::atomic<int> wait{i * 100}; wait > 0; --wait) {
+      }
+      const int grandchild = exit_of([] { ::_exit(covers(default_executor(), 64) ? 0 : 1); });
+      first.join();
+      ::_exit(grandchild);
+    });
+    ASSERT_EQ(status, 0) << "at the " << i << "th fork";
+  }
+}
+
 TEST(DefaultExecutor, SaysSoWhereATaskForkedAndReturned) {
   const auto caller = std::this_thread::get_id();
   std::atomic<bool> forked{false};

@@ -1,6 +1,7 @@
 // Children made by fork(), and what becomes of them within ten seconds.
 #pragma once
 
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -22,6 +23,7 @@ inline int fork_and_wait() {
   std::fflush(nullptr);
   const pid_t child = ::fork();
   if (child == 0) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // a child of its own that hangs ends with it
     is_child = true;
     return kInChild;
   }

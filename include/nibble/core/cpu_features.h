@@ -16,7 +16,7 @@ struct CpuFeatures {
 };
 
 /// Read once, at first use.
-const CpuFeatures& cpu_features();
+CpuFeatures cpu_features() noexcept;
 
 }  // namespace nibble::inline NIBBLE_ABI
 

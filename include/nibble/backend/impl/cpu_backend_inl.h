@@ -97,7 +97,7 @@ NIBBLE_INLINE std::vector<std::unique_ptr<Backend>> make_cpu_backends() {
                        bool available) {
     out.push_back(std::make_unique<detail::CpuBackend>(name, description, isa, available));
   };
-  [[maybe_unused]] const CpuFeatures& cpu = cpu_features();
+  [[maybe_unused]] const CpuFeatures cpu = cpu_features();
 #if defined(NIBBLE_ISA_AVX512VNNI)
   add("avx512vnni", "AVX-512 with VNNI, 16 lanes", kernels::avx512vnni_kernels, cpu.avx512_vnni);
 #endif

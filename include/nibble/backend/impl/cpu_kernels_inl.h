@@ -16,7 +16,7 @@ NIBBLE_INLINE const kernels::KernelTable& kernels_of(const Backend* backend) {
   return kernels::NIBBLE_ISA_KERNELS;
 #elif defined(__x86_64__)
   if (name == "avx2") return kernels::avx2_kernels;
-  const CpuFeatures& cpu = cpu_features();
+  const CpuFeatures cpu = cpu_features();
   if (cpu.avx512) return kernels::avx512_kernels;
   if (cpu.avx2) return kernels::avx2_kernels;
   return kernels::scalar_kernels;

@@ -1,9 +1,11 @@
 // What backend/backend.h declares.
 #pragma once
 
+#include <algorithm>
+#include <atomic>
 #include <cstdlib>
-#include <deque>
-#include <mutex>
+#include <memory>
+#include <ranges>
 #include <utility>
 
 #include "nibble/backend/backend.h"
@@ -14,40 +16,57 @@ namespace nibble::inline NIBBLE_ABI {
 
 namespace detail {
 
-/// The library's only mutable global. Entries are never removed, so references to them stay good.
-struct BackendRegistry {
-  std::mutex mutex;
-  std::deque<std::unique_ptr<Backend>> entries;
+/// One of the list of backends, which only grows. It has no lock, so that a child of fork() finds none that is held.
+struct RegisteredBackend {
+  std::unique_ptr<Backend> backend;
+  std::atomic<RegisteredBackend*> next{nullptr};
 
-  BackendRegistry() {
-    for (auto& backend : make_cpu_backends()) entries.push_back(std::move(backend));
-  }
+  explicit RegisteredBackend(std::unique_ptr<Backend> b) : backend(std::move(b)) {}
+  ~RegisteredBackend() { delete next.load(); }
+  RegisteredBackend(const RegisteredBackend&) = delete;
+  RegisteredBackend& operator=(const RegisteredBackend&) = delete;
 };
 
 /// Never destroyed: a backend may own what its libraries tear down before it when the process ends.
-inline BackendRegistry& backend_registry() {
-  static BackendRegistry& r = *new BackendRegistry;
-  return r;
+inline constinit std::atomic<RegisteredBackend*> registered_backends{nullptr};
+
+/// The first of the list, with those of the CPU made. Of two threads that make them at once one keeps its own.
+inline RegisteredBackend& first_backend() {
+  RegisteredBackend* first = registered_backends.load(std::memory_order_acquire);
+  if (first != nullptr) return *first;
+  std::unique_ptr<RegisteredBackend> made;
+  for (auto& backend : make_cpu_backends() | std::views::reverse) {
+    auto entry = std::make_unique<RegisteredBackend>(std::move(backend));
+    entry->next.store(made.release(), std::memory_order_relaxed);
+    made = std::move(entry);
+  }
+  if (registered_backends.compare_exchange_strong(first, made.get(), std::memory_order_acq_rel)) first = made.release();
+  return *first;
 }
 
 }  // namespace detail
 
 NIBBLE_INLINE void register_backend(std::unique_ptr<Backend> backend) {
   if (backend == nullptr) throw Error(ErrorCode::invalid_argument, "register_backend: there is no backend");
-  detail::BackendRegistry& r = detail::backend_registry();
-  const std::lock_guard lock(r.mutex);
-  for (const auto& entry : r.entries)
-    if (entry->name() == backend->name())
+  auto entry = std::make_unique<detail::RegisteredBackend>(std::move(backend));
+  for (detail::RegisteredBackend* there = &detail::first_backend();;) {
+    if (there->backend->name() == entry->backend->name())
       throw Error(ErrorCode::invalid_argument,
-                  "a backend named '" + std::string(backend->name()) + "' is registered already");
-  r.entries.push_back(std::move(backend));
+                  "a backend named '" + std::string(entry->backend->name()) + "' is registered already");
+    detail::RegisteredBackend* next = nullptr;
+    if (there->next.compare_exchange_strong(next, entry.get(), std::memory_order_acq_rel)) {
+      (void)entry.release();
+      return;
+    }
+    there = next;
+  }
 }
 
 NIBBLE_INLINE std::vector<const Backend*> backends() {
-  detail::BackendRegistry& r = detail::backend_registry();
-  const std::lock_guard lock(r.mutex);
   std::vector<const Backend*> out;
-  for (const auto& entry : r.entries) out.push_back(entry.get());
+  for (const auto* entry = &detail::first_backend(); entry != nullptr;
+       entry = entry->next.load(std::memory_order_acquire))
+    out.push_back(entry->backend.get());
   return out;
 }
 
@@ -72,12 +91,13 @@ NIBBLE_INLINE const Backend& find_backend(std::string_view name) {
 NIBBLE_INLINE const Backend& default_backend() {
   if (const char* wanted = std::getenv("NIBBLE_BACKEND"); wanted != nullptr && *wanted != '\0')
     return find_backend(wanted);
-  static const Backend& best = [&]() -> const Backend& {
-    for (const Backend* b : backends())
-      if (b->available()) return *b;
-    return find_backend("scalar");
-  }();
-  return best;
+  static constinit std::atomic<const Backend*> best{nullptr};
+  if (const Backend* known = best.load(std::memory_order_acquire)) return *known;
+  const std::vector<const Backend*> all = backends();
+  const auto found = std::ranges::find_if(all, [](const Backend* b) { return b->available(); });
+  const Backend* first = found != all.end() ? *found : &find_backend("scalar");
+  best.store(first, std::memory_order_release);
+  return *first;
 }
 
 }  // namespace nibble::inline NIBBLE_ABI

@@ -3,7 +3,6 @@
 
 #include "nibble/core/parallel.h"
 
-#include <pthread.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -16,6 +15,7 @@
 #include <thread>
 
 #include "nibble/core/error.h"
+#include "nibble/core/impl/held_over_fork.h"
 #include "nibble/core/impl/threads.h"
 
 namespace nibble::inline NIBBLE_ABI {
@@ -33,30 +33,46 @@ class SerialExecutor final : public Executor {
 /// The scopes that the calling thread is in, innermost first.
 inline thread_local constinit const TaskScope* innermost_scope = nullptr;
 
+/// All but the calling thread, of the one pool there is; null until its first use, and again in a child of fork(),
+/// which has none of its parent's. Made and ended under the mutex.
+inline constinit std::mutex pool_mutex;
+inline constinit std::atomic<Threads*> pool_threads{nullptr};
+
+/// Those of the parent would be waited for for ever if they were destroyed, and stay reachable, so that nobody takes
+/// them for a leak.
+inline constinit Threads* threads_of_parent = nullptr;
+inline void begin_pool_of_child() {
+  if (Threads* parents = pool_threads.exchange(nullptr)) threads_of_parent = parents;
+}
+inline const HeldOverFork<pool_mutex, begin_pool_of_child> pool_over_fork;
+
+inline void end_pool() {
+  const std::lock_guard lock(pool_mutex);
+  delete pool_threads.exchange(nullptr);
+}
+
+/// Fewer than asked for where the system starts no more: results do not depend on how many there are. They end before
+/// whatever was made at load, such as the keys of what each thread keeps.
+inline Threads& threads_of_pool(int count) {
+  if (Threads* ready = pool_threads.load(std::memory_order_acquire)) return *ready;
+  const std::lock_guard lock(pool_mutex);
+  if (Threads* ready = pool_threads.load(std::memory_order_relaxed)) return *ready;
+  auto made = std::make_unique<Threads>(count);
+  std::atexit(end_pool);
+  pool_threads.store(made.get(), std::memory_order_release);
+  return *made.release();
+}
+
 /// Threads plus the calling one; tasks are handed out one by one from a counter.
 class PoolExecutor final : public Executor {
  public:
-  explicit PoolExecutor(int threads) : threads_(threads) {
-    self_ = this;
-    pthread_atfork(
-        [] {
-          if (self_ != nullptr) self_->mutex_.lock();
-        },
-        [] {
-          if (self_ != nullptr) self_->mutex_.unlock();
-        },
-        [] {
-          if (self_ != nullptr) self_->begin_child();
-        });
-  }
-  ~PoolExecutor() override { self_ = nullptr; }
-  PoolExecutor(const PoolExecutor&) = delete;
-  PoolExecutor& operator=(const PoolExecutor&) = delete;
-  int concurrency() const noexcept override { return threads_; }
+  int concurrency() const noexcept override { return concurrency_.load(std::memory_order_relaxed); }
+  /// Known from its first use on.
+  void set_concurrency(int threads) noexcept { concurrency_.store(threads, std::memory_order_relaxed); }
 
   void run(std::size_t count, FunctionRef<void(std::size_t)> task) override {
     if (TaskScope::inside(*this)) return serial_executor().run(count, task);
-    Threads& threads = this->threads();
+    Threads& threads = threads_of_pool(concurrency() - 1);
     std::atomic<std::size_t> next{0};
     const auto work = [&] {
       const TaskScope scope(*this);
@@ -66,7 +82,7 @@ class PoolExecutor final : public Executor {
     Threads::Job job{work, static_cast<unsigned>(helpers == 0 ? 0 : helpers - 1)};
     threads.start(job);
     work();
-    if (started_.load(std::memory_order_relaxed) != &threads)
+    if (pool_threads.load(std::memory_order_relaxed) != &threads)
       throw Error(ErrorCode::unsupported,
                   "a task called fork() and returned in the child, where the threads that had "
                   "the other tasks are gone; let the child end, or exec, inside the task");
@@ -74,31 +90,11 @@ class PoolExecutor final : public Executor {
   }
 
  private:
-  /// All but the calling thread, made at first use: again in a child of fork(), which has none of its parent's. Fewer
-  /// where the system starts no more: results do not depend on how many there are.
-  Threads& threads() {
-    if (Threads* ready = started_.load(std::memory_order_acquire)) return *ready;
-    const std::lock_guard lock(mutex_);
-    if (owner_ == nullptr) owner_ = std::make_unique<Threads>(threads_ - 1);
-    started_.store(owner_.get(), std::memory_order_release);
-    return *owner_;
-  }
-  /// In the child of a fork, with mutex_ held since before it. The parent's would be waited for for ever
-  /// if they were destroyed, and stay reachable, so that nobody takes them for a leak.
-  void begin_child() {
-    static Threads* parents = nullptr;
-    if (owner_ != nullptr) parents = owner_.release();
-    (void)parents;
-    started_.store(nullptr, std::memory_order_relaxed);
-    mutex_.unlock();
-  }
-
-  static inline PoolExecutor* self_ = nullptr;  ///< There is one; handlers of fork() take no arguments.
-  int threads_;
-  std::mutex mutex_;  ///< Of making the threads.
-  std::unique_ptr<Threads> owner_;
-  std::atomic<Threads*> started_{nullptr};
+  std::atomic<int> concurrency_{0};
 };
+
+inline constinit SerialExecutor the_serial_executor;
+inline constinit PoolExecutor the_pool;
 
 /// CPUs this process may run on, which a container or taskset can make fewer than the machine has.
 inline int usable_cpus() {
@@ -133,16 +129,16 @@ NIBBLE_INLINE bool TaskScope::inside(const Executor& executor) noexcept {
   return false;
 }
 
-NIBBLE_INLINE Executor& serial_executor() {
-  static detail::SerialExecutor executor;
-  return executor;
-}
+NIBBLE_INLINE Executor& serial_executor() { return detail::the_serial_executor; }
 
 NIBBLE_INLINE Executor& default_executor() {
-  static const int threads = detail::default_thread_count();
+  int threads = detail::the_pool.concurrency();
+  if (threads == 0) {
+    threads = detail::default_thread_count();
+    detail::the_pool.set_concurrency(threads);
+  }
   if (threads == 1) return serial_executor();
-  static detail::PoolExecutor executor(threads);
-  return executor;
+  return detail::the_pool;
 }
 
 NIBBLE_INLINE void parallel_for(Executor& executor, std::size_t count, std::size_t grain,

@@ -17,38 +17,32 @@ namespace detail {
 
 inline constexpr std::size_t kKinds = 256;
 
-inline std::size_t index_of(SchemeKind kind) { return static_cast<std::size_t>(kind); }
+constexpr std::size_t index_of(SchemeKind kind) { return static_cast<std::size_t>(kind); }
 
-/// Rows by kind; a null one is no codebook's. Read without the lock, which is for those who add.
+inline constexpr SchemeEntry kNf4Row = codebook_scheme<nf4>(), kFp4Row = codebook_scheme<fp4>(),
+                             kDynamic8Row = codebook_scheme<dynamic_map<true>>(256);
+
+/// The built-in rows by kind; a null one is no codebook's. One that no kernel and no file format knows by its kind
+/// needs no enumerator: register_scheme(row).
+inline constexpr auto kBuiltInSchemes = [] {
+  std::array<const SchemeEntry*, index_of(SchemeKind::llm_int8) + 1> rows{};
+  rows[index_of(SchemeKind::nf4)] = &kNf4Row;
+  rows[index_of(SchemeKind::fp4)] = &kFp4Row;
+  rows[index_of(SchemeKind::dynamic8)] = &kDynamic8Row;
+  return rows;
+}();
+
+/// Those that a program added, never taken back. Read without the lock, which is for those who add, and allocates
+/// nothing: what asks for a row may be out of memory.
 struct SchemeRegistry {
   std::mutex mutex;
-  std::array<std::atomic<const SchemeEntry*>, kKinds> rows{};
-  std::atomic<std::size_t> end{index_of(SchemeKind::llm_int8) + 1};
-
-  /// The built-in rows. One that no kernel and no file format knows by its kind needs no enumerator: add(row).
-  SchemeRegistry() noexcept {
-    static constexpr SchemeEntry kNf4 = codebook_scheme<nf4>(), kFp4 = codebook_scheme<fp4>(),
-                                 kDynamic8 = codebook_scheme<dynamic_map<true>>(256);
-    set(SchemeKind::nf4, kNf4);
-    set(SchemeKind::fp4, kFp4);
-    set(SchemeKind::dynamic8, kDynamic8);
-  }
-  void set(SchemeKind kind, const SchemeEntry& row) noexcept { rows[index_of(kind)].store(&row); }
-  SchemeKind add(const SchemeEntry& row) {
-    const auto kind = static_cast<SchemeKind>(end.load());
-    set(kind, *new SchemeEntry(row));  // never taken back
-    ++end;
-    return kind;
-  }
+  std::array<std::atomic<const SchemeEntry*>, kKinds - kBuiltInSchemes.size()> added{};
+  std::atomic<std::size_t> count{0};
 };
 // So its rows outlive whatever a program quantizes while it ends.
 static_assert(std::is_trivially_destructible_v<SchemeRegistry>);
 
-/// Allocates nothing: what asks for a row may be out of memory.
-inline SchemeRegistry& scheme_registry() noexcept {
-  static SchemeRegistry r;
-  return r;
-}
+inline constinit SchemeRegistry scheme_registry;
 
 inline void check_scheme(const SchemeEntry& row) {
   const auto need = [&](bool ok, const std::string& why) {
@@ -74,22 +68,26 @@ inline void check_scheme(const SchemeEntry& row) {
 
 NIBBLE_INLINE SchemeKind register_scheme(const SchemeEntry& row) {
   detail::check_scheme(row);
-  detail::SchemeRegistry& r = detail::scheme_registry();
+  detail::SchemeRegistry& r = detail::scheme_registry;
   const std::lock_guard lock(r.mutex);
   if (find_scheme(row.name))
     throw Error(ErrorCode::invalid_argument, "a scheme named '" + std::string(row.name) + "' is registered already");
-  if (r.end.load() == detail::kKinds)
+  const std::size_t place = r.count.load();
+  if (place == r.added.size())
     throw Error(ErrorCode::invalid_argument, "the scheme '" + std::string(row.name) + "' is one too many: there are " +
                                                  std::to_string(detail::kKinds) + " kinds");
-  return r.add(row);
+  r.added[place].store(new SchemeEntry(row));
+  ++r.count;
+  return static_cast<SchemeKind>(detail::kBuiltInSchemes.size() + place);
 }
 
 NIBBLE_INLINE const SchemeEntry* scheme_entry(SchemeKind kind) noexcept {
-  return detail::scheme_registry().rows[detail::index_of(kind)].load();
+  const std::size_t i = detail::index_of(kind), built_in = detail::kBuiltInSchemes.size();
+  return i < built_in ? detail::kBuiltInSchemes[i] : detail::scheme_registry.added[i - built_in].load();
 }
 
 NIBBLE_INLINE std::optional<SchemeKind> find_scheme(std::string_view name) {
-  const std::size_t end = detail::scheme_registry().end.load();
+  const std::size_t end = detail::kBuiltInSchemes.size() + detail::scheme_registry.count.load();
   for (std::size_t i = 0; i < end; ++i) {
     const auto kind = static_cast<SchemeKind>(i);
     if (const SchemeEntry* row = scheme_entry(kind); row != nullptr && row->name == name) return kind;
@@ -99,7 +97,7 @@ NIBBLE_INLINE std::optional<SchemeKind> find_scheme(std::string_view name) {
 
 NIBBLE_INLINE std::vector<std::string_view> scheme_names() {
   std::vector<std::string_view> out;
-  const std::size_t end = detail::scheme_registry().end.load();
+  const std::size_t end = detail::kBuiltInSchemes.size() + detail::scheme_registry.count.load();
   for (std::size_t i = 0; i < end; ++i)
     if (const SchemeEntry* row = scheme_entry(static_cast<SchemeKind>(i))) out.push_back(row->name);
   return out;
