@@ -35,9 +35,9 @@ double seconds(const BenchDevice& device, const Layer& layer, ModelTier tier, st
 /// All that gemv takes, then the tiles of the tensor cores.
 std::vector<std::size_t> measured_tokens() {
   std::vector<std::size_t> tokens;
-  for (std::size_t n = 1; n <= cuda::kMostGemvTokens; ++n) tokens.push_back(n);
+  for (std::size_t n = 1; n <= cuda::kMaxGemvTokens; ++n) tokens.push_back(n);
   for (const std::size_t n : {16, 32, 64}) tokens.push_back(n);
-  for (std::size_t n = 128; n <= kMostTableTokens; n += 128) tokens.push_back(n);
+  for (std::size_t n = 128; n <= kMaxTableTokens; n += 128) tokens.push_back(n);
   return tokens;
 }
 

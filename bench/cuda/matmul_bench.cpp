@@ -92,7 +92,7 @@ void add(Run& run, const Case& c) {
 /// The paths that weights of a spec have, for so many tokens.
 std::vector<Path> paths_of(const std::string& spec, std::size_t tokens) {
   std::vector<Path> paths;
-  if (!spec.empty() && tokens <= cuda::kMostGemvTokens) paths.push_back(Path::gemv);
+  if (!spec.empty() && tokens <= cuda::kMaxGemvTokens) paths.push_back(Path::gemv);
   if (spec.find('4') < spec.find('-')) paths.push_back(Path::tensor_core);  // int4, nf4
   paths.push_back(Path::blas);
   if (spec == "int8" || spec == "llm-int8") paths.push_back(Path::int8);

@@ -74,7 +74,7 @@ double modelled_seconds(const DeviceLimits& device, TierFamily family, ModelTier
 TierLimits find_limits(const Seconds& seconds, std::span<const std::size_t> tokens) {
   TierLimits limits;
   for (const std::size_t n : tokens) {
-    if (n > cuda::kMostGemvTokens || seconds(ModelTier::gemv, n) > kKeep * seconds(ModelTier::tensor_core, n)) break;
+    if (n > cuda::kMaxGemvTokens || seconds(ModelTier::gemv, n) > kKeep * seconds(ModelTier::tensor_core, n)) break;
     limits.gemv = n;
   }
   for (const std::size_t n : tokens) {
@@ -85,7 +85,7 @@ TierLimits find_limits(const Seconds& seconds, std::span<const std::size_t> toke
 }
 
 std::vector<cuda::TierRow> modelled_table() {
-  std::vector<std::size_t> tokens(kMostTableTokens);
+  std::vector<std::size_t> tokens(kMaxTableTokens);
   std::iota(tokens.begin(), tokens.end(), std::size_t{1});
   std::vector<cuda::TierRow> rows;
   for (const DeviceLimits& device : kDevices)

@@ -31,7 +31,7 @@ double modelled_seconds(const DeviceLimits& device, cuda::TierFamily family, Mod
 /// Where the tiers change, if `seconds` says what each takes. A tier is kept while it takes at most kKeep times what
 /// the next one does: it needs less workspace, and its results hang on less.
 inline constexpr double kKeep = 1.1;
-inline constexpr std::size_t kMostTableTokens = 4096;
+inline constexpr std::size_t kMaxTableTokens = 4096;
 using Seconds = std::function<double(ModelTier, std::size_t tokens)>;
 /// Looks at the numbers of tokens in `tokens`, ascending. A limit is the last of them before the tier is left.
 cuda::TierLimits find_limits(const Seconds& seconds, std::span<const std::size_t> tokens);

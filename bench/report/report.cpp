@@ -143,7 +143,7 @@ constexpr Gate kGates[] = {
     {"matmul/int4-g128-sym/i8/4096x4096/n1/t1", "scalar/int4-g128-sym/i8/4096x4096/n1/t1", 3},
     {"avx2/int4-g128-sym/f32/4096x4096/n1/t1", "scalar/int4-g128-sym/f32/4096x4096/n1/t1", 3},
 };
-constexpr double kLeastOfLimit = 0.15;
+constexpr double kMinOfLimit = 0.15;
 
 bool check_gates(const std::vector<Case>& cases) {
   const auto find = [&](const std::string& name) {
@@ -160,7 +160,7 @@ bool check_gates(const std::vector<Case>& cases) {
     good = good && holds;
   }
   for (const Case& c : cases)
-    if (c.name.starts_with("matmul/") && c.of_limit < kLeastOfLimit) {
+    if (c.name.starts_with("matmul/") && c.of_limit < kMinOfLimit) {
       fmt::print("FAILED {}: {:.0f} % of its limit\n", c.name, 100 * c.of_limit);
       good = false;
     }

@@ -31,7 +31,7 @@ inline constexpr std::size_t kGemmOutputs = 128;  ///< Rows of weights that a bl
 inline constexpr std::size_t kGemmDepth = 64;     ///< Columns of 4 bits a step; what columns are padded to.
 
 /// The most columns whose products of 8-bit codes, each at most 127·128, fit a 32-bit sum.
-inline constexpr std::size_t kMostInt8Columns = 0x7fffffff / (127 * 128);
+inline constexpr std::size_t kMaxInt8Columns = 0x7fffffff / (127 * 128);
 
 NIBBLE_HD constexpr std::size_t round_up(std::size_t n, std::size_t to) { return (n + to - 1) / to * to; }
 

@@ -44,7 +44,7 @@ bool is_valid(const PackedW4& w) {
 
 /// Blocks of one tile add their sums one after the other, so that more of them soon cost more than they save: on an
 /// H100 16 tokens of 4096 x 4096 took 27 µs in up to 12 blocks a tile, 13.8 in 4, 14.8 in 3 and 16.2 in 6.
-constexpr std::size_t kMostBlocksATile = 4;
+constexpr std::size_t kMaxBlocksATile = 4;
 
 GemmPlan cut(unsigned tile_tokens, std::size_t tokens, std::size_t rows, std::size_t cols, unsigned blocks) {
   // The kernel counts steps in 32 bits, to one block's run beyond the last.
@@ -60,7 +60,7 @@ GemmPlan cut(unsigned tile_tokens, std::size_t tokens, std::size_t rows, std::si
   plan.token_tiles = static_cast<unsigned>(token_tiles);
   plan.steps_a_tile = static_cast<unsigned>(steps_a_tile);
   plan.steps = static_cast<unsigned>(output_tiles * token_tiles * steps_a_tile);
-  const auto most_blocks = static_cast<unsigned>(std::min(output_tiles * token_tiles * kMostBlocksATile, most));
+  const auto most_blocks = static_cast<unsigned>(std::min(output_tiles * token_tiles * kMaxBlocksATile, most));
   const unsigned wanted = std::clamp(blocks, 1u, std::min(plan.steps, most_blocks));
   plan.steps_a_block = plan.steps / wanted + (plan.steps % wanted != 0 ? 1 : 0);
   plan.blocks = plan.steps / plan.steps_a_block + (plan.steps % plan.steps_a_block != 0 ? 1 : 0);

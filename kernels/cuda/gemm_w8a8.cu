@@ -31,7 +31,7 @@ int gemm_w8a8(const PackedInt8& w, const RoundedActivations& x, const OutlierCol
               std::size_t y_stride, const Int8TileShape& tile, cudaStream_t stream) {
   if (x.tokens == 0) return cudaSuccess;
   const std::size_t most_blocks = 65535;  // of the grid's second dimension
-  if (w.rows == 0 || w.cols == 0 || w.cols > kMostInt8Columns || w.rows > most_blocks * kGemmOutputs ||
+  if (w.rows == 0 || w.cols == 0 || w.cols > kMaxInt8Columns || w.rows > most_blocks * kGemmOutputs ||
       !is_aligned_to_16(w.codes) || !is_aligned_to_16(x.codes) || x.stride % 16 != 0 || x.stride < w.cols ||
       y_stride < w.rows || (y_type != DType::f32 && y_type != DType::f16 && y_type != DType::bf16))
     return cudaErrorInvalidValue;

@@ -15,7 +15,7 @@ namespace nibble::inline NIBBLE_ABI::cuda {
 /// Weights as PackedInt8Layout places them, on the device. Does not own.
 struct PackedInt8 {
   std::size_t rows = 0;                  ///< Outputs.
-  std::size_t cols = 0;                  ///< At most kMostInt8Columns.
+  std::size_t cols = 0;                  ///< At most kMaxInt8Columns.
   const std::uint32_t* codes = nullptr;  ///< PackedInt8Layout::words(), aligned to 16 bytes.
   const float* multipliers = nullptr;    ///< [rows] What a code is multiplied by.
 };

@@ -53,7 +53,7 @@ bool is_vector_type(DType type) { return type == DType::f32 || type == DType::f1
 int gemv(const CanonicalMatrix& w, const void* x, DType x_type, std::size_t x_stride, std::size_t tokens, void* y,
          DType y_type, std::size_t y_stride, cudaStream_t stream) {
   if (tokens == 0) return cudaSuccess;
-  if (w.codes == nullptr || tokens > kMostGemvTokens || !has_gemv(w.spec) || w.pitch % kGemvPitch != 0 ||
+  if (w.codes == nullptr || tokens > kMaxGemvTokens || !has_gemv(w.spec) || w.pitch % kGemvPitch != 0 ||
       !is_vector_type(x_type) || !is_vector_type(y_type))
     return cudaErrorInvalidValue;
   const Call call{w, {x, x_type, x_stride}, tokens, y, y_type, y_stride, stream};

@@ -18,7 +18,7 @@
 
 namespace nibble::inline NIBBLE_ABI::cuda {
 
-inline constexpr std::size_t kMostGemvTokens = 8;
+inline constexpr std::size_t kMaxGemvTokens = 8;
 
 /// Rows of codes must begin at multiples of this: it divides the pitch. Rows of canonical bytes qualify where their
 /// number is a multiple; else they are uploaded further apart. Of the bytes between, no value matters.
@@ -31,7 +31,7 @@ inline bool has_gemv(const QuantSpec& spec) {
   return spec.bits <= 4 || spec.bits == 8;
 }
 
-/// y[t][o] = Σ over c of x[t][c]·w[o][c], for `tokens` ≤ kMostGemvTokens rows. x is [tokens, w.cols] of x_type, y is
+/// y[t][o] = Σ over c of x[t][c]·w[o][c], for `tokens` ≤ kMaxGemvTokens rows. x is [tokens, w.cols] of x_type, y is
 /// [tokens, w.rows] of y_type (f32, f16 or bf16 each), rows x_stride and y_stride elements apart. Act-order matrices
 /// need no rearranged activations: the group of each column is looked up, which is slower. Codes must be canonical.
 /// Returns the cudaError_t of the launch.

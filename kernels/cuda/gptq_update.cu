@@ -17,7 +17,7 @@ unsigned blocks_of(std::size_t rows) {
 
 template <class T>
 int gptq_update(const GptqStep& step, const GptqBuffers<T>& buffers, cudaStream_t stream) {
-  if (step.end <= step.begin || step.end > step.cols || step.end - step.begin > kMostGptqColumns || step.groups == 0)
+  if (step.end <= step.begin || step.end > step.cols || step.end - step.begin > kMaxGptqColumns || step.groups == 0)
     return cudaErrorInvalidValue;
   if (step.rows == 0) return cudaSuccess;
   return launch(gptq_update_kernel<T>, dim3(blocks_of<T>(step.rows)), dim3(kGptqThreads<T>),

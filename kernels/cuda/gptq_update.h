@@ -16,7 +16,7 @@ using cudaStream_t = struct CUstream_st*;  // as cuda_runtime.h has it
 namespace nibble::inline NIBBLE_ABI::cuda {
 
 /// The most positions of a step.
-inline constexpr std::size_t kMostGptqColumns = 256;
+inline constexpr std::size_t kMaxGptqColumns = 256;
 
 /// When a group's grid is fitted.
 enum class GptqGrids : std::uint8_t {
@@ -58,7 +58,7 @@ struct GptqBuffers {
 
 /// q_i = round(w_i), e_i = (w_i − q_i)/U_ii, and w_j += w_i·P_ij − e_i·U_ij for j within the step. Each row's
 /// arithmetic is in one fixed order. Shared memory: 256 bytes a position. Returns the cudaError_t of the launch;
-/// cudaErrorInvalidValue for a step that is empty or longer than kMostGptqColumns.
+/// cudaErrorInvalidValue for a step that is empty or longer than kMaxGptqColumns.
 template <class T>
 int gptq_update(const GptqStep& step, const GptqBuffers<T>& buffers, cudaStream_t stream);
 

@@ -11,8 +11,7 @@ namespace nibble::cli {
 namespace {
 
 constexpr double kWidth = 960, kHeight = 600, kLeft = 104, kRight = 34, kTop = 98, kBottom = 62;
-constexpr double kMost =
-    2;  // times the best perplexity; worse points share the upper edge, so that the rest stay apart
+constexpr double kMaxShown = 2;  // times the best perplexity; worse points share the upper edge, so that the rest stay apart
 
 // ── Families: what shares a colour and a mark
 
@@ -109,7 +108,7 @@ Scales scales_of(const std::vector<PlotPoint>& points) {
     s.largest = std::max(s.largest, p.size_mb);
     s.best = std::min(s.best, p.perplexity);
   }
-  for (const PlotPoint& p : points) s.worst = std::max(s.worst, std::min(p.perplexity, s.best * kMost));
+  for (const PlotPoint& p : points) s.worst = std::max(s.worst, std::min(p.perplexity, s.best * kMaxShown));
   s.worst = std::max(s.worst, s.best * 1.001);
   const double margin = std::max(1.08, std::pow(s.largest / s.smallest, 0.06));
   s.smallest /= margin;

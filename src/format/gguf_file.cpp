@@ -80,7 +80,7 @@ class Output {
     } else if constexpr (std::is_same_v<T, bool>) {
       put(std::uint8_t{value});
     } else if constexpr (std::is_same_v<T, GgufArray>) {
-      if (depth > format::kMostGgufNesting) throw Error(ErrorCode::invalid_argument, "arrays nest more than 4 deep");
+      if (depth > format::kMaxGgufNesting) throw Error(ErrorCode::invalid_argument, "arrays nest more than 4 deep");
       put(static_cast<std::uint32_t>(value.type()));
       put(std::uint64_t{value.size()});
       std::visit(

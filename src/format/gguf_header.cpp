@@ -10,12 +10,12 @@ namespace nibble::inline NIBBLE_ABI {
 
 namespace {
 
-using format::kMostGgufNesting;
+using format::kMaxGgufNesting;
 
-constexpr std::size_t kMostHeaderBytes = std::size_t{128} << 20;
-constexpr std::size_t kMostKeyBytes = 65535;  // the specification's
-constexpr std::size_t kMostNameBytes = 64;    // the specification's
-constexpr std::uint32_t kMostDimensions = 4;
+constexpr std::size_t kMaxHeaderBytes = std::size_t{128} << 20;
+constexpr std::size_t kMaxKeyBytes = 65535;  // the specification's
+constexpr std::size_t kMaxNameBytes = 64;    // the specification's
+constexpr std::uint32_t kMaxDimensions = 4;
 constexpr std::uint32_t kTypesOfGgml = 64;      // ids below this are, or may become, types of ggml
 constexpr std::uint32_t kTypesOfIkLlama = 133;  // from here that fork numbers its own
 
@@ -29,7 +29,7 @@ std::string quoted(const char* what, const std::string& name) {
 class Cursor {
  public:
   Cursor(std::span<const std::byte> bytes, const std::string& file)
-      : bytes_(bytes.first(std::min(bytes.size(), kMostHeaderBytes))), file_(file) {}
+      : bytes_(bytes.first(std::min(bytes.size(), kMaxHeaderBytes))), file_(file) {}
 
   [[noreturn]] void refuse(const std::string& why, ErrorCode code = ErrorCode::corrupt_file) const {
     // What only this library lacks does not make the file a bad one.
@@ -51,7 +51,7 @@ class Cursor {
     const auto length = number<std::uint64_t>("the length of " + what);
     if (length > most || length > rest())
       refuse(what + " has " + std::to_string(length) + " bytes; the file has " + std::to_string(rest()) +
-             " more of header" + (most < kMostHeaderBytes ? ", and " + std::to_string(most) + " is the most" : ""));
+             " more of header" + (most < kMaxHeaderBytes ? ", and " + std::to_string(most) + " is the most" : ""));
     std::string out(reinterpret_cast<const char*>(bytes_.data()) + at_, static_cast<std::size_t>(length));
     at_ += out.size();
     return out;
@@ -70,7 +70,7 @@ class Cursor {
 
  private:
   std::string limit() const {
-    return bytes_.size() == kMostHeaderBytes ? ": a header has at most 128 MiB" : ": the file ends";
+    return bytes_.size() == kMaxHeaderBytes ? ": a header has at most 128 MiB" : ": the file ends";
   }
 
   std::span<const std::byte> bytes_;
@@ -81,7 +81,7 @@ class Cursor {
 template <class T>
 T read_value(Cursor& in, const std::string& what) {
   if constexpr (std::is_same_v<T, std::string>) {
-    return in.text(what, kMostHeaderBytes);
+    return in.text(what, kMaxHeaderBytes);
   } else if constexpr (std::is_same_v<T, bool>) {
     const auto byte = in.number<std::uint8_t>(what);
     if (byte > 1) in.refuse(what + " is " + std::to_string(byte) + "; a boolean is 0 or 1");
@@ -93,9 +93,9 @@ T read_value(Cursor& in, const std::string& what) {
 
 /// The fewest bytes that an element takes.
 template <class T>
-constexpr std::size_t kLeastBytes = std::is_same_v<T, std::string> ? 8
-                                    : std::is_same_v<T, GgufArray> ? 12
-                                                                   : sizeof(T);
+constexpr std::size_t kMinBytes = std::is_same_v<T, std::string> ? 8
+                                  : std::is_same_v<T, GgufArray> ? 12
+                                                                 : sizeof(T);
 
 std::uint32_t value_type(Cursor& in, const std::string& what) {
   const auto type = in.number<std::uint32_t>("the type of " + what);
@@ -111,12 +111,12 @@ void for_index(std::size_t index, Make&& make, std::index_sequence<I...>) {
 }
 
 GgufArray read_array(Cursor& in, const std::string& what, int depth) {
-  if (depth > kMostGgufNesting) in.refuse(what + " nests arrays more than 4 deep");
+  if (depth > kMaxGgufNesting) in.refuse(what + " nests arrays more than 4 deep");
   GgufArray array;
   const auto read = [&](auto index) {
     using Elements = std::variant_alternative_t<index, decltype(array.elements)>;
     using T = typename Elements::value_type;
-    const std::size_t n = in.count("the number of elements of " + what, kLeastBytes<T>);
+    const std::size_t n = in.count("the number of elements of " + what, kMinBytes<T>);
     Elements elements;
     elements.reserve(n);
     for (std::size_t i = 0; i < n; ++i) {
@@ -142,7 +142,7 @@ GgufValue read_metadata_value(Cursor& in, const std::string& what) {
 
 void read_metadata(Cursor& in, std::size_t count, GgufMetadata& out) {
   for (std::size_t i = 0; i < count; ++i) {
-    const std::string key = in.text("key " + std::to_string(i), kMostKeyBytes);
+    const std::string key = in.text("key " + std::to_string(i), kMaxKeyBytes);
     if (key.empty()) in.refuse("key " + std::to_string(i) + " is empty");
     if (out.contains(key)) in.refuse(quoted("the key", key) + " appears twice");
     out.emplace(key, read_metadata_value(in, quoted("key", key)));
@@ -173,11 +173,11 @@ void read_type(Cursor& in, const std::string& what, GgufTensor& t) {
 
 GgufTensor read_tensor(Cursor& in, std::size_t index) {
   GgufTensor t;
-  t.name = in.text("the name of tensor " + std::to_string(index), kMostNameBytes);
+  t.name = in.text("the name of tensor " + std::to_string(index), kMaxNameBytes);
   if (t.name.empty()) in.refuse("tensor " + std::to_string(index) + " has no name");
   const std::string what = quoted("tensor", t.name);
   const auto dimensions = in.number<std::uint32_t>("the number of dimensions of " + what);
-  if (dimensions > kMostDimensions)
+  if (dimensions > kMaxDimensions)
     in.refuse(what + " has " + std::to_string(dimensions) + " dimensions; 4 are the most");
   for (std::uint32_t d = 0; d < dimensions; ++d)
     t.shape.insert(t.shape.begin(), in.number<std::uint64_t>("dimension " + std::to_string(d) + " of " + what));

@@ -9,7 +9,7 @@
 namespace nibble::inline NIBBLE_ABI::format {
 
 constexpr std::size_t kGgufAlignment = 32;  // without general.alignment
-constexpr int kMostGgufNesting = 4;
+constexpr int kMaxGgufNesting = 4;
 
 /// The next multiple of `alignment`, a power of two below 2^32; `n` is a place in a file.
 constexpr std::size_t round_up(std::size_t n, std::size_t alignment) { return (n + alignment - 1) & ~(alignment - 1); }

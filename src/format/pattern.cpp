@@ -9,9 +9,9 @@ namespace nibble::inline NIBBLE_ABI::format {
 
 namespace {
 
-constexpr std::size_t kMostSteps = 20000;
-constexpr int kMostDepth = 50;
-constexpr int kMostRepeats = 1000;
+constexpr std::size_t kMaxSteps = 20000;
+constexpr int kMaxDepth = 50;
+constexpr int kMaxRepeats = 1000;
 
 using Letters = std::bitset<256>;
 
@@ -51,7 +51,7 @@ class PatternCompiler {
     return true;
   }
   void add(Pattern::Step step) {
-    if (steps_.size() >= kMostSteps) refuse("it is too long");
+    if (steps_.size() >= kMaxSteps) refuse("it is too long");
     step.level = level_;
     steps_.push_back(step);
   }
@@ -71,7 +71,7 @@ class PatternCompiler {
   }
 
   void alternatives(int depth) {
-    if (depth > kMostDepth) refuse("its groups are nested too deeply");
+    if (depth > kMaxDepth) refuse("its groups are nested too deeply");
     std::vector<std::size_t> jumps;
     for (;;) {
       const std::size_t start = steps_.size();
@@ -179,7 +179,7 @@ class PatternCompiler {
     const std::size_t start = at_;
     while (more() && peek() >= '0' && peek() <= '9') {
       value = value * 10 + (take() - '0');
-      if (value > kMostRepeats) refuse("more than 1000 repetitions");
+      if (value > kMaxRepeats) refuse("more than 1000 repetitions");
     }
     if (at_ == start) refuse("'{' needs a number");
     return value;
@@ -266,7 +266,7 @@ bool Pattern::matches_start(std::string_view text) const {
     std::fill(here.begin(), here.end(), 0);
     // What lies in a look-ahead comes before the look-ahead itself. Most steps lead to later ones, so that one sweep
     // from the last is enough for them; each loop around a step may take another, and groups nest no deeper than
-    // kMostDepth.
+    // kMaxDepth.
     for (int level = levels_ - 1; level >= 0; --level)
       for (bool changed = true; changed;) {
         changed = false;

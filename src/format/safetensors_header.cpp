@@ -13,8 +13,8 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr std::size_t kMostHeaderBytes = 100'000'000;  // the limit of the reference implementation
-constexpr std::size_t kMostDimensions = 16;
+constexpr std::size_t kMaxHeaderBytes = 100'000'000;  // the limit of the reference implementation
+constexpr std::size_t kMaxDimensions = 16;
 
 /// Types that the format has and this library has not.
 constexpr std::string_view kUnreadTypes[] = {"F4",          "F6_E2M3",     "F6_E3M2", "F8_E8M0",
@@ -31,7 +31,7 @@ bool is_unread_type(std::string_view name) {
 std::string quoted(const std::string& name) { return "tensor '" + name.substr(0, 200) + "'"; }
 
 json::Document parse_strict(const char* text, std::size_t size, const std::string& file) {
-  constexpr json::Limits limits{3, kMostHeaderBytes, std::size_t{16} << 20};  // {name: {"shape": [ … ]}}
+  constexpr json::Limits limits{3, kMaxHeaderBytes, std::size_t{16} << 20};  // {name: {"shape": [ … ]}}
   json::Document document;
   try {
     document = json::parse({text, size}, "header", limits);
@@ -77,7 +77,7 @@ TensorInfo parse_tensor(const std::string& name, const Json& entry, const std::s
                                             ", a type of quantized weights and their scales that is not read");
   if (!type) refuse(file, quoted(name) + ": unknown dtype " + dtype.dump().substr(0, 60));
   t.type = *type;
-  if (!shape.is_array() || shape.size() > kMostDimensions)
+  if (!shape.is_array() || shape.size() > kMaxDimensions)
     refuse(file, quoted(name) + ": \"shape\" must be an array of at most 16 sizes");
   std::size_t bytes = size_of(t.type);
   for (const Json& dimension : shape) {
@@ -128,7 +128,7 @@ SafetensorsHeader parse_safetensors_header(std::span<const std::byte> bytes, con
     refuse(file, "it has " + std::to_string(bytes.size()) + " bytes, fewer than the 8 of the header's length");
   std::uint64_t length = 0;
   std::memcpy(&length, bytes.data(), 8);
-  if (length > kMostHeaderBytes || length > bytes.size() - 8)
+  if (length > kMaxHeaderBytes || length > bytes.size() - 8)
     refuse(file, "the header's length is " + std::to_string(length) + "; the file has " +
                      std::to_string(bytes.size() - 8) +
                      " bytes after it, and 100 MB is the most: the file is cut off, or of another kind");

@@ -29,7 +29,7 @@ const Architecture& architecture_of(const std::string& type, const std::string& 
 }
 
 /// No matrix has more rows or columns.
-constexpr std::uint64_t kMostSize = 1u << 28;
+constexpr std::uint64_t kMaxSize = 1u << 28;
 
 /// Typed access to one JSON object, with errors that name the field.
 class Fields {
@@ -44,7 +44,7 @@ class Fields {
     const Json* v = find(field);
     if (v == nullptr && fallback) return *fallback;
     if (v == nullptr) refuse(field, "is missing");
-    if (!v->is_number_unsigned() || v->get<std::uint64_t>() == 0 || v->get<std::uint64_t>() > kMostSize)
+    if (!v->is_number_unsigned() || v->get<std::uint64_t>() == 0 || v->get<std::uint64_t>() > kMaxSize)
       refuse(field, "is " + shown(*v) + "; a positive whole number is needed");
     return v->get<std::size_t>();
   }
@@ -315,7 +315,7 @@ Config Config::parse(std::string_view text, const std::string& name) {
     f.refuse("num_attention_heads", "must divide hidden_size");
   c.head_dim = f.size("head_dim", architecture.head_dim != 0 ? architecture.head_dim : c.hidden / c.heads);
   if (c.head_dim % 2 != 0) f.refuse("head_dim", "must be even: rotary embeddings turn pairs");
-  if (c.head_dim > kMostSize / c.heads)
+  if (c.head_dim > kMaxSize / c.heads)
     f.refuse("head_dim", "is " + std::to_string(c.head_dim) + ", which no matrix has for each of " +
                              std::to_string(c.heads) + " heads");
   c.vocab = f.size("vocab_size");

@@ -16,7 +16,7 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "the file is little-endian");
 
 constexpr std::array<char, 8> kMagic = {'N', 'I', 'B', 'H', 'E', 'S', 'S', '1'};
-constexpr std::uint64_t kMostChannels = std::uint64_t{1} << 24, kMostName = 4096;
+constexpr std::uint64_t kMaxChannels = std::uint64_t{1} << 24, kMaxName = 4096;
 
 struct Header {
   std::array<char, 8> magic = kMagic;
@@ -26,7 +26,7 @@ struct Header {
 }  // namespace
 
 void Hessian::save(const std::filesystem::path& path) const {
-  if (name_.size() > kMostName)
+  if (name_.size() > kMaxName)
     throw Error(ErrorCode::invalid_argument,
                 "the name of a Hessian to be saved has " + std::to_string(name_.size()) + " bytes; 4096 are the most");
   files::PendingFile file(path);
@@ -53,9 +53,9 @@ Hessian Hessian::load(const std::filesystem::path& path) {
   need(bytes.size() >= sizeof header, "it has only " + std::to_string(bytes.size()) + " bytes");
   std::memcpy(&header, bytes.data(), sizeof header);
   need(header.magic == kMagic, "it does not begin with NIBHESS1");
-  need(header.channels >= 1 && header.channels <= kMostChannels, "channels is " + std::to_string(header.channels));
+  need(header.channels >= 1 && header.channels <= kMaxChannels, "channels is " + std::to_string(header.channels));
   need(header.asymmetric <= 1, "asymmetric is " + std::to_string(header.asymmetric));
-  need(header.name_length <= kMostName, "its name has " + std::to_string(header.name_length) + " bytes");
+  need(header.name_length <= kMaxName, "its name has " + std::to_string(header.name_length) + " bytes");
   // No overflow: channels ≤ 2^24.
   const std::uint64_t lower = header.channels * (header.channels + 1) / 2;
   const std::uint64_t cross = header.asymmetric * header.channels * header.channels;

@@ -35,7 +35,7 @@ TEST(CudaBackend, QuantizesAndDecodesAsTheCpu) {
 }
 
 double bound_of(std::size_t n, const QuantSpec& spec, std::size_t cols, DType x_type = DType::f32) {
-  const bool few = n <= cuda::kMostGemvTokens && cuda::has_gemv(spec);
+  const bool few = n <= cuda::kMaxGemvTokens && cuda::has_gemv(spec);
   return few ? cuda::gemv_relative_error(cols, spec.bits) : blas_bound(cols, x_type);
 }
 

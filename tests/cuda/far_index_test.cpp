@@ -299,11 +299,11 @@ TEST(CudaFarIndex, GptqSolvesPositionsBeyond32Bits) {
 // ---- Work that is larger than a grid may be, so that blocks take several parts: the first block's second part.
 // --------
 
-constexpr std::size_t kMostGridY = 65535;
+constexpr std::size_t kMaxGridY = 65535;
 
 TEST(CudaBeyondTheGrid, DequantizeTakesColumns) {
   const DeviceCanonical small(weights("int4-tensor-sym", 64), 16);
-  const std::size_t first = kMostGridY * 256, cols = first + 8;
+  const std::size_t first = kMaxGridY * 256, cols = first + 8;
   cuda::CanonicalMatrix q = small.view();
   const FarArray<std::uint8_t> codes(cols / 2);
   require(cudaMemcpy(codes.get() + first / 2, q.codes, 4, cudaMemcpyDeviceToDevice), "cudaMemcpy");
@@ -317,9 +317,9 @@ TEST(CudaBeyondTheGrid, DequantizeTakesColumns) {
 }
 
 TEST(CudaBeyondTheGrid, GatherTakesTokens) {
-  const std::size_t cols = 8, tokens = kMostGridY + 1;
+  const std::size_t cols = 8, tokens = kMaxGridY + 1;
   std::vector<f16> x(tokens * cols);
-  for (std::size_t c = 0; c < cols; ++c) x[kMostGridY * cols + c] = f16(static_cast<float>(c + 1));
+  for (std::size_t c = 0; c < cols; ++c) x[kMaxGridY * cols + c] = f16(static_cast<float>(c + 1));
   const DeviceArray<f16> from(x), to(x.size());
   const DeviceArray<std::int32_t> columns(std::vector<std::int32_t>{7, 6, 5, 4, 3, 2, 1, 0});
   with_blocks(0, 1, [&] {
@@ -329,11 +329,11 @@ TEST(CudaBeyondTheGrid, GatherTakesTokens) {
   });
   const auto out = to.host();
   for (std::size_t c = 0; c < cols; ++c)
-    EXPECT_EQ(out[kMostGridY * cols + c].bits, f16(static_cast<float>(8 - c)).bits) << c;
+    EXPECT_EQ(out[kMaxGridY * cols + c].bits, f16(static_cast<float>(8 - c)).bits) << c;
 }
 
 TEST(CudaBeyondTheGrid, OutliersAreFoundInTokens) {
-  const std::size_t cols = 8, stride = 256, tokens = kMostGridY * 64 + 1;
+  const std::size_t cols = 8, stride = 256, tokens = kMaxGridY * 64 + 1;
   const FarArray<f16> from(tokens * stride);
   from.put((tokens - 1) * stride + 5, std::vector<f16>{f16(9.0f)});
   const DeviceArray<std::uint32_t> marks(cols);
@@ -348,7 +348,7 @@ TEST(CudaBeyondTheGrid, OutliersAreFoundInTokens) {
 }
 
 TEST(CudaBeyondTheGrid, GptqFitsGroups) {
-  const std::size_t groups = kMostGridY + 1;
+  const std::size_t groups = kMaxGridY + 1;
   std::vector<std::int32_t> members(groups), first(groups + 1);
   std::iota(members.begin(), members.end(), 0);
   std::iota(first.begin(), first.end(), 0);
@@ -362,7 +362,7 @@ TEST(CudaBeyondTheGrid, GptqFitsGroups) {
   b.weights = weights.get(), b.members = ordered.get(), b.first_member = firsts.get();
   b.scales = scales.get(), b.zero_points = zeros.get();
   with_blocks(0, 1, [&] { require(cuda::gptq_fit(step, b, nullptr), "gptq_fit"); });
-  EXPECT_EQ(scales.host()[kMostGridY], grid_of({3.0f, 3.0f}, step.rule).scale);
+  EXPECT_EQ(scales.host()[kMaxGridY], grid_of({3.0f, 3.0f}, step.rule).scale);
 }
 
 /// Threads that are done with a row go on to the next before the first has added up what they left.

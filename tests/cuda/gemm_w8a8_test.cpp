@@ -135,7 +135,7 @@ TEST(CudaGemmW8A8, RefusesWhatItHasNoKernelFor) {
   EXPECT_NE(status(1, 64, 64, tile), cudaSuccess);
   EXPECT_NE(status(0, 56, 64, tile), cudaSuccess);
   EXPECT_NE(status(0, 48, 64, tile), cudaSuccess);
-  EXPECT_NE(status(0, 64, cuda::kMostInt8Columns + 1, tile), cudaSuccess);
+  EXPECT_NE(status(0, 64, cuda::kMaxInt8Columns + 1, tile), cudaSuccess);
   EXPECT_NE(status(0, 64, 64, cuda::Int8TileShape{48, 128, 3, 0}), cudaSuccess);
 }
 

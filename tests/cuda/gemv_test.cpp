@@ -102,7 +102,7 @@ TEST(CudaGemv, TakesEveryTypeAndNumberOfTokens) {
   const auto w = normal(10 * 1100, 23);
   for (const char* text : {"int4-g128-asym", "nf4-b64-dq", "int8", "int3-g7-sym"}) {
     const auto q = quantize(MatrixView<const float>(w.data(), 10, 1100), text);
-    for (std::size_t tokens = 1; tokens <= cuda::kMostGemvTokens; ++tokens) {
+    for (std::size_t tokens = 1; tokens <= cuda::kMaxGemvTokens; ++tokens) {
       ASSERT_NO_FATAL_FAILURE((check<f16, f16>(text, q, tokens)));
       ASSERT_NO_FATAL_FAILURE((check<bf16, bf16>(text, q, tokens)));
     }

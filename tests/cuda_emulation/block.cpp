@@ -135,7 +135,7 @@ Contributions meet(Collective what, std::uint32_t mask, const void* mine, std::s
   const unsigned round = meeting.round % 2;
   char* const token = &meeting.token[round];
   unsigned char* const contributions = meeting.contributions[round];
-  if (bytes > 0) std::memcpy(contributions + Contributions::kMostBytes * thread.lane(), mine, bytes);
+  if (bytes > 0) std::memcpy(contributions + Contributions::kMaxBytes * thread.lane(), mine, bytes);
   if (what == Collective::syncwarp) release(token);  // the others exchange registers and order no memory
   meeting.arrived |= bit;
   if (meeting.arrived != mask) {

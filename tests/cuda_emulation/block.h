@@ -45,7 +45,7 @@ struct Meeting {
 struct WarpMeeting : Meeting {
   std::uint32_t mask = 0, arrived = 0;
   Collective what{};
-  unsigned char contributions[2][kWarpSize * Contributions::kMostBytes] = {};
+  unsigned char contributions[2][kWarpSize * Contributions::kMaxBytes] = {};
 };
 
 /// An array of shared memory between two zones that nobody may write.

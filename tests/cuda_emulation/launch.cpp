@@ -29,8 +29,8 @@ void reset_statistics() { machine().statistics = {}; }
 
 namespace {
 
-constexpr unsigned kMostThreads = 1024;              // of a block
-constexpr std::size_t kMostSharedBytes = 227 << 10;  // of a block, on the largest devices
+constexpr unsigned kMaxThreads = 1024;              // of a block
+constexpr std::size_t kMaxSharedBytes = 227 << 10;  // of a block, on the largest devices
 constexpr int kHopelessRounds = 2000;  // in which every thread that can run only looks whether it may go on
 
 const std::function<void()>* running_body = nullptr;
@@ -229,8 +229,8 @@ bool is_empty(dim3 shape) { return shape.x == 0 || shape.y == 0 || shape.z == 0;
 /// CUDA's limits of a launch.
 bool can_launch(dim3 grid, dim3 block, std::size_t shared_bytes) {
   if (is_empty(grid) || is_empty(block) || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535) return false;
-  if (block.x > kMostThreads || block.y > kMostThreads || block.z > 64) return false;
-  return block.x * block.y * block.z <= kMostThreads && shared_bytes <= kMostSharedBytes;
+  if (block.x > kMaxThreads || block.y > kMaxThreads || block.z > 64) return false;
+  return block.x * block.y * block.z <= kMaxThreads && shared_bytes <= kMaxSharedBytes;
 }
 
 }  // namespace

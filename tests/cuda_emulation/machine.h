@@ -53,13 +53,13 @@ enum class Collective { syncwarp, shuffle, vote, matrix_load, matrix_product };
 /// What each lane brought. Valid until the thread's next collective.
 class Contributions {
  public:
-  static constexpr std::size_t kMostBytes = 64;
+  static constexpr std::size_t kMaxBytes = 64;
   explicit Contributions(const unsigned char* bytes) : bytes_(bytes) {}
   template <class T>
   [[nodiscard]] T of(unsigned from_lane) const {
-    static_assert(sizeof(T) <= kMostBytes);
+    static_assert(sizeof(T) <= kMaxBytes);
     T value;
-    std::memcpy(static_cast<void*>(&value), bytes_ + kMostBytes * from_lane, sizeof(T));
+    std::memcpy(static_cast<void*>(&value), bytes_ + kMaxBytes * from_lane, sizeof(T));
     return value;
   }
 

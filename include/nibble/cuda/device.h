@@ -57,7 +57,7 @@ struct DeviceInfo {
 };
 
 /// The least compute capability the kernels are built for.
-inline constexpr int kLeastComputeCapability = 75;
+inline constexpr int kMinComputeCapability = 75;
 
 /// Why the device cannot be used, for people: no driver, no device, one that is too old. Empty if it can. Asks the
 /// driver anew at each call.

@@ -51,11 +51,11 @@ NIBBLE_HD constexpr std::int32_t symmetric_low(SymmetricRange range) {
 
 /// The largest magnitude that can be quantized: beyond it a code could decode to infinity, so the scale is made
 /// infinite, which quantizers turn into an error.
-inline constexpr float kMostMagnitude = 0x1p126f;
+inline constexpr float kMaxMagnitude = 0x1p126f;
 
 /// Symmetric parameters for a range: zero_point = 2^(B−1).
 NIBBLE_HD constexpr AffineParams fit_symmetric(Range r, int bits, SymmetricRange range, ScaleType type) {
-  if (r.absmax() > kMostMagnitude) return {std::numeric_limits<float>::infinity(), 1 << (bits - 1)};
+  if (r.absmax() > kMaxMagnitude) return {std::numeric_limits<float>::infinity(), 1 << (bits - 1)};
   const auto levels = static_cast<float>((1 << bits) - (range == SymmetricRange::restricted ? 2 : 1));
   return {stored_scale(r.absmax() / (levels / 2), type), 1 << (bits - 1)};
 }
@@ -67,7 +67,7 @@ NIBBLE_HD constexpr AffineParams fit_asymmetric(Range r, int bits, bool hold_zer
   const std::int32_t top = (1 << bits) - 1;
   const auto levels = static_cast<float>(top);
   if (hold_zero) r = {r.min < 0 ? r.min : 0.0f, r.max > 0 ? r.max : 0.0f};
-  if (r.absmax() > kMostMagnitude) return {std::numeric_limits<float>::infinity(), 0};
+  if (r.absmax() > kMaxMagnitude) return {std::numeric_limits<float>::infinity(), 0};
   float step = (r.max - r.min) / levels;
   if (!hold_zero) {
     constexpr float most = 0x1p22f;

@@ -33,7 +33,7 @@ NIBBLE_HD constexpr AffineParams reference_grid(Range r, int bits, bool symmetri
     low = -1;
     high = 1;
   }
-  if ((-low > high ? -low : high) > kMostMagnitude) return {std::numeric_limits<float>::infinity(), 0};
+  if ((-low > high ? -low : high) > kMaxMagnitude) return {std::numeric_limits<float>::infinity(), 0};
   const int top = (1 << bits) - 1;
   const float scale = stored_scale((high - low) / static_cast<float>(top), ScaleType::f32);
   return {scale, symmetric ? (top + 1) / 2 : round_half_even(-low / scale)};

@@ -170,7 +170,7 @@ class CudaBackend final : public Backend {
   }
   void matmul_transposed(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y,
                          Executor&) const override {
-    multiply(x, w, y, cuda::matmul_transposed, kMostGemvTokens + 1);
+    multiply(x, w, y, cuda::matmul_transposed, kMaxGemvTokens + 1);
   }
 
  private:

@@ -58,10 +58,10 @@ std::string why_unavailable(int device) {
     return "there is no CUDA device " + std::to_string(device) + ", only " + std::to_string(count);
   try {
     const int capability = compute_capability(device);
-    if (capability >= kLeastComputeCapability) return {};
+    if (capability >= kMinComputeCapability) return {};
     const auto text = [](int c) { return std::to_string(c / 10) + "." + std::to_string(c % 10); };
     return "CUDA device " + std::to_string(device) + " has compute capability " + text(capability) + "; " +
-           text(kLeastComputeCapability) + " (Turing) is the least";
+           text(kMinComputeCapability) + " (Turing) is the least";
   } catch (const CudaError& e) {
     return e.what();
   }

@@ -174,7 +174,7 @@ std::string why_not_int8(const QuantizedMatrix& q) {
   if (q.spec.bits != 8) return what + "codes have " + std::to_string(q.spec.bits) + " bits";
   if (q.spec.granularity != Granularity::channel && q.spec.granularity != Granularity::tensor)
     return what + "a row has several scales";
-  if (q.cols > kMostInt8Columns) return what + "a sum of so many columns may not fit 32 bits";
+  if (q.cols > kMaxInt8Columns) return what + "a sum of so many columns may not fit 32 bits";
   return {};
 }
 

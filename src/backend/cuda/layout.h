@@ -58,7 +58,7 @@ struct HostInt8 {
 };
 
 /// Why the int8 kernel does not take a matrix; empty if it does: 8 bits, symmetric or LLM.int8, one scale a row or one
-/// for all, at most kMostInt8Columns columns.
+/// for all, at most kMaxInt8Columns columns.
 std::string why_not_int8(const QuantizedMatrix& q);
 /// Error{unsupported} with why_not_int8().
 HostInt8 pack_int8(const QuantizedMatrix& q);

@@ -102,7 +102,7 @@ bool can_serve(const Matrix& w, Tier tier, std::size_t tokens, DType x_type) {
   if (tier == Tier::blas) return true;
   if (!s.is_quantized) return false;
   if (tier == Tier::tensor_core) return tensor_core_plan(s, tokens, x_type).blocks > 0;
-  return tokens <= kMostGemvTokens && s.view.codes != nullptr && has_gemv(s.view.spec) && s.has_small_zeros;
+  return tokens <= kMaxGemvTokens && s.view.codes != nullptr && has_gemv(s.view.spec) && s.has_small_zeros;
 }
 
 Tier matmul_tier(const Matrix& w, std::size_t tokens, DType x_type) {

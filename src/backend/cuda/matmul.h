@@ -19,7 +19,7 @@ std::size_t tier_workspace(const Matrix& w, Tier tier, std::size_t tokens, DType
 void matmul_by(Tier tier, const Context& context, const DeviceMatrix& x, const Matrix& w, const MutableDeviceMatrix& y,
                DeviceSpan workspace, cudaStream_t stream);
 
-/// y [n, in] = x [n, out] · W, both f32. The workspace is matmul_workspace() of more than kMostGemvTokens tokens.
+/// y [n, in] = x [n, out] · W, both f32. The workspace is matmul_workspace() of more than kMaxGemvTokens tokens.
 /// Errors as matmul's.
 void matmul_transposed(const Context& context, const DeviceMatrix& x, const Matrix& w, const MutableDeviceMatrix& y,
                        DeviceSpan workspace, cudaStream_t stream);

@@ -10,13 +10,13 @@ namespace nibble::inline NIBBLE_ABI::cuda {
 namespace {
 
 /// The zero points that gemv.h promises to take.
-constexpr std::int32_t kMostGemvZero = std::int32_t{1} << 22;
+constexpr std::int32_t kMaxGemvZero = std::int32_t{1} << 22;
 
 bool has_small_zeros(const QuantizedMatrix& q) {
   if (!q.spec.has_zero_points() || q.spec.hold_zero) return true;
   const auto* zeros = q.zero_points.as<std::int32_t>();
   return std::all_of(zeros, zeros + q.group_count(),
-                     [](std::int32_t z) { return z >= -kMostGemvZero && z <= kMostGemvZero; });
+                     [](std::int32_t z) { return z >= -kMaxGemvZero && z <= kMaxGemvZero; });
 }
 
 void upload(const DeviceBuffer& to, const void* from, cudaStream_t stream) {

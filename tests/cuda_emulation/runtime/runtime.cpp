@@ -43,7 +43,7 @@ constexpr std::size_t kGuard = 4096;  // a page, so that what is mapped begins a
 constexpr unsigned char kGuardByte = 0xa5;
 /// From here on an allocation is addresses without memory behind them, which begin as zeros; pages come as they are
 /// written. For tests of indices beyond 32 bits.
-constexpr std::size_t kLeastMapped = std::size_t{1} << 30;
+constexpr std::size_t kMinMapped = std::size_t{1} << 30;
 
 struct State {
   std::recursive_mutex mutex;
@@ -113,7 +113,7 @@ void check_guard(const std::byte* memory, std::size_t bytes) {
 }
 
 std::byte* take_memory(std::size_t bytes) {
-  if (bytes >= kLeastMapped) {
+  if (bytes >= kMinMapped) {
     void* const mapping =
         mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     return mapping == MAP_FAILED ? nullptr : static_cast<std::byte*>(mapping);
@@ -127,7 +127,7 @@ void* allocate(std::size_t bytes) {
   std::byte* const raw = take_memory(bytes + 2 * kGuard);
   if (raw == nullptr) return nullptr;
   std::byte* const memory = raw + kGuard;
-  if (bytes + 2 * kGuard < kLeastMapped) std::memset(memory, kPoison, bytes);
+  if (bytes + 2 * kGuard < kMinMapped) std::memset(memory, kPoison, bytes);
   guard(memory, bytes);
   s.allocations[memory] = bytes;
   s.in_use += bytes;
@@ -145,7 +145,7 @@ void release(std::map<const std::byte*, std::size_t>::iterator at) {
     __asan_unpoison_memory_region(memory - kGuard, kGuard);
     __asan_unpoison_memory_region(memory + bytes, kGuard);
   }
-  if (bytes + 2 * kGuard >= kLeastMapped) {
+  if (bytes + 2 * kGuard >= kMinMapped) {
     munmap(memory - kGuard, bytes + 2 * kGuard);
     return;
   }

@@ -166,7 +166,7 @@ inline void store(const float* from, std::size_t first, std::size_t count, std::
   }
 }
 
-inline constexpr std::size_t kMostProjections = 16;
+inline constexpr std::size_t kMaxProjections = 16;
 
 }  // namespace detail
 
@@ -177,14 +177,14 @@ NIBBLE_INLINE bool cpu_has_int8_matmul(const PackedMatrix& w) {
 
 NIBBLE_INLINE void cpu_matmul(const kernels::KernelTable& isa, MatrixView<const float> x,
                               std::span<const Projection> projections, Activations activations, Executor& executor) {
-  if (projections.size() > detail::kMostProjections) {
-    cpu_matmul(isa, x, projections.first(detail::kMostProjections), activations, executor);
-    return cpu_matmul(isa, x, projections.subspan(detail::kMostProjections), activations, executor);
+  if (projections.size() > detail::kMaxProjections) {
+    cpu_matmul(isa, x, projections.first(detail::kMaxProjections), activations, executor);
+    return cpu_matmul(isa, x, projections.subspan(detail::kMaxProjections), activations, executor);
   }
   for (const Projection& p : projections)
     if (p.weights == nullptr) throw Error(ErrorCode::invalid_argument, "matmul: a projection has no weights");
   const auto at = [&](std::size_t i) -> const CpuMatrix& { return detail::as_cpu_matrix(*projections[i].weights); };
-  std::size_t panels = 0, index[detail::kMostProjections];
+  std::size_t panels = 0, index[detail::kMaxProjections];
   for (std::size_t i = 0; i < projections.size(); ++i) {
     const Projection& p = projections[i];
     detail::check_shapes(x, at(i).cols(), at(i).rows(), p.y, "matmul");

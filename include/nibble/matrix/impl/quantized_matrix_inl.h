@@ -22,7 +22,7 @@ inline std::size_t scale_element_bytes(const QuantSpec& spec) {
 }
 
 /// Of a matrix whose fp32 form an address can still reach the end of: no product of its sizes overflows below that.
-inline constexpr std::size_t kMostElements = static_cast<std::size_t>(PTRDIFF_MAX) / 16;
+inline constexpr std::size_t kMaxElements = static_cast<std::size_t>(PTRDIFF_MAX) / 16;
 
 inline std::size_t zero_point_bytes(const QuantSpec& spec) {
   return !spec.has_zero_points() ? 0 : spec.hold_zero ? 1 : 4;
@@ -35,7 +35,7 @@ NIBBLE_INLINE QuantizedMatrix QuantizedMatrix::allocate(const QuantSpec& spec, s
   if (rows == 0 || cols == 0)
     throw Error(ErrorCode::invalid_argument,
                 "a matrix of " + std::to_string(rows) + " × " + std::to_string(cols) + " has nothing to quantize");
-  if (rows > detail::kMostElements / cols)
+  if (rows > detail::kMaxElements / cols)
     throw Error(ErrorCode::invalid_argument,
                 "a matrix of " + std::to_string(rows) + " × " + std::to_string(cols) + " is larger than memory can be");
   QuantizedMatrix q;
@@ -61,7 +61,7 @@ NIBBLE_INLINE void QuantizedMatrix::validate_layout(const std::string& name) con
              " are needed");
   };
   if (rows == 0 || cols == 0) refuse("it is empty");
-  if (rows > detail::kMostElements / cols) refuse("it is larger than memory can be");
+  if (rows > detail::kMaxElements / cols) refuse("it is larger than memory can be");
   need("codes", codes.size(), rows * row_bytes());
   need("scales", scales.size(), group_count() * detail::scale_element_bytes(spec));
   need("zero_points", zero_points.size(), group_count() * detail::zero_point_bytes(spec));

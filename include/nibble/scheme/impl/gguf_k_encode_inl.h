@@ -16,8 +16,8 @@ namespace nibble::inline NIBBLE_ABI {
 
 namespace detail {
 
-inline constexpr std::size_t kLanes = 8;      // sums side by side, so that the compiler can use vectors
-inline constexpr float kLeastF16 = 0x1p-24f;  // half of it is where values become 0 whatever the codes
+inline constexpr std::size_t kLanes = 8;    // sums side by side, so that the compiler can use vectors
+inline constexpr float kMinF16 = 0x1p-24f;  // half of it is where values become 0 whatever the codes
 inline constexpr int kRepairs = 2;
 
 inline float total(const float (&lanes)[kLanes]) {
@@ -35,7 +35,7 @@ inline float most_magnitude(const float* x, std::size_t n) {
 /// A step as f16 stores it, but never 0 where there is something to say.
 inline f16 stored_step(float step) {
   const f16 d(step);
-  return step != 0 && static_cast<float>(d) == 0 ? f16(step < 0 ? -kLeastF16 : kLeastF16) : d;
+  return step != 0 && static_cast<float>(d) == 0 ? f16(step < 0 ? -kMinF16 : kMinF16) : d;
 }
 
 /// Codes of n values for value = step·code − min, and their squared error. step 0 gives codes 0.
@@ -87,7 +87,7 @@ inline constexpr float kTop4 = 15;
 inline Group fit_q4_group(const float* x) {
   constexpr std::size_t n = 32;
   const float low = std::min(*std::min_element(x, x + n), 0.0f), high = *std::max_element(x, x + n);
-  if (high - low < kLeastF16 / 2) return {0, -low};
+  if (high - low < kMinF16 / 2) return {0, -low};
   float codes[n];
   Group best{(high - low) / kTop4, -low};
   float least = assign(x, n, best.step, best.min, 0, kTop4, codes);
@@ -175,7 +175,7 @@ inline bool solve_q4_steps(const float* x, Q4State& s) {
 NIBBLE_INLINE bool encode_q4_k(const float* x, blocks::Q4_K& block) {
   block = {};
   const float most = detail::most_magnitude(x, 256);
-  if (most < detail::kLeastF16 / 2) return true;
+  if (most < detail::kMinF16 / 2) return true;
   if (most > 65504.0f * 63 * 15) return false;
   detail::Group fits[8];
   float step = 0, min = 0;
@@ -215,7 +215,7 @@ inline float fit_q6_group(const float* x) {
   float extreme = 0;
   for (std::size_t i = 0; i < n; ++i)
     if (magnitude(x[i]) > magnitude(extreme)) extreme = x[i];
-  if (magnitude(extreme) < kLeastF16 / 2) return 0;
+  if (magnitude(extreme) < kMinF16 / 2) return 0;
   const RoundedProduct<float> times;
   float codes[n], best = 0, least = HUGE_VALF;
   const auto try_step = [&](float step) {
@@ -280,7 +280,7 @@ inline bool solve_q6_step(const float* x, Q6State& s) {
 NIBBLE_INLINE bool encode_q6_k(const float* x, blocks::Q6_K& block) {
   block = {};
   const float most = detail::most_magnitude(x, 256);
-  if (most < detail::kLeastF16 / 2) return true;
+  if (most < detail::kMinF16 / 2) return true;
   if (most > 65504.0f * 127 * 31) return false;
   float steps[16], largest = 0;
   for (std::size_t g = 0; g < 16; ++g) {

@@ -20,7 +20,7 @@ namespace detail {
 using solver::kDepth;
 using solver::kLanes;
 
-inline constexpr float kLeastScale = 1e-4f;
+inline constexpr float kMinScale = 1e-4f;
 
 /// The linears in fp32, and a place for what each becomes.
 struct Weights {
@@ -106,7 +106,7 @@ inline std::vector<float> scales_of(double ratio, const std::vector<double>& x, 
   for (std::size_t c = 0; c < x.size(); ++c) {
     double s = std::pow(x[c], ratio);
     if (duo) s /= std::pow(w[c], 1 - ratio) + 1e-4;
-    out.push_back(std::max(static_cast<float>(s), kLeastScale));
+    out.push_back(std::max(static_cast<float>(s), kMinScale));
   }
   const auto [least, most] = std::minmax_element(out.begin(), out.end());
   const float middle = std::sqrt(*least * *most);

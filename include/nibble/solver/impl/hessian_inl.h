@@ -17,7 +17,7 @@ namespace nibble::inline NIBBLE_ABI {
 namespace detail {
 
 /// 256 squares of this still sum to a finite float.
-inline constexpr float kMostActivation = 0x1p59f;
+inline constexpr float kMaxActivation = 0x1p59f;
 
 }  // namespace detail
 
@@ -77,10 +77,10 @@ NIBBLE_INLINE void Hessian::check(FloatMatrix x, const char* which, Executor& ex
                                                std::to_string(x.stride) + " apart; the Hessian has " +
                                                std::to_string(channels_) + " channels");
   x.validate(name_);
-  const std::size_t t = solver::first_beyond(x, detail::kMostActivation, kernels_of(backend), executor);
+  const std::size_t t = solver::first_beyond(x, detail::kMaxActivation, kernels_of(backend), executor);
   for (std::size_t c = 0; t < x.rows && c < x.cols; ++c) {
     const float value = x(t, c);
-    if (is_finite(value) && std::abs(value) < detail::kMostActivation) continue;
+    if (is_finite(value) && std::abs(value) < detail::kMaxActivation) continue;
     throw Error(ErrorCode::non_finite, what + ": token " + std::to_string(t) + ", channel " + std::to_string(c) +
                                            " is " + std::to_string(value) +
                                            (is_finite(value) ? ", too large to be squared" : ""));

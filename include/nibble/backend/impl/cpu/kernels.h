@@ -39,7 +39,7 @@ struct ValueRange {
 };
 
 /// The bound on KernelTable::few_tokens.
-constexpr size_t kMostFewTokens = 32;
+constexpr size_t kMaxFewTokens = 32;
 /// Rows of an interleaved panel.
 constexpr size_t kInterleavedRows = 64;
 
