@@ -61,8 +61,9 @@ NIBBLE_DEVICE float multiplier_of(const CanonicalMatrix& q, std::size_t group) {
 /// QuantizedMatrix::zero_point.
 NIBBLE_DEVICE std::int32_t zero_point_of(const CanonicalMatrix& q, std::size_t group) {
   if (q.spec.scheme != SchemeKind::asymmetric) return 1 << (q.spec.bits - 1);
-  return q.spec.hold_zero ? static_cast<std::int32_t>(__ldg(static_cast<const std::uint8_t*>(q.zero_points) + group))
-                          : __ldg(static_cast<const int*>(q.zero_points) + group);
+  return q.spec.preserve_zero
+             ? static_cast<std::int32_t>(__ldg(static_cast<const std::uint8_t*>(q.zero_points) + group))
+             : __ldg(static_cast<const int*>(q.zero_points) + group);
 }
 
 NIBBLE_DEVICE bool is_aligned(const void* p, unsigned bytes) {

@@ -99,7 +99,7 @@ class CompressedTensorsFormat final : public LayerFormat {
   QuantSpec nearest(const LayerDescription& d) const override {
     QuantSpec spec =
         d.spec.is_affine() && d.spec.granularity == Granularity::tensor ? d.spec : nearest_integer_spec(d.spec);
-    spec.hold_zero = true;
+    spec.preserve_zero = true;
     if (spec.granularity == Granularity::group && d.cols % spec.group_size != 0) {
       spec.granularity = Granularity::channel;
       spec.group_size = 0;

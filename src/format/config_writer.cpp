@@ -63,7 +63,7 @@ std::string integer_obstacle(const LayerDescription& d, bool tensor_wide) {
   if (s.granularity == Granularity::block) return "its blocks cross rows; groups lie within a row here";
   if (s.granularity == Granularity::tensor && !tensor_wide)
     return "one scale for the whole tensor; here each row has its own";
-  if (s.has_zero_points() && !s.hold_zero)
+  if (s.has_zero_points() && !s.preserve_zero)
     return "its zero points are of 32 bits, those here of " + std::to_string(s.bits);
   return {};
 }
@@ -74,7 +74,7 @@ QuantSpec nearest_integer_spec(QuantSpec spec) {
   if (!spec.is_affine()) spec.scheme = SchemeKind::symmetric;
   spec.granularity = rows ? Granularity::channel : Granularity::group;
   if (rows) spec.group_size = 0;
-  spec.hold_zero = true;
+  spec.preserve_zero = true;
   spec.double_quant = false;
   spec.symmetric_range = SymmetricRange::full;
   return spec;

@@ -40,8 +40,8 @@ std::vector<NamedTensor> declare_native(const std::string& layer, const LayerDes
                                {prefix + "scales", scale, {groups}, {}}};
   if (spec.has_zero_points())
     out.push_back({prefix + "zero_points",
-                   spec.hold_zero ? DType::u8 : DType::i32,
-                   {spec.hold_zero ? packed_bytes(groups, spec.bits) : groups},
+                   spec.preserve_zero ? DType::u8 : DType::i32,
+                   {spec.preserve_zero ? packed_bytes(groups, spec.bits) : groups},
                    {}});
   if (spec.double_quant) {
     out.push_back({prefix + "nested_absmax", DType::f32, {nested_count(groups)}, {}});
@@ -57,7 +57,7 @@ void fill_native(const QuantizedMatrix& q, std::vector<NamedTensor>& t) {
   t[1].bytes = q.scales;
   if (q.spec.has_zero_points()) {
     t[2].bytes = q.zero_points;
-    if (q.spec.hold_zero) {
+    if (q.spec.preserve_zero) {
       t[2].bytes = Buffer::allocate(packed_bytes(q.group_count(), q.spec.bits));
       pack_codes(q.zero_points.as<std::uint8_t>(), q.group_count(), q.spec.bits, t[2].bytes.writable<std::uint8_t>());
     }
@@ -84,7 +84,7 @@ QuantizedMatrix decode_native(const TensorSource& source, const std::string& lay
   q.scales = scales.bytes;
   if (q.spec.has_zero_points()) {
     const NamedTensor zeros = need(source, prefix + "zero_points", declared[2].type);
-    if (q.spec.hold_zero) {
+    if (q.spec.preserve_zero) {
       need_bytes(zeros, packed_bytes(q.group_count(), q.spec.bits));
       unpack_codes(zeros.bytes.as<std::uint8_t>(), q.group_count(), q.spec.bits,
                    q.zero_points.writable<std::uint8_t>());

@@ -41,7 +41,7 @@ class SlowReference {
     const QuantSpec& s = q_.spec;
     switch (s.scheme) {
       case SchemeKind::symmetric: params.push_back(fit_symmetric(r, s.bits, s.symmetric_range, s.scale_type)); break;
-      case SchemeKind::asymmetric: params.push_back(fit_asymmetric(r, s.bits, s.hold_zero, s.scale_type)); break;
+      case SchemeKind::asymmetric: params.push_back(fit_asymmetric(r, s.bits, s.preserve_zero, s.scale_type)); break;
       case SchemeKind::llm_int8: params.push_back({LlmInt8::fit(r).absmax, 128}); break;
       default: params.push_back({stored_absmax(r.absmax()), 0}); break;
     }

@@ -80,9 +80,9 @@ void results::solve() {
   gptq("group-aware", weights, h, {.symmetric = false, .act_group_aware = true});
   gptq("grid search", weights, h, {.bits = 3, .group_size = 40, .symmetric = false, .grid_search = true});
   gptq("compat", weights, h, {.group_size = 48, .compat = true});
-  gptq("GPTAQ", weights, both, {.asymmetric_share = 0.25});
+  gptq("GPTAQ", weights, both, {.alpha = 0.25});
   gptq("fp64", weights, h, {.bits = 4, .group_size = 320, .grid_search = true, .double_precision = true});
-  gptq("fp64 GPTAQ", weights, both, {.asymmetric_share = 1, .double_precision = true});
+  gptq("fp64 GPTAQ", weights, both, {.alpha = 1, .double_precision = true});
   gptq("few tokens", weights, few, {.damp = 0});
   gptq("no tokens", weights, nibble::Hessian(kCols), {});
   awq(weights, x);

@@ -23,7 +23,7 @@ TEST(CudaGptqFailures, OfEveryCallAreToldAndLeaveNothingBehind) {
       (void)cuda::gptq_solve(context, view(w, hessian.channels()), hessian, o, nullptr);
     });
   };
-  solve(h, {.group_size = 8, .act_order = true, .static_groups = true, .asymmetric_share = 0.25, .name = "groups"});
+  solve(h, {.group_size = 8, .act_order = true, .static_groups = true, .alpha = 0.25, .name = "groups"});
   solve(h, {.calibration_tokens = 100000, .name = "rounded"});
   solve(paired_hessian(20), {.group_size = 10, .damp = 2e-7, .name = "factored in fp64"});
   const DeviceArray<float> dx(x), dfull(full);

@@ -165,9 +165,9 @@ void check_memory(const Hessian& h, std::size_t rows, const gptq::Options& o, bo
 TEST(CudaGptq, HoldsNoMoreMemoryThanItSays) {
   const Layer layer;
   check_memory(layer.h, 3, {.group_size = 16, .double_precision = true}, true);
-  check_memory(layer.h, 3, {.group_size = 16, .asymmetric_share = 0.25, .double_precision = true}, true);
+  check_memory(layer.h, 3, {.group_size = 16, .alpha = 0.25, .double_precision = true}, true);
   check_memory(layer.h, 600, {.group_size = 16, .symmetric = false}, true);
-  check_memory(layer.h, 600, {.group_size = 16, .static_groups = true, .asymmetric_share = 0.25}, true);
+  check_memory(layer.h, 600, {.group_size = 16, .static_groups = true, .alpha = 0.25}, true);
   check_memory(layer.h, 3, {.group_size = 16}, false);
   check_memory(layer.h, 3, {.group_size = 16, .calibration_tokens = 1000000}, false);
   check_memory(layer.h, 600, {.group_size = 16, .symmetric = false, .calibration_tokens = 1000000}, false);

@@ -46,7 +46,7 @@ class GptqReplay {
     if (dominant) raise_diagonal(damp);
     factor();
     cross_ = Doubles::Zero(index(n_), index(n_));
-    if (o.asymmetric_share != 0) add_drift(h);
+    if (o.alpha != 0) add_drift(h);
     propagate();
   }
 
@@ -137,7 +137,7 @@ class GptqReplay {
     Doubles c(index(n_), index(n_));
     for (std::size_t i = 0; i < n_; ++i)
       for (std::size_t j = 0; j < n_; ++j)
-        c(index(i), index(j)) = options_.asymmetric_share * gptq::scale_of(h) * h.cross(plan_.order[i], plan_.order[j]);
+        c(index(i), index(j)) = options_.alpha * gptq::scale_of(h) * h.cross(plan_.order[i], plan_.order[j]);
     Doubles y = c * u_.transpose();
     const double e = rounding_.inverse_roundings(n_) * rounding_.factor_epsilon;
     const Doubles size = u_.cwiseAbs(), r = r_.cwiseAbs();

@@ -42,7 +42,7 @@ void check_solution(const Layer& layer, gptq::Options o, double most_slack) {
       expect_near(replay, replay.row(actual.matrix, r), actual.matrix, expected.matrix, r);
     EXPECT_LT(replay.most_slack, most_slack) << o.name;
     EXPECT_NEAR(actual.report.loss, replay.loss, replay.loss_slack + 1e-12 * replay.loss) << o.name;
-    if (o.asymmetric_share == 0) {
+    if (o.alpha == 0) {
       const Doubles delta = doubles_of(layer.w, layer.h) - decoded(actual.matrix);
       const double loss = loss_of(delta, damped(layer.h, actual.report.damp, o.compat));
       EXPECT_NEAR(actual.report.loss, loss, replay.loss_slack + 1e-10 * loss) << o.name;
@@ -81,12 +81,12 @@ std::vector<gptq::Options> every_option() {
            .act_order = true,
            .compat = true,
            .name = "the reference, act-order"},
-          {.bits = 4, .group_size = 32, .asymmetric_share = 0.25, .name = "asymmetric"},
+          {.bits = 4, .group_size = 32, .alpha = 0.25, .name = "asymmetric"},
           {.bits = 3,
            .group_size = 24,
            .symmetric = false,
            .act_order = true,
-           .asymmetric_share = 1,
+           .alpha = 1,
            .name = "asymmetric, act-order"}};
 }
 

@@ -34,7 +34,7 @@ Results solve_all(const Backend* backend) {
   for (const bool twice : {false, true})
     for (const Hessian* hessian : {&h, &both, &none}) {
       gptq::Options o{.bits = 3, .group_size = 32, .double_precision = twice, .backend = backend};
-      o.asymmetric_share = hessian->asymmetric() ? 0.25 : 0;
+      o.alpha = hessian->asymmetric() ? 0.25 : 0;
       auto [matrix, report] = gptq::solve(view(w, kCols), *hessian, o);
       EXPECT_EQ(report.fallback.empty(), hessian != &none);
       out.numbers.push_back(report.loss);

@@ -210,13 +210,13 @@ void expect_published(const Case& c, const std::vector<float>& w, const Hessian&
   const Doubles inverse = hp.llt().solve(Doubles::Identity(hp.rows(), hp.cols()));
   const Doubles u = inverse.llt().matrixU();
   Doubles p = Doubles::Zero(u.rows(), u.cols());
-  if (o.asymmetric_share > 0) {
+  if (o.alpha > 0) {
     Doubles d(u.rows(), u.cols());
     for (std::size_t i = 0; i < c.cols; ++i)
       for (std::size_t j = 0; j < c.cols; ++j)
         d(index(i), index(j)) = 2.0 / static_cast<double>(h.tokens()) * h.cross(order[i], order[j]);
     const Doubles s = (d * u.transpose()).triangularView<Eigen::StrictlyUpper>();
-    p = o.asymmetric_share * s * u;
+    p = o.alpha * s * u;
   }
   const Doubles weights = doubles_of(w, h);
   for (std::size_t r = 0; r < c.rows; ++r) {
@@ -259,7 +259,7 @@ TEST_P(Published, AlgorithmGivesTheCodesOfCompat) {
 
 TEST_P(Published, AsymmetricCalibrationGivesTheSameCodes) {
   Case c = GetParam();
-  c.options.asymmetric_share = 0.25;
+  c.options.alpha = 0.25;
   const auto x = correlated(2 * c.cols, c.cols, 7), noise = normal(x.size(), 8, 0.2f);
   auto full = x;
   for (std::size_t i = 0; i < x.size(); ++i) full[i] += noise[i] * std::abs(x[i]) + 0.1f * x[i];

@@ -106,7 +106,7 @@ TEST(Gptq, DoesNotDependOnThreads) {
   const auto w = normal(rows * cols, 7);
   BackwardsExecutor few(3), many(64);
   for (Options o : {Options{.act_order = true}, Options{.symmetric = false, .act_group_aware = true},
-                    Options{.asymmetric_share = 0.25}, Options{.group_size = 32, .double_precision = true}}) {
+                    Options{.alpha = 0.25}, Options{.group_size = 32, .double_precision = true}}) {
     o.executor = &serial_executor();
     const Result serial = solve(view(w, cols), h, o);
     for (Executor* executor : {static_cast<Executor*>(&few), static_cast<Executor*>(&many), &default_executor()}) {
@@ -281,8 +281,7 @@ TEST(Gptq, AsymmetricCalibrationMeetsTheFullPrecisionOutputs) {
     h.add(view(x, cols), view(full, cols));
     const auto w = normal(rows * cols, 70 + seed);
     const auto error = [&](double share) {
-      const Doubles q =
-          decoded(solve(view(w, cols), h, {.bits = 3, .group_size = 64, .asymmetric_share = share}).matrix);
+      const Doubles q = decoded(solve(view(w, cols), h, {.bits = 3, .group_size = 64, .alpha = share}).matrix);
       double sum = 0;
       for (std::size_t t = 0; t < tokens; ++t)
         for (std::size_t r = 0; r < rows; ++r) {
@@ -315,7 +314,7 @@ TEST(Gptq, RefusesBadOptionsByNameAndValue) {
   refused({.damp = -0.1}, "damp is -0.1");
   refused({.damp = std::nan("")}, "damp is nan");
   refused({.damp_increment = 0}, "damp_increment is 0");
-  refused({.asymmetric_share = 0.25}, "full-precision activations");
+  refused({.alpha = 0.25}, "full-precision activations");
   refused({.min_coverage = 2}, "min_coverage is 2");
   expect_error(ErrorCode::shape_mismatch, "16 channels", [&] { solve(view(w, 12), h); });
   expect_error(ErrorCode::invalid_argument, "empty", [&] { solve(MatrixView<const float>(w.data(), 0, cols), h); });

@@ -87,7 +87,7 @@ inline QuantizedMatrix random_quantized(const QuantSpec& spec, std::size_t rows,
     else if (spec.scale_type == ScaleType::f32) q.scales.writable<float>()[g] = scale;
     else if (spec.scale_type == ScaleType::f16) q.scales.writable<f16>()[g] = f16(scale);
     else q.scales.writable<bf16>()[g] = bf16(scale);
-    if (spec.has_zero_points() && spec.hold_zero)
+    if (spec.has_zero_points() && spec.preserve_zero)
       q.zero_points.writable<std::uint8_t>()[g] = static_cast<std::uint8_t>(next(1u << spec.bits));
     else if (spec.has_zero_points())
       q.zero_points.writable<std::int32_t>()[g] = static_cast<std::int32_t>(next(4000)) - 2000;

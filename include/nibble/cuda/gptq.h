@@ -65,7 +65,7 @@ class DeviceHessian {
 ///   a_i  = Σ_j |U_ij|·√H_jj
 ///
 /// to first order in D, for any order of adding up (Higham, Accuracy and Stability of Numerical Algorithms, theorems
-/// 8.5, 10.3 and 10.5); asymmetric_share adds P's share of each of these (tests/cuda/gptq_replay.h has it). Where the
+/// 8.5, 10.3 and 10.5); alpha adds P's share of each of these (tests/cuda/gptq_replay.h has it). Where the
 /// factor had to be fp64's, D is |U|·2⁻²⁴ and the rest of it with 2⁻⁵³.
 gptq::Result gptq_solve(const Context& context, FloatMatrix weights, const Hessian& hessian,
                         const gptq::Options& options, cudaStream_t stream);

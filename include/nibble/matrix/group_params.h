@@ -11,7 +11,7 @@ namespace nibble::inline NIBBLE_ABI {
 
 /// How an affine spec makes a grid of a range.
 NIBBLE_HD constexpr AffineRule affine_rule(const QuantSpec& s) {
-  return {s.bits, s.scheme == SchemeKind::symmetric, s.symmetric_range, s.hold_zero, s.scale_type};
+  return {s.bits, s.scheme == SchemeKind::symmetric, s.symmetric_range, s.preserve_zero, s.scale_type};
 }
 
 /// The parameters of a group with this range: scale and zero point of an affine scheme; of all others the absmax, as
@@ -29,7 +29,7 @@ NIBBLE_HD inline void store_params(const QuantSpec& s, void* scales, void* zero_
                                    AffineParams p) {
   store_scale(s.scale_type, scales, group, p.scale);
   if (!s.has_zero_points()) return;
-  if (s.hold_zero) static_cast<std::uint8_t*>(zero_points)[group] = static_cast<std::uint8_t>(p.zero_point);
+  if (s.preserve_zero) static_cast<std::uint8_t*>(zero_points)[group] = static_cast<std::uint8_t>(p.zero_point);
   else static_cast<std::int32_t*>(zero_points)[group] = p.zero_point;
 }
 

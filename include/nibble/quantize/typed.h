@@ -45,12 +45,12 @@ struct SpecOf<Symmetric<B, R>> {
     s.symmetric_range = R;
   }
 };
-template <int B, bool HoldZero>
-struct SpecOf<Asymmetric<B, HoldZero>> {
+template <int B, bool PreserveZero>
+struct SpecOf<Asymmetric<B, PreserveZero>> {
   static void set(QuantSpec& s) {
     s.scheme = SchemeKind::asymmetric;
     s.bits = B;
-    s.hold_zero = HoldZero;
+    s.preserve_zero = PreserveZero;
   }
 };
 template <class Table>

@@ -60,23 +60,23 @@ NIBBLE_HD constexpr AffineParams fit_symmetric(Range r, int bits, SymmetricRange
   return {stored_scale(r.absmax() / (levels / 2), type), 1 << (bits - 1)};
 }
 
-/// Asymmetric parameters. With `hold_zero` the range is first extended to contain 0, which then decodes exactly and
+/// Asymmetric parameters. With `preserve_zero` the range is first extended to contain 0, which then decodes exactly and
 /// the zero point fits B bits. Without it (the raw range) the step is finer where all values share a sign and the
 /// zero point may be any integer up to ±2^22: the scale grows, if it must, to keep it there.
-NIBBLE_HD constexpr AffineParams fit_asymmetric(Range r, int bits, bool hold_zero, ScaleType type) {
+NIBBLE_HD constexpr AffineParams fit_asymmetric(Range r, int bits, bool preserve_zero, ScaleType type) {
   const std::int32_t top = (1 << bits) - 1;
   const auto levels = static_cast<float>(top);
-  if (hold_zero) r = {r.min < 0 ? r.min : 0.0f, r.max > 0 ? r.max : 0.0f};
+  if (preserve_zero) r = {r.min < 0 ? r.min : 0.0f, r.max > 0 ? r.max : 0.0f};
   if (r.absmax() > kMaxMagnitude) return {std::numeric_limits<float>::infinity(), 0};
   float step = (r.max - r.min) / levels;
-  if (!hold_zero) {
+  if (!preserve_zero) {
     constexpr float most = 0x1p22f;
     const float least_step = r.absmax() / most;
     step = step > least_step ? step : least_step;
   }
   const float scale = stored_scale(step, type);
   const std::int32_t zero_point = round_half_even(-(r.min / scale));
-  if (!hold_zero) return {scale, zero_point};
+  if (!preserve_zero) return {scale, zero_point};
   return {scale, zero_point < 0 ? 0 : zero_point > top ? top : zero_point};
 }
 
@@ -85,7 +85,7 @@ struct AffineRule {
   int bits = 4;
   bool symmetric = true;
   SymmetricRange range = SymmetricRange::full;  ///< Symmetric alone.
-  bool hold_zero = true;                        ///< Asymmetric alone.
+  bool preserve_zero = true;                    ///< Asymmetric alone.
   ScaleType scale_type = ScaleType::f32;
 
   NIBBLE_HD constexpr std::int32_t lowest_code() const { return symmetric ? symmetric_low(range) : 0; }
@@ -94,7 +94,7 @@ struct AffineRule {
 
 NIBBLE_HD constexpr AffineParams fit_affine(Range r, AffineRule rule) {
   return rule.symmetric ? fit_symmetric(r, rule.bits, rule.range, rule.scale_type)
-                        : fit_asymmetric(r, rule.bits, rule.hold_zero, rule.scale_type);
+                        : fit_asymmetric(r, rule.bits, rule.preserve_zero, rule.scale_type);
 }
 
 /// The symmetric scheme of B bits as a type.
@@ -114,13 +114,13 @@ struct Symmetric {
 };
 
 /// The asymmetric scheme of B bits as a type.
-template <int B, bool HoldZero = true>
+template <int B, bool PreserveZero = true>
 struct Asymmetric {
   static_assert(B >= 2 && B <= 8);
   using Params = AffineParams;
   static constexpr int bits = B;
   NIBBLE_HD static constexpr Params fit(Range r, ScaleType type = ScaleType::f32) {
-    return fit_asymmetric(r, B, HoldZero, type);
+    return fit_asymmetric(r, B, PreserveZero, type);
   }
   NIBBLE_HD static constexpr Params fit(std::span<const float> values) { return fit(range_of(values)); }
   NIBBLE_HD static constexpr std::uint8_t encode(float x, Params p) { return affine_encode(x, p, 0, (1 << B) - 1); }

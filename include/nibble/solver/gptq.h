@@ -49,7 +49,7 @@ struct Options {
 
   /// GPTAQ (Li et al. 2025): the share, 0.25 in their work, of the difference between the layer's inputs in full
   /// precision and its actual ones that the solution makes up for. Above 0 it needs an asymmetric() Hessian.
-  double asymmetric_share = 0;
+  double alpha = 0;
 
   /// Tokens of the whole calibration run; a layer (of an expert, say) that saw less than min_coverage of them is
   /// rounded to nearest. 0: not known, and only a layer that saw none is.
@@ -74,7 +74,7 @@ struct Options {
 struct Report {
   std::string name;
   /// ½Σe² = ½·tr(ΔW·(H + λI)·ΔWᵀ): but for λ's share, the squared error of the outputs, summed over them, of a mean
-  /// token. After a fallback: layer_loss(). With asymmetric_share: against the weights that it made the target.
+  /// token. After a fallback: layer_loss(). With alpha: against the weights that it made the target.
   double loss = 0;
   double error = 0;  ///< loss / rows: the mean squared error of one output.
   double damp = 0;   ///< The one that served.

@@ -95,7 +95,7 @@ std::string describe(const QuantizedMatrix& q) {
 std::string why_not_w4(const QuantizedMatrix& q) {
   const std::string what = "the 4-bit tensor-core product does not take " + describe(q) + ": ";
   if (q.spec.bits != 4) return what + "codes have " + std::to_string(q.spec.bits) + " bits";
-  if (q.spec.has_zero_points() && !q.spec.hold_zero) return what + "zero points of a raw range need not fit 4 bits";
+  if (q.spec.has_zero_points() && !q.spec.preserve_zero) return what + "zero points of a raw range need not fit 4 bits";
   if (q.cols % 8 != 0) return what + "columns are no multiple of 8";
   if (shared_columns(q, order_by_group(q)) == 0) return what + "32 neighbouring columns do not share a scale";
   for (const float v : q.codebook)

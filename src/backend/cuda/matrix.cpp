@@ -13,7 +13,7 @@ namespace {
 constexpr std::int32_t kMaxGemvZero = std::int32_t{1} << 22;
 
 bool has_small_zeros(const QuantizedMatrix& q) {
-  if (!q.spec.has_zero_points() || q.spec.hold_zero) return true;
+  if (!q.spec.has_zero_points() || q.spec.preserve_zero) return true;
   const auto* zeros = q.zero_points.as<std::int32_t>();
   return std::all_of(zeros, zeros + q.group_count(),
                      [](std::int32_t z) { return z >= -kMaxGemvZero && z <= kMaxGemvZero; });
@@ -52,7 +52,7 @@ std::unique_ptr<Matrix::Storage> Matrix::Storage::quantized(const Context& conte
   const std::size_t scale_bytes =
       spec.double_quant ? 1 : static_cast<std::size_t>(nibble::scale_bytes(spec.scale_type));
   out->scales = buffer(groups * scale_bytes);
-  if (spec.has_zero_points()) out->zero_points = buffer(groups * (spec.hold_zero ? 1 : sizeof(std::int32_t)));
+  if (spec.has_zero_points()) out->zero_points = buffer(groups * (spec.preserve_zero ? 1 : sizeof(std::int32_t)));
   if (spec.is_codebook()) out->codebook = buffer((std::size_t{1} << spec.bits) * sizeof(float));
   if (act_order) out->g_idx = buffer(cols * sizeof(std::int32_t));
   if (spec.double_quant) {

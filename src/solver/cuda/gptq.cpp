@@ -56,7 +56,7 @@ gptq::Result gptq_solve(const Context& context, FloatMatrix weights, const Hessi
   const std::vector<double> diagonal = gptq::diagonal_of(hessian, report.dead_channels, o.compat);
   const Plan plan = gptq::make_plan(diagonal, o);
   GptqFactor factored;
-  if (!factor(work, {hessian, plan, gptq::scale_of(hessian), diagonal, o.asymmetric_share}, report, factored))
+  if (!factor(work, {hessian, plan, gptq::scale_of(hessian), diagonal, o.alpha}, report, factored))
     return fall_back(work, std::move(report), gptq::kNotFactored);
 
   nibble::report(o.progress, 0.4, o.name + ": solving");

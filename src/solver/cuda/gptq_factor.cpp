@@ -40,7 +40,7 @@ class Factoring {
     if (!factor(lambda, dominant)) return false;
     blas_workspace_ = work_.buffer(kBlasWorkspace);
     out.inverse = inverse();
-    if (in_.asymmetric_share != 0) out.drift = drift();
+    if (in_.alpha != 0) out.drift = drift();
     return true;
   }
 
@@ -90,7 +90,7 @@ class Factoring {
   DeviceBuffer drift() {
     DeviceBuffer out = work_.buffer(n_ * n_ * sizeof(T));
     std::vector<T> cross(n_ * n_);
-    const double share = in_.scale * in_.asymmetric_share;
+    const double share = in_.scale * in_.alpha;
     const auto column = [&](std::size_t reversed) { return in_.plan.order[n_ - 1 - reversed]; };
     parallel_for(work_.executor(), n_, 16, [&](std::size_t begin, std::size_t end) {
       for (std::size_t i = begin; i < end; ++i)

@@ -57,7 +57,7 @@ std::size_t gptq_device_bytes(const Context& context, std::size_t rows, std::siz
   check_extents(o, rows, cols);
   if (rows == 0 || cols == 0) return 0;
   const DeviceScope scope(context.device().ordinal);
-  const std::size_t matrices = o.asymmetric_share != 0 ? 2 : 1;  // the inverse factor, the drift
+  const std::size_t matrices = o.alpha != 0 ? 2 : 1;  // the inverse factor, the drift
   std::size_t most = factoring_bytes(context, cols, true, matrices);
   if (!o.double_precision) most = std::max(most, factoring_bytes(context, cols, false, matrices));
   return std::max({most, solving_bytes(rows, cols, o, matrices), rounding_bytes(rows, cols, type, o)});

@@ -66,7 +66,7 @@ NIBBLE_INLINE bool InterleavedMatrix::fits(const QuantizedMatrix& q) {
   if (!q.g_idx.empty() && !detail::has_equal_groups(q)) return false;
   if (spec.is_codebook() && spec.bits != 4) return false;
   if (spec.scheme == SchemeKind::llm_int8 && q.cols > 65536) return false;  // sums must fit an int32
-  if (spec.has_zero_points() && !spec.hold_zero) return false;              // raw zero points need an int32
+  if (spec.has_zero_points() && !spec.preserve_zero) return false;          // raw zero points need an int32
   if (spec.granularity == Granularity::block && q.cols % spec.group_size != 0) return false;
   const std::size_t group = detail::columns_per_group(spec, q.cols);
   return group == q.cols || group % CodeLayout(detail::held_bits(spec, q.cols)).step_columns() == 0;

@@ -93,7 +93,7 @@ inline void apply_option(std::string_view text, std::string_view option, QuantSp
   if (option == "sym") s.scheme = SchemeKind::symmetric;
   else if (option == "asym" || option == "asymraw") {
     s.scheme = SchemeKind::asymmetric;
-    s.hold_zero = option == "asym";
+    s.preserve_zero = option == "asym";
   } else if (option == "tensor") whole(Granularity::tensor);
   else if (option == "channel") whole(Granularity::channel);
   else if (option == "dq") s.double_quant = true;
@@ -154,7 +154,7 @@ NIBBLE_INLINE std::string QuantSpec::to_string() const {
     if ((symmetric_range == SymmetricRange::restricted) != (bits == 8))
       out += symmetric_range == SymmetricRange::full ? "-full" : "-restricted";
   }
-  if (scheme == SchemeKind::asymmetric) out += hold_zero ? "-asym" : "-asymraw";
+  if (scheme == SchemeKind::asymmetric) out += preserve_zero ? "-asym" : "-asymraw";
   if (is_affine() && scale_type != detail::default_scale_type(*this)) out += "-" + std::string(name_of(scale_type));
   if (double_quant) out += "-dq";
   return out;
@@ -191,7 +191,7 @@ NIBBLE_INLINE double QuantSpec::bits_per_weight(std::size_t rows, std::size_t co
   } else {
     total += groups * 8 * scale_bytes(scale_type);
   }
-  if (has_zero_points()) total += groups * (hold_zero ? bits : 32);
+  if (has_zero_points()) total += groups * (preserve_zero ? bits : 32);
   return total / (static_cast<double>(rows) * static_cast<double>(cols));
 }
 

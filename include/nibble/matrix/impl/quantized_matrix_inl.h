@@ -25,7 +25,7 @@ inline std::size_t scale_element_bytes(const QuantSpec& spec) {
 inline constexpr std::size_t kMaxElements = static_cast<std::size_t>(PTRDIFF_MAX) / 16;
 
 inline std::size_t zero_point_bytes(const QuantSpec& spec) {
-  return !spec.has_zero_points() ? 0 : spec.hold_zero ? 1 : 4;
+  return !spec.has_zero_points() ? 0 : spec.preserve_zero ? 1 : 4;
 }
 
 }  // namespace detail
@@ -89,7 +89,7 @@ NIBBLE_INLINE void QuantizedMatrix::validate(const std::string& name) const {
     if (!is_finite(codebook[i])) refuse("codebook value", i, " is not finite");
   for (std::size_t g = 0; g < group_count(); ++g)
     if (!is_finite(scale(g))) refuse("scale", g, " is not finite");
-  if (!spec.has_zero_points() || !spec.hold_zero) return;
+  if (!spec.has_zero_points() || !spec.preserve_zero) return;
   for (std::size_t g = 0; g < group_count(); ++g)
     if (zero_point(g) >= 1 << spec.bits)
       refuse("zero point", g,
@@ -111,7 +111,7 @@ NIBBLE_INLINE float QuantizedMatrix::scale(std::size_t group) const {
 
 NIBBLE_INLINE std::int32_t QuantizedMatrix::zero_point(std::size_t group) const {
   if (spec.has_zero_points())
-    return spec.hold_zero ? zero_points.as<std::uint8_t>()[group] : zero_points.as<std::int32_t>()[group];
+    return spec.preserve_zero ? zero_points.as<std::uint8_t>()[group] : zero_points.as<std::int32_t>()[group];
   return 1 << (spec.bits - 1);
 }
 

@@ -43,7 +43,7 @@ struct FactorInput {
   const Plan& plan;
   double scale;                         ///< H = scale·sum.
   const std::vector<double>& diagonal;  ///< Of H, one value a column, as make_plan got it: dead channels' are set.
-  double asymmetric_share;
+  double alpha;
 };
 
 /// The lower triangle of H + lambda·I in the reverse of the order of solving. With `dominant`, each diagonal element is

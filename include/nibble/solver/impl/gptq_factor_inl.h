@@ -121,7 +121,7 @@ void add_drift(const FactorInput& in, const SquareMatrix<T>& l, Factor<T>& steps
     for (std::size_t i0 = first * together; i0 < std::min(n, last * together); i0 += together) {
       const std::size_t rows = std::min(together, n - i0);
       EigenMatrix<T> p(index(n), index(rows));  // Pᵀ of these rows, reversed
-      const double factor = in.scale * in.asymmetric_share;
+      const double factor = in.scale * in.alpha;
       for (std::size_t j = 0; j < n; ++j)
         for (std::size_t i = 0; i < rows; ++i)
           p(index(n - 1 - j), index(i)) =
@@ -180,7 +180,7 @@ std::optional<Factor<T>> factor(const FactorInput& in, double lambda, bool domin
   Factor<T> steps;
   for (const Step& step : in.plan.steps) steps.push_back({step, {}, {}, {}, {}});
   detail::StepBuilder<T>(l, steps, isa).run(executor);
-  if (in.asymmetric_share != 0) detail::add_drift(in, l, steps, executor);
+  if (in.alpha != 0) detail::add_drift(in, l, steps, executor);
   return steps;
 }
 

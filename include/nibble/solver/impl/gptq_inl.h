@@ -38,7 +38,7 @@ NIBBLE_INLINE Result solve(FloatMatrix weights, const Hessian& hessian, const Op
   nibble::report(o.progress, 0, o.name + ": factoring the Hessian");
   const std::vector<double> diagonal = diagonal_of(hessian, report.dead_channels, o.compat);
   const Plan plan = make_plan(diagonal, o);
-  const FactorInput input{hessian, plan, scale_of(hessian), diagonal, o.asymmetric_share};
+  const FactorInput input{hessian, plan, scale_of(hessian), diagonal, o.alpha};
   std::optional<Factor<float>> single;
   std::optional<Factor<double>> twice;
   const kernels::KernelTable& isa = kernels_of(o.backend);
