@@ -25,7 +25,7 @@ struct Options {
   std::string calibration, layout, report;
   std::vector<std::string> modules, skip, only;
   std::size_t samples = 128, sample_tokens = 512, cache_memory = std::size_t{4} << 30;
-  double damp = 0.01;
+  double damp_percent = 0.01;
   bool lm_head = false, at_once = false, resume = false;
 };
 
@@ -66,7 +66,7 @@ model::CalibrateOptions calibrate_options(const Options& o, const model::Calibra
   if (!o.layout.empty()) out.layout = parse_checkpoint_layout(o.layout);
   out.samples = o.samples;
   out.sample_tokens = o.sample_tokens;
-  out.damp = o.damp;
+  out.damp_percent = o.damp_percent;
   out.true_sequential = !o.at_once;
   out.cache_bytes = o.cache_memory;
   out.resume = o.resume;
@@ -88,7 +88,8 @@ void print_layers(const model::CalibrateReport& report, bool awq) {
   for (const model::LayerReport& r : report.layers)
     table.row({r.layer, r.method, fmt::format("{:.4g}", r.loss), fmt::format("{:.4g}", r.rounding_loss),
                r.rounding_loss > 0 ? fmt::format("{:.1f} %", 100 * r.loss / r.rounding_loss) : "",
-               fmt::format("{:.2f}", awq ? r.ratio : r.damp), fmt::format("{:.1f} %", 100 * r.coverage), remarks(r)});
+               fmt::format("{:.2f}", awq ? r.ratio : r.damp_percent), fmt::format("{:.1f} %", 100 * r.coverage),
+               remarks(r)});
   fmt::print("{}", table.text());
 }
 
@@ -182,7 +183,7 @@ void refuse_calibration_options(const Options& o) {
   refuse(!o.modules.empty(), "--modules");
   refuse(o.samples != none.samples, "--samples");
   refuse(o.sample_tokens != none.sample_tokens, "--sample-tokens");
-  refuse(o.damp != none.damp, "--damp");
+  refuse(o.damp_percent != none.damp_percent, "--damp-percent");
   refuse(o.at_once, "--at-once");
   refuse(o.resume, "--resume");
 }
@@ -231,7 +232,8 @@ void add_calibration_options(CLI::App& c, Options& o) {
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
   add("--sample-tokens", o.sample_tokens, "Tokens of a sequence")->capture_default_str()->check(CLI::PositiveNumber);
-  add("--damp", o.damp, "GPTQ: share of the mean of the Hessian's diagonal that is added to it")->capture_default_str();
+  add("--damp-percent,--damp", o.damp_percent, "GPTQ: share of the mean of the Hessian's diagonal that is added to it")
+      ->capture_default_str();
   add("--format", o.layout,
       "Layout to write: gptq, gptq-v2, awq, awq-gemv, compressed-tensors, nibble (default: the "
       "method's own, where it has room for the layers)");

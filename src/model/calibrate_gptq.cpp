@@ -21,7 +21,7 @@ gptq::Options solver_options(const CalibrationContext& c, const std::string& nam
   o.static_groups = m.static_groups;
   o.act_group_aware = m.act_group_aware;
   o.grid_search = m.grid_search;
-  o.damp = c.options.damp;
+  o.damp_percent = c.options.damp_percent;
   o.calibration_tokens = c.tokens();
   o.name = name + ".weight";
   o.backend = &c.backend;
@@ -39,7 +39,7 @@ FinishedBlock::Layer gptq_layer(const CalibrationContext& c, const std::string& 
   auto solved = gptq::solve(weights, *hessian, solver_options(c, name, method));
   out.matrix = std::move(solved.matrix);
   out.report.loss = gptq::layer_loss(weights, out.matrix, *hessian, c.executor, &c.backend);
-  out.report.damp = solved.report.damp;
+  out.report.damp_percent = solved.report.damp_percent;
   out.report.coverage = solved.report.coverage;
   out.report.dead_channels = solved.report.dead_channels.size();
   out.report.recovery = std::move(solved.report.recovery);

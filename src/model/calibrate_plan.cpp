@@ -75,7 +75,7 @@ void CalibrationPlan::check(const CalibrateOptions& o) {
   need(o.samples > 0 && o.sample_tokens > 1, std::to_string(o.samples) + " samples of " +
                                                  std::to_string(o.sample_tokens) +
                                                  " tokens; at least one of two tokens is needed");
-  need(o.damp >= 0 && o.damp <= 1, "damp is " + number(o.damp) + "; it must be 0 to 1");
+  need(o.damp_percent >= 0 && o.damp_percent <= 1, "damp_percent is " + number(o.damp_percent) + "; it must be 0 to 1");
   for (const ModuleRule& r : o.rules) {
     (void)format::Pattern(r.pattern);
     need(!r.method || r.method->kind == Kind::round || r.method->kind == o.method.kind,
@@ -143,7 +143,7 @@ CalibrationSink::Manifest CalibrationPlan::manifest(std::span<const std::int32_t
           {"lm_head", options_.lm_head ? "yes" : "no"},
           {"samples", std::to_string(options_.samples)},
           {"sample tokens", std::to_string(sample_tokens())},
-          {"damp", number(options_.damp)},
+          {"damp", number(options_.damp_percent)},
           {"true sequential", options_.true_sequential ? "yes" : "no"}};
 }
 

@@ -53,7 +53,7 @@ std::string digest(const CalibrationSink::Manifest& manifest) {
 QuantizationRun run_of(const CalibrateOptions& options) {
   QuantizationRun out;
   if (options.method.kind != Kind::gptq) return out;
-  out.damp_percent = options.damp;
+  out.damp_percent = options.damp_percent;
   out.true_sequential = options.true_sequential;
   out.static_groups = options.method.static_groups;
   return out;

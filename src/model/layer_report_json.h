@@ -14,13 +14,13 @@ namespace nibble::inline NIBBLE_ABI::model {
 template <class Json>
 void to_json(Json& j, const LayerReport& r) {
   const std::pair<const char*, double> figures[] = {
-      {"loss", r.loss}, {"rounding loss", r.rounding_loss}, {"damp", r.damp}};
+      {"loss", r.loss}, {"rounding loss", r.rounding_loss}, {"damp", r.damp_percent}};
   for (const auto& [name, value] : figures)
     if (!std::isfinite(value))
       throw Error(ErrorCode::non_finite, "layer '" + r.layer + "': its " + name + " is " + std::to_string(value) +
                                              "; weights or inputs are too large for the squares that it sums");
   j = Json{{"layer", r.layer},       {"method", r.method},     {"loss", r.loss},   {"rounding_loss", r.rounding_loss},
-           {"damp", r.damp},         {"coverage", r.coverage}, {"ratio", r.ratio}, {"dead_channels", r.dead_channels},
+           {"damp", r.damp_percent}, {"coverage", r.coverage}, {"ratio", r.ratio}, {"dead_channels", r.dead_channels},
            {"recovery", r.recovery}, {"fallback", r.fallback}};
 }
 
@@ -30,7 +30,7 @@ void from_json(const Json& j, LayerReport& r) {
   r.method = j.at("method");
   r.loss = j.at("loss");
   r.rounding_loss = j.at("rounding_loss");
-  r.damp = j.at("damp");
+  r.damp_percent = j.at("damp");
   r.coverage = j.at("coverage");
   r.ratio = j.at("ratio");
   r.dead_channels = j.at("dead_channels");

@@ -137,7 +137,7 @@ TEST(CalibratedQuantize, RefusesWhatMakesNoSense) {
   refused("--method gptq-4", "known methods");
   refused("--method awq-4-g128-act", "there is no option 'act'");
   refused("--method gptq-4-g128+a8", "+a8 says how to multiply");
-  refused("--method int4-g128-sym --damp 0.1", "--damp goes with GPTQ and AWQ");
+  refused("--method int4-g128-sym --damp 0.1", "--damp-percent goes with GPTQ and AWQ");
   refused("--method gptq-4-g128 --calibration /nowhere.txt", "/nowhere.txt");
   refused("--method gptq-4-g128 --calibration " + (folder / "empty.txt").string(), "is an empty file");
   refused("--method gptq-4-g128 --format nowhere", "there is no layout 'nowhere'");

@@ -31,7 +31,7 @@ void gptq(const char* name, const std::vector<float>& weights, const nibble::Hes
   line.add(q.zero_points.data(), q.zero_points.size());
   line.add(q.g_idx);
   line.add(report.loss);
-  line.add(report.damp);
+  line.add(report.damp_percent);
   line.add(nibble::gptq::layer_loss(w, q, h));
   for (const std::string& step : report.recovery) line.add(step.data(), step.size());
   line.add(report.fallback.data(), report.fallback.size());
@@ -83,7 +83,7 @@ void results::solve() {
   gptq("GPTAQ", weights, both, {.alpha = 0.25});
   gptq("fp64", weights, h, {.bits = 4, .group_size = 320, .grid_search = true, .double_precision = true});
   gptq("fp64 GPTAQ", weights, both, {.alpha = 1, .double_precision = true});
-  gptq("few tokens", weights, few, {.damp = 0});
+  gptq("few tokens", weights, few, {.damp_percent = 0});
   gptq("no tokens", weights, nibble::Hessian(kCols), {});
   awq(weights, x);
 }

@@ -25,7 +25,7 @@ TEST(CudaGptqFailures, OfEveryCallAreToldAndLeaveNothingBehind) {
   };
   solve(h, {.group_size = 8, .act_order = true, .static_groups = true, .alpha = 0.25, .name = "groups"});
   solve(h, {.calibration_tokens = 100000, .name = "rounded"});
-  solve(paired_hessian(20), {.group_size = 10, .damp = 2e-7, .name = "factored in fp64"});
+  solve(paired_hessian(20), {.group_size = 10, .damp_percent = 2e-7, .name = "factored in fp64"});
   const DeviceArray<float> dx(x), dfull(full);
   fail_every_call("a Hessian", 0, [&] {
     const cuda::Context context;

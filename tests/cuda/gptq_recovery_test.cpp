@@ -13,7 +13,7 @@ using namespace testing_support;
 
 void expect_same_report(const gptq::Report& actual, const gptq::Report& expected) {
   EXPECT_EQ(actual.name, expected.name);
-  EXPECT_EQ(actual.damp, expected.damp);
+  EXPECT_EQ(actual.damp_percent, expected.damp_percent);
   EXPECT_EQ(actual.tokens, expected.tokens);
   EXPECT_EQ(actual.coverage, expected.coverage);
   EXPECT_EQ(actual.dead_channels, expected.dead_channels);
@@ -34,7 +34,7 @@ void expect_recovery(const Hessian& h, const gptq::Options& o, const std::string
     EXPECT_TRUE(std::isfinite(actual.report.loss));
     const double epsilon = o.double_precision ? 0x1p-53 : 0x1p-24;
     const bool raised = says.find("raised to 0") != std::string::npos;  // else the factor is fp64's
-    GptqReplay replay(view(w, cols), h, o, actual.report.damp, {epsilon, raised ? epsilon : 0x1p-53}, dominant);
+    GptqReplay replay(view(w, cols), h, o, actual.report.damp_percent, {epsilon, raised ? epsilon : 0x1p-53}, dominant);
     ASSERT_LT(replay.perturbation(), 0.1);
     for (std::size_t r = 0; r < rows; ++r) (void)replay.row(actual.matrix, r);
     // Or the bound says nothing, as it does of a GPU's fp32 factor of a Hessian so near to singular.
@@ -46,10 +46,10 @@ void expect_recovery(const Hessian& h, const gptq::Options& o, const std::string
 TEST(CudaGptqRecovery, IsTheCpus) {
   Hessian deficient(48, "deficient");  // two tokens
   deficient.add(view(activations(2, 48, 37), 48));
-  expect_recovery(deficient, {.group_size = 16, .damp = 0}, "damp raised to 0.01");
-  expect_recovery(deficient, {.group_size = 16, .damp = 0, .damp_increment = 0.005, .double_precision = true},
+  expect_recovery(deficient, {.group_size = 16, .damp_percent = 0}, "damp raised to 0.01");
+  expect_recovery(deficient, {.group_size = 16, .damp_percent = 0, .damp_increment = 0.005, .double_precision = true},
                   "damp raised to 0.005");
-  expect_recovery(paired_hessian(64), {.group_size = 32, .damp = 2e-7}, "factored in fp64");
+  expect_recovery(paired_hessian(64), {.group_size = 32, .damp_percent = 2e-7}, "factored in fp64");
   expect_recovery(indefinite_hessian(32), {.group_size = 32}, "sum of its row's magnitudes", true);
 }
 
@@ -104,7 +104,7 @@ TEST(CudaGptq, RefusesWhatTheCpuRefuses) {
       expect_error(code, says, [&] { (void)cuda::gptq_solve(context, layer.weights(), layer.h, o, nullptr); });
     };
     refused(ErrorCode::invalid_argument, "bits is 9", {.bits = 9});
-    refused(ErrorCode::invalid_argument, "damp is -0.1", {.damp = -0.1});
+    refused(ErrorCode::invalid_argument, "damp_percent is -0.1", {.damp_percent = -0.1});
     refused(ErrorCode::invalid_argument, "two orders", {.act_order = true, .act_group_aware = true});
     refused(ErrorCode::cancelled, "solving", {.progress = [](double done, std::string_view) { return done < 0.3; }});
     expect_error(ErrorCode::invalid_argument, "group_size is 0",
@@ -171,7 +171,7 @@ TEST(CudaGptq, HoldsNoMoreMemoryThanItSays) {
   check_memory(layer.h, 3, {.group_size = 16}, false);
   check_memory(layer.h, 3, {.group_size = 16, .calibration_tokens = 1000000}, false);
   check_memory(layer.h, 600, {.group_size = 16, .symmetric = false, .calibration_tokens = 1000000}, false);
-  check_memory(paired_hessian(64), 3, {.group_size = 32, .damp = 2e-7}, true);
+  check_memory(paired_hessian(64), 3, {.group_size = 32, .damp_percent = 2e-7}, true);
 }
 
 TEST(CudaHessian, SumsAsTheCpu) {

@@ -36,7 +36,7 @@ void check_solution(const Layer& layer, gptq::Options o, double most_slack) {
     const gptq::Result expected = gptq::solve(layer.weights(), layer.h, o);
     Rounding rounding;
     if (o.name.find("fp64") != std::string::npos) rounding.epsilon = rounding.factor_epsilon = 0x1p-53;
-    GptqReplay replay(layer.weights(), layer.h, o, actual.report.damp, rounding);
+    GptqReplay replay(layer.weights(), layer.h, o, actual.report.damp_percent, rounding);
     ASSERT_LT(replay.perturbation(), 0.1) << o.name;
     for (std::size_t r = 0; r < layer.rows; ++r)
       expect_near(replay, replay.row(actual.matrix, r), actual.matrix, expected.matrix, r);
@@ -44,7 +44,7 @@ void check_solution(const Layer& layer, gptq::Options o, double most_slack) {
     EXPECT_NEAR(actual.report.loss, replay.loss, replay.loss_slack + 1e-12 * replay.loss) << o.name;
     if (o.alpha == 0) {
       const Doubles delta = doubles_of(layer.w, layer.h) - decoded(actual.matrix);
-      const double loss = loss_of(delta, damped(layer.h, actual.report.damp, o.compat));
+      const double loss = loss_of(delta, damped(layer.h, actual.report.damp_percent, o.compat));
       EXPECT_NEAR(actual.report.loss, loss, replay.loss_slack + 1e-10 * loss) << o.name;
     }
     EXPECT_EQ(actual.matrix.g_idx, expected.matrix.g_idx) << o.name;
@@ -94,7 +94,7 @@ TEST(CudaGptq, EveryOptionInSinglePrecision) {
   const Layer layer;
   for (gptq::Options o : every_option()) {
     // Where sums may be in any order, only the bound of a better conditioned Hessian tells anything.
-    o.damp = on_gpu ? 1 : 0.1;
+    o.damp_percent = on_gpu ? 1 : 0.1;
     ASSERT_NO_FATAL_FAILURE(check_solution(layer, o, 0.125));
   }
 }

@@ -107,7 +107,7 @@ TEST_F(Calibrate, BeatsRoundingToNearestOnTheHeldOutNovel) {
 
 TEST_F(Calibrate, LossesAreWithoutTheDamping) {
   auto o = options("gptq-4-g128", 4, 64);
-  o.damp = 1;  // its share is larger than all that is gained
+  o.damp_percent = 1;  // its share is larger than all that is gained
   for (const LayerReport& r : make("damped", o).layers) EXPECT_LT(r.loss, r.rounding_loss) << r.layer;
 }
 
@@ -128,7 +128,7 @@ TEST_F(Calibrate, TheReportSaysWhatEachLayerGained) {
     EXPECT_EQ(r.layer, names[i]);
     EXPECT_GT(r.loss, 0) << r.layer;
     EXPECT_LT(r.loss, r.rounding_loss) << r.layer;
-    EXPECT_EQ(r.damp, 0.01);
+    EXPECT_EQ(r.damp_percent, 0.01);
     EXPECT_EQ(r.coverage, 1);
     EXPECT_TRUE(r.fallback.empty());
   }
@@ -163,7 +163,7 @@ TEST_F(Calibrate, ResumesToTheSameBytesAfterACancelAnywhere) {
       auto resumed = o;
       resumed.resume = true;
       auto another = resumed;
-      another.damp = 0.02;
+      another.damp_percent = 0.02;
       expect_error(ErrorCode::invalid_argument, "another damp", [&] { (void)make(out.filename(), another); });
       const auto report = make(out.filename(), resumed);
       EXPECT_EQ(report.resumed, static_cast<std::size_t>(stop * 6.5));
@@ -250,8 +250,8 @@ TEST_F(Calibrate, SaysWhatIsWrong) {
     EXPECT_FALSE(fs::exists(folder_ / "out.partial")) << says;
   };
   refused("0 samples", [](auto& o) { o.samples = 0; });
-  refused("damp is 2", [](auto& o) { o.damp = 2; });
-  refused("damp is -", [](auto& o) { o.damp = -0.5; });
+  refused("damp_percent is 2", [](auto& o) { o.damp_percent = 2; });
+  refused("damp_percent is -", [](auto& o) { o.damp_percent = -0.5; });
   refused("decides for no linear layer", [](auto& o) { o.rules = {{"gate_up", std::nullopt}}; });
   refused("skip every layer", [](auto& o) { o.rules = {{".", std::nullopt}}; });
   refused("not both", [](auto& o) { o.rules = {{"q_proj", CalibratedMethod::parse("awq-4-g128")}}; });
@@ -342,7 +342,7 @@ TEST_F(Calibrate, ActOrderOfOneGroupIsWritten) {
     for (const auto layout : {CheckpointLayout::nibble, CheckpointLayout::gptq, CheckpointLayout::compressed_tensors}) {
       auto o = options(method);
       o.layout = layout;
-      o.damp = 0.05;
+      o.damp_percent = 0.05;
       o.true_sequential = false;
       const fs::path to = folder_ / std::to_string(run++);
       try {

@@ -208,7 +208,7 @@ TEST(CalibratedBlock, CancelledAnywhereItGoesOnToTheSameFiles) {
       expect_error(ErrorCode::cancelled, "cancelled", [&] { (void)calibrate(model, ids, cancelled, *sink(false)); });
       expect_error(ErrorCode::invalid_argument, "earlier run", [&] { (void)calibrate(model, ids, o, *sink(false)); });
       auto another = o;
-      another.damp = 0.02;
+      another.damp_percent = 0.02;
       expect_error(ErrorCode::invalid_argument, "another damp",
                    [&] { (void)calibrate(model, ids, another, *sink(true)); });
       std::size_t done_now = 0;

@@ -47,7 +47,7 @@ std::vector<Case> cases() {
     add(numbered("bits", bits), 70, 40, {.bits = bits, .group_size = 16, .act_order = true});
   add("gar_small", 3, 140, {.group_size = 48, .act_group_aware = true});
   add("search", 4, 64, {.bits = 3, .group_size = 32, .grid_search = true});
-  add("damp", 4, 64, {.group_size = 32, .damp = 0.3});
+  add("damp", 4, 64, {.group_size = 32, .damp_percent = 0.3});
   add("one", 1, 1, {});
   return out;
 }
@@ -79,7 +79,7 @@ TEST_P(Loss, IsThatOfTheOutputs) {
   q.validate("q");
   ASSERT_EQ(report.fallback, "");
   ASSERT_TRUE(report.recovery.empty());
-  const Doubles delta = doubles_of(w, h) - decoded(q), hessian = damped(h, report.damp);
+  const Doubles delta = doubles_of(w, h) - decoded(q), hessian = damped(h, report.damp_percent);
   const double loss = loss_of(delta, hessian);
   // Where groups of one column leave next to nothing, Δ is itself a difference of nearly equal fp64 values.
   const double cancelled = 0x1p-48 * (delta * hessian).cwiseAbs().cwiseProduct(doubles_of(w, h).cwiseAbs()).sum();
@@ -163,7 +163,7 @@ TEST_P(OptimalBrain, QuantizerGivesTheSameCodes) {
   const QuantizedMatrix q = solve(view(w, c.cols), h, c.options).matrix;
   const auto order = order_of(damped(h, 0), c.options);
   const auto groups = groups_of(order, c.options);
-  const Doubles hp = permuted(damped(h, c.options.damp), order), weights = doubles_of(w, h);
+  const Doubles hp = permuted(damped(h, c.options.damp_percent), order), weights = doubles_of(w, h);
   std::vector<Eigen::RowVectorXd> inverses;  // the first row of each
   for (std::size_t i = 0; i < c.cols; ++i)
     inverses.emplace_back(hp.bottomRightCorner(index(c.cols - i), index(c.cols - i)).inverse().row(0));
@@ -206,7 +206,7 @@ void expect_published(const Case& c, const std::vector<float>& w, const Hessian&
   const QuantizedMatrix q = solve(view(w, c.cols), h, o).matrix;
   const auto order = order_of(damped(h, 0, true), o);
   const auto groups = groups_of(order, o);
-  const Doubles hp = permuted(damped(h, o.damp, true), order);
+  const Doubles hp = permuted(damped(h, o.damp_percent, true), order);
   const Doubles inverse = hp.llt().solve(Doubles::Identity(hp.rows(), hp.cols()));
   const Doubles u = inverse.llt().matrixU();
   Doubles p = Doubles::Zero(u.rows(), u.cols());

@@ -203,12 +203,12 @@ TEST(GptqRecovery, ADeficientHessianIsDampedUntilItServes) {
   const Hessian h = deficient(cols, 20);
   const auto w = normal(rows * cols, 15);
   for (const bool twice : {false, true}) {
-    const auto [q, report] =
-        solve(view(w, cols), h, {.group_size = 32, .damp = 0, .damp_increment = 0.005, .double_precision = twice});
+    const auto [q, report] = solve(
+        view(w, cols), h, {.group_size = 32, .damp_percent = 0, .damp_increment = 0.005, .double_precision = twice});
     EXPECT_EQ(report.fallback, "");
     EXPECT_FALSE(report.recovery.empty());
-    EXPECT_GT(report.damp, 0);
-    EXPECT_LE(report.damp, 0.01);
+    EXPECT_GT(report.damp_percent, 0);
+    EXPECT_LE(report.damp_percent, 0.01);
     EXPECT_LT(layer_loss(view(w, cols), q, h), rounding_loss(w, h, q.spec));
   }
   EXPECT_TRUE(solve(view(w, cols), h, {.group_size = 32}).report.recovery.empty());  // the usual damp is enough
@@ -218,10 +218,10 @@ TEST(GptqRecovery, AnIllConditionedHessianIsFactoredInDouble) {
   const std::size_t rows = 16, cols = 64;
   const Hessian h = paired_hessian(cols);
   const auto w = normal(rows * cols, 18);
-  const auto [q, report] = solve(view(w, cols), h, {.group_size = 32, .damp = 0});
+  const auto [q, report] = solve(view(w, cols), h, {.group_size = 32, .damp_percent = 0});
   ASSERT_EQ(report.recovery.size(), 1u);
   EXPECT_NE(report.recovery[0].find("fp64"), std::string::npos);
-  EXPECT_EQ(report.damp, 0);
+  EXPECT_EQ(report.damp_percent, 0);
   EXPECT_EQ(report.fallback, "");
   // Undamped, the weights themselves grow without bound; the usual damp keeps them.
   EXPECT_TRUE(std::isfinite(report.loss));
@@ -311,8 +311,8 @@ TEST(Gptq, RefusesBadOptionsByNameAndValue) {
   refused({.group_size = 0}, "group_size is 0");
   refused({.group_size = -2}, "group_size is -2");
   refused({.act_order = true, .act_group_aware = true}, "two orders");
-  refused({.damp = -0.1}, "damp is -0.1");
-  refused({.damp = std::nan("")}, "damp is nan");
+  refused({.damp_percent = -0.1}, "damp_percent is -0.1");
+  refused({.damp_percent = std::nan("")}, "damp_percent is nan");
   refused({.damp_increment = 0}, "damp_increment is 0");
   refused({.alpha = 0.25}, "full-precision activations");
   refused({.min_coverage = 2}, "min_coverage is 2");

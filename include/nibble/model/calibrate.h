@@ -76,9 +76,9 @@ struct LayerReport {
   /// outputs, summed over them, of a mean token; and the same had the layer been rounded to nearest. Neither counts
   /// GPTQ's damping.
   double loss = 0, rounding_loss = 0;
-  double damp = 0;      ///< GPTQ: the one that served.
-  double coverage = 1;  ///< Share of the calibration tokens that it saw.
-  double ratio = 0;     ///< AWQ: the exponent chosen for the scales of its inputs.
+  double damp_percent = 0;  ///< GPTQ: the one that served.
+  double coverage = 1;      ///< Share of the calibration tokens that it saw.
+  double ratio = 0;         ///< AWQ: the exponent chosen for the scales of its inputs.
   std::size_t dead_channels = 0;
   std::vector<std::string> recovery;  ///< GPTQ: what it took to factor the Hessian.
   std::string fallback;               ///< Not empty: the layer was rounded to nearest, and why.
@@ -95,7 +95,7 @@ struct CalibrateOptions {
 
   std::size_t samples = 128;        ///< Sequences, evenly spaced over the text; as many as it has, if fewer.
   std::size_t sample_tokens = 512;  ///< Tokens of a sequence, or of the model's context if that is less.
-  double damp = 0.01;               ///< gptq::Options::damp
+  double damp_percent = 0.01;       ///< gptq::Options::damp_percent
   bool true_sequential = true;      ///< GPTQ: as described above; else a block's layers all see the block as it was.
   /// Hidden states of all sequences that may be held in memory; more go to a file (CalibrationSink::folder).
   std::size_t cache_bytes = std::size_t{4} << 30;

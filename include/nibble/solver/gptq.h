@@ -44,8 +44,8 @@ struct Options {
   /// Chooses each group's clipping by least Σ|q − w|^2.4 over 80 shrinkings of the range (the reference's "mse").
   bool grid_search = false;
 
-  double damp = 0.01;            ///< percdamp: λ is this share of the mean of H's diagonal. In [0, 1].
-  double damp_increment = 0.01;  ///< What is added to damp for as long as the factorisation fails; 0.001 … 1.
+  double damp_percent = 0.01;    ///< percdamp: λ is this share of the mean of H's diagonal. In [0, 1].
+  double damp_increment = 0.01;  ///< What is added to it for as long as the factorisation fails; 0.001 … 1.
 
   /// GPTAQ (Li et al. 2025): the share, 0.25 in their work, of the difference between the layer's inputs in full
   /// precision and its actual ones that the solution makes up for. Above 0 it needs an asymmetric() Hessian.
@@ -76,8 +76,8 @@ struct Report {
   /// ½Σe² = ½·tr(ΔW·(H + λI)·ΔWᵀ): but for λ's share, the squared error of the outputs, summed over them, of a mean
   /// token. After a fallback: layer_loss(). With alpha: against the weights that it made the target.
   double loss = 0;
-  double error = 0;  ///< loss / rows: the mean squared error of one output.
-  double damp = 0;   ///< The one that served.
+  double error = 0;         ///< loss / rows: the mean squared error of one output.
+  double damp_percent = 0;  ///< The one that served.
   std::uint64_t tokens = 0;
   double coverage = 1;                     ///< tokens / calibration_tokens, or 1 where that is not known.
   std::vector<std::size_t> dead_channels;  ///< Never active in calibration: their weights are made 0.

@@ -26,8 +26,8 @@ gptq::Result fall_back(const GptqWork& work, Report report, const std::string& w
 bool factor(const GptqWork& work, const gptq::FactorInput& input, Report& report, GptqFactor& out) {
   const double mean = gptq::mean_of(input.diagonal);
   return gptq::recover(work.options, report, [&](const gptq::FactorAttempt& a) {
-    if (!a.in_double) return gptq_factor<float>(work, input, a.damp * mean, a.dominant, out);
-    if (!gptq_factor<double>(work, input, a.damp * mean, a.dominant, out)) return false;
+    if (!a.in_double) return gptq_factor<float>(work, input, a.damp_percent * mean, a.dominant, out);
+    if (!gptq_factor<double>(work, input, a.damp_percent * mean, a.dominant, out)) return false;
     if (!work.options.double_precision) out = gptq_narrowed(work, input.plan.cols(), std::move(out));
     return true;
   });

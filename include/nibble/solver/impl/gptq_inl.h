@@ -43,7 +43,7 @@ NIBBLE_INLINE Result solve(FloatMatrix weights, const Hessian& hessian, const Op
   std::optional<Factor<double>> twice;
   const kernels::KernelTable& isa = kernels_of(o.backend);
   const auto attempt = [&](const FactorAttempt& a) {
-    const double lambda = RoundedProduct<double>()(a.damp, mean_of(diagonal));
+    const double lambda = RoundedProduct<double>()(a.damp_percent, mean_of(diagonal));
     if (!a.in_double) return (single = factor<float>(input, lambda, a.dominant, isa, executor)).has_value();
     auto f = factor<double>(input, lambda, a.dominant, isa, executor);
     if (!f) return false;

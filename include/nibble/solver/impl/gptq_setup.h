@@ -27,7 +27,7 @@ double scale_of(const Hessian& h);
 
 /// Of H, with something in the place of dead channels' zeros.
 std::vector<double> diagonal_of(const Hessian& h, const std::vector<std::size_t>& dead, bool compat);
-/// What damp is a share of.
+/// What damp_percent is a share of.
 double mean_of(const std::vector<double>& diagonal);
 
 /// All of a report that is known before solving.
@@ -41,10 +41,10 @@ std::string fallback_text(const Options& o, const std::string& why);
 /// The `why` where recover() is false.
 inline constexpr const char* kNotFactored = "its Hessian cannot be factored";
 
-/// One try to factor H + damp·mean·I.
+/// One try to factor H + damp_percent·mean·I.
 struct FactorAttempt {
   bool in_double;
-  double damp;
+  double damp_percent;
   bool dominant;  ///< Each diagonal element is raised to the sum of its row's magnitudes first.
 };
 

@@ -30,7 +30,8 @@ NIBBLE_INLINE void check_options(const Options& o) {
   detail::need(o, o.bits >= 2 && o.bits <= 8, "bits is " + std::to_string(o.bits) + "; it must be 2 to 8");
   detail::need(o, o.group_size >= 1 || o.group_size == -1,
                "group_size is " + std::to_string(o.group_size) + "; it must be positive, or -1 for one scale a row");
-  detail::need(o, o.damp >= 0 && o.damp <= 1, "damp is " + text_of(o.damp) + "; it must be 0 to 1");
+  detail::need(o, o.damp_percent >= 0 && o.damp_percent <= 1,
+               "damp_percent is " + text_of(o.damp_percent) + "; it must be 0 to 1");
   detail::need(o, o.damp_increment >= 0.001 && o.damp_increment <= 1,
                "damp_increment is " + text_of(o.damp_increment) + "; it must be 0.001 to 1");
   detail::need(o, o.alpha >= 0 && o.alpha <= 1, "alpha is " + text_of(o.alpha) + "; it must be 0 to 1");
@@ -112,24 +113,24 @@ NIBBLE_INLINE std::string fallback_text(const Options& o, const std::string& why
 
 NIBBLE_INLINE bool recover(const Options& o, Report& report, const std::function<bool(const FactorAttempt&)>& attempt) {
   const auto note = [&](std::string what) { report.recovery.push_back(std::move(what)); };
-  report.damp = o.damp;
-  if (!o.double_precision && attempt({false, o.damp, false})) return true;
-  if (attempt({true, o.damp, false})) {
-    if (!o.double_precision) note("fp32 failed at damp " + text_of(o.damp) + ": factored in fp64");
+  report.damp_percent = o.damp_percent;
+  if (!o.double_precision && attempt({false, o.damp_percent, false})) return true;
+  if (attempt({true, o.damp_percent, false})) {
+    if (!o.double_precision) note("fp32 failed at damp " + text_of(o.damp_percent) + ": factored in fp64");
     return true;
   }
   for (int step = 1;; ++step) {
-    const double damp = o.damp + RoundedProduct<double>()(step, o.damp_increment);
+    const double damp = o.damp_percent + RoundedProduct<double>()(step, o.damp_increment);
     if (damp > 1) break;
-    report.damp = damp;
+    report.damp_percent = damp;
     if (attempt({o.double_precision, damp, false})) {
-      note("fp64 failed at damp " + text_of(o.damp) + ": damp raised to " + text_of(damp));
+      note("fp64 failed at damp " + text_of(o.damp_percent) + ": damp raised to " + text_of(damp));
       return true;
     }
   }
   note("no damp up to 1 served: each diagonal element raised to the sum of its row's magnitudes");
-  report.damp = o.damp;
-  return attempt({true, o.damp, true});
+  report.damp_percent = o.damp_percent;
+  return attempt({true, o.damp_percent, true});
 }
 
 NIBBLE_INLINE void set_g_idx(QuantizedMatrix& q, const Plan& plan, const Options& o) {
