@@ -146,9 +146,7 @@ struct AffineEncoder {
   AffineParams p{};
   std::int32_t low = 0, high = 0;
   NIBBLE_DEVICE AffineEncoder(const QuantSpec& s, const float*, const std::uint8_t*)
-      : spec(s),
-        low(s.scheme == SchemeKind::symmetric ? symmetric_low(s.symmetric_range) : 0),
-        high((1 << s.bits) - 1) {}
+      : spec(s), low(s.scheme == SchemeKind::symmetric ? symmetric_low(s.narrow_range) : 0), high((1 << s.bits) - 1) {}
   NIBBLE_DEVICE void set(float scale, std::int32_t zero_point) { p = {scale, zero_point}; }
   NIBBLE_DEVICE std::uint8_t encode(float x) const { return affine_encode(x, p, low, high); }
 };

@@ -76,7 +76,7 @@ QuantSpec nearest_integer_spec(QuantSpec spec) {
   if (rows) spec.group_size = 0;
   spec.preserve_zero = true;
   spec.double_quant = false;
-  spec.symmetric_range = SymmetricRange::full;
+  spec.narrow_range = false;
   return spec;
 }
 

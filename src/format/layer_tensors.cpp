@@ -95,7 +95,7 @@ QuantSpec affine_spec(const LayerQuantization& as, bool symmetric, DType scale) 
   spec.bits = as.bits;
   spec.granularity = as.granularity;
   spec.group_size = as.granularity == Granularity::group ? as.group_size : 0;
-  spec.symmetric_range = SymmetricRange::full;
+  spec.narrow_range = false;
   spec.scale_type = scale_type_of(scale);
   return spec;
 }

@@ -40,7 +40,7 @@ class SlowReference {
   void fit(Range r) {
     const QuantSpec& s = q_.spec;
     switch (s.scheme) {
-      case SchemeKind::symmetric: params.push_back(fit_symmetric(r, s.bits, s.symmetric_range, s.scale_type)); break;
+      case SchemeKind::symmetric: params.push_back(fit_symmetric(r, s.bits, s.narrow_range, s.scale_type)); break;
       case SchemeKind::asymmetric: params.push_back(fit_asymmetric(r, s.bits, s.preserve_zero, s.scale_type)); break;
       case SchemeKind::llm_int8: params.push_back({LlmInt8::fit(r).absmax, 128}); break;
       default: params.push_back({stored_absmax(r.absmax()), 0}); break;
@@ -50,7 +50,7 @@ class SlowReference {
     const QuantSpec& s = q_.spec;
     const AffineParams p = params[group];
     switch (s.scheme) {
-      case SchemeKind::symmetric: return affine_encode(x, p, symmetric_low(s.symmetric_range), (1 << s.bits) - 1);
+      case SchemeKind::symmetric: return affine_encode(x, p, symmetric_low(s.narrow_range), (1 << s.bits) - 1);
       case SchemeKind::asymmetric: return affine_encode(x, p, 0, (1 << s.bits) - 1);
       case SchemeKind::nf4: return Codebook<nf4>::encode(x, {p.scale});
       case SchemeKind::fp4: return Codebook<fp4>::encode(x, {p.scale});

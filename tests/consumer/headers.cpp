@@ -91,11 +91,10 @@ void run_integers() {
     std::snprintf(text, sizeof text, "int%d-%s", B, rest);
     return text;
   };
-  using nibble::SymmetricRange::full;
-  using nibble::SymmetricRange::restricted;
-  run<nibble::Symmetric<B, full>>(name("g32-sym-full"), {group, 32}, f16);
-  run<nibble::Symmetric<B, restricted>>(name("g7-sym-restricted-bf16"), {group, 7}, bf16);
-  run<nibble::Symmetric<B, full>>(name("channel-sym-full"), {channel, 0});
+  constexpr bool narrow_range = true;
+  run<nibble::Symmetric<B, !narrow_range>>(name("g32-sym-full"), {group, 32}, f16);
+  run<nibble::Symmetric<B, narrow_range>>(name("g7-sym-restricted-bf16"), {group, 7}, bf16);
+  run<nibble::Symmetric<B, !narrow_range>>(name("channel-sym-full"), {channel, 0});
   run<nibble::Asymmetric<B>>(name("g32-asym"), {group, 32}, f16);
   run<nibble::Asymmetric<B>>(name("tensor-asym"), {tensor, 0});
   run<nibble::Asymmetric<B, false>>(name("b50-asymraw-f32"), {block, 50});

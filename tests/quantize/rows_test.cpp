@@ -23,10 +23,9 @@ class Rows : public testing::Test {};
 
 using Schemes =
     testing::Types<Symmetric<2>, Symmetric<3>, Symmetric<4>, Symmetric<5>, Symmetric<6>, Symmetric<7>, Symmetric<8>,
-                   Symmetric<3, SymmetricRange::restricted>, Symmetric<8, SymmetricRange::full>, Asymmetric<2>,
-                   Asymmetric<3>, Asymmetric<4>, Asymmetric<5>, Asymmetric<6>, Asymmetric<7>, Asymmetric<8>,
-                   Asymmetric<3, false>, Asymmetric<4, false>, Asymmetric<8, false>, Codebook<nf4>, Codebook<fp4>,
-                   Codebook<dynamic_map<true>>, LlmInt8>;
+                   Symmetric<3, true>, Symmetric<8, false>, Asymmetric<2>, Asymmetric<3>, Asymmetric<4>, Asymmetric<5>,
+                   Asymmetric<6>, Asymmetric<7>, Asymmetric<8>, Asymmetric<3, false>, Asymmetric<4, false>,
+                   Asymmetric<8, false>, Codebook<nf4>, Codebook<fp4>, Codebook<dynamic_map<true>>, LlmInt8>;
 TYPED_TEST_SUITE(Rows, Schemes);
 
 template <class S>

@@ -58,8 +58,8 @@ void check_scheme() {
 
 template <int B>
 void check_bits() {
-  check_scheme<Symmetric<B, SymmetricRange::restricted>>();
-  check_scheme<Symmetric<B, SymmetricRange::full>>();
+  check_scheme<Symmetric<B, true>>();
+  check_scheme<Symmetric<B, false>>();
   check_scheme<Asymmetric<B>>();
   check_scheme<Asymmetric<B, false>>();
 }

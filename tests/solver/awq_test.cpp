@@ -44,9 +44,9 @@ std::vector<float> rounded(const std::vector<float>& w, std::size_t cols, const 
     for (std::size_t first = 0; first < cols; first += size) {
       const std::span<const float> group(w.data() + row + first, std::min(size, cols - first));
       const bool symmetric = s.scheme == SchemeKind::symmetric;
-      const AffineParams p = symmetric ? fit_symmetric(range_of(group), s.bits, s.symmetric_range, s.scale_type)
+      const AffineParams p = symmetric ? fit_symmetric(range_of(group), s.bits, s.narrow_range, s.scale_type)
                                        : fit_asymmetric(range_of(group), s.bits, s.preserve_zero, s.scale_type);
-      const std::int32_t low = symmetric ? symmetric_low(s.symmetric_range) : 0;
+      const std::int32_t low = symmetric ? symmetric_low(s.narrow_range) : 0;
       for (float x : group) out.push_back(affine_decode(affine_encode(x, p, low, (1 << s.bits) - 1), p));
     }
   return out;

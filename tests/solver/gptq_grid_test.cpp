@@ -12,7 +12,7 @@ static_assert(reference_grid({-1, 3}, 2, true) == AffineParams{2, 2});   // −3
 static_assert(reference_grid({1, 3}, 2, true) == AffineParams{1, 2});    // 0 … 3, though codes below 2 are negative
 static_assert(reference_grid({-1, 2}, 2, false) == AffineParams{1, 1});  // −1 … 2
 static_assert(reference_grid({0, 0}, 2, true) == AffineParams{2.0f / 3, 2});  // −1 … 1
-static_assert(grid_of({-1, 3}, {.bits = 4}) == fit_symmetric({-1, 3}, 4, SymmetricRange::full, ScaleType::f16));
+static_assert(grid_of({-1, 3}, {.bits = 4}) == fit_symmetric({-1, 3}, 4, /*narrow_range=*/false, ScaleType::f16));
 static_assert(grid_of({-1, 3}, {.bits = 4, .symmetric = false}) == fit_asymmetric({-1, 3}, 4, true, ScaleType::f16));
 static_assert(grid_of({-1, 3}, {.bits = 2, .reference = true}) == AffineParams{2, 2});
 

@@ -109,7 +109,7 @@ std::vector<std::size_t> order_of(const Doubles& h, const Options& o) {
 }
 
 AffineParams own_grid(const Options& o, float low, float high) {
-  return o.symmetric ? fit_symmetric({low, high}, o.bits, SymmetricRange::full, o.scale_type)
+  return o.symmetric ? fit_symmetric({low, high}, o.bits, /*narrow_range=*/false, o.scale_type)
                      : fit_asymmetric({low, high}, o.bits, true, o.scale_type);
 }
 

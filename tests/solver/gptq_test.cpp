@@ -162,7 +162,7 @@ TEST(Gptq, GridSearchLeavesLessErrorInEveryGroup) {
         for (int step = 0; step < 80; ++step) {
           const float p = 1 - static_cast<float>(step) / 100;
           const Range shrunk{range.min * p, range.max * p};
-          const AffineParams grid = symmetric ? fit_symmetric(shrunk, 3, SymmetricRange::full, ScaleType::f16)
+          const AffineParams grid = symmetric ? fit_symmetric(shrunk, 3, /*narrow_range=*/false, ScaleType::f16)
                                               : fit_asymmetric(shrunk, 3, true, ScaleType::f16);
           double sum = 0;
           for (std::size_t c = g * 64; c < (g + 1) * 64; ++c) {

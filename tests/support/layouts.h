@@ -17,7 +17,7 @@ inline Words words_of(const NamedTensor& t) {
 /// A specification whose symmetric codes use the lowest one, too, as GPTQ's and compressed-tensors' do.
 inline QuantSpec full_range(const std::string& text) {
   QuantSpec spec = QuantSpec::parse(text);
-  spec.symmetric_range = SymmetricRange::full;
+  spec.narrow_range = false;
   return spec;
 }
 

@@ -11,7 +11,7 @@ namespace nibble::inline NIBBLE_ABI {
 
 /// How an affine spec makes a grid of a range.
 NIBBLE_HD constexpr AffineRule affine_rule(const QuantSpec& s) {
-  return {s.bits, s.scheme == SchemeKind::symmetric, s.symmetric_range, s.preserve_zero, s.scale_type};
+  return {s.bits, s.scheme == SchemeKind::symmetric, s.narrow_range, s.preserve_zero, s.scale_type};
 }
 
 /// The parameters of a group with this range: scale and zero point of an affine scheme; of all others the absmax, as

@@ -30,8 +30,8 @@ struct QuantSpec {
   int bits = 4;
   Granularity granularity = Granularity::group;
   std::size_t group_size = 128;  ///< For group and block; 0 otherwise.
-  SymmetricRange symmetric_range = SymmetricRange::full;
-  bool preserve_zero = true;  ///< Asymmetric: extend the range to contain 0.
+  bool narrow_range = false;     ///< Symmetric: without the lowest code (scheme/affine.h).
+  bool preserve_zero = true;     ///< Asymmetric: extend the range to contain 0.
   ScaleType scale_type = ScaleType::f16;
   bool double_quant = false;  ///< Codebook schemes: absmax in 8 bits (QLoRA, section 3).
   float threshold = 6.0f;     ///< LLM.int8: an activation column with |x| ≥ threshold is kept in floating point.

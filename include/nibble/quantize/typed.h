@@ -37,12 +37,12 @@ namespace detail {
 template <class S>
 struct SpecOf;
 
-template <int B, SymmetricRange R>
-struct SpecOf<Symmetric<B, R>> {
+template <int B, bool NarrowRange>
+struct SpecOf<Symmetric<B, NarrowRange>> {
   static void set(QuantSpec& s) {
     s.scheme = SchemeKind::symmetric;
     s.bits = B;
-    s.symmetric_range = R;
+    s.narrow_range = NarrowRange;
   }
 };
 template <int B, bool PreserveZero>

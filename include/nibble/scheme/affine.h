@@ -37,26 +37,20 @@ NIBBLE_HD constexpr float affine_decode(std::uint8_t code, AffineParams p) {
   return static_cast<float>(static_cast<std::int32_t>(code) - p.zero_point) * p.scale;
 }
 
-/// Which signed integers a symmetric scheme uses.
-enum class SymmetricRange : std::uint8_t {
-  restricted,  ///< −(2^(B−1)−1) … 2^(B−1)−1, scale = absmax/(2^(B−1)−1): both ends exact. The default at 8 bits.
-  full,  ///< −2^(B−1) … 2^(B−1)−1, scale = absmax/((2^B−1)/2), as GPTQ and compressed-tensors define it: a finer
-         ///< step, and +absmax is off by half of one. The default below 8 bits.
-};
-
-/// Lowest code of a symmetric scheme; the highest is always 2^B−1.
-NIBBLE_HD constexpr std::int32_t symmetric_low(SymmetricRange range) {
-  return range == SymmetricRange::restricted ? 1 : 0;
-}
+/// Lowest code of a symmetric scheme; the highest is always 2^B−1. The signed integers are, with `narrow_range`,
+/// −(2^(B−1)−1) … 2^(B−1)−1, scale = absmax/(2^(B−1)−1), which has both ends exact: the default at 8 bits. Without it
+/// −2^(B−1) … 2^(B−1)−1, scale = absmax/((2^B−1)/2), as GPTQ and compressed-tensors define it: a finer step, and
+/// +absmax is off by half of one; the default below 8 bits.
+NIBBLE_HD constexpr std::int32_t symmetric_low(bool narrow_range) { return narrow_range ? 1 : 0; }
 
 /// The largest magnitude that can be quantized: beyond it a code could decode to infinity, so the scale is made
 /// infinite, which quantizers turn into an error.
 inline constexpr float kMaxMagnitude = 0x1p126f;
 
 /// Symmetric parameters for a range: zero_point = 2^(B−1).
-NIBBLE_HD constexpr AffineParams fit_symmetric(Range r, int bits, SymmetricRange range, ScaleType type) {
+NIBBLE_HD constexpr AffineParams fit_symmetric(Range r, int bits, bool narrow_range, ScaleType type) {
   if (r.absmax() > kMaxMagnitude) return {std::numeric_limits<float>::infinity(), 1 << (bits - 1)};
-  const auto levels = static_cast<float>((1 << bits) - (range == SymmetricRange::restricted ? 2 : 1));
+  const auto levels = static_cast<float>((1 << bits) - (narrow_range ? 2 : 1));
   return {stored_scale(r.absmax() / (levels / 2), type), 1 << (bits - 1)};
 }
 
@@ -84,31 +78,31 @@ NIBBLE_HD constexpr AffineParams fit_asymmetric(Range r, int bits, bool preserve
 struct AffineRule {
   int bits = 4;
   bool symmetric = true;
-  SymmetricRange range = SymmetricRange::full;  ///< Symmetric alone.
-  bool preserve_zero = true;                    ///< Asymmetric alone.
+  bool narrow_range = false;  ///< Symmetric alone.
+  bool preserve_zero = true;  ///< Asymmetric alone.
   ScaleType scale_type = ScaleType::f32;
 
-  NIBBLE_HD constexpr std::int32_t lowest_code() const { return symmetric ? symmetric_low(range) : 0; }
+  NIBBLE_HD constexpr std::int32_t lowest_code() const { return symmetric ? symmetric_low(narrow_range) : 0; }
   NIBBLE_HD constexpr std::int32_t highest_code() const { return (1 << bits) - 1; }
 };
 
 NIBBLE_HD constexpr AffineParams fit_affine(Range r, AffineRule rule) {
-  return rule.symmetric ? fit_symmetric(r, rule.bits, rule.range, rule.scale_type)
+  return rule.symmetric ? fit_symmetric(r, rule.bits, rule.narrow_range, rule.scale_type)
                         : fit_asymmetric(r, rule.bits, rule.preserve_zero, rule.scale_type);
 }
 
 /// The symmetric scheme of B bits as a type.
-template <int B, SymmetricRange R = B == 8 ? SymmetricRange::restricted : SymmetricRange::full>
+template <int B, bool NarrowRange = B == 8>
 struct Symmetric {
   static_assert(B >= 2 && B <= 8);
   using Params = AffineParams;
   static constexpr int bits = B;
   NIBBLE_HD static constexpr Params fit(Range r, ScaleType type = ScaleType::f32) {
-    return fit_symmetric(r, B, R, type);
+    return fit_symmetric(r, B, NarrowRange, type);
   }
   NIBBLE_HD static constexpr Params fit(std::span<const float> values) { return fit(range_of(values)); }
   NIBBLE_HD static constexpr std::uint8_t encode(float x, Params p) {
-    return affine_encode(x, p, symmetric_low(R), (1 << B) - 1);
+    return affine_encode(x, p, symmetric_low(NarrowRange), (1 << B) - 1);
   }
   NIBBLE_HD static constexpr float decode(std::uint8_t code, Params p) { return affine_decode(code, p); }
 };

@@ -41,7 +41,7 @@ NIBBLE_HD constexpr AffineParams reference_grid(Range r, int bits, bool symmetri
 
 NIBBLE_HD constexpr AffineParams grid_of(Range r, GridRule rule) {
   if (rule.reference) return reference_grid(r, rule.bits, rule.symmetric);
-  return fit_affine(r, {rule.bits, rule.symmetric, SymmetricRange::full, true, rule.scale_type});
+  return fit_affine(r, {rule.bits, rule.symmetric, /*narrow_range=*/false, true, rule.scale_type});
 }
 
 /// The search tries the range shrunk by 0 … 79 percent (the reference's "mse"); of equals, the first is taken.

@@ -214,7 +214,7 @@ NIBBLE_INLINE QuantizedMatrix to_quantized(const BlockMatrix& m) {
     else if constexpr (requires(float* s) { detail::take_apart(block, nullptr, s); })
       detail::take_all<Block, float>(m, q);
   });
-  if (spec->bits == 8 && detail::uses_lowest_code(q)) q.spec.symmetric_range = SymmetricRange::full;
+  if (spec->bits == 8 && detail::uses_lowest_code(q)) q.spec.narrow_range = false;
   return q;
 }
 

@@ -58,7 +58,7 @@ inline QuantSpec spec_of_name(std::string_view text, std::string_view name) {
   s.bits = static_cast<int>(*bits);
   s.granularity = s.bits == 8 ? Granularity::channel : Granularity::group;
   s.group_size = s.bits == 8 ? 0 : 128;
-  s.symmetric_range = s.bits == 8 ? SymmetricRange::restricted : SymmetricRange::full;
+  s.narrow_range = s.bits == 8;
   return s;
 }
 
@@ -97,8 +97,8 @@ inline void apply_option(std::string_view text, std::string_view option, QuantSp
   } else if (option == "tensor") whole(Granularity::tensor);
   else if (option == "channel") whole(Granularity::channel);
   else if (option == "dq") s.double_quant = true;
-  else if (option == "full") s.symmetric_range = SymmetricRange::full;
-  else if (option == "restricted") s.symmetric_range = SymmetricRange::restricted;
+  else if (option == "full") s.narrow_range = false;
+  else if (option == "restricted") s.narrow_range = true;
   else if (option.starts_with('g')) sized(Granularity::group);
   else if (option.starts_with('b')) sized(Granularity::block);
   else refuse(text, "unknown option '" + std::string(option) + "'");
@@ -151,8 +151,7 @@ NIBBLE_INLINE std::string QuantSpec::to_string() const {
   }
   if (scheme == SchemeKind::symmetric) {
     out += "-sym";
-    if ((symmetric_range == SymmetricRange::restricted) != (bits == 8))
-      out += symmetric_range == SymmetricRange::full ? "-full" : "-restricted";
+    if (narrow_range != (bits == 8)) out += narrow_range ? "-restricted" : "-full";
   }
   if (scheme == SchemeKind::asymmetric) out += preserve_zero ? "-asym" : "-asymraw";
   if (is_affine() && scale_type != detail::default_scale_type(*this)) out += "-" + std::string(name_of(scale_type));

@@ -17,7 +17,7 @@ inline constexpr std::size_t kBins = 4096;
 
 /// Activations are never stored, so their scales are fp32.
 inline AffineRule activation_rule(int bits, bool symmetric) {
-  return {bits, symmetric, SymmetricRange::restricted, true, ScaleType::f32};
+  return {bits, symmetric, /*narrow_range=*/true, true, ScaleType::f32};
 }
 
 inline void check_bits(int bits) {
