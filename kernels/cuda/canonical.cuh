@@ -36,15 +36,15 @@ NIBBLE_DEVICE bool share_group(const GroupMap& map, std::size_t row, std::size_t
 }
 
 /// Widened without loss. The hardware's conversion of a NaN may differ from f16's; quantizers refuse NaN anyway.
-NIBBLE_DEVICE float widen(float v) { return v; }
-NIBBLE_DEVICE float widen(f16 v) { return __half2float(__ushort_as_half(v.bits)); }
-NIBBLE_DEVICE float widen(bf16 v) { return static_cast<float>(v); }
+NIBBLE_DEVICE float upcast(float v) { return v; }
+NIBBLE_DEVICE float upcast(f16 v) { return __half2float(__ushort_as_half(v.bits)); }
+NIBBLE_DEVICE float upcast(bf16 v) { return static_cast<float>(v); }
 
 /// QuantizedMatrix::scale of scales of one type.
 NIBBLE_DEVICE float read_scale(const void* scales, ScaleType type, std::size_t group) {
   if (type == ScaleType::f32) return __ldg(static_cast<const float*>(scales) + group);
   const std::uint16_t bits = __ldg(static_cast<const unsigned short*>(scales) + group);
-  return type == ScaleType::f16 ? widen(f16::from_bits(bits)) : widen(bf16::from_bits(bits));
+  return type == ScaleType::f16 ? upcast(f16::from_bits(bits)) : upcast(bf16::from_bits(bits));
 }
 
 /// QuantizedMatrix::multiplier: what a decoded integer or a value of the codebook is multiplied by.
@@ -139,12 +139,12 @@ NIBBLE_DEVICE void load_run(const T* at, int n, float (&out)[kRun]) {
       Quad<T> quad;
       quad.bits = load<IsConstant>(reinterpret_cast<const uint4*>(at + i));
 #pragma unroll
-      for (int j = 0; j < each; ++j) out[i + j] = widen(quad.value[j]);
+      for (int j = 0; j < each; ++j) out[i + j] = upcast(quad.value[j]);
     }
     return;
   }
 #pragma unroll
-  for (int i = 0; i < kRun; ++i) out[i] = i < n ? widen(at[i]) : 0.0f;
+  for (int i = 0; i < kRun; ++i) out[i] = i < n ? upcast(at[i]) : 0.0f;
 }
 
 /// at[i] = values[i] rounded, for i < n ≤ 8; by 16-byte stores where n = 8 and the address allows.

@@ -27,8 +27,8 @@ NIBBLE_DEVICE void load_eight(const T* at, float (&out)[8]) {
       if constexpr (sizeof(T) == 4) {
         out[4 * i + j] = std::bit_cast<float>(words[j]);
       } else {
-        out[2 * j] = widen(T::from_bits(static_cast<std::uint16_t>(words[j])));
-        out[2 * j + 1] = widen(T::from_bits(static_cast<std::uint16_t>(words[j] >> 16)));
+        out[2 * j] = upcast(T::from_bits(static_cast<std::uint16_t>(words[j])));
+        out[2 * j + 1] = upcast(T::from_bits(static_cast<std::uint16_t>(words[j] >> 16)));
       }
   }
 }

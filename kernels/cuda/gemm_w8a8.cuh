@@ -38,7 +38,7 @@ NIBBLE_DEVICE float activation_at(const ActivationMatrix& x, std::size_t token, 
   const std::size_t at = token * x.stride + col;
   if (x.type == DType::f32) return __ldg(static_cast<const float*>(x.data) + at);
   const std::uint16_t bits = __ldg(static_cast<const unsigned short*>(x.data) + at);
-  return x.type == DType::f16 ? widen(f16::from_bits(bits)) : widen(bf16::from_bits(bits));
+  return x.type == DType::f16 ? upcast(f16::from_bits(bits)) : upcast(bf16::from_bits(bits));
 }
 
 template <class Tile>

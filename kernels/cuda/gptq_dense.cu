@@ -16,9 +16,9 @@ dim3 blocks_for(std::size_t elements) {
 
 }  // namespace
 
-int gptq_narrow(const double* from, float* to, std::size_t count, cudaStream_t stream) {
+int gptq_downcast(const double* from, float* to, std::size_t count, cudaStream_t stream) {
   if (count == 0) return cudaSuccess;
-  return launch(gptq_narrow_kernel, blocks_for(count), dim3(kDenseThreads), 0, stream, from, to, count);
+  return launch(gptq_downcast_kernel, blocks_for(count), dim3(kDenseThreads), 0, stream, from, to, count);
 }
 
 template <class T>

@@ -11,7 +11,7 @@ inline constexpr unsigned kDenseThreads = 128;
 NIBBLE_DEVICE std::size_t first_element() { return std::size_t{blockIdx.x} * kDenseThreads + threadIdx.x; }
 NIBBLE_DEVICE std::size_t element_step() { return std::size_t{gridDim.x} * kDenseThreads; }
 
-NIBBLE_KERNEL(kDenseThreads, 8) void gptq_narrow_kernel(const double* from, float* to, std::size_t count) {
+NIBBLE_KERNEL(kDenseThreads, 8) void gptq_downcast_kernel(const double* from, float* to, std::size_t count) {
   for (std::size_t i = first_element(); i < count; i += element_step()) to[i] = static_cast<float>(__ldg(from + i));
 }
 

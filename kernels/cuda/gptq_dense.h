@@ -12,7 +12,7 @@ using cudaStream_t = struct CUstream_st*;  // as cuda_runtime.h has it
 namespace nibble::inline NIBBLE_ABI::cuda {
 
 /// to[i] = from[i], rounded.
-int gptq_narrow(const double* from, float* to, std::size_t count, cudaStream_t stream);
+int gptq_downcast(const double* from, float* to, std::size_t count, cudaStream_t stream);
 
 /// Sets element (r, c) of a columns-first n × n matrix to 0 for all r ≥ c.
 template <class T>

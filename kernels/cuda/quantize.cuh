@@ -69,7 +69,7 @@ NIBBLE_DEVICE void load_elements(const Weights<T>& w, std::size_t begin, int n, 
 #pragma unroll
   for (int i = 0; i < kRun; ++i) {
     const std::size_t at = begin + static_cast<std::size_t>(i);
-    out[i] = i < n ? widen(w.data[at / w.cols * w.stride + at % w.cols]) : 0.0f;
+    out[i] = i < n ? upcast(w.data[at / w.cols * w.stride + at % w.cols]) : 0.0f;
   }
 }
 

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "nibble/core/buffer.h"
-#include "nibble/core/impl/narrow.h"
+#include "nibble/core/impl/downcast.h"
 #include "nibble/core/visit_float.h"
 
 namespace nibble::inline NIBBLE_ABI {
@@ -13,9 +13,9 @@ namespace nibble::inline NIBBLE_ABI {
 /// `type` is F32, F16 or BF16; rounds to nearest, ties to even. Error{non_finite} names the place in tensor `name`, of
 /// rows of `cols`, of the first value that is not finite, or would not be in `type`.
 inline Buffer typed_buffer(DType type, const std::vector<float>& values, std::string_view name, std::size_t cols) {
-  check_narrowed(values, type, name, cols);
+  check_downcast(values, type, name, cols);
   Buffer out = Buffer::allocate(values.size() * size_of(type));
-  narrow_floats(type, values.data(), values.size(), out.writable<std::byte>());
+  downcast_floats(type, values.data(), values.size(), out.writable<std::byte>());
   return out;
 }
 

@@ -45,7 +45,7 @@ DenseBlock DenseBlock::load(CalibratedBlock& block) {
       Linear& to = linears.emplace_back(Linear{stored.rows, stored.cols, {}});
       to.weights.resize(stored.rows * stored.cols);
       for (std::size_t r = 0; r < stored.rows; ++r)
-        widen_floats(stored.type, stored.row(r), stored.cols, to.weights.data() + r * stored.cols);
+        upcast_floats(stored.type, stored.row(r), stored.cols, to.weights.data() + r * stored.cols);
     }
   }
   return out;

@@ -198,7 +198,7 @@ TEST(Doors, RefuseBrokenFloats) {
     for (const char* spec : {"int4-g32-sym", "int4-tensor-asym", "nf4", "nf4-b48-dq", "llm-int8"})
       doors.emplace_back(name + " quantize " + spec,
                          [=](FloatMatrix m) { (void)b->quantize(m, QuantSpec::parse(spec), "w", default_executor()); });
-    doors.emplace_back(name + " widen", [=](FloatMatrix m) { b->widen(m, {out.data(), kRows, kCols}); });
+    doors.emplace_back(name + " upcast", [=](FloatMatrix m) { b->upcast(m, {out.data(), kRows, kCols}); });
   }
   doors.emplace_back("encode in blocks",
                      [](FloatMatrix m) { (void)BlockMatrix::encode(m, BlockType::q4_0, "w", serial_executor()); });
@@ -290,7 +290,7 @@ TEST(Doors, WidenAndDequantizeNeedRoomForAll) {
   const auto q = quantized("int4-g32-sym");
   for (const Backend* b : available()) {
     expect_error(ErrorCode::shape_mismatch, "x is 2 × 3, the output 3 × 2", [&] {
-      b->widen(MatrixView<const float>(in.data(), 2, 3), {out.data(), 3, 2});
+      b->upcast(MatrixView<const float>(in.data(), 2, 3), {out.data(), 3, 2});
     });
     expect_error(ErrorCode::shape_mismatch, "rows 69 to 71", [&] {
       b->dequantize(q, kRows - 1, {out.data(), 2, kCols}, serial_executor());

@@ -52,10 +52,10 @@ TEST(GatherRows, PutsColumnsOfActOrderBack) {
 TEST(GatherRows, GivesUnquantizedValuesThemselves) {
   const auto w = normal(kRows * kCols, 3);
   std::vector<bf16> half(w.begin(), w.end());
-  const std::vector<float> widened(half.begin(), half.end());
+  const std::vector<float> upcast(half.begin(), half.end());
   for (const Backend* b : available()) {
     expect_rows(*b, *b->pack(MatrixView<const float>(w.data(), kRows, kCols)), w, "fp32");
-    expect_rows(*b, *b->pack(FloatMatrix(MatrixView<const bf16>(half.data(), kRows, kCols))), widened, "bf16");
+    expect_rows(*b, *b->pack(FloatMatrix(MatrixView<const bf16>(half.data(), kRows, kCols))), upcast, "bf16");
   }
 }
 

@@ -34,7 +34,7 @@ TEST(Ops, MatmulIsThatOfTheBackendThatPacked) {
   }
 }
 
-// Activations of 16 bits are widened, exactly.
+// Activations of 16 bits are upcast, exactly.
 TEST(Ops, HalvesGiveWhatTheirValuesGive) {
   const auto w = normal(kOut * kIn, 3), x = normal(kTokens * kIn, 4);
   const PackedMatrixPtr packed = default_backend().pack(quantize(MatrixView<const float>(w.data(), kOut, kIn), "nf4"));

@@ -12,7 +12,7 @@ using nibble::MatrixView;
 constexpr std::size_t kRows = 80, kCols = 448, kTokens = 37;
 
 template <class T>
-std::vector<T> narrowed(const std::vector<float>& x) {
+std::vector<T> downcast(const std::vector<float>& x) {
   std::vector<T> out;
   for (const float v : x) out.push_back(T(v));
   return out;
@@ -29,8 +29,8 @@ void add_matrix(results::Line& line, const nibble::QuantizedMatrix& q) {
 /// Every product that there is of `w`, for few tokens and for many.
 void multiply(const nibble::Backend& backend, const nibble::PackedMatrix& w, const std::string& name) {
   const std::vector<float> x = results::bell(kTokens * w.cols(), 3), bias = results::bell(w.rows(), 4);
-  const std::vector<nibble::f16> halves = narrowed<nibble::f16>(x);
-  const std::vector<nibble::bf16> brains = narrowed<nibble::bf16>(x);
+  const std::vector<nibble::f16> halves = downcast<nibble::f16>(x);
+  const std::vector<nibble::bf16> brains = downcast<nibble::bf16>(x);
   nibble::Executor& executor = nibble::default_executor();
   results::Line line(name);
   for (const std::size_t tokens : {std::size_t{1}, std::size_t{3}, kTokens}) {
@@ -70,9 +70,9 @@ void run(const std::string& spec) {
   {
     results::Line line(spec);
     add_matrix(line, q);
-    const auto halves = narrowed<nibble::f16>(x);
+    const auto halves = downcast<nibble::f16>(x);
     add_matrix(line, nibble::quantize(MatrixView<const nibble::f16>(halves.data(), kRows, kCols), spec));
-    const auto brains = narrowed<nibble::bf16>(x);
+    const auto brains = downcast<nibble::bf16>(x);
     add_matrix(line, nibble::quantize(MatrixView<const nibble::bf16>(brains.data(), kRows, kCols), spec));
     std::vector<float> wide(x.size());
     std::vector<nibble::f16> half(x.size());

@@ -22,14 +22,14 @@ TEST(VisitFloat, NarrowsToNearestAndWidensExactly) {
   for (const DType type : {DType::f32, DType::f16, DType::bf16}) {
     std::array<std::byte, 5 * sizeof(float)> stored{};
     std::array<float, 5> back{};
-    narrow_floats(type, exact.data(), exact.size(), stored.data());
-    widen_floats(type, stored.data(), exact.size(), back.data());
+    downcast_floats(type, exact.data(), exact.size(), stored.data());
+    upcast_floats(type, stored.data(), exact.size(), back.data());
     EXPECT_EQ(back, exact);
     EXPECT_EQ(float_at(type, stored.data(), 3), 384.0f);
   }
   const std::array<float, 3> between{1 + 0x1p-11f, 1 + 3 * 0x1p-11f, 1e6f};
   std::array<f16, 3> half{};
-  narrow_floats(DType::f16, between.data(), 3, half.data());
+  downcast_floats(DType::f16, between.data(), 3, half.data());
   EXPECT_EQ(static_cast<float>(half[0]), 1.0f);
   EXPECT_EQ(static_cast<float>(half[1]), 1 + 0x1p-9f);
   EXPECT_TRUE(std::isinf(static_cast<float>(half[2])));

@@ -234,7 +234,7 @@ TEST(CudaFarIndex, GptqNarrowsAndClearsElementsBeyond32Bits) {
   const FarArray<float> narrow(kFar + threads);
   const std::vector<double> values(threads, 0.1);
   wide.put(kFar, values);
-  with_blocks(0, 1, [&] { require(cuda::gptq_narrow(wide.get(), narrow.get(), kFar + threads, nullptr), ""); });
+  with_blocks(0, 1, [&] { require(cuda::gptq_downcast(wide.get(), narrow.get(), kFar + threads, nullptr), ""); });
   EXPECT_EQ(narrow.host(kFar, threads), std::vector<float>(threads, 0.1f));
   const std::size_t n = 65600;  // n² is 2³² and 8 million more
   const FarArray<float> square(n * n);

@@ -253,7 +253,7 @@ TEST(CudaGptqDense, SubtractsMasksNarrowsAndSums) {
     for (std::size_t i = 0; i < wide.size(); ++i) wide[i] = 1.0 / static_cast<double>(i + 3);
     const DeviceArray<double> from(wide);
     const DeviceArray<float> narrow(wide.size());
-    require(cuda::gptq_narrow(from.get(), narrow.get(), wide.size(), nullptr), "narrow");
+    require(cuda::gptq_downcast(from.get(), narrow.get(), wide.size(), nullptr), "narrow");
     const auto n = narrow.host();
     for (std::size_t i = 0; i < n.size(); ++i) ASSERT_EQ(n[i], static_cast<float>(wide[i]));
   });

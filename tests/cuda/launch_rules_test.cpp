@@ -166,8 +166,9 @@ TEST(CudaLaunchRules, TrainingAndGptqFillTheDevice) {
   expect_launch(solved.at(0), 64, 64, 32768);
   const auto fitted = launches_of([&] { return cuda::gptq_fit(step, cuda::GptqBuffers<float>{}, nullptr); });
   expect_launch(fitted.at(0), dim3(64, 112), 64, 0);
-  const auto narrowed = launches_of([] { return cuda::gptq_narrow(some<double>(), some<float>(), 1 << 24, nullptr); });
-  expect_launch(narrowed.at(0), 4096, 128, 0);
+  const auto downcasts =
+      launches_of([] { return cuda::gptq_downcast(some<double>(), some<float>(), 1 << 24, nullptr); });
+  expect_launch(downcasts.at(0), 4096, 128, 0);
   const auto products = launches_of(
       [] { return cuda::gptq_row_products(some<float>(), some<float>(), 4000, 4096, some<double>(), nullptr); });
   expect_launch(products.at(0), 4000, 128, 0);

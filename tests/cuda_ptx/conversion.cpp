@@ -87,7 +87,7 @@ void store_float(Thread& t, const Operand& o, const Value& v, const Type& to, Ro
   const double d = v.is_float      ? v.real
                    : v.is_negative ? static_cast<double>(static_cast<std::int64_t>(v.integer))
                                    : static_cast<double>(v.integer);
-  write(t, o, narrow(d, to.kind == 'f' ? f16_format : bf16_format));
+  write(t, o, downcast(d, to.kind == 'f' ? f16_format : bf16_format));
 }
 
 void store_integer(Thread& t, const Operand& o, std::uint64_t value, const Type& to) {
@@ -124,8 +124,8 @@ void convert(Thread& t, const Instruction& i) {
 /// cvt.rn.f16x2.f32 d, a, b: a in the high half.
 void convert_pair(Thread& t, const Instruction& i) {
   const Format format = i.from.kind == 'f' ? f16_format : bf16_format;
-  const std::uint32_t high = narrow(static_cast<double>(read<float>(t, i.operands[1])), format);
-  write(t, i.operands[0], high << 16 | narrow(static_cast<double>(read<float>(t, i.operands[2])), format));
+  const std::uint32_t high = downcast(static_cast<double>(read<float>(t, i.operands[1])), format);
+  write(t, i.operands[0], high << 16 | downcast(static_cast<double>(read<float>(t, i.operands[2])), format));
 }
 
 }  // namespace

@@ -87,7 +87,7 @@ void half(Thread& t, const Instruction& i) {
     std::uint16_t result = 0;
     if (operation == Operation::neg) result = code[0] ^ 0x8000;
     else if (operation == Operation::abs) result = code[0] & 0x7fff;
-    else result = narrow(compute_wide(operation, x[0], x[1], x[2]), format);
+    else result = downcast(compute_wide(operation, x[0], x[1], x[2]), format);
     out |= std::uint32_t{result} << (16 * lane);
   }
   write(t, i.operands[0], out);

@@ -134,13 +134,13 @@ TEST(PtxInterpreter, Converts) {
 TEST(PtxInterpreter, NarrowAndWidenAreInverse) {
   for (const Format format : {f16_format, bf16_format})
     for (std::uint32_t code = 0; code < 0x10000; ++code) {
-      const double value = widen(static_cast<std::uint16_t>(code), format);
-      if (!std::isnan(value)) ASSERT_EQ(narrow(value, format), code);
+      const double value = upcast(static_cast<std::uint16_t>(code), format);
+      if (!std::isnan(value)) ASSERT_EQ(downcast(value, format), code);
     }
-  EXPECT_EQ(narrow(65519.99, f16_format), 0x7bff);
-  EXPECT_EQ(narrow(65520, f16_format), 0x7c00);
-  EXPECT_EQ(narrow(0x1p-25, f16_format), 0);
-  EXPECT_EQ(narrow(0x1.8p-25, f16_format), 1);
+  EXPECT_EQ(downcast(65519.99, f16_format), 0x7bff);
+  EXPECT_EQ(downcast(65520, f16_format), 0x7c00);
+  EXPECT_EQ(downcast(0x1p-25, f16_format), 0);
+  EXPECT_EQ(downcast(0x1.8p-25, f16_format), 1);
 }
 
 TEST(PtxInterpreter, ShufflesAndVotes) {

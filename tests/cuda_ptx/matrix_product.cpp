@@ -39,21 +39,21 @@ struct Shape {
 
 const Operand& register_of(const Operand& o, std::size_t k) { return o.kind == Operand::vector ? o.parts[k] : o; }
 
-/// What elements are: how they are widened, summed and delivered.
+/// What elements are: how they are upcast, summed and delivered.
 struct Half {
   using Sum = double;
   using Result = float;
-  static double widened(std::uint32_t bits_of) { return value_of(static_cast<std::uint16_t>(bits_of), f16_format); }
+  static double upcast(std::uint32_t bits_of) { return value_of(static_cast<std::uint16_t>(bits_of), f16_format); }
 };
 struct Brain {
   using Sum = double;
   using Result = float;
-  static double widened(std::uint32_t bits_of) { return value_of(static_cast<std::uint16_t>(bits_of), bf16_format); }
+  static double upcast(std::uint32_t bits_of) { return value_of(static_cast<std::uint16_t>(bits_of), bf16_format); }
 };
 struct SignedByte {
   using Sum = std::uint32_t;  // wraps around, as .s32 without .satfinite
   using Result = std::uint32_t;
-  static std::uint32_t widened(std::uint32_t bits_of) {
+  static std::uint32_t upcast(std::uint32_t bits_of) {
     return static_cast<std::uint32_t>(std::int32_t{static_cast<std::int8_t>(bits_of)});
   }
 };
@@ -67,7 +67,7 @@ void multiply(const Lanes& lanes, const Instruction& i) {
   std::array<std::array<Sum, S::n>, S::m> d;
   const auto element = [&](const Thread& t, const Operand& o, std::size_t e) {
     const auto word = read<std::uint32_t>(t, register_of(o, e / S::per_register));
-    return Element::widened(word >> (S::element_bits * (e % S::per_register)));
+    return Element::upcast(word >> (S::element_bits * (e % S::per_register)));
   };
   for (const Thread* t : lanes) {
     const auto self = static_cast<std::size_t>(t->lane);

@@ -17,7 +17,7 @@ struct Format {
 };
 inline constexpr Format f16_format{10}, bf16_format{7};
 
-inline double widen(std::uint16_t code, Format f) {
+inline double upcast(std::uint16_t code, Format f) {
   const int exponent = (code >> f.fraction) & ((1 << f.exponent_bits()) - 1);
   const int fraction = code & ((1 << f.fraction) - 1);
   double magnitude = 0;
@@ -32,7 +32,7 @@ inline double widen(std::uint16_t code, Format f) {
 inline double value_of(std::uint16_t code, Format f) {
   const auto all = [](Format format) {
     std::vector<double> values(0x10000);
-    for (std::size_t n = 0; n < values.size(); ++n) values[n] = widen(static_cast<std::uint16_t>(n), format);
+    for (std::size_t n = 0; n < values.size(); ++n) values[n] = upcast(static_cast<std::uint16_t>(n), format);
     return values;
   };
   static const std::vector<double> halves = all(f16_format), brains = all(bf16_format);
@@ -40,7 +40,7 @@ inline double value_of(std::uint16_t code, Format f) {
 }
 
 /// The nearest, ties to even; beyond the largest by half a step or more, infinity. NaN is 0x7fff, as on the device.
-inline std::uint16_t narrow(double value, Format f) {
+inline std::uint16_t downcast(double value, Format f) {
   if (std::isnan(value)) return 0x7fff;
   const auto sign = static_cast<std::uint16_t>(std::signbit(value) ? 0x8000 : 0);
   const double magnitude = std::fabs(value);

@@ -125,11 +125,11 @@ TEST(Gptq, TakesHalfPrecisionWeights) {
   const Hessian h = hessian_of(correlated(200, cols, 8), cols);
   const auto values = normal(rows * stride, 9);
   const std::vector<bf16> brain(values.begin(), values.end());
-  std::vector<float> widened;
+  std::vector<float> upcast;
   for (std::size_t r = 0; r < rows; ++r)
-    for (std::size_t c = 0; c < cols; ++c) widened.push_back(static_cast<float>(brain[r * stride + c]));
+    for (std::size_t c = 0; c < cols; ++c) upcast.push_back(static_cast<float>(brain[r * stride + c]));
   expect_same(solve(MatrixView<const bf16>(brain.data(), rows, cols, stride), h).matrix,
-              solve(view(widened, cols), h).matrix);
+              solve(view(upcast, cols), h).matrix);
 }
 
 TEST(Gptq, GridSearchLeavesLessErrorInEveryGroup) {

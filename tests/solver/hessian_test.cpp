@@ -54,12 +54,12 @@ TEST(Hessian, TakesHalfPrecisionAndRowsApart) {
   const auto values = normal(tokens * stride, 2);
   std::vector<f16> half(values.begin(), values.end());
   std::vector<bf16> brain(values.begin(), values.end());
-  std::vector<float> widened;
+  std::vector<float> upcast;
   Hessian from_half(channels), from_float(channels), from_brain(channels);
   from_half.add(MatrixView<const f16>(half.data(), tokens, channels, stride));
   for (std::size_t t = 0; t < tokens; ++t)
-    for (std::size_t c = 0; c < channels; ++c) widened.push_back(static_cast<float>(half[t * stride + c]));
-  from_float.add(view(widened, channels));
+    for (std::size_t c = 0; c < channels; ++c) upcast.push_back(static_cast<float>(half[t * stride + c]));
+  from_float.add(view(upcast, channels));
   from_brain.add(MatrixView<const bf16>(brain.data(), tokens, channels, stride));
   for (std::size_t i = 0; i < channels; ++i)
     for (std::size_t j = 0; j <= i; ++j) {

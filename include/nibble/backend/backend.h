@@ -92,11 +92,11 @@ class Backend {
   virtual void matmul(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y,
                       Executor& executor) const = 0;
 
-  /// The same for activations of 16 bits, which are widened, exactly, to scratch that the calling thread keeps.
+  /// The same for activations of 16 bits, which are upcast, exactly, to scratch that the calling thread keeps.
   void matmul(MatrixView<const f16> x, const PackedMatrix& w, MatrixView<float> y, Executor& executor) const;
   void matmul(MatrixView<const bf16> x, const PackedMatrix& w, MatrixView<float> y, Executor& executor) const;
   /// x as fp32, exactly. `out` has x's shape.
-  virtual void widen(FloatMatrix x, MatrixView<float> out) const;
+  virtual void upcast(FloatMatrix x, MatrixView<float> out) const;
 
   /// Whether matmul_int8 takes this matrix: integer codes (not NF4 or FP4) whose groups lie within rows.
   [[nodiscard]] virtual bool has_int8_matmul(const PackedMatrix&) const noexcept { return false; }

@@ -28,15 +28,15 @@ inline float float_at(DType type, const void* data, std::size_t i) {
 }
 
 /// `count` elements as fp32, exactly.
-inline void widen_floats(DType type, const void* from, std::size_t count, float* to) {
+inline void upcast_floats(DType type, const void* from, std::size_t count, float* to) {
   visit_float(type, [&]<class T>(T) {
     for (std::size_t i = 0; i < count; ++i) to[i] = static_cast<float>(static_cast<const T*>(from)[i]);
   });
 }
 
 /// `count` fp32 values in that type, each rounded to nearest, ties to even. What it cannot hold becomes infinity:
-/// callers that store refuse it before (check_narrowed).
-inline void narrow_floats(DType type, const float* from, std::size_t count, void* to) {
+/// callers that store refuse it before (check_downcast).
+inline void downcast_floats(DType type, const float* from, std::size_t count, void* to) {
   visit_float(type, [&]<class T>(T) {
     for (std::size_t i = 0; i < count; ++i) static_cast<T*>(to)[i] = T(from[i]);
   });

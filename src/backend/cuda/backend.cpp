@@ -134,7 +134,7 @@ class CudaBackend final : public Backend {
       return std::make_shared<const CudaMatrix>(*this, cuda::pack(context(), weights, kPackingStream));
     std::vector<float> values(weights.rows * weights.cols);
     const MatrixView<float> wide(values.data(), weights.rows, weights.cols);
-    widen(weights, wide);
+    upcast(weights, wide);
     return std::make_shared<const CudaMatrix>(*this, cuda::pack(context(), FloatMatrix(wide), kPackingStream));
   }
   /// As codes where a spec has them, else decoded to fp32.

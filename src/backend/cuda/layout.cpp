@@ -63,7 +63,7 @@ std::uint8_t read_code(const Layout& layout, const std::vector<std::uint32_t>& w
   return static_cast<std::uint8_t>(words[at.word] >> at.shift & mask);
 }
 
-std::uint16_t narrow_scale(float value, ScaleType type) {
+std::uint16_t downcast_scale(float value, ScaleType type) {
   return type == ScaleType::f16 ? f16(value).bits : bf16(value).bits;
 }
 
@@ -78,7 +78,7 @@ void pack_parameters(const QuantizedMatrix& q, HostW4& out) {
       const std::size_t group = q.group_of(row, packed_column(q, out.column_order, p * out.group));
       std::uint8_t* const to = out.scales.data() + (p * rows + scale_place(row)) * size;
       const float scale = q.scale(group);
-      const std::uint16_t narrow = narrow_scale(scale, out.scale_type);  // the stored value: nothing is rounded
+      const std::uint16_t narrow = downcast_scale(scale, out.scale_type);  // the stored value: nothing is rounded
       if (size == 4) std::memcpy(to, &scale, 4);
       else std::memcpy(to, &narrow, 2);
       if (q.spec.has_zero_points())

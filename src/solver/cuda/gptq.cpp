@@ -28,7 +28,7 @@ bool factor(const GptqWork& work, const gptq::FactorInput& input, Report& report
   return gptq::recover(work.options, report, [&](const gptq::FactorAttempt& a) {
     if (!a.in_double) return gptq_factor<float>(work, input, a.damp_percent * mean, a.dominant, out);
     if (!gptq_factor<double>(work, input, a.damp_percent * mean, a.dominant, out)) return false;
-    if (!work.options.double_precision) out = gptq_narrowed(work, input.plan.cols(), std::move(out));
+    if (!work.options.double_precision) out = gptq_in_float(work, input.plan.cols(), std::move(out));
     return true;
   });
 }

@@ -126,11 +126,11 @@ bool gptq_factor(const GptqWork& work, const gptq::FactorInput& input, double la
 template bool gptq_factor<float>(const GptqWork&, const gptq::FactorInput&, double, bool, GptqFactor&);
 template bool gptq_factor<double>(const GptqWork&, const gptq::FactorInput&, double, bool, GptqFactor&);
 
-GptqFactor gptq_narrowed(const GptqWork& work, std::size_t n, GptqFactor&& factor) {
+GptqFactor gptq_in_float(const GptqWork& work, std::size_t n, GptqFactor&& factor) {
   const auto rounded = [&](DeviceBuffer from) {
     if (from.size() == 0) return DeviceBuffer();
     DeviceBuffer to = work.buffer(n * n * sizeof(float));
-    check_kernel(gptq_narrow(from.as<double>(), to.as<float>(), n * n, work.stream), "gptq_narrow");
+    check_kernel(gptq_downcast(from.as<double>(), to.as<float>(), n * n, work.stream), "gptq_downcast");
     return to;
   };
   GptqFactor out;

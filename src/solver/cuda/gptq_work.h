@@ -52,7 +52,7 @@ struct GptqFactor {
 template <class T>
 bool gptq_factor(const GptqWork& work, const gptq::FactorInput& input, double lambda, bool dominant, GptqFactor& out);
 /// The fp64 factor, rounded.
-GptqFactor gptq_narrowed(const GptqWork& work, std::size_t n, GptqFactor&& factor);
+GptqFactor gptq_in_float(const GptqWork& work, std::size_t n, GptqFactor&& factor);
 
 /// Solves all rows with a factor of type T; fills the matrix, and returns ½Σe². Waits for the stream.
 template <class T>

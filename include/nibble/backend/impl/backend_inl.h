@@ -8,7 +8,7 @@
 
 #include "nibble/backend/impl/checks.h"
 #include "nibble/backend/impl/thread_scratch.h"
-#include "nibble/core/impl/narrow.h"
+#include "nibble/core/impl/downcast.h"
 #include "nibble/core/visit_float.h"
 
 namespace nibble::inline NIBBLE_ABI {
@@ -19,26 +19,26 @@ NIBBLE_INLINE void Backend::dequantize_to(const QuantizedMatrix& q, std::size_t 
   std::vector<float> values(out.cols);
   for (std::size_t r = 0; r < out.rows; ++r) {
     dequantize(q, first_row + r, {values.data(), 1, out.cols}, executor);
-    check_narrowed(values, out.type, "matrix", q.cols, first_row + r);
-    narrow_floats(out.type, values.data(), out.cols, out.row(r));
+    check_downcast(values, out.type, "matrix", q.cols, first_row + r);
+    downcast_floats(out.type, values.data(), out.cols, out.row(r));
   }
 }
 
-NIBBLE_INLINE void Backend::widen(FloatMatrix x, MatrixView<float> out) const {
-  check_widen(x, out);
-  for (std::size_t r = 0; r < x.rows; ++r) widen_floats(x.type, x.row(r), x.cols, out.row(r).data());
+NIBBLE_INLINE void Backend::upcast(FloatMatrix x, MatrixView<float> out) const {
+  check_upcast(x, out);
+  for (std::size_t r = 0; r < x.rows; ++r) upcast_floats(x.type, x.row(r), x.cols, out.row(r).data());
 }
 
 namespace detail {
 
 /// x in fp32, in memory that the calling thread keeps.
 template <class Multiply>
-void with_widened(const Backend& backend, FloatMatrix x, const Multiply& multiply) {
+void with_upcast(const Backend& backend, FloatMatrix x, const Multiply& multiply) {
   x.validate("x");
   const ThreadScratch<std::vector<float>> values;
   if (values->size() < x.rows * x.cols) values->resize(x.rows * x.cols);
   const MatrixView<float> wide(values->data(), x.rows, x.cols);
-  backend.widen(x, wide);
+  backend.upcast(x, wide);
   multiply(MatrixView<const float>(wide));
 }
 
@@ -46,12 +46,12 @@ void with_widened(const Backend& backend, FloatMatrix x, const Multiply& multipl
 
 NIBBLE_INLINE void Backend::matmul(MatrixView<const f16> x, const PackedMatrix& w, MatrixView<float> y,
                                    Executor& executor) const {
-  detail::with_widened(*this, x, [&](MatrixView<const float> wide) { matmul(wide, w, y, executor); });
+  detail::with_upcast(*this, x, [&](MatrixView<const float> wide) { matmul(wide, w, y, executor); });
 }
 
 NIBBLE_INLINE void Backend::matmul(MatrixView<const bf16> x, const PackedMatrix& w, MatrixView<float> y,
                                    Executor& executor) const {
-  detail::with_widened(*this, x, [&](MatrixView<const float> wide) { matmul(wide, w, y, executor); });
+  detail::with_upcast(*this, x, [&](MatrixView<const float> wide) { matmul(wide, w, y, executor); });
 }
 
 NIBBLE_INLINE void Backend::matmul_int8(MatrixView<const float>, const PackedMatrix&, MatrixView<float>,

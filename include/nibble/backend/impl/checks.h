@@ -24,11 +24,11 @@ void check_dequantize(const QuantizedMatrix& q, std::size_t first_row, const Out
                                              std::to_string(q.cols));
 }
 
-inline void check_widen(FloatMatrix x, MatrixView<float> out) {
+inline void check_upcast(FloatMatrix x, MatrixView<float> out) {
   x.validate("x");
-  out.validate("the values widened to");
+  out.validate("the values upcast to");
   if (x.rows != out.rows || x.cols != out.cols)
-    throw Error(ErrorCode::shape_mismatch, "widen: x is " + std::to_string(x.rows) + " × " + std::to_string(x.cols) +
+    throw Error(ErrorCode::shape_mismatch, "upcast: x is " + std::to_string(x.rows) + " × " + std::to_string(x.cols) +
                                                ", the output " + std::to_string(out.rows) + " × " +
                                                std::to_string(out.cols));
 }

@@ -48,8 +48,8 @@ class CpuBackend final : public Backend {
               Executor& executor) const override {
     cpu_matmul(isa_, x, {{Projection{&w, y}}}, Activations::fp32, executor);
   }
-  void widen(FloatMatrix x, MatrixView<float> out) const override {
-    check_widen(x, out);
+  void upcast(FloatMatrix x, MatrixView<float> out) const override {
+    check_upcast(x, out);
     for (std::size_t r = 0; r < x.rows; ++r) {
       const float* from = cpu_load_row(isa_, x, r, 0, x.cols, &out(r, 0));
       if (from != &out(r, 0)) std::copy_n(from, x.cols, &out(r, 0));

@@ -13,9 +13,9 @@ namespace nibble::inline NIBBLE_ABI {
 /// Which one it is never shows in a result.
 const kernels::KernelTable& kernels_of(const Backend* backend);
 
-/// `count` floats of a matrix type as fp32: the data itself where it is fp32, else `scratch`, widened by the kernels.
-inline const float* cpu_widen(const kernels::KernelTable& isa, DType type, const void* from, std::size_t count,
-                              float* scratch) {
+/// `count` floats of a matrix type as fp32: the data itself where it is fp32, else `scratch`, upcast by the kernels.
+inline const float* cpu_upcast(const kernels::KernelTable& isa, DType type, const void* from, std::size_t count,
+                               float* scratch) {
   if (type == DType::f32) return static_cast<const float*>(from);
   (type == DType::f16 ? isa.load_f16 : isa.load_bf16)(static_cast<const std::uint16_t*>(from), count, scratch);
   return scratch;

@@ -10,7 +10,7 @@
 
 #include "nibble/backend/impl/segments.h"
 #include "nibble/core/error.h"
-#include "nibble/core/impl/narrow.h"
+#include "nibble/core/impl/downcast.h"
 #include "nibble/matrix/group_params.h"
 #include "nibble/matrix/scheme_registry.h"
 
@@ -212,7 +212,7 @@ class Job {
 
 NIBBLE_INLINE const float* cpu_load_row(const kernels::KernelTable& isa, FloatMatrix m, std::size_t row,
                                         std::size_t first, std::size_t last, float* scratch) {
-  return cpu_widen(isa, m.type, static_cast<const std::byte*>(m.row(row)) + first * size_of(m.type), last - first,
+  return cpu_upcast(isa, m.type, static_cast<const std::byte*>(m.row(row)) + first * size_of(m.type), last - first,
                    scratch);
 }
 
@@ -310,7 +310,7 @@ class RowDecoder {
       return;
     }
     const std::byte* from = q_.scales.data() + first * static_cast<std::size_t>(scale_bytes(type));
-    const float* wide = cpu_widen(isa_, dtype_of(type), from, scales_.size(), scales_.data());
+    const float* wide = cpu_upcast(isa_, dtype_of(type), from, scales_.size(), scales_.data());
     if (wide != scales_.data()) std::copy_n(wide, scales_.size(), scales_.data());
   }
   /// No value of the current row, before its scale, is larger.
@@ -322,7 +322,7 @@ class RowDecoder {
     cpu_decode_row(isa_, q_, current_, first, last, codes_.data(), values_of_row_.data());
     const std::span<const float> values(values_of_row_.data(), last - first);
     if (!(isa_.absmax(values.data(), values.size()) < least_overflow(type_)))
-      check_narrowed(values, type_, "matrix", q_.cols, current_, first);
+      check_downcast(values, type_, "matrix", q_.cols, current_, first);
   }
   void store(std::size_t n, void* out, bool stream) const {
     const float* values = values_of_row_.data();

@@ -185,7 +185,7 @@ NIBBLE_INLINE void InterleavedMatrix::input_scales(const kernels::KernelTable& i
   const std::size_t at = (row0 / kernels::kInterleavedRows * groups_ + k0 / group_size_) * kernels::kInterleavedRows +
                          row0 % kernels::kInterleavedRows;
   const std::byte* from = scales_.data() + at * static_cast<std::size_t>(scale_bytes(scale_type_));
-  const float* wide = cpu_widen(isa, dtype_of(scale_type_), from, kernels::kPanelWidth, scales);
+  const float* wide = cpu_upcast(isa, dtype_of(scale_type_), from, kernels::kPanelWidth, scales);
   if (wide != scales) std::copy_n(wide, kernels::kPanelWidth, scales);
 }
 

@@ -64,7 +64,7 @@ class DenseMatrix final : public CpuMatrix {
     for (std::size_t c = 0; c < w.cols; ++c) to[c * kPanelWidth] = from[c];
   }
   void load(const KernelTable& isa, std::size_t first, std::size_t n, float* out) const {
-    const float* wide = cpu_widen(isa, type_, data_.data() + first * size_of(type_), n, out);
+    const float* wide = cpu_upcast(isa, type_, data_.data() + first * size_of(type_), n, out);
     if (wide != out) std::memcpy(out, wide, n * sizeof(float));
   }
 

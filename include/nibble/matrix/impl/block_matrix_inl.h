@@ -18,7 +18,7 @@ namespace detail {
 /// Row r in fp32: in place, or in `scratch`.
 inline const float* load_row(FloatMatrix m, std::size_t r, float* scratch) {
   if (m.type == DType::f32) return static_cast<const float*>(m.row(r));
-  widen_floats(m.type, m.row(r), m.cols, scratch);
+  upcast_floats(m.type, m.row(r), m.cols, scratch);
   return scratch;
 }
 

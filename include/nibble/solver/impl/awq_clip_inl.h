@@ -14,7 +14,7 @@
 #include "nibble/scheme/affine.h"
 #include "nibble/solver/awq.h"
 #include "nibble/solver/impl/panel.h"
-#include "nibble/solver/impl/widened.h"
+#include "nibble/solver/impl/upcast.h"
 
 namespace nibble::inline NIBBLE_ABI::awq {
 
@@ -74,7 +74,7 @@ class GroupSearch {
     std::vector<float> values(rows * n_);
     const FloatMatrix& w = linear_.weights;
     const auto* begin = static_cast<const std::byte*>(w.row(row)) + first_ * size_of(w.type);
-    solver::widen({begin, w.type, rows, n_, w.stride}, linear_.name, values.data());
+    solver::upcast({begin, w.type, rows, n_, w.stride}, linear_.name, values.data());
     for (std::size_t r = 0; r < rows; ++r)
       for (std::size_t c = 0; c < n_; ++c) {
         weights_[c * kLanes + r] = values[r * n_ + c];

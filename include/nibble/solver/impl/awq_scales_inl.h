@@ -11,7 +11,7 @@
 #include "nibble/quantize/quantize.h"
 #include "nibble/solver/awq.h"
 #include "nibble/solver/impl/panel.h"
-#include "nibble/solver/impl/widened.h"
+#include "nibble/solver/impl/upcast.h"
 
 namespace nibble::inline NIBBLE_ABI::awq {
 
@@ -31,7 +31,7 @@ struct Weights {
     for (const Linear& l : linears) {
       original.emplace_back(l.weights.rows * cols);
       tried.emplace_back(l.weights.rows * cols);
-      solver::widen(l.weights, l.name, original.back().data());
+      solver::upcast(l.weights, l.name, original.back().data());
       views.emplace_back(tried.back().data(), l.weights.rows, cols);
     }
   }

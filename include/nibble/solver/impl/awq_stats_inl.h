@@ -8,7 +8,7 @@
 #include "nibble/core/error.h"
 #include "nibble/scheme/rounding.h"
 #include "nibble/solver/awq.h"
-#include "nibble/solver/impl/widened.h"
+#include "nibble/solver/impl/upcast.h"
 
 namespace nibble::inline NIBBLE_ABI::awq {
 
@@ -47,7 +47,7 @@ NIBBLE_INLINE void ActivationStats::add(FloatMatrix x) {
                                                " apart; the statistics have " + std::to_string(channels()));
   x.validate(name_);
   std::vector<float> values(x.rows * x.cols);
-  solver::widen(x, name_, values.data());
+  solver::upcast(x, name_, values.data());
   for (std::size_t i = 0; i < values.size(); ++i)
     if (!is_finite(values[i]))
       throw Error(ErrorCode::non_finite, "activations '" + name_ + "': token " + std::to_string(i / x.cols) +

@@ -103,7 +103,7 @@ class RowChunk {
     for (std::size_t r = 0; r < p.rows; ++r) {
       const std::size_t row = p.first_row + r;
       float* to = rows_.data() + r * stride;
-      const float* from = cpu_widen(isa_, in_.weights.type, in_.weights.row(row), n_, to);
+      const float* from = cpu_upcast(isa_, in_.weights.type, in_.weights.row(row), n_, to);
       if (from != to) std::copy_n(from, n_, to);
       if (!isa_.range(to, n_).finite) refuse(row, to);
     }

@@ -10,7 +10,7 @@
 #include "nibble/quantize/quantize.h"
 #include "nibble/solver/gptq.h"
 #include "nibble/solver/impl/panel.h"
-#include "nibble/solver/impl/widened.h"
+#include "nibble/solver/impl/upcast.h"
 
 namespace nibble::inline NIBBLE_ABI::gptq {
 
@@ -53,7 +53,7 @@ NIBBLE_INLINE double layer_loss(FloatMatrix weights, const QuantizedMatrix& q, c
     for (std::size_t p = begin; p < end; ++p) {
       const std::size_t first = p * solver::kLanes, rows = std::min(solver::kLanes, q.rows - first);
       const FloatMatrix part{weights.row(first), weights.type, rows, n, weights.stride};
-      solver::widen(part, "weights", original.data());
+      solver::upcast(part, "weights", original.data());
       backend.dequantize(q, first, {decoded.data(), rows, n}, serial_executor());
       std::fill(panel.begin(), panel.end(), 0.0f);
       for (std::size_t r = 0; r < rows; ++r)

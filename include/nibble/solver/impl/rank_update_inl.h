@@ -22,9 +22,9 @@ inline constexpr std::size_t kStride = kTokens + 16;
 /// A task's tile: this many rows of the result by so many panels of columns.
 inline constexpr std::size_t kTileRows = 192, kTilePanels = 16;
 
-/// Row t in fp32: in place, or widened into `scratch`.
+/// Row t in fp32: in place, or upcast into `scratch`.
 inline const float* load(const kernels::KernelTable& isa, FloatMatrix x, std::size_t t, float* scratch) {
-  return cpu_widen(isa, x.type, x.row(t), x.cols, scratch);
+  return cpu_upcast(isa, x.type, x.row(t), x.cols, scratch);
 }
 
 /// Some tokens of a batch as the micro-kernel wants them.

@@ -11,9 +11,9 @@
 namespace nibble::inline NIBBLE_ABI::solver {
 
 /// Row by row into `out` [rows, cols]. Errors as FloatMatrix::validate's, naming `name`.
-inline void widen(FloatMatrix x, std::string_view name, float* out) {
+inline void upcast(FloatMatrix x, std::string_view name, float* out) {
   x.validate(name);
-  for (std::size_t r = 0; r < x.rows; ++r) widen_floats(x.type, x.row(r), x.cols, out + r * x.cols);
+  for (std::size_t r = 0; r < x.rows; ++r) upcast_floats(x.type, x.row(r), x.cols, out + r * x.cols);
 }
 
 }  // namespace nibble::inline NIBBLE_ABI::solver

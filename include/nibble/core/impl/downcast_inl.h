@@ -1,7 +1,7 @@
-// What core/impl/narrow.h declares.
+// What core/impl/downcast.h declares.
 #pragma once
 
-#include "nibble/core/impl/narrow.h"
+#include "nibble/core/impl/downcast.h"
 
 #include <algorithm>
 #include <cmath>
@@ -33,7 +33,7 @@ inline std::string text_of(float value) {
 
 }  // namespace detail
 
-NIBBLE_INLINE void check_narrowed(std::span<const float> values, DType type, std::string_view name, std::size_t cols,
+NIBBLE_INLINE void check_downcast(std::span<const float> values, DType type, std::string_view name, std::size_t cols,
                                   std::size_t first_row, std::size_t first_col) {
   const float limit = least_overflow(type);
   const auto bad = std::find_if_not(values.begin(), values.end(), [=](float x) { return std::abs(x) < limit; });

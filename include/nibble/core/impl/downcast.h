@@ -17,11 +17,11 @@ constexpr float least_overflow(DType type) {
 
 /// Error{non_finite} names the tensor, the place and the value of the first of `values` that is not finite, or would
 /// not be in `type`. They are the elements from (first_row, first_col) on of a matrix of `cols` columns.
-void check_narrowed(std::span<const float> values, DType type, std::string_view name, std::size_t cols,
+void check_downcast(std::span<const float> values, DType type, std::string_view name, std::size_t cols,
                     std::size_t first_row = 0, std::size_t first_col = 0);
 
 }  // namespace nibble::inline NIBBLE_ABI
 
 #if defined(NIBBLE_HEADER_ONLY)
-#include "nibble/core/impl/narrow_inl.h"
+#include "nibble/core/impl/downcast_inl.h"
 #endif
