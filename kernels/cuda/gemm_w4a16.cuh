@@ -109,7 +109,7 @@ struct W4Thread {
   /// sums += the products of steps first … first + count − 1 of the tile. `HalfGroups`: groups of 32 columns, two a
   /// step; else a step lies in one.
   template <bool HalfGroups>
-  NIBBLE_DEVICE void multiply_steps(unsigned first, unsigned count, Sums& sums) const {
+  NIBBLE_DEVICE void gemm_steps(unsigned first, unsigned count, Sums& sums) const {
     constexpr unsigned stages = Tile::stages, depths = kGemmDepth / 16;
     std::uint32_t a[2][Tile::fragments][4];
     Codes codes[2];
@@ -220,8 +220,8 @@ void gemm_w4a16_kernel(const W4Arguments args) {
     thread.token = tile % args.token_tiles * Tile::tokens;
     thread.output = tile / args.token_tiles * static_cast<unsigned>(kGemmOutputs);
     typename W4Thread<T, IsCodebook, Tile>::Sums sums = {};
-    if (args.w.group < kGemmDepth) thread.template multiply_steps<true>(step - tile_begin, stop - step, sums);
-    else thread.template multiply_steps<false>(step - tile_begin, stop - step, sums);
+    if (args.w.group < kGemmDepth) thread.template gemm_steps<true>(step - tile_begin, stop - step, sums);
+    else thread.template gemm_steps<false>(step - tile_begin, stop - step, sums);
     if (step == tile_begin && stop == tile_end) thread.store(sums);
     else
       thread.reduce(tile_begin / args.steps_a_block, (tile_end - 1) / args.steps_a_block - block, step == tile_begin,

@@ -153,7 +153,7 @@ class CudaBackend final : public Backend {
   void matmul(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y, Executor&) const override {
     const Matrix& m = own(w);
     // By definition, whatever the activations that are asked for.
-    if (is_llm_int8(m)) return multiply_int8(x, m, y);
+    if (is_llm_int8(m)) return gemm_int8(x, m, y);
     multiply(x, w, y, cuda::matmul, x.rows);
   }
   bool has_int8_matmul(const PackedMatrix& w) const noexcept override {
@@ -166,7 +166,7 @@ class CudaBackend final : public Backend {
     const Matrix& w = own(packed);
     if (is_llm_int8(w))
       throw Error(ErrorCode::unsupported, "LLM.int8 weights round activations their own way; use matmul");
-    multiply_int8(x, w, y);
+    gemm_int8(x, w, y);
   }
   void matmul_transposed(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y,
                          Executor&) const override {
@@ -192,7 +192,7 @@ class CudaBackend final : public Backend {
     stream.wait("matmul");
   }
 
-  void multiply_int8(MatrixView<const float> x, const Matrix& w, MatrixView<float> y) const {
+  void gemm_int8(MatrixView<const float> x, const Matrix& w, MatrixView<float> y) const {
     const Context& c = context();
     const DeviceScope scope(c.device().ordinal);
     const Stream stream;

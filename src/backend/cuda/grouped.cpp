@@ -63,7 +63,7 @@ struct BlasProduct {
   float alpha, beta;
 };
 
-void multiply_one(cublasHandle_t handle, const GroupedProduct& p, const char* purpose) {
+void gemm_one(cublasHandle_t handle, const GroupedProduct& p, const char* purpose) {
   const BlasProduct b(p);
   check(cublasGemmEx(handle, b.first_op, b.second_op, b.m, b.n, b.k, &b.alpha, p.b.data, blas_type(p.b.type),
                      b.first_stride, p.a.data, blas_type(p.a.type), b.second_stride, &b.beta, p.c.data,
@@ -99,8 +99,8 @@ struct Groups {
   std::vector<float> alpha, beta;
 };
 
-void multiply_together(cublasHandle_t handle, std::span<const GroupedProduct* const> products, const void** addresses,
-                       const char* purpose, cudaStream_t stream) {
+void gemm_together(cublasHandle_t handle, std::span<const GroupedProduct* const> products, const void** addresses,
+                   const char* purpose, cudaStream_t stream) {
   const std::size_t count = products.size();
   std::vector<const void*> host(kAddressesAProduct * count);
   for (std::size_t i = 0; i < count; ++i) {
@@ -123,8 +123,8 @@ void multiply_together(cublasHandle_t handle, std::span<const GroupedProduct* co
 
 }  // namespace
 
-void multiply_grouped(const Context& context, std::span<const GroupedProduct> products, DeviceSpan blas,
-                      const void** addresses, const char* purpose, cudaStream_t stream) {
+void gemm_grouped(const Context& context, std::span<const GroupedProduct> products, DeviceSpan blas,
+                  const void** addresses, const char* purpose, cudaStream_t stream) {
   const auto held = context.libraries().blas(stream, blas);
   const std::vector<std::size_t> levels = levels_of(products);
   const std::size_t count = levels.empty() ? 0 : *std::max_element(levels.begin(), levels.end()) + 1;
@@ -136,10 +136,10 @@ void multiply_grouped(const Context& context, std::span<const GroupedProduct> pr
           (can_group(products[i]) ? together : apart).push_back(&products[i]);
       if (together.size() == 1) apart.push_back(together.front());
       if (together.size() > 1) {
-        multiply_together(held.handle, together, addresses, purpose, stream);
+        gemm_together(held.handle, together, addresses, purpose, stream);
         addresses += kAddressesAProduct * together.size();
       }
-      for (const GroupedProduct* p : apart) multiply_one(held.handle, *p, purpose);
+      for (const GroupedProduct* p : apart) gemm_one(held.handle, *p, purpose);
     }
 }
 

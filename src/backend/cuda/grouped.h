@@ -22,7 +22,7 @@ inline constexpr std::size_t kAddressesAProduct = 3;
 /// All products, as if one after the other: those that write to the same elements do so in their order. `blas` is
 /// cuBLAS's workspace; `addresses` has room for kAddressesAProduct of each. No extent may be 0 or beyond 2³¹−1.
 /// `purpose` is named in errors: CudaError.
-void multiply_grouped(const Context& context, std::span<const GroupedProduct> products, DeviceSpan blas,
-                      const void** addresses, const char* purpose, cudaStream_t stream);
+void gemm_grouped(const Context& context, std::span<const GroupedProduct> products, DeviceSpan blas,
+                  const void** addresses, const char* purpose, cudaStream_t stream);
 
 }  // namespace nibble::inline NIBBLE_ABI::cuda

@@ -143,7 +143,7 @@ void matmul_by(Tier tier, const Context& context, const DeviceMatrix& x, const M
                         "gemv");
   const std::size_t best = tier_workspace(w, tier, x.rows, x.type);
   check_workspace(workspace, tier == Tier::blas ? least_blas_workspace(w, x.type) : best, best);
-  if (tier == Tier::tensor_core) return multiply_tensor_core(w.storage(), x, y, workspace, stream);
+  if (tier == Tier::tensor_core) return gemm_tensor_core(w.storage(), x, y, workspace, stream);
   const auto blas = context.libraries().blas(stream, {workspace.data, kBlasWorkspace});
   const float one = 1, zero = 0;
   const cudaDataType type = blas_type(x.type);

@@ -135,8 +135,8 @@ std::size_t tensor_core_workspace(const Matrix::Storage& s, std::size_t tokens, 
   return TensorCoreWorkspace(tensor_core_plan(s, tokens, x_type), tokens, s.view.cols).bytes;
 }
 
-void multiply_tensor_core(const Matrix::Storage& s, const DeviceMatrix& x, const MutableDeviceMatrix& y,
-                          DeviceSpan workspace, cudaStream_t stream) {
+void gemm_tensor_core(const Matrix::Storage& s, const DeviceMatrix& x, const MutableDeviceMatrix& y,
+                      DeviceSpan workspace, cudaStream_t stream) {
   const TensorCoreCodes& t = *s.tensor;
   const GemmPlan plan = tensor_core_plan(s, x.rows, x.type);
   const TensorCoreWorkspace space(plan, x.rows, x.cols, workspace);

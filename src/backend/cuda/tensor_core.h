@@ -20,7 +20,7 @@ void unpack_tensor_core(const Matrix::Storage& s, QuantizedMatrix& q, cudaStream
 GemmPlan tensor_core_plan(const Matrix::Storage& s, std::size_t tokens, DType x_type);
 std::size_t tensor_core_workspace(const Matrix::Storage& s, std::size_t tokens, DType x_type);
 /// y = x · Wᵀ by gemm_w4a16; operands and workspace are checked.
-void multiply_tensor_core(const Matrix::Storage& s, const DeviceMatrix& x, const MutableDeviceMatrix& y,
-                          DeviceSpan workspace, cudaStream_t stream);
+void gemm_tensor_core(const Matrix::Storage& s, const DeviceMatrix& x, const MutableDeviceMatrix& y,
+                      DeviceSpan workspace, cudaStream_t stream);
 
 }  // namespace nibble::inline NIBBLE_ABI::cuda

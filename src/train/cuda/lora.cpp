@@ -128,8 +128,8 @@ void add_lora(const Context& context, std::span<const LoraProduct> products, Dev
     up.push_back({space.between[i], p.b, false, true, p.y, p.scale, 1});
   }
   const DeviceScope scope(context.device().ordinal);
-  multiply_grouped(context, down, space.blas, space.addresses, "add_lora: x·Aᵀ", stream);
-  multiply_grouped(context, up, space.blas, space.addresses, "add_lora: (x·Aᵀ)·Bᵀ", stream);
+  gemm_grouped(context, down, space.blas, space.addresses, "add_lora: x·Aᵀ", stream);
+  gemm_grouped(context, up, space.blas, space.addresses, "add_lora: (x·Aᵀ)·Bᵀ", stream);
 }
 
 void add_lora_gradients(const Context& context, std::span<const LoraGradient> gradients, DeviceSpan workspace,
@@ -151,8 +151,8 @@ void add_lora_gradients(const Context& context, std::span<const LoraGradient> gr
     if (g.grad_x.data != nullptr) second.push_back({grad_hidden, g.a, false, false, g.grad_x, 1, 1});
   }
   const DeviceScope scope(context.device().ordinal);
-  multiply_grouped(context, first, space.blas, space.addresses, "add_lora_gradients: through the rank", stream);
-  multiply_grouped(context, second, space.blas, space.addresses, "add_lora_gradients: to the operands", stream);
+  gemm_grouped(context, first, space.blas, space.addresses, "add_lora_gradients: through the rank", stream);
+  gemm_grouped(context, second, space.blas, space.addresses, "add_lora_gradients: to the operands", stream);
 }
 
 }  // namespace nibble::inline NIBBLE_ABI::cuda

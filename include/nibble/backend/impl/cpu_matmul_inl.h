@@ -73,16 +73,16 @@ class Product {
   /// out[t][64]: tokens [first, first + count) by rows 64p …; past the matrix's last row they mean nothing.
   void multiply(std::size_t p, std::size_t first, std::size_t count, Scratch& s, float* out) const {
     if (in_.kind == InputKind::fixed)
-      return isa_.multiply_fixed(interleaved_->panel(p), in_.fixed_tokens(interleaved_->chunks(), first), count, out);
-    if (in_.kind != InputKind::fp32) return multiply_int8(p, first, count, out);
+      return isa_.gemm_fixed(interleaved_->panel(p), in_.fixed_tokens(interleaved_->chunks(), first), count, out);
+    if (in_.kind != InputKind::fp32) return gemm_int8(p, first, count, out);
     const float* x = in_.x.data + first * in_.x.stride;
     if (w_.scales_after_sums() && in_.x.rows <= isa_.few_tokens)
-      return isa_.multiply_codes(interleaved_->panel(p), x, in_.x.stride, count, out);
-    multiply_panels(p, x, count, s, out);
+      return isa_.gemv_codes(interleaved_->panel(p), x, in_.x.stride, count, out);
+    gemm_panels(p, x, count, s, out);
   }
 
  private:
-  void multiply_panels(std::size_t p, const float* x, std::size_t count, Scratch& s, float* out) const {
+  void gemm_panels(std::size_t p, const float* x, std::size_t count, Scratch& s, float* out) const {
     const kernels::ChunkLayout chunks = w_.chunks();
     float scales[kPanelWidth];
     for (std::size_t group = 0; group < chunks.depth; group += chunks.group_size) {
@@ -93,18 +93,18 @@ class Product {
           if (row >= w_.rows()) break;
           const float* panel = w_.input_panel(isa_, row, k, k + depth, s.panel.data());
           if (w_.scales_after_sums()) w_.input_scales(isa_, row, k, scales);
-          isa_.add_panel(x + k, in_.x.stride, count, panel, depth, w_.scales_after_sums() ? scales : nullptr, k == 0,
-                         out + half, kInterleavedRows);
+          isa_.gemm_panel_add(x + k, in_.x.stride, count, panel, depth, w_.scales_after_sums() ? scales : nullptr,
+                              k == 0, out + half, kInterleavedRows);
         }
     }
   }
-  void multiply_int8(std::size_t p, std::size_t first, std::size_t count, float* out) const {
+  void gemm_int8(std::size_t p, std::size_t first, std::size_t count, float* out) const {
     const RoundedProduct<float> times;
     const InterleavedMatrix& w = *interleaved_;
     kernels::Int8Tokens tokens{in_.codes.data() + first * w.depth(), w.depth(), in_.sums.data() + first * w.groups(),
                                nullptr, w.groups()};
     if (in_.kind == InputKind::int8_group) tokens.scales = in_.group_scale.data() + first * w.groups();
-    isa_.multiply_int8(w.panel(p), tokens, count, out);
+    isa_.gemm_int8(w.panel(p), tokens, count, out);
     if (in_.kind != InputKind::int8_group)
       for (std::size_t t = 0; t < count; ++t)
         for (std::size_t j = 0; j < kInterleavedRows; ++j) {
@@ -282,7 +282,7 @@ NIBBLE_INLINE void cpu_matmul_transposed(const kernels::KernelTable& isa, Matrix
                    for (std::size_t r = 0; r < w.rows(); r += kernels::kPanelDepth) {
                      const std::size_t depth = std::min(kernels::kPanelDepth, w.rows() - r);
                      w.output_panel(isa, col0, r, r + depth, s.panel.data());
-                     isa.multiply_panel(x.data + r, x.stride, x.rows, s.panel.data(), depth, s.product.data());
+                     isa.gemm_panel(x.data + r, x.stride, x.rows, s.panel.data(), depth, s.product.data());
                      for (std::size_t t = 0; t < x.rows; ++t)
                        for (std::size_t j = 0; j < width; ++j) {
                          float& to = y(t, order.empty() ? col0 + j : order[col0 + j]);

@@ -29,7 +29,7 @@ class CpuMatrix : public PackedMatrix {
                             float* panel) const = 0;
 };
 
-/// Codes interleaved for kernels::multiply_codes.
+/// Codes interleaved for kernels::gemv_codes.
 class InterleavedMatrix final : public CpuMatrix {
  public:
   /// Whether a matrix has this form: groups of whole words within a row, zero points of a byte; with act-order, groups

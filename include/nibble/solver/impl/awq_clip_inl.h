@@ -116,7 +116,7 @@ class GroupSearch {
   const Linear& linear_;
   const ClipOptions& options_;
   std::size_t first_, n_;
-  solver::MultiplyPanel<float> multiply_ = solver::multiply_panel<float>(kernels_of(options_.backend));
+  solver::GemmPanel<float> multiply_ = solver::gemm_panel<float>(kernels_of(options_.backend));
   std::vector<float> gram_, change_, product_, weights_;
 };
 

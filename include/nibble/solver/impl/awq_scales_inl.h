@@ -138,7 +138,7 @@ inline void round_scaled(const Linear& linear, std::vector<float>& original, std
 inline double squared_change(MatrixView<const float> x, const std::vector<float>& original,
                              const std::vector<float>& tried, std::size_t rows, const kernels::KernelTable& isa,
                              Executor& executor) {
-  const auto multiply = solver::multiply_panel<float>(isa);
+  const auto multiply = solver::gemm_panel<float>(isa);
   const std::size_t cols = x.cols, panels = (rows + kLanes - 1) / kLanes;
   std::vector<double> sums(panels);
   parallel_for(executor, panels, 1, [&](std::size_t begin, std::size_t end) {

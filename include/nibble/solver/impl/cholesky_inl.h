@@ -22,11 +22,7 @@ template <class T>
 class Factorisation {
  public:
   Factorisation(SquareMatrix<T>& a, const kernels::KernelTable& isa, Executor& executor)
-      : a_(a),
-        executor_(executor),
-        multiply_(multiply_panel<T>(isa)),
-        panels_(a.n * kBlock),
-        inverse_(kBlock * kBlock) {}
+      : a_(a), executor_(executor), multiply_(gemm_panel<T>(isa)), panels_(a.n * kBlock), inverse_(kBlock * kBlock) {}
 
   bool run() {
     for (std::size_t k = 0; k < a_.n; k += kBlock) {
@@ -106,7 +102,7 @@ class Factorisation {
 
   SquareMatrix<T>& a_;
   Executor& executor_;
-  MultiplyPanel<T> multiply_;
+  GemmPanel<T> multiply_;
   std::size_t width_ = 0;
   std::vector<T> panels_;   ///< [panel][depth][lane] of the block's rows, transposed.
   std::vector<T> inverse_;  ///< Of the diagonal block's factor.

@@ -14,7 +14,7 @@ namespace nibble::inline NIBBLE_ABI::gptq {
 
 namespace detail {
 
-using solver::MultiplyPanel;
+using solver::GemmPanel;
 using solver::SquareMatrix;
 
 using solver::EigenMatrix;
@@ -45,7 +45,7 @@ template <class T>
 class StepBuilder {
  public:
   StepBuilder(const SquareMatrix<T>& l, Factor<T>& steps, const kernels::KernelTable& isa)
-      : l_(l), steps_(steps), multiply_(solver::multiply_panel<T>(isa)) {}
+      : l_(l), steps_(steps), multiply_(solver::gemm_panel<T>(isa)) {}
 
   void run(Executor& executor) {
     parallel_for(executor, steps_.size(), 1, [&](std::size_t begin, std::size_t end) {
@@ -101,7 +101,7 @@ class StepBuilder {
 
   const SquareMatrix<T>& l_;
   Factor<T>& steps_;
-  MultiplyPanel<T> multiply_;
+  GemmPanel<T> multiply_;
 };
 
 /// GPTAQ's P = share·triu(D·Uᵀ, 1)·U, D the cross statistic in the order of solving: row i says how the columns after i

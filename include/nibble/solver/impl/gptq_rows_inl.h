@@ -257,7 +257,7 @@ class RowChunk {
   std::size_t n_;
   bool drifts_ = false;
   const kernels::KernelTable& isa_ = kernels_of(in_.options.backend);
-  solver::MultiplyPanel<T> multiply_ = solver::multiply_panel<T>(isa_);
+  solver::GemmPanel<T> multiply_ = solver::gemm_panel<T>(isa_);
   Panel panels_[kPanels];
   std::vector<T> product_, errors_;
   std::vector<float> rows_;

@@ -44,7 +44,7 @@ NIBBLE_INLINE double layer_loss(FloatMatrix weights, const QuantizedMatrix& q, c
   const auto h =
       detail::full(hessian, hessian.tokens() == 0 ? 1.0 : 2.0 / static_cast<double>(hessian.tokens()), executor);
   const Backend& backend = chosen ? *chosen : default_backend();
-  const auto multiply = solver::multiply_panel<float>(kernels_of(&backend));
+  const auto multiply = solver::gemm_panel<float>(kernels_of(&backend));
   const std::size_t panels = (q.rows + solver::kLanes - 1) / solver::kLanes;
   std::vector<double> losses(panels);
   parallel_for(executor, panels, 1, [&](std::size_t begin, std::size_t end) {

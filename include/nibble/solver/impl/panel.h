@@ -16,12 +16,12 @@ inline constexpr std::size_t kDepth = kernels::kPanelDepth;
 /// out[t][kLanes] = Σ_k x[t][k]·panel[k][kLanes] for k < depth ≤ kDepth; x's rows are x_stride apart. The same on every
 /// CPU and for any split of the t.
 template <class T>
-using MultiplyPanel = void (*)(const T* x, std::size_t x_stride, std::size_t tokens, const T* panel, std::size_t depth,
-                               T* out);
+using GemmPanel = void (*)(const T* x, std::size_t x_stride, std::size_t tokens, const T* panel, std::size_t depth,
+                           T* out);
 
 /// The kernel for float or double; only the one for float is `isa`'s.
 template <class T>
-MultiplyPanel<T> multiply_panel(const kernels::KernelTable& isa);
+GemmPanel<T> gemm_panel(const kernels::KernelTable& isa);
 
 /// Memory that is not filled first: large matrices are written once, by the threads that need them.
 template <class T>

@@ -11,8 +11,8 @@ namespace nibble::inline NIBBLE_ABI::solver {
 
 namespace detail {
 
-inline void multiply_panel_double(const double* x, std::size_t x_stride, std::size_t tokens, const double* panel,
-                                  std::size_t depth, double* out) {
+inline void gemm_panel_double(const double* x, std::size_t x_stride, std::size_t tokens, const double* panel,
+                              std::size_t depth, double* out) {
   const RoundedProduct<double> times;
   constexpr std::size_t part = 8;  // sums that fit the registers of every machine
   for (std::size_t t = 0; t < tokens; ++t)
@@ -27,13 +27,13 @@ inline void multiply_panel_double(const double* x, std::size_t x_stride, std::si
 }  // namespace detail
 
 template <>
-NIBBLE_INLINE MultiplyPanel<float> multiply_panel<float>(const kernels::KernelTable& isa) {
-  return isa.multiply_panel;
+NIBBLE_INLINE GemmPanel<float> gemm_panel<float>(const kernels::KernelTable& isa) {
+  return isa.gemm_panel;
 }
 
 template <>
-NIBBLE_INLINE MultiplyPanel<double> multiply_panel<double>(const kernels::KernelTable&) {
-  return detail::multiply_panel_double;
+NIBBLE_INLINE GemmPanel<double> gemm_panel<double>(const kernels::KernelTable&) {
+  return detail::gemm_panel_double;
 }
 
 }  // namespace nibble::inline NIBBLE_ABI::solver

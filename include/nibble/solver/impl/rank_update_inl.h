@@ -80,8 +80,8 @@ inline void pack(const kernels::KernelTable& isa, FloatMatrix x, FloatMatrix ful
 }
 
 /// sum[r][lane] of rows [row, row + rows) of the left operand and one panel of the right, over all packed tokens.
-inline void tile(MultiplyPanel<float> multiply, const Packed& left, const Packed& right, std::size_t row,
-                 std::size_t rows, std::size_t panel, double* sum) {
+inline void tile(GemmPanel<float> multiply, const Packed& left, const Packed& right, std::size_t row, std::size_t rows,
+                 std::size_t panel, double* sum) {
   alignas(64) float part[kTileRows * kLanes];
   std::fill_n(sum, rows * kLanes, 0.0);
   for (std::size_t token = 0; token < left.tokens; token += kDepth) {
@@ -93,7 +93,7 @@ inline void tile(MultiplyPanel<float> multiply, const Packed& left, const Packed
 
 /// Adds left·rightᵀ to rows that start at row_start(i) and are row_length(i) long.
 template <class Start, class Length>
-void add_product(MultiplyPanel<float> multiply, const Packed& left, const Packed& right, const Start& row_start,
+void add_product(GemmPanel<float> multiply, const Packed& left, const Packed& right, const Start& row_start,
                  const Length& row_length, Executor& executor) {
   struct Tile {
     std::size_t row, panel;
@@ -144,7 +144,7 @@ NIBBLE_INLINE std::size_t first_beyond(FloatMatrix x, float limit, const kernels
 NIBBLE_INLINE void add_products(FloatMatrix x, FloatMatrix full, double* lower, double* cross,
                                 const kernels::KernelTable& isa, Executor& executor) {
   if (x.rows == 0) return;
-  const auto multiply = multiply_panel<float>(isa);
+  const auto multiply = gemm_panel<float>(isa);
   const std::size_t cols = x.cols;
   detail::Packed packed(cols, true, true), difference(cols, cross != nullptr, false);
   for (std::size_t first = 0; first < x.rows; first += detail::kTokens) {

@@ -49,8 +49,7 @@ NIBBLE_KERNEL const uint32_t* byte_words(const InterleavedPanel& p, size_t first
 }
 
 /// sums [16][64] += 16 tokens × the 64 rows over `columns` columns.
-NIBBLE_KERNEL void multiply_tiles(const uint32_t* words, const int8_t* x, size_t x_stride, size_t columns,
-                                  int32_t* sums) {
+NIBBLE_KERNEL void gemm_tiles(const uint32_t* words, const int8_t* x, size_t x_stride, size_t columns, int32_t* sums) {
   constexpr size_t sum_stride = kInterleavedRows * sizeof(int32_t), word_stride = kInterleavedRows * sizeof(uint32_t);
   _tile_loadd(0, sums, sum_stride);
   _tile_loadd(1, sums + 16, sum_stride);
@@ -74,8 +73,7 @@ NIBBLE_KERNEL void multiply_tiles(const uint32_t* words, const int8_t* x, size_t
 }
 
 /// `tokens` is a multiple of 16, at most kBlockTokens.
-NIBBLE_KERNEL void multiply_block(const InterleavedPanel& p, const Int8Tokens& x, size_t token, size_t tokens,
-                                  float* out) {
+NIBBLE_KERNEL void gemm_block(const InterleavedPanel& p, const Int8Tokens& x, size_t token, size_t tokens, float* out) {
   alignas(64) int32_t sums[kBlockTokens * kInterleavedRows];
   alignas(64) uint32_t buffer[kBlockColumns / 4 * kInterleavedRows];
   size_t group = 0;
@@ -90,8 +88,8 @@ NIBBLE_KERNEL void multiply_block(const InterleavedPanel& p, const Int8Tokens& x
       const size_t last = first + kBlockColumns < group_end ? first + kBlockColumns : group_end;
       const uint32_t* words = byte_words(p, first, last, buffer);
       for (size_t t = 0; t < tokens; t += kTileTokens)
-        multiply_tiles(words, x.codes + (token + t) * x.stride + first, x.stride, last - first,
-                       sums + t * kInterleavedRows);
+        gemm_tiles(words, x.codes + (token + t) * x.stride + first, x.stride, last - first,
+                   sums + t * kInterleavedRows);
     }
     for (size_t t = 0; t < tokens; ++t) {
       for (size_t v = 0; v < 4; ++v) sum[0][0][v] = _mm512_load_si512(sums + t * kInterleavedRows + 16 * v);
@@ -101,7 +99,7 @@ NIBBLE_KERNEL void multiply_block(const InterleavedPanel& p, const Int8Tokens& x
   }
 }
 
-NIBBLE_KERNEL void multiply_int8_tiles(const InterleavedPanel& p, const Int8Tokens& x, size_t tokens, float* out) {
+NIBBLE_KERNEL void gemm_int8_tiles(const InterleavedPanel& p, const Int8Tokens& x, size_t tokens, float* out) {
   const bool whole_tiles = p.depth % kTileColumns == 0 && (p.group_size % kTileColumns == 0 || p.group_size >= p.depth);
   size_t t = 0;
   if (whole_tiles && tokens >= kTileTokens) {
@@ -113,7 +111,7 @@ NIBBLE_KERNEL void multiply_int8_tiles(const InterleavedPanel& p, const Int8Toke
     _tile_loadconfig(&config);
     while (tokens - t >= kTileTokens) {
       const size_t left = (tokens - t) / kTileTokens * kTileTokens, block = left < kBlockTokens ? left : kBlockTokens;
-      multiply_block(p, x, t, block, out + t * kInterleavedRows);
+      gemm_block(p, x, t, block, out + t * kInterleavedRows);
       t += block;
     }
     _tile_release();
@@ -121,12 +119,12 @@ NIBBLE_KERNEL void multiply_int8_tiles(const InterleavedPanel& p, const Int8Toke
   if (t == tokens) return;
   const Int8Tokens rest{x.codes + t * x.stride, x.stride, x.sums + t * x.groups,
                         x.scales == nullptr ? nullptr : x.scales + t * x.groups, x.groups};
-  multiply_int8(p, rest, tokens - t, out + t * kInterleavedRows);
+  gemm_int8(p, rest, tokens - t, out + t * kInterleavedRows);
 }
 
 constexpr KernelTable make_amx_table() {
   KernelTable t = make_table();
-  t.multiply_int8 = multiply_int8_tiles;
+  t.gemm_int8 = gemm_int8_tiles;
   return t;
 }
 

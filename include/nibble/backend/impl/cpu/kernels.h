@@ -141,28 +141,29 @@ struct KernelTable {
   void (*load_bf16)(const uint16_t* x, size_t n, float* out);
   /// out[t][j] = Σ_k x[t][k]·panel[k][j] for k < depth ≤ kPanelDepth: one fused multiply-add after another in order of
   /// k, from zero, so the result is the same for every vector width.
-  void (*multiply_panel)(const float* x, size_t x_stride, size_t tokens, const float* panel, size_t depth, float* out);
+  void (*gemm_panel)(const float* x, size_t x_stride, size_t tokens, const float* panel, size_t depth, float* out);
   /// The same into rows `out_stride` apart: out = Σ where `first`, else out + Σ; with `scales` [32], scale·Σ and
   /// fma(Σ, scale, out).
-  void (*add_panel)(const float* x, size_t x_stride, size_t tokens, const float* panel, size_t depth,
-                    const float* scales, bool first, float* out, size_t out_stride);
+  void (*gemm_panel_add)(const float* x, size_t x_stride, size_t tokens, const float* panel, size_t depth,
+                         const float* scales, bool first, float* out, size_t out_stride);
   /// out[t][64] = Σ over chunks (ChunkLayout, of kPanelDepth) of scale·Σ_k x[t][k]·values[code], for 4-bit codes
-  /// without zero points: what decode_codes and add_panel give, bit for bit, in one pass over the codes per few tokens.
-  void (*multiply_codes)(const InterleavedPanel& panel, const float* x, size_t x_stride, size_t tokens, float* out);
-  /// Up to so many tokens multiply_codes is faster than decoding panels for multiply_panel; measured.
+  /// without zero points: what decode_codes and gemm_panel_add give, bit for bit, in one pass over the codes per few
+  /// tokens.
+  void (*gemv_codes)(const InterleavedPanel& panel, const float* x, size_t x_stride, size_t tokens, float* out);
+  /// Up to so many tokens gemv_codes is faster than decoding panels for gemm_panel; measured.
   size_t few_tokens;
   /// Columns [first, last), at most kPanelDepth and whole steps, as two panels [kPanelDepth][32], one after the other;
   /// unless `scaled`, the values alone, for codes below 8 bits without zero points.
   void (*decode_codes)(const InterleavedPanel& panel, size_t first, size_t last, bool scaled, float* panels);
   /// out[t][64] = Σ over groups of (scale·scale of x)·(exact integer sum of (code − zero_point)·x). Groups of at most
   /// 65536 columns.
-  void (*multiply_int8)(const InterleavedPanel& panel, const Int8Tokens& x, size_t tokens, float* out);
+  void (*gemm_int8)(const InterleavedPanel& panel, const Int8Tokens& x, size_t tokens, float* out);
   /// Bytes a column that encode_fixed writes, below 8 bits and for them. How they lie is the table's own affair.
   size_t fixed_bytes, fixed_bytes_of_8_bits;
   /// One token to fixed point: x [layout.depth], `layout` with the panel's sizes and fixed_chunk.
   void (*encode_fixed)(const float* x, const ChunkLayout& layout, void* digits, int32_t* sums, float* scales);
   /// out[t][64] = Σ over chunks, by fused multiply-add in their order, of RN(Σ (code − zero_point)·q)·(scale·2^−k).
-  void (*multiply_fixed)(const InterleavedPanel& panel, const FixedTokens& x, size_t tokens, float* out);
+  void (*gemm_fixed)(const InterleavedPanel& panel, const FixedTokens& x, size_t tokens, float* out);
 };
 
 // Which tables there are: in the compiled library all that the architecture can have.

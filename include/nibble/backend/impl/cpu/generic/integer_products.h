@@ -1,5 +1,5 @@
-// Exact int32 sums of products of interleaved integer codes with signed activations, for multiply_int8.h and
-// multiply_fixed.h.
+// Exact int32 sums of products of interleaved integer codes with signed activations, for gemm_int8.h and
+// gemm_fixed.h.
 //
 // Activations lie so that one 32-bit word of them, in every lane, meets
 // a few columns of codes. A Form (byte_forms.h, pair_forms.h) says which, and the instruction that multiplies them.

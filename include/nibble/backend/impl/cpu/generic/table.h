@@ -19,15 +19,15 @@ constexpr KernelTable make_table() {
   t.store_bf16 = store_bf16;
   t.load_f16 = load_f16;
   t.load_bf16 = load_bf16;
-  t.multiply_panel = multiply_panel;
-  t.add_panel = add_panel;
-  t.multiply_codes = multiply_codes;
+  t.gemm_panel = gemm_panel;
+  t.gemm_panel_add = gemm_panel_add;
+  t.gemv_codes = gemv_codes;
   t.few_tokens = vec::few_tokens;
   t.decode_codes = decode_codes;
-  t.multiply_int8 = multiply_int8;
+  t.gemm_int8 = gemm_int8;
   t.fixed_bytes = FixedForm<4>::bytes_per_column;
   t.fixed_bytes_of_8_bits = FixedForm<8>::bytes_per_column;
   t.encode_fixed = encode_fixed;
-  t.multiply_fixed = multiply_fixed;
+  t.gemm_fixed = gemm_fixed;
   return t;
 }

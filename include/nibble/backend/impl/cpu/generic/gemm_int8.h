@@ -31,7 +31,7 @@ inline void end_group(const InterleavedPanel& p, size_t group, size_t row, const
 }
 
 template <class Form, size_t Tokens>
-NIBBLE_KERNEL void multiply_int8_tokens(const InterleavedPanel& p, const Int8Tokens& x, size_t token, float* out) {
+NIBBLE_KERNEL void gemm_int8_tokens(const InterleavedPanel& p, const Int8Tokens& x, size_t token, float* out) {
   constexpr size_t vectors = vec::int8_sums / Tokens < 4 ? vec::int8_sums / Tokens : 4;
   const float* scales = x.scales == nullptr ? nullptr : x.scales + token * x.groups;
   for (size_t row = 0; row < kInterleavedRows; row += vectors * vec::lanes) {
@@ -47,10 +47,10 @@ NIBBLE_KERNEL void multiply_int8_tokens(const InterleavedPanel& p, const Int8Tok
   }
 }
 
-NIBBLE_KERNEL void multiply_int8(const InterleavedPanel& p, const Int8Tokens& x, size_t tokens, float* out) {
+NIBBLE_KERNEL void gemm_int8(const InterleavedPanel& p, const Int8Tokens& x, size_t tokens, float* out) {
   for_width(p, [&](auto bits) {
     for_tokens<4>(tokens, [&](auto count, size_t t) {
-      multiply_int8_tokens<IntegerForm<decltype(bits)::value, 1>, decltype(count)::value>(p, x, t, out);
+      gemm_int8_tokens<IntegerForm<decltype(bits)::value, 1>, decltype(count)::value>(p, x, t, out);
     });
   });
 }

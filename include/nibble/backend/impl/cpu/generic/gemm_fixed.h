@@ -81,7 +81,7 @@ inline void add_fixed_chunk(const uint32_t* words, size_t columns, const char* d
 }
 
 template <int Bits, size_t Tokens>
-NIBBLE_KERNEL void multiply_fixed_tokens(const InterleavedPanel& p, const FixedTokens& x, size_t token, float* out) {
+NIBBLE_KERNEL void gemm_fixed_tokens(const InterleavedPanel& p, const FixedTokens& x, size_t token, float* out) {
   using Form = FixedForm<Bits>;
   constexpr size_t most = vec::fixed_sums / (Tokens * Form::digits), vectors = most >= 4 ? 4 : most >= 2 ? 2 : 1;
   const char* const digits = static_cast<const char*>(x.digits) + token * x.stride;
@@ -102,10 +102,10 @@ NIBBLE_KERNEL void multiply_fixed_tokens(const InterleavedPanel& p, const FixedT
   }
 }
 
-NIBBLE_KERNEL void multiply_fixed(const InterleavedPanel& p, const FixedTokens& x, size_t tokens, float* out) {
+NIBBLE_KERNEL void gemm_fixed(const InterleavedPanel& p, const FixedTokens& x, size_t tokens, float* out) {
   for_width(p, [&](auto bits) {
     for_tokens<vec::fixed_tokens>(tokens, [&](auto count, size_t t) {
-      multiply_fixed_tokens<decltype(bits)::value, decltype(count)::value>(p, x, t, out);
+      gemm_fixed_tokens<decltype(bits)::value, decltype(count)::value>(p, x, t, out);
     });
   });
 }

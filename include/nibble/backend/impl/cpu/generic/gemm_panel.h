@@ -3,7 +3,7 @@
 
 /// finish(sum, token, column) takes each vector of sums.
 template <size_t Tokens, class Finish>
-inline void multiply_tile(const float* x, size_t x_stride, const float* panel, size_t depth, Finish finish) {
+inline void gemm_tile(const float* x, size_t x_stride, const float* panel, size_t depth, Finish finish) {
   constexpr size_t vectors = kPanelWidth / vec::lanes;
   vec::F sum[Tokens][vectors];
   for (size_t t = 0; t < Tokens; ++t)
@@ -22,17 +22,17 @@ inline void multiply_tile(const float* x, size_t x_stride, const float* panel, s
 
 /// Calls the tile of exactly `tokens`, so that no remainder runs at the latency of one token's additions.
 template <size_t Tokens, class Finish>
-inline void multiply_remainder(const float* x, size_t x_stride, size_t tokens, const float* panel, size_t depth,
-                               Finish finish) {
+inline void gemm_remainder(const float* x, size_t x_stride, size_t tokens, const float* panel, size_t depth,
+                           Finish finish) {
   if constexpr (Tokens > 0) {
-    if (tokens == Tokens) return multiply_tile<Tokens>(x, x_stride, panel, depth, finish);
-    multiply_remainder<Tokens - 1>(x, x_stride, tokens, panel, depth, finish);
+    if (tokens == Tokens) return gemm_tile<Tokens>(x, x_stride, panel, depth, finish);
+    gemm_remainder<Tokens - 1>(x, x_stride, tokens, panel, depth, finish);
   }
 }
 
 template <class Finish>
-inline void multiply_tiles(const float* x, size_t x_stride, size_t tokens, const float* panel, size_t depth,
-                           Finish finish) {
+inline void gemm_tiles(const float* x, size_t x_stride, size_t tokens, const float* panel, size_t depth,
+                       Finish finish) {
   const auto from = [&](size_t first) {
     return [=](vec::F sum, size_t t, size_t column) { finish(sum, first + t, column); };
   };
@@ -41,26 +41,26 @@ inline void multiply_tiles(const float* x, size_t x_stride, size_t tokens, const
     // The next tile's rows: short pieces far apart, which no hardware foresees.
     for (size_t next = t + vec::tile_tokens; next < t + 2 * vec::tile_tokens && next < tokens; ++next)
       for (size_t k = 0; k < depth; k += 16) __builtin_prefetch(x + next * x_stride + k);
-    multiply_tile<vec::tile_tokens>(x + t * x_stride, x_stride, panel, depth, from(t));
+    gemm_tile<vec::tile_tokens>(x + t * x_stride, x_stride, panel, depth, from(t));
   }
-  multiply_remainder<vec::tile_tokens - 1>(x + t * x_stride, x_stride, tokens - t, panel, depth, from(t));
+  gemm_remainder<vec::tile_tokens - 1>(x + t * x_stride, x_stride, tokens - t, panel, depth, from(t));
 }
 
-NIBBLE_KERNEL void multiply_panel(const float* x, size_t x_stride, size_t tokens, const float* panel, size_t depth,
-                                  float* out) {
-  multiply_tiles(x, x_stride, tokens, panel, depth,
-                 [=](vec::F sum, size_t t, size_t column) { vec::store(out + t * kPanelWidth + column, sum); });
+NIBBLE_KERNEL void gemm_panel(const float* x, size_t x_stride, size_t tokens, const float* panel, size_t depth,
+                              float* out) {
+  gemm_tiles(x, x_stride, tokens, panel, depth,
+             [=](vec::F sum, size_t t, size_t column) { vec::store(out + t * kPanelWidth + column, sum); });
 }
 
-NIBBLE_KERNEL void add_panel(const float* x, size_t x_stride, size_t tokens, const float* panel, size_t depth,
-                             const float* scales, bool first, float* out, size_t out_stride) {
+NIBBLE_KERNEL void gemm_panel_add(const float* x, size_t x_stride, size_t tokens, const float* panel, size_t depth,
+                                  const float* scales, bool first, float* out, size_t out_stride) {
   if (scales == nullptr) {
-    multiply_tiles(x, x_stride, tokens, panel, depth, [=](vec::F sum, size_t t, size_t column) {
+    gemm_tiles(x, x_stride, tokens, panel, depth, [=](vec::F sum, size_t t, size_t column) {
       float* const y = out + t * out_stride + column;
       vec::store(y, first ? sum : vec::add(vec::load(y), sum));
     });
   } else {
-    multiply_tiles(x, x_stride, tokens, panel, depth, [=](vec::F sum, size_t t, size_t column) {
+    gemm_tiles(x, x_stride, tokens, panel, depth, [=](vec::F sum, size_t t, size_t column) {
       float* const y = out + t * out_stride + column;
       const vec::F scale = vec::load(scales + column);
       vec::store(y, first ? vec::mul(sum, scale) : vec::fma(sum, scale, vec::load(y)));

@@ -3,7 +3,7 @@
 //
 // A lane is an output row, so a row's products are added in the order of k whatever the vector width. The scale is
 // taken out of a chunk's sum, as matmul defines it: the result is bit-identical to decoding values into a panel first
-// and adding it up by add_panel.
+// and adding it up by gemm_panel_add.
 
 /// The value of column `Column` of a word. A load begins at the byte that holds it: loads are spared, shifts are not.
 /// The bits above the code belong to the lane's next word; a look-up reads four.
@@ -15,8 +15,8 @@ inline vec::F value_of(vec::Table16 values, const uint32_t* from) {
 
 /// The products of `words` words added to `sum`.
 template <size_t Tokens, size_t Vectors>
-inline void multiply_words(vec::Table16 values, const uint32_t* from, size_t words, const float* x, size_t x_stride,
-                           vec::F (&sum)[Tokens][Vectors]) {
+inline void gemv_words(vec::Table16 values, const uint32_t* from, size_t words, const float* x, size_t x_stride,
+                       vec::F (&sum)[Tokens][Vectors]) {
   for (size_t i = 0; i < words; ++i, from += kInterleavedRows, x += 8) {
     // One stream of whole panels: the lines of eight words ahead, into the second level.
     for (size_t line = 0; line < Vectors * vec::lanes; line += 16)
@@ -32,7 +32,7 @@ inline void multiply_words(vec::Table16 values, const uint32_t* from, size_t wor
 }
 
 template <size_t Tokens>
-NIBBLE_KERNEL void multiply_codes_tokens(const InterleavedPanel& p, const float* x, size_t x_stride, float* out) {
+NIBBLE_KERNEL void gemv_codes_tokens(const InterleavedPanel& p, const float* x, size_t x_stride, float* out) {
   constexpr size_t vectors = vec::code_sums / Tokens < 4 ? vec::code_sums / Tokens : 4;
   const vec::Table16 values = vec::load_table16(p.values);
   for (size_t row = 0; row < kInterleavedRows; row += vectors * vec::lanes)
@@ -41,7 +41,7 @@ NIBBLE_KERNEL void multiply_codes_tokens(const InterleavedPanel& p, const float*
           vec::F sum[Tokens][vectors], scale[vectors];
           for (size_t t = 0; t < Tokens; ++t)
             for (size_t v = 0; v < vectors; ++v) sum[t][v] = vec::set(0.0f);
-          multiply_words(values, words_at<4>(p, k, row), columns / 8, x + k, x_stride, sum);
+          gemv_words(values, words_at<4>(p, k, row), columns / 8, x + k, x_stride, sum);
           load_scales(p, group, row, scale);
           for (size_t t = 0; t < Tokens; ++t)
             for (size_t v = 0; v < vectors; ++v) {
@@ -51,10 +51,9 @@ NIBBLE_KERNEL void multiply_codes_tokens(const InterleavedPanel& p, const float*
         });
 }
 
-NIBBLE_KERNEL void multiply_codes(const InterleavedPanel& p, const float* x, size_t x_stride, size_t tokens,
-                                  float* out) {
+NIBBLE_KERNEL void gemv_codes(const InterleavedPanel& p, const float* x, size_t x_stride, size_t tokens, float* out) {
   for_tokens<4>(tokens, [&](auto count, size_t t) {
-    multiply_codes_tokens<decltype(count)::value>(p, x + t * x_stride, x_stride, out + t * kInterleavedRows);
+    gemv_codes_tokens<decltype(count)::value>(p, x + t * x_stride, x_stride, out + t * kInterleavedRows);
   });
 }
 
