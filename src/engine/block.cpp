@@ -140,8 +140,8 @@ void BlockPass::apply(MatrixView<const float> x, std::initializer_list<Output> o
   }
 }
 
-void BlockPass::mix(const Block& block, MatrixView<const float> normed, std::span<const float> rope,
-                    const KeyValues& cache, MatrixView<float> mixed) const {
+void BlockPass::attention(const Block& block, MatrixView<const float> normed, std::span<const float> rope,
+                          const KeyValues& cache, MatrixView<float> mixed) const {
   const std::size_t n = normed.rows, dim = config_.head_dim, width = config_.kv_heads * dim, start = cache.seen;
   const Linear &query = block[Role::query], &key = block[Role::key], &value = block[Role::value];
   check_shape("mixed", block[Role::attention_output].name, mixed.rows, mixed.cols, n, config_.heads * dim);
@@ -177,7 +177,7 @@ void BlockPass::mix(const Block& block, MatrixView<const float> normed, std::spa
   });
 }
 
-void BlockPass::gate(const Block& block, MatrixView<const float> normed, MatrixView<float> gated) const {
+void BlockPass::ffn_gated(const Block& block, MatrixView<const float> normed, MatrixView<float> gated) const {
   const Linear &gate = block[Role::gate], &up = block[Role::up];
   const GatedActivation activation = config_.architecture().activation;
   if (gate.bias.empty() && up.bias.empty()) {
@@ -196,18 +196,18 @@ void BlockPass::gate(const Block& block, MatrixView<const float> normed, MatrixV
   for (std::size_t t = 0; t < normed.rows; ++t) apply_gate(activation, gated.row(t), ups.row(t), gated.row(t));
 }
 
-void BlockPass::attention(const Block& block, MatrixView<const float> normed, std::span<const float> rope,
-                          const KeyValues& cache, MatrixView<float> out) const {
+void BlockPass::attention_layer(const Block& block, MatrixView<const float> normed, std::span<const float> rope,
+                                const KeyValues& cache, MatrixView<float> out) const {
   Rows mixed(normed.rows * config_.heads * config_.head_dim);
   const auto m = view(mixed, config_.heads * config_.head_dim);
-  mix(block, normed, rope, cache, m);
+  attention(block, normed, rope, cache, m);
   linear(block[Role::attention_output], m, out);
 }
 
-void BlockPass::mlp(const Block& block, MatrixView<const float> normed, MatrixView<float> out) const {
+void BlockPass::ffn(const Block& block, MatrixView<const float> normed, MatrixView<float> out) const {
   Rows gated(normed.rows * config_.intermediate);
   const auto g = view(gated, config_.intermediate);
-  gate(block, normed, g);
+  ffn_gated(block, normed, g);
   linear(block[Role::down], g, out);
 }
 
@@ -236,16 +236,16 @@ void BlockPass::add_attention(const Block& block, MatrixView<float> x, std::span
   scratch.inner.resize(x.rows * config_.heads * config_.head_dim);
   const auto y = view(scratch.normed, x.cols), mixed = view(scratch.inner, config_.heads * config_.head_dim);
   norm(x, block.norm(Role::attention_norm), y);
-  mix(block, y, rope, cache, mixed);
+  attention(block, y, rope, cache, mixed);
   add_attention_output(block, mixed, x, scratch);
 }
 
-void BlockPass::add_mlp(const Block& block, MatrixView<float> x, Scratch& scratch) const {
+void BlockPass::add_ffn(const Block& block, MatrixView<float> x, Scratch& scratch) const {
   scratch.normed.resize(x.rows * x.cols);
   scratch.inner.resize(x.rows * config_.intermediate);
   const auto y = view(scratch.normed, x.cols), gated = view(scratch.inner, config_.intermediate);
   norm(x, block.norm(Role::ffn_norm), y);
-  gate(block, y, gated);
+  ffn_gated(block, y, gated);
   add_down(block, gated, x, scratch);
 }
 

@@ -105,7 +105,7 @@ class EngineBlock final : public model::CalibratedBlock {
     const model::Config& c = shared_.config;
     inner_.resize(x.rows * c.heads * c.head_dim);
     const MatrixView<float> mixed(inner_.data(), x.rows, c.heads * c.head_dim);
-    pass_.mix(block_, normed, shared_.rope(block_, x.rows), cache(x.rows), mixed);
+    pass_.attention(block_, normed, shared_.rope(block_, x.rows), cache(x.rows), mixed);
     if (!listen(group_of(Input::heads), mixed)) return;
     finish_attention(mixed, x, listen);
   }
@@ -130,8 +130,9 @@ class EngineBlock final : public model::CalibratedBlock {
       const MatrixView<const float> x = inputs[i];
       values.resize(x.rows * shared_.config.hidden);
       const MatrixView<float> y(values.data(), x.rows, shared_.config.hidden);
-      if (group == group_of(Input::attention)) pass_.attention(tried, x, shared_.rope(tried, x.rows), cache(x.rows), y);
-      else pass_.mlp(tried, x, y);
+      if (group == group_of(Input::attention))
+        pass_.attention_layer(tried, x, shared_.rope(tried, x.rows), cache(x.rows), y);
+      else pass_.ffn(tried, x, y);
       outputs(i, y);
     }
   }
@@ -189,7 +190,7 @@ class EngineBlock final : public model::CalibratedBlock {
     if (!listen(group_of(Input::ffn), normed)) return;
     inner_.resize(x.rows * shared_.config.intermediate);
     const MatrixView<float> gated(inner_.data(), x.rows, shared_.config.intermediate);
-    pass_.gate(block_, normed, gated);
+    pass_.ffn_gated(block_, normed, gated);
     if (!listen(group_of(Input::gated), gated)) return;
     pass_.add_down(block_, gated, x, scratch_);
   }

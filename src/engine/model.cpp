@@ -95,7 +95,7 @@ std::vector<float> Model::forward(std::span<const std::int32_t> ids, KvCache& ca
                          {cache.values_[i].data(), cache.capacity_, cache.width_},
                          cache.size_};
     pass.add_attention(blocks_[i], x, rope.of(blocks_[i]), seen, scratch);
-    pass.add_mlp(blocks_[i], x, scratch);
+    pass.add_ffn(blocks_[i], x, scratch);
   }
   cache.size_ += n;
   const auto wanted = last_only ? x.row_range(n - 1, 1) : x;

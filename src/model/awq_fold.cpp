@@ -39,10 +39,10 @@ DenseBlock DenseBlock::load(CalibratedBlock& block) {
   DenseBlock out;
   out.groups.assign(block.groups().begin(), block.groups().end());
   for (std::size_t g = 0; g < out.groups.size(); ++g) {
-    std::vector<Linear>& linears = out.linears.emplace_back();
+    std::vector<DenseMatrix>& linears = out.linears.emplace_back();
     for (std::size_t l = 0; l < out.groups[g].layers.size(); ++l) {
       const FloatMatrix stored = weights_of(block, {g, l});
-      Linear& to = linears.emplace_back(Linear{stored.rows, stored.cols, {}});
+      DenseMatrix& to = linears.emplace_back(DenseMatrix{stored.rows, stored.cols, {}});
       to.weights.resize(stored.rows * stored.cols);
       for (std::size_t r = 0; r < stored.rows; ++r)
         upcast_floats(stored.type, stored.row(r), stored.cols, to.weights.data() + r * stored.cols);
@@ -60,7 +60,7 @@ void fold(DenseBlock& block, BlockScales& scales) {
       awq::fold_into_linear(block[source.linear].view(), block.layer(source.linear).bias.values,
                             by_source.empty() ? by_input : by_source);
     else fold_into_stored_norm(source, by_input);
-    for (DenseBlock::Linear& l : block.linears[g]) awq::scale_columns(l.view(), by_input);
+    for (DenseBlock::DenseMatrix& l : block.linears[g]) awq::scale_columns(l.view(), by_input);
   }
 }
 

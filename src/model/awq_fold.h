@@ -9,15 +9,15 @@
 namespace nibble::inline NIBBLE_ABI::model {
 
 struct DenseBlock {
-  struct Linear {
+  struct DenseMatrix {
     std::size_t rows = 0, cols = 0;
     std::vector<float> weights;  ///< [rows, cols]
     [[nodiscard]] MatrixView<float> view() { return {weights.data(), rows, cols}; }
   };
-  std::vector<LayerGroup> groups;            ///< With the biases and norms that folding changes.
-  std::vector<std::vector<Linear>> linears;  ///< By group and layer.
+  std::vector<LayerGroup> groups;                 ///< With the biases and norms that folding changes.
+  std::vector<std::vector<DenseMatrix>> linears;  ///< By group and layer.
 
-  [[nodiscard]] Linear& operator[](LayerId id) { return linears.at(id.group).at(id.layer); }
+  [[nodiscard]] DenseMatrix& operator[](LayerId id) { return linears.at(id.group).at(id.layer); }
   [[nodiscard]] CalibratedLayer& layer(LayerId id) { return groups.at(id.group).layers.at(id.layer); }
   static DenseBlock load(CalibratedBlock& block);
 };

@@ -115,7 +115,7 @@ class AwqBlock {
 
   awq::Scales scales_for(std::size_t g) {
     const LayerGroup& group = dense_.groups[g];
-    std::vector<awq::Linear> linears;
+    std::vector<awq::LinearWeights> linears;
     for (std::size_t l = 0; l < group.layers.size(); ++l)
       linears.push_back({group.layers[l].name + ".weight", MatrixView<const float>(dense_[{g, l}].view())});
     const CalibratedMethod method = *c_.method_of(group.layers.front().name);
@@ -184,7 +184,7 @@ class AwqBlock {
 
   /// `loss` counts the clipping.
   QuantizedMatrix clip_and_round(LayerId id, const CalibratedMethod& m, const Hessian& hessian, double& loss) {
-    DenseBlock::Linear& l = dense_[id];
+    DenseBlock::DenseMatrix& l = dense_[id];
     const CalibratedLayer& layer = dense_.layer(id);
     const std::string name = layer.name + ".weight";
     const std::vector<float> folded = l.weights;

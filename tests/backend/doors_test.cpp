@@ -207,7 +207,7 @@ TEST(Doors, RefuseBrokenFloats) {
   doors.emplace_back("Hessian", [](FloatMatrix m) { Hessian(kCols).add(m); });
   doors.emplace_back("ActivationStats", [](FloatMatrix m) { awq::ActivationStats(kCols).add(m); });
   doors.emplace_back("search_scales", [&](FloatMatrix m) {
-    const awq::Linear one[] = {{"w", m}};
+    const awq::LinearWeights one[] = {{"w", m}};
     (void)awq::search_scales(one, stats, {.grid = 2});
   });
   doors.emplace_back("search_clip", [&](FloatMatrix m) { (void)awq::search_clip({"w", m}, stats, {}); });

@@ -40,7 +40,7 @@ void gptq(const char* name, const std::vector<float>& weights, const nibble::Hes
 void awq(const std::vector<float>& weights, const std::vector<float>& x) {
   nibble::awq::ActivationStats stats(kCols, "activations", 300);
   stats.add(MatrixView<const float>(x.data(), kTokens, kCols));
-  const nibble::awq::Linear linears[] = {
+  const nibble::awq::LinearWeights linears[] = {
       {"first", MatrixView<const float>(weights.data(), kRows / 2, kCols)},
       {"second", MatrixView<const float>(weights.data() + kRows / 2 * kCols, kRows / 2, kCols)}};
   for (const char* spec : {"int4-g128-asym", "int3-g64-sym"})

@@ -21,6 +21,7 @@ TEST(FunctionRef, CallsWhatItRefersTo) {
   EXPECT_EQ(calls, 2);  // no copy
   const auto pointer = &twice;
   EXPECT_EQ(call(pointer, 4), 8);
+  EXPECT_EQ(call(twice, 4), 8);
   const auto constant = [](int x) { return static_cast<short>(-x); };  // another result, which converts
   EXPECT_EQ(call(constant, 4), -4);
 }

@@ -84,12 +84,12 @@ TEST(BlockPass, ATokenSeesThoseBeforeItWhicheverWayTheyCame) {
     Cache a(c), b(c);
     const RopeAngles rope(c, 0, kTokens);
     pass.add_attention(block, {at_once.data(), kTokens, c.hidden}, rope.of(block), a.seen(0), scratch);
-    pass.add_mlp(block, {at_once.data(), kTokens, c.hidden}, scratch);
+    pass.add_ffn(block, {at_once.data(), kTokens, c.hidden}, scratch);
     for (std::size_t t = 0; t < kTokens; ++t) {
       const RopeAngles here(c, t, 1);
       const MatrixView<float> row(one_by_one.data() + t * c.hidden, 1, c.hidden);
       pass.add_attention(block, row, here.of(block), b.seen(t), scratch);
-      pass.add_mlp(block, row, scratch);
+      pass.add_ffn(block, row, scratch);
     }
     EXPECT_EQ(at_once, one_by_one);
     EXPECT_NE(at_once, x);

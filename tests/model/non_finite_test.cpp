@@ -158,7 +158,7 @@ TEST(BlockPass, RefusesPartsThatDoNotFit) {
   std::vector<float> cache(128), rope(2 * 64);
   const MatrixView<float> one(cache.data(), 1, 128);
   const auto mix = [&](const engine::KeyValues& seen, std::span<const float> angles) {
-    pass.mix(engine::Block(), {x.data(), 2, kHidden}, angles, seen, to);
+    pass.attention(engine::Block(), {x.data(), 2, kHidden}, angles, seen, to);
   };
   expect_error(ErrorCode::shape_mismatch, "2 tokens do not fit a cache of 1", [&] { mix({one, one, 0}, rope); });
   expect_error(ErrorCode::shape_mismatch, "angles", [&] { mix({one, one, 0}, std::span(rope).first(64)); });

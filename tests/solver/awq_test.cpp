@@ -87,7 +87,7 @@ TEST(AwqScales, ChooseTheGridsArgmin) {
   const std::size_t cols = 96, tokens = 60;
   const auto x = correlated(tokens, cols, 1);
   const std::vector<std::vector<float>> ws = {normal(20 * cols, 2), normal(33 * cols, 3)};
-  const Linear linears[] = {{"q", view(ws[0], cols)}, {"k", view(ws[1], cols)}};
+  const LinearWeights linears[] = {{"q", view(ws[0], cols)}, {"k", view(ws[1], cols)}};
   for (const char* text : {"int4-g32-asym", "int3-g32-sym", "int2-g32-asym", "int8-g32-sym", "int4-channel-asym"})
     for (const bool duo : {false, true}) {
       SCOPED_TRACE(std::string(text) + (duo ? ", duo" : ""));
@@ -125,7 +125,7 @@ TEST(AwqScales, HelpWhereAFewChannelsAreLarge) {
   const std::size_t cols = 128, tokens = 100;
   const auto x = correlated(tokens, cols, 4);
   const auto w = normal(64 * cols, 5);
-  const Linear linear[] = {{"up", view(w, cols)}};
+  const LinearWeights linear[] = {{"up", view(w, cols)}};
   const Scales found = search_scales(linear, stats_of(x, cols), {.spec = QuantSpec::parse("int3-g128-asym")});
   EXPECT_GT(found.ratio, 0);
   EXPECT_LT(found.loss, 0.8 * found.losses[0]);
@@ -134,7 +134,7 @@ TEST(AwqScales, HelpWhereAFewChannelsAreLarge) {
 TEST(AwqScales, AskTheCallersOwnModule) {
   const std::size_t cols = 32;
   const auto x = correlated(50, cols, 6), w = normal(8 * cols, 7), v = normal(5 * cols, 8);
-  const Linear linears[] = {{"gate", view(w, cols)}, {"up", view(v, cols)}};
+  const LinearWeights linears[] = {{"gate", view(w, cols)}, {"up", view(v, cols)}};
   int calls = 0;
   ScaleOptions o{.spec = QuantSpec::parse("int4-g32-sym")};
   o.loss = [&](std::span<const MatrixView<const float>> weights) {
@@ -268,7 +268,7 @@ TEST(AwqFolding, ThroughGroupedQueryAttentionChangesNothing) {
     return out;
   };
   const auto before = outputs(inputs_of_o(), o, cols);
-  const Linear linear[] = {{"o_proj", view(o, cols)}};
+  const LinearWeights linear[] = {{"o_proj", view(o, cols)}};
   const Scales found =
       search_scales(linear, stats_of(inputs_of_o(), cols),
                     {.spec = QuantSpec::parse("int2-g8-asym"), .source = source, .sources = kv_heads * dim});
@@ -308,7 +308,7 @@ TEST(Awq, RefusesBadInputByName) {
   auto x = normal(5 * cols, 24);
   const auto w = normal(2 * cols, 25);
   const ActivationStats stats = stats_of(x, cols);
-  const Linear linear[] = {{"up_proj", view(w, cols)}};
+  const LinearWeights linear[] = {{"up_proj", view(w, cols)}};
   x[3 * cols + 2] = std::nanf("");
   expect_error(ErrorCode::non_finite, "'mlp': token 3, channel 2 is nan", [&] {
     ActivationStats s(cols, "mlp");
@@ -321,7 +321,7 @@ TEST(Awq, RefusesBadInputByName) {
   const std::size_t source[] = {0, 1, 2, 3, 4, 5, 6, 8};
   expect_error(ErrorCode::invalid_argument, "channel 7 is 8",
                [&] { search_scales(linear, stats, {.source = source, .sources = 8}); });
-  const Linear narrow[] = {{"up_proj", view(w, 4)}};
+  const LinearWeights narrow[] = {{"up_proj", view(w, 4)}};
   expect_error(ErrorCode::shape_mismatch, "'up_proj' has 4 columns", [&] { search_scales(narrow, stats, {}); });
   expect_error(ErrorCode::shape_mismatch, "'up_proj' has 4 columns", [&] { search_clip(narrow[0], stats, {}); });
   expect_error(ErrorCode::invalid_argument, "30 steps", [&] { search_clip(linear[0], stats, {.steps = 30}); });

@@ -43,7 +43,7 @@ Results solve_all(const Backend* backend) {
     }
   awq::ActivationStats stats(kCols);
   stats.add(view(x, kCols));
-  const awq::Linear linear{"w", view(w, kCols)};
+  const awq::LinearWeights linear{"w", view(w, kCols)};
   const auto spec = QuantSpec::parse("int3-g32-asym");
   const auto found = awq::search_scales({&linear, 1}, stats, {.spec = spec, .grid = 4, .backend = backend});
   const auto limits = awq::search_clip(linear, stats, {.spec = spec, .grid = 8, .steps = 3, .backend = backend});

@@ -1,8 +1,8 @@
 // One decoder block: its weights, and its forward pass in stages, so that a model can be gone through block by block
 // and calibration can begin, listen and end between the stages. Model::forward() is made of the same calls.
 //
-//   x ─ norm ─ query, key, value ─ mix ─ attention_output ─ (+ x) ─ norm ─ gate, up ─ down ─ (+) ─►
-//       └─────────────────── attention ─────────────────┘         └──────── mlp ───────┘
+//   x ─ norm ─ query, key, value ─ attention ─ attention_output ─ (+ x) ─ norm ─ gate, up ─ down ─ (+) ─►
+//     └────────────────────── attention_layer ──────────────────────┘   └─────────── ffn ───────────┘
 //
 // In some architectures what a half gives is normed once more before it is added.
 // What there is of it, and under which names, is the architecture's table (model/architecture.h).
@@ -86,16 +86,16 @@ class BlockPass {
   void norm(MatrixView<const float> x, std::span<const float> weight, MatrixView<float> y) const;
   /// What the heads see, [tokens, heads·head_dim]: the input of attention_output. Queries and keys are normed first,
   /// each head by itself, where the block has norms for them (QK-norm: Henry et al. 2020, Dehghani et al. 2023).
-  void mix(const Block& block, MatrixView<const float> normed, std::span<const float> rope, const KeyValues& cache,
-           MatrixView<float> mixed) const;
+  void attention(const Block& block, MatrixView<const float> normed, std::span<const float> rope,
+                 const KeyValues& cache, MatrixView<float> mixed) const;
   /// activation(gate)·up, [tokens, intermediate]: the input of down.
-  void gate(const Block& block, MatrixView<const float> normed, MatrixView<float> gated) const;
+  void ffn_gated(const Block& block, MatrixView<const float> normed, MatrixView<float> gated) const;
   void linear(const Linear& linear, MatrixView<const float> x, MatrixView<float> y) const { apply(x, {{linear, y}}); }
 
-  /// mix and attention_output; gate and down.
-  void attention(const Block& block, MatrixView<const float> normed, std::span<const float> rope,
-                 const KeyValues& cache, MatrixView<float> out) const;
-  void mlp(const Block& block, MatrixView<const float> normed, MatrixView<float> out) const;
+  /// attention and attention_output; ffn_gated and down.
+  void attention_layer(const Block& block, MatrixView<const float> normed, std::span<const float> rope,
+                       const KeyValues& cache, MatrixView<float> out) const;
+  void ffn(const Block& block, MatrixView<const float> normed, MatrixView<float> out) const;
 
   /// Each half of the block with its norms, added to x in place. `scratch` keeps its memory from call to call.
   struct Scratch {
@@ -103,7 +103,7 @@ class BlockPass {
   };
   void add_attention(const Block& block, MatrixView<float> x, std::span<const float> rope, const KeyValues& cache,
                      Scratch& scratch) const;
-  void add_mlp(const Block& block, MatrixView<float> x, Scratch& scratch) const;
+  void add_ffn(const Block& block, MatrixView<float> x, Scratch& scratch) const;
   /// The rest of each half, from the input of its last linear layer: mixed, or gated.
   void add_attention_output(const Block& block, MatrixView<const float> mixed, MatrixView<float> x,
                             Scratch& scratch) const;

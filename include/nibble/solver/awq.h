@@ -5,7 +5,7 @@
 //
 //   awq::ActivationStats stats(in_features, "model.layers.0.self_attn");        // one for linears that share an input
 //   for (auto& batch : calibration) stats.add(batch);
-//   const awq::Linear group[] = {{"q_proj", q}, {"k_proj", k}, {"v_proj", v}};
+//   const awq::LinearWeights group[] = {{"q_proj", q}, {"k_proj", k}, {"v_proj", v}};
 //   auto found = awq::search_scales(group, stats, {.spec = QuantSpec::parse("int4-g128-asym")});
 //   awq::fold_into_norm(norm_weight, {}, found.scales);                         // the operation before: divided
 //   awq::scale_columns(q, found.scales);                                        // … and each consumer: multiplied
@@ -60,7 +60,7 @@ class ActivationStats {
 };
 
 /// A linear layer's weights [out, in] under the name that errors shall use.
-struct Linear {
+struct LinearWeights {
   std::string name;
   FloatMatrix weights;
 };
@@ -94,7 +94,7 @@ struct Scales {
 /// s = x̄^ratio (duo_scaling: x̄^ratio/(w̄^(1−ratio) + 10⁻⁴), w̄ the mean of |w|/largest of its group), at least 10⁻⁴,
 /// divided by √(max·min); the ratio of least loss when each W becomes Q(W·s)/s; of equals, the first. Errors:
 /// invalid_argument (no linears, no tokens, a codebook spec, bad sources), shape_mismatch, non_finite as quantize().
-Scales search_scales(std::span<const Linear> linears, const ActivationStats& stats, const ScaleOptions& options);
+Scales search_scales(std::span<const LinearWeights> linears, const ActivationStats& stats, const ScaleOptions& options);
 
 struct ClipOptions {
   QuantSpec spec = {.scheme = SchemeKind::asymmetric};
@@ -107,7 +107,7 @@ struct ClipOptions {
 /// The limit of each group, [out][groups of a row]: of those tried, the one with the least squared change of the
 /// group's share of the output, summed over the sample; of equals, the largest. Not for queries and keys, which the
 /// reference leaves alone: their products meet a softmax. Errors as search_scales.
-std::vector<float> search_clip(const Linear& linear, const ActivationStats& stats, const ClipOptions& options);
+std::vector<float> search_clip(const LinearWeights& linear, const ActivationStats& stats, const ClipOptions& options);
 
 /// Clamps each group of `group_size` columns (0: each row) to ± its limit.
 void apply_clip(MatrixView<float> weights, std::span<const float> limits, std::size_t group_size);

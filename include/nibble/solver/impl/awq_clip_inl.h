@@ -26,7 +26,7 @@ using solver::kLanes;
 /// One group of columns, for all rows.
 class GroupSearch {
  public:
-  GroupSearch(const Linear& linear, MatrixView<const float> x, std::size_t first, std::size_t last,
+  GroupSearch(const LinearWeights& linear, MatrixView<const float> x, std::size_t first, std::size_t last,
               const ClipOptions& o)
       : linear_(linear),
         options_(o),
@@ -113,7 +113,7 @@ class GroupSearch {
     }
   }
 
-  const Linear& linear_;
+  const LinearWeights& linear_;
   const ClipOptions& options_;
   std::size_t first_, n_;
   solver::GemmPanel<float> multiply_ = solver::gemm_panel<float>(kernels_of(options_.backend));
@@ -122,7 +122,8 @@ class GroupSearch {
 
 }  // namespace detail
 
-NIBBLE_INLINE std::vector<float> search_clip(const Linear& linear, const ActivationStats& stats, const ClipOptions& o) {
+NIBBLE_INLINE std::vector<float> search_clip(const LinearWeights& linear, const ActivationStats& stats,
+                                             const ClipOptions& o) {
   const auto need = [&](bool ok, const std::string& why) {
     if (!ok) throw Error(ErrorCode::invalid_argument, "awq clipping of '" + linear.name + "': " + why);
   };

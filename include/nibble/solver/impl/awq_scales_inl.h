@@ -27,8 +27,8 @@ struct Weights {
   std::vector<std::vector<float>> original, tried;
   std::vector<MatrixView<const float>> views;
 
-  Weights(std::span<const Linear> linears, std::size_t cols) {
-    for (const Linear& l : linears) {
+  Weights(std::span<const LinearWeights> linears, std::size_t cols) {
+    for (const LinearWeights& l : linears) {
       original.emplace_back(l.weights.rows * cols);
       tried.emplace_back(l.weights.rows * cols);
       solver::upcast(l.weights, l.name, original.back().data());
@@ -37,7 +37,7 @@ struct Weights {
   }
 };
 
-inline void check(std::span<const Linear> linears, const ActivationStats& stats, const ScaleOptions& o) {
+inline void check(std::span<const LinearWeights> linears, const ActivationStats& stats, const ScaleOptions& o) {
   const auto need = [&](bool ok, const std::string& why) {
     if (!ok) throw Error(ErrorCode::invalid_argument, "awq scales of '" + stats.name() + "': " + why);
   };
@@ -46,7 +46,7 @@ inline void check(std::span<const Linear> linears, const ActivationStats& stats,
   need(o.grid >= 1, "grid is " + std::to_string(o.grid) + "; it must be positive");
   need(!linears.empty(), "there are no linears");
   need(stats.tokens() > 0, "no tokens were observed");
-  for (const Linear& l : linears) {
+  for (const LinearWeights& l : linears) {
     need(l.weights.rows > 0, "tensor '" + l.name + "' is empty");
     if (l.weights.cols != stats.channels() || l.weights.stride < l.weights.cols)
       throw Error(ErrorCode::shape_mismatch, "tensor '" + l.name + "' has " + std::to_string(l.weights.cols) +
@@ -78,8 +78,8 @@ inline std::vector<double> by_source(const std::vector<double>& values, const Sc
 }
 
 /// The mean over all outputs of |w| relative to the largest of its group.
-inline std::vector<double> relative_weights(std::span<const Linear> linears, const Weights& w, const ScaleOptions& o,
-                                            std::size_t cols) {
+inline std::vector<double> relative_weights(std::span<const LinearWeights> linears, const Weights& w,
+                                            const ScaleOptions& o, std::size_t cols) {
   const std::size_t group = o.spec.granularity == Granularity::group ? o.spec.group_size : cols;
   std::vector<double> out(cols);
   double rows = 0;
@@ -118,7 +118,7 @@ inline std::vector<float> scales_of(double ratio, const std::vector<double>& x, 
 }
 
 /// tried = Q(original·s)/s
-inline void round_scaled(const Linear& linear, std::vector<float>& original, std::vector<float>& tried,
+inline void round_scaled(const LinearWeights& linear, std::vector<float>& original, std::vector<float>& tried,
                          std::span<const float> scales, const ScaleOptions& o, Executor& executor) {
   const std::size_t rows = linear.weights.rows, cols = scales.size();
   const MatrixView<float> to(tried.data(), rows, cols);
@@ -162,7 +162,7 @@ inline double squared_change(MatrixView<const float> x, const std::vector<float>
 
 }  // namespace detail
 
-NIBBLE_INLINE Scales search_scales(std::span<const Linear> linears, const ActivationStats& stats,
+NIBBLE_INLINE Scales search_scales(std::span<const LinearWeights> linears, const ActivationStats& stats,
                                    const ScaleOptions& o) {
   detail::check(linears, stats, o);
   Executor& executor = o.executor ? *o.executor : default_executor();
@@ -174,7 +174,7 @@ NIBBLE_INLINE Scales search_scales(std::span<const Linear> linears, const Activa
                                            ? detail::by_source(detail::relative_weights(linears, w, o, cols), o)
                                            : std::vector<double>(x.size(), 1.0);
   double outputs = 0;
-  for (const Linear& l : linears) outputs += static_cast<double>(l.weights.rows);
+  for (const LinearWeights& l : linears) outputs += static_cast<double>(l.weights.rows);
 
   Scales best;
   best.loss = std::numeric_limits<double>::infinity();
