@@ -1,21 +1,24 @@
 // The numbers that the solvers hand to Eigen.
 //
-// Eigen adds up in the order that the widest vectors of the instruction set suggest, so that a unit compiled for AVX
-// gets other bits than one compiled for SSE2, which the compiled library's are. By headers alone (NIBBLE_HEADER_ONLY)
-// the solvers therefore give it a scalar type of their own, whose packets are those that Eigen has for SSE2 whatever
-// the unit's flags are, and whose products nothing fuses with an addition. A type of one's own also keeps these
-// instances of Eigen's templates apart from the program's.
+// Eigen adds up in the order that the widest vectors of the instruction set suggest, and where the blocks of a product
+// end it takes from the size of the machine's caches: a unit compiled for AVX, or another processor, gets other bits.
+// The solvers therefore give it a scalar type of their own, whose packets are those that Eigen has for SSE2 whatever
+// the unit's flags are, whose blocks are the same everywhere, and whose products nothing fuses with an addition. A type
+// of one's own also keeps these instances of Eigen's templates apart from the program's. (On other architectures Eigen
+// takes sizes of caches that do not depend on the machine.)
 #pragma once
 
 #include <Eigen/Core>
 
 #include "nibble/core/abi.h"
 
-#if defined(NIBBLE_HEADER_ONLY) && defined(__x86_64__)
-
-#if EIGEN_VERSION_AT_LEAST(3, 4, 90) || !EIGEN_VERSION_AT_LEAST(3, 4, 0)
+#if EIGEN_VERSION_AT_LEAST(3, 4, 0) && !EIGEN_VERSION_AT_LEAST(3, 4, 90)
+#define NIBBLE_KNOWS_EIGEN 1
+#elif defined(NIBBLE_HEADER_ONLY)
 #error "nibble: by headers alone it knows the packets of Eigen 3.4"
 #endif
+
+#if defined(NIBBLE_KNOWS_EIGEN) && defined(__x86_64__)
 
 #include <emmintrin.h>
 
@@ -156,14 +159,13 @@ class gebp_traits<nibble::solver::EigenScalar<T>, nibble::solver::EigenScalar<T>
   enum { mr = 2 * nibble::solver::EigenLanes<T>::size };
 };
 
-/// Eigen's blocking of a product m × k by k × n for one thread, evaluateProductBlockingSizesHeuristic, which for
-/// AVX-512 takes the first cache to be four times as large: where the blocks of k end shows in the sums.
+/// Eigen's blocking of a product m × k by k × n for one thread, evaluateProductBlockingSizesHeuristic, for caches of
+/// 48 KiB and 2 MiB and a third one, whatever the machine has: where the blocks of k end shows in the sums.
 template <class T, int KcFactor>
 void block_sizes_of_sse(Index& k, Index& m, Index& n) {
   constexpr Index size = sizeof(T), mr = 2 * nibble::solver::EigenLanes<T>::size, nr = 4, peeling = 8;
   if (std::max({k, m, n}) < 48) return;
-  std::ptrdiff_t l1, l2, l3;
-  manage_caching_sizes(GetAction, &l1, &l2, &l3);
+  constexpr Index l1 = 48 * 1024, l2 = 2048 * 1024;
   const Index sub = mr * nr * size,
               most_k = std::max<Index>((l1 - sub) / (KcFactor * (mr + nr) * size) & ~(peeling - 1), 1);
   const Index depth = k;
@@ -178,7 +180,7 @@ void block_sizes_of_sse(Index& k, Index& m, Index& n) {
     n = n % columns == 0 ? columns : columns - nr * ((columns - n % columns) / (nr * (n / columns + 1)));
   } else if (depth == k) {
     const Index problem = k * n * size;
-    const bool in_l2 = problem > 1024 && l3 != 0 && problem <= 32768;
+    const bool in_l2 = problem > 1024 && problem <= 32768;
     const Index room = problem <= 1024 ? l1 : in_l2 ? l2 : cache;
     Index rows = std::min(room / (3 * k * size), in_l2 ? std::min<Index>(576, m) : m);
     if (rows == 0) return;
