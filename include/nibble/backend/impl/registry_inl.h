@@ -5,8 +5,8 @@
 #include <atomic>
 #include <cstdlib>
 #include <memory>
-#include <ranges>
 #include <utility>
+#include <vector>
 
 #include "nibble/backend/backend.h"
 #include "nibble/backend/impl/cpu_backend.h"
@@ -35,8 +35,9 @@ inline RegisteredBackend& first_backend() {
   RegisteredBackend* first = registered_backends.load(std::memory_order_acquire);
   if (first != nullptr) return *first;
   std::unique_ptr<RegisteredBackend> made;
-  for (auto& backend : make_cpu_backends() | std::views::reverse) {
-    auto entry = std::make_unique<RegisteredBackend>(std::move(backend));
+  std::vector<std::unique_ptr<Backend>> backends = make_cpu_backends();
+  for (; !backends.empty(); backends.pop_back()) {
+    auto entry = std::make_unique<RegisteredBackend>(std::move(backends.back()));
     entry->next.store(made.release(), std::memory_order_relaxed);
     made = std::move(entry);
   }
