@@ -36,9 +36,9 @@ struct AdamStep {
   float keep;     ///< 1 − learning_rate·weight_decay
 };
 /// Step t = 1, 2, … of the options (Kingma & Ba 2015, section 2, the form with the corrections in the rate).
-inline AdamStep adam_step(const AdamOptions& o, int t) {
-  const double correction1 = 1 - std::pow(o.beta1, t);
-  const double correction2 = std::sqrt(1 - std::pow(o.beta2, t));
+inline AdamStep adam_step(const AdamOptions& o, std::uint64_t t) {
+  const double correction1 = 1 - std::pow(o.beta1, static_cast<double>(t));
+  const double correction2 = std::sqrt(1 - std::pow(o.beta2, static_cast<double>(t)));
   return {static_cast<float>(o.beta1),
           static_cast<float>(1 - o.beta1),
           static_cast<float>(o.beta2),

@@ -106,6 +106,12 @@ struct NibbleRow {
   const float* values;   ///< 16.
 };
 
+/// What a step of Adam or Lion does to every element alike: the fields of AdamStep (train/adam8.h) and of LionStep
+/// (train/lion8.h), which has no epsilon.
+struct OptimizerFactors {
+  float beta1, rest1, beta2, rest2, rate, epsilon, keep;
+};
+
 struct KernelTable {
   /// The range of n ≥ 1 values. The sign of a zero is unspecified.
   ValueRange (*range)(const float* x, size_t n);
@@ -164,6 +170,10 @@ struct KernelTable {
   void (*encode_fixed)(const float* x, const ChunkLayout& layout, void* digits, int32_t* sums, float* scales);
   /// out[t][64] = Σ over chunks, by fused multiply-add in their order, of RN(Σ (code − zero_point)·q)·(scale·2^−k).
   void (*gemm_fixed)(const InterleavedPanel& panel, const FixedTokens& x, size_t tokens, float* out);
+  /// adam_update (train/adam8.h) of n elements.
+  void (*adam)(const OptimizerFactors& step, const float* gradients, size_t n, float* m, float* v, float* parameters);
+  /// lion_update (train/lion8.h) of n elements.
+  void (*lion)(const OptimizerFactors& step, const float* gradients, size_t n, float* m, float* parameters);
 };
 
 // Which tables there are: in the compiled library all that the architecture can have.

@@ -124,6 +124,9 @@ inline void stream(float* p, F x) { store(p, x); }
 inline void stream_f16(uint16_t* p, F x) { store_f16(p, x); }
 inline void stream_bf16(uint16_t* p, F x) { store_bf16(p, x); }
 inline I magnitude_bits(F x) { return static_cast<I>(float_to_bits(x) & 0x7FFFFFFFu); }
+inline F sqrt(F x) { return __builtin_sqrtf(x); }
+/// `yes` where x is finite, else `no`.
+inline F select_finite(F x, F yes, F no) { return magnitude_bits(x) < 0x7F800000 ? yes : no; }
 inline I max_int(I a, I b) { return a > b ? a : b; }
 inline int32_t reduce_max_int(I x) { return x; }
 constexpr size_t half_lanes = 2;

@@ -130,6 +130,11 @@ inline void store_bf16(uint16_t* p, F x) { _mm_storeu_si128(reinterpret_cast<__m
 inline void stream_f16(uint16_t* p, F x) { _mm_stream_si128(reinterpret_cast<__m128i*>(p), to_f16(x)); }
 inline void stream_bf16(uint16_t* p, F x) { _mm_stream_si128(reinterpret_cast<__m128i*>(p), to_bf16(x)); }
 inline I magnitude_bits(F x) { return _mm256_and_si256(_mm256_castps_si256(x), set_int(0x7FFFFFFF)); }
+inline F sqrt(F x) { return _mm256_sqrt_ps(x); }
+inline F select_finite(F x, F yes, F no) {
+  const I finite = _mm256_cmpgt_epi32(set_int(0x7F800000), magnitude_bits(x));
+  return _mm256_blendv_ps(no, yes, _mm256_castsi256_ps(finite));
+}
 inline I max_int(I a, I b) { return _mm256_max_epi32(a, b); }
 inline int32_t reduce_max_int(I x) {
   __m128i v = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));

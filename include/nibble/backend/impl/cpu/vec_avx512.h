@@ -114,6 +114,10 @@ inline void store_bf16(uint16_t* p, F x) { _mm256_storeu_si256(reinterpret_cast<
 inline void stream_f16(uint16_t* p, F x) { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), to_f16(x)); }
 inline void stream_bf16(uint16_t* p, F x) { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), to_bf16(x)); }
 inline I magnitude_bits(F x) { return _mm512_and_si512(_mm512_castps_si512(x), set_int(0x7FFFFFFF)); }
+inline F sqrt(F x) { return _mm512_sqrt_ps(x); }
+inline F select_finite(F x, F yes, F no) {
+  return _mm512_mask_blend_ps(_mm512_cmplt_epi32_mask(magnitude_bits(x), set_int(0x7F800000)), no, yes);
+}
 inline I max_int(I a, I b) { return _mm512_max_epi32(a, b); }
 inline int32_t reduce_max_int(I x) { return _mm512_reduce_max_epi32(x); }
 constexpr size_t half_lanes = 32;

@@ -114,6 +114,10 @@ inline void stream(float* p, F x) { store(p, x); }
 inline void stream_f16(uint16_t* p, F x) { store_f16(p, x); }
 inline void stream_bf16(uint16_t* p, F x) { store_bf16(p, x); }
 inline I magnitude_bits(F x) { return and_int(vreinterpretq_s32_f32(x), set_int(0x7FFFFFFF)); }
+inline F sqrt(F x) { return vsqrtq_f32(x); }
+inline F select_finite(F x, F yes, F no) {
+  return vbslq_f32(vcltq_s32(magnitude_bits(x), set_int(0x7F800000)), yes, no);
+}
 inline I max_int(I a, I b) { return vmaxq_s32(a, b); }
 inline int32_t reduce_max_int(I x) { return vmaxvq_s32(x); }
 constexpr size_t half_lanes = 32;

@@ -5,6 +5,8 @@
 #include "nibble/backend/impl/cpu/generic/group_params.h"
 #include "nibble/backend/impl/cpu/generic/integer_products.h"
 
+#include "nibble/backend/impl/cpu/generic/optimizers.h"
+
 // The products:
 #include "nibble/backend/impl/cpu/generic/gemm_fixed.h"
 #include "nibble/backend/impl/cpu/generic/gemm_int8.h"

@@ -29,5 +29,7 @@ constexpr KernelTable make_table() {
   t.fixed_bytes_of_8_bits = FixedForm<8>::bytes_per_column;
   t.encode_fixed = encode_fixed;
   t.gemm_fixed = gemm_fixed;
+  t.adam = adam;
+  t.lion = lion;
   return t;
 }
