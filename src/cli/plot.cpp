@@ -11,7 +11,8 @@ namespace nibble::cli {
 namespace {
 
 constexpr double kWidth = 960, kHeight = 600, kLeft = 104, kRight = 34, kTop = 98, kBottom = 62;
-constexpr double kMaxShown = 2;  // times the best perplexity; worse points share the upper edge, so that the rest stay apart
+/// Times the best perplexity; worse points share the upper edge, so that the rest stay apart.
+constexpr double kMaxShown = 2;
 
 // ── Families: what shares a colour and a mark
 

@@ -213,7 +213,7 @@ class Job {
 NIBBLE_INLINE const float* cpu_load_row(const kernels::KernelTable& isa, FloatMatrix m, std::size_t row,
                                         std::size_t first, std::size_t last, float* scratch) {
   return cpu_upcast(isa, m.type, static_cast<const std::byte*>(m.row(row)) + first * size_of(m.type), last - first,
-                   scratch);
+                    scratch);
 }
 
 NIBBLE_INLINE QuantizedMatrix cpu_quantize(const kernels::KernelTable& isa, FloatMatrix weights, const QuantSpec& spec,
