@@ -23,6 +23,7 @@ constexpr double kMaxGradient = 0x1p63;
 constexpr SchemeEntry kSignedMap = codebook_scheme<dynamic_map<true>>(kAdam8Block),
                       kUnsignedMap = codebook_scheme<dynamic_map<false>>(kAdam8Block);
 static_assert(kSignedMap.ranks_are_codes && kUnsignedMap.ranks_are_codes);
+static_assert(kRankKeys<dynamic_map<true>>.holds() && kRankKeys<dynamic_map<false>>.holds());
 /// The only code that adam8_signed_code changes.
 constexpr std::uint8_t kSignedZero = Codebook<dynamic_map<true>>::encode_scaled(0.0f);
 
@@ -51,7 +52,7 @@ void encode(const kernels::KernelTable& isa, const SchemeEntry& map, const Block
   auto* codes = moment.values.writable<std::uint8_t>() + first;
   const float absmax = stored_absmax(isa.absmax(from.data(), n));
   moment.absmax.writable<float>()[first / kAdam8Block] = absmax;
-  isa.encode_ranks(from.data(), n, inverse_absmax(absmax), map.thresholds, map.codebook.size(), codes);
+  isa.encode_keys(from.data(), n, inverse_absmax(absmax), map.rank_keys, codes);
   if (&map != &kSignedMap) return;
   for (std::size_t i = 0; i < n; ++i)
     codes[i] = static_cast<std::uint8_t>(codes[i] - (from[i] < 0 && codes[i] == kSignedZero ? 1 : 0));

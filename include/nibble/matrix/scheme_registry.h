@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "nibble/matrix/quant_spec.h"
+#include "nibble/scheme/rank_keys.h"
 #include "nibble/scheme/scheme.h"
 
 namespace nibble::inline NIBBLE_ABI {
@@ -36,6 +37,8 @@ struct SchemeEntry {
   const float* thresholds = nullptr;
   const std::uint8_t* code_of_rank = nullptr;
   bool ranks_are_codes = false;  ///< code_of_rank[r] = r: the look-up can be left out.
+  /// For 256 thresholds: their RankKeys (scheme/rank_keys.h), or null where a key has several. Quantizing is faster.
+  const float* rank_keys = nullptr;
   /// Fits a block of finite values, at least one, and writes a code for each: returns what they share, as stored.
   float (*quantize_group)(std::span<const float> values, std::uint8_t* codes) = nullptr;
 };
@@ -48,6 +51,8 @@ constexpr SchemeEntry codebook_scheme(std::size_t block_size = 64) {
   SchemeEntry row{Table::name, S::bits, block_size, S::values(), order.threshold.data(), order.code.data()};
   row.ranks_are_codes = order.ranks == S::size;
   for (std::size_t r = 0; r < order.ranks; ++r) row.ranks_are_codes = row.ranks_are_codes && order.code[r] == r;
+  if constexpr (S::size == 256)
+    if (kRankKeys<Table>.holds()) row.rank_keys = kRankKeys<Table>.entries().data();
   return row;
 }
 

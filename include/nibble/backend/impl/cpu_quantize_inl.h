@@ -194,7 +194,8 @@ class Job {
       return isa_.encode_affine(x, n, scale, q_.zero_point(group), rule.lowest_code(), rule.highest_code(), codes);
     }
     if (spec_.scheme == SchemeKind::llm_int8) return isa_.encode_int8(x, n, LlmInt8::multiplier(scale), codes);
-    isa_.encode_ranks(x, n, inverse_absmax(scale), entry_->thresholds, entry_->codebook.size(), codes);
+    if (entry_->rank_keys != nullptr) isa_.encode_keys(x, n, inverse_absmax(scale), entry_->rank_keys, codes);
+    else isa_.encode_ranks(x, n, inverse_absmax(scale), entry_->thresholds, entry_->codebook.size(), codes);
     if (!entry_->ranks_are_codes)
       for (std::size_t i = 0; i < n; ++i) codes[i] = entry_->code_of_rank[codes[i]];
   }

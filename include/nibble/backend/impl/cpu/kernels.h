@@ -126,6 +126,8 @@ struct KernelTable {
   int32_t (*encode_signed)(const float* x, size_t n, float factor, int8_t* codes);
   /// The number of the `size` (16 or 256) ascending thresholds that x·factor exceeds, as a rank.
   void (*encode_ranks)(const float* x, size_t n, float factor, const float* thresholds, size_t size, uint8_t* ranks);
+  /// The same of 256 thresholds by one look-up, where there are RankKeys (scheme/rank_keys.h) of them: `keys`.
+  void (*encode_keys)(const float* x, size_t n, float factor, const float* keys, uint8_t* ranks);
   /// (code − zero_point)·scale.
   void (*decode_affine)(const uint8_t* codes, size_t n, float scale, int32_t zero_point, float* out);
   /// codebook[code]·absmax, 16 or 256 entries.

@@ -126,6 +126,26 @@ NIBBLE_KERNEL void encode_ranks(const float* x, size_t n, float factor, const fl
   });
 }
 
+NIBBLE_KERNEL void encode_keys(const float* x, size_t n, float factor, const float* keys, uint8_t* ranks) {
+  constexpr int32_t first = 0x3300, last = 0x3F80;  // kFirstRankKey, kLastRankKey
+  const vec::F multiplier = vec::set(factor), zero = vec::set(0.0f), lowest = vec::set(-__builtin_inff());
+  const vec::I none = vec::set_int(0), one = vec::set_int(1);
+  for_each_vector(x, n, ranks, [&](const float* from, uint8_t* to) {
+    // A NaN is above no threshold.
+    const vec::F scaled = vec::max(vec::mul(vec::load(from), multiplier), lowest);
+    const vec::I magnitude = vec::magnitude_bits(scaled), sign = vec::add_where_greater(none, zero, scaled, 1);
+    vec::I key = vec::max_int(vec::sub_int(vec::shift_right<16>(magnitude), vec::set_int(first)), none);
+    key = vec::sub_int(key, vec::max_int(vec::sub_int(key, vec::set_int(last - first)), none));
+    const vec::I entry = vec::magnitude_bits(vec::gather(keys, vec::add_int(vec::shift_left<1>(key), sign)));
+    // All ones where the lower half has reached the entry's bound.
+    const vec::I bound = vec::sub_int(vec::shift_right<8>(entry), one);
+    const vec::I beyond =
+        vec::shift_right_signed<31>(vec::sub_int(bound, vec::and_int(magnitude, vec::set_int(0xFFFF))));
+    const vec::I step = vec::sub_int(one, vec::shift_left<1>(sign));
+    vec::store_codes(to, vec::add_int(vec::low_byte(entry), vec::and_int(beyond, step)));
+  });
+}
+
 NIBBLE_KERNEL void decode_affine(const uint8_t* codes, size_t n, float scale, int32_t zero_point, float* out) {
   const vec::F multiplier = vec::set(scale);
   const vec::I minus_zero = vec::set_int(-zero_point);

@@ -8,6 +8,7 @@ constexpr KernelTable make_table() {
   t.encode_int8 = encode_int8;
   t.encode_signed = encode_signed;
   t.encode_ranks = encode_ranks;
+  t.encode_keys = encode_keys;
   t.decode_affine = decode_affine;
   t.decode_codebook = decode_codebook;
   t.pack_nibbles = pack_nibbles;
