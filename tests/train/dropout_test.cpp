@@ -1,0 +1,72 @@
+#include "nibble/train/dropout.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <vector>
+
+#include "tests/support/expect_error.h"
+
+namespace nibble::train {
+namespace {
+
+using testing_support::expect_error;
+using Words = std::array<std::uint32_t, 4>;
+
+// The known answers that come with Random123, the authors' library.
+static_assert(philox({0, 0, 0, 0}, {0, 0}) == Words{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8});
+static_assert(philox({~0u, ~0u, ~0u, ~0u}, {~0u, ~0u}) == Words{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd});
+static_assert(philox({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}) ==
+              Words{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1});
+
+std::vector<float> mask(const Dropout& d, std::size_t rows, std::size_t cols) {
+  std::vector<float> x(rows * cols, 1);
+  d.apply(MatrixView<const float>(x.data(), rows, cols), {x.data(), rows, cols});
+  return x;
+}
+
+TEST(Dropout, KeepsTheShareItSaysAndTheMean) {
+  const std::size_t n = 1000 * 1000;
+  for (const float rate : {0.0f, 0.05f, 0.5f, 0.9f}) {
+    double kept = 0, sum = 0;
+    for (const float x : mask({.rate = rate, .seed = 3}, 1000, 1000)) {
+      kept += x != 0;
+      sum += static_cast<double>(x);
+      ASSERT_TRUE(x == 0 || x == 1 / (1 - rate));
+    }
+    const double share = 1 - static_cast<double>(rate), sigma = std::sqrt(share * (1 - share) / n);
+    EXPECT_NEAR(kept / n, share, 6 * sigma);
+    EXPECT_NEAR(sum / n, 1, 6 * sigma / share + 1e-6);
+  }
+}
+
+TEST(Dropout, AsksThePlaceAlone) {
+  const Dropout d{.rate = 0.3f, .seed = 1, .stream = 2};
+  const auto large = mask(d, 20, 30), small = mask(d, 7, 9);
+  for (std::size_t r = 0; r < 7; ++r)
+    for (std::size_t c = 0; c < 9; ++c) EXPECT_EQ(small[r * 9 + c], large[r * 30 + c]);
+  EXPECT_EQ(mask(d, 20, 30), large);
+}
+
+TEST(Dropout, EveryStreamAndSeedHasAMaskOfItsOwn) {
+  const Dropout d{.rate = 0.5f, .seed = 1, .stream = 2};
+  for (const Dropout other : {Dropout{0.5f, 1, 3}, Dropout{0.5f, 2, 2}, Dropout{0.5f, 1, 2 + (std::uint64_t{1} << 32)},
+                              Dropout{0.5f, 1 + (std::uint64_t{1} << 32), 2}}) {
+    const auto a = mask(d, 100, 100), b = mask(other, 100, 100);
+    int same = 0;
+    for (std::size_t i = 0; i < a.size(); ++i) same += a[i] == b[i];
+    EXPECT_NEAR(same, 5000, 300);
+  }
+}
+
+TEST(Dropout, RefusesWhatIsNoRateOrDoesNotFit) {
+  std::vector<float> x(4);
+  for (const float rate : {1.0f, -0.1f, NAN})
+    expect_error(ErrorCode::invalid_argument, "the rate is", [&] { (void)mask({.rate = rate}, 2, 2); });
+  expect_error(ErrorCode::shape_mismatch, "x is 2 × 2 and out 1 × 4", [&] {
+    Dropout{}.apply(MatrixView<const float>(x.data(), 2, 2), {x.data(), 1, 4});
+  });
+}
+
+}  // namespace
+}  // namespace nibble::train
