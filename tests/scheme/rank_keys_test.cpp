@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <string_view>
 
 namespace nibble {
 namespace {
@@ -12,7 +11,6 @@ static_assert(kRankKeys<dynamic_map<false>>.holds());
 
 /// Values so close to each other that a key has several thresholds.
 struct crowded {
-  static constexpr std::string_view name = "crowded";
   static constexpr std::array<float, 256> values() {
     std::array<float, 256> all{};
     for (std::size_t i = 0; i < 256; ++i) all[i] = 0.5f + static_cast<float>(i) * 0x1p-12f;
