@@ -19,14 +19,15 @@ TEST(Adam8, StaysCloseToAdam) {
   std::vector<double> exact(p.begin(), p.end()), m(n), v(n);
   std::vector<std::uint8_t> m_codes(n), v_codes(n);
   float m_absmax = 0, v_absmax = 0;
-  for (int t = 1; t <= 50; ++t) {
+  for (std::uint64_t t = 1; t <= 50; ++t) {
     const auto g = normal(n, 10 + static_cast<unsigned>(t), 0.01f);
     adam8_block(adam_step(options, t), n, g.data(), m_codes.data(), m_absmax, v_codes.data(), v_absmax, p.data());
     for (std::size_t i = 0; i < n; ++i) {
       const double gradient = static_cast<double>(g[i]);
       m[i] = 0.9 * m[i] + 0.1 * gradient;
       v[i] = 0.999 * v[i] + 0.001 * gradient * gradient;
-      exact[i] -= 1e-3 * (m[i] / (1 - std::pow(0.9, t))) / (std::sqrt(v[i] / (1 - std::pow(0.999, t))) + 1e-8);
+      exact[i] -= 1e-3 * (m[i] / (1 - std::pow(0.9, static_cast<double>(t)))) /
+                  (std::sqrt(v[i] / (1 - std::pow(0.999, static_cast<double>(t)))) + 1e-8);
     }
   }
   double error = 0, moved = 0;
