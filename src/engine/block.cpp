@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "nibble/core/error.h"
+#include "nibble/engine/operations.h"
 
 namespace nibble::inline NIBBLE_ABI::engine {
 
@@ -14,61 +15,9 @@ using Rows = std::vector<float>;
 
 MatrixView<float> view(Rows& rows, std::size_t cols) { return {rows.data(), rows.size() / cols, cols}; }
 
-/// Sixteen sums side by side, so that the compiler can use vectors without reordering anything.
-float dot(const float* a, const float* b, std::size_t n) {
-  float sums[16] = {};
-  std::size_t i = 0;
-  for (; i + 16 <= n; i += 16)
-    for (std::size_t j = 0; j < 16; ++j) sums[j] += a[i + j] * b[i + j];
-  float sum = 0;
-  for (; i < n; ++i) sum += a[i] * b[i];
-  for (float s : sums) sum += s;
-  return sum;
-}
-
 void add(MatrixView<float> to, MatrixView<const float> x) {
   for (std::size_t r = 0; r < to.rows; ++r)
     for (std::size_t c = 0; c < to.cols; ++c) to(r, c) += x(r, c);
-}
-
-/// Turns the pairs (i, i + half) of every head in a row by the angles of its position; rope holds cos then sin.
-void rotate(float* row, std::size_t heads, std::size_t head_dim, const float* rope) {
-  const std::size_t half = head_dim / 2;
-  for (std::size_t h = 0; h < heads; ++h)
-    for (std::size_t i = 0; i < half; ++i) {
-      float* x = row + h * head_dim;
-      const float a = x[i], b = x[i + half], cosine = rope[i], sine = rope[half + i];
-      x[i] = a * cosine - b * sine;
-      x[i + half] = b * cosine + a * sine;
-    }
-}
-
-/// What becomes of scores before the softmax.
-struct ScoreRule {
-  float scale, cap;  ///< cap·tanh(scale·score/cap); no cap where that is 0.
-
-  [[nodiscard]] float operator()(float score) const {
-    const float scaled = score * scale;
-    return cap == 0 ? scaled : std::tanh(scaled / cap) * cap;
-  }
-};
-
-/// What one head of one token sees: keys and values of positions [first, last), `stride` floats apart.
-void attend(const float* query, const float* keys, const float* values, std::size_t stride, std::size_t first,
-            std::size_t last, std::size_t head_dim, const ScoreRule& rule, float* scores, float* out) {
-  float most = -INFINITY;
-  for (std::size_t j = first; j < last; ++j) {
-    scores[j] = rule(dot(query, keys + j * stride, head_dim));
-    most = std::max(most, scores[j]);
-  }
-  float total = 0;
-  for (std::size_t j = first; j < last; ++j) total += scores[j] = std::exp(scores[j] - most);
-  std::fill_n(out, head_dim, 0.0f);
-  for (std::size_t j = first; j < last; ++j) {
-    const float weight = scores[j] / total;
-    const float* v = values + j * stride;
-    for (std::size_t i = 0; i < head_dim; ++i) out[i] += weight * v[i];
-  }
 }
 
 void check_shape(const char* what, std::string_view of, std::size_t rows, std::size_t cols, std::size_t want_rows,
@@ -111,13 +60,7 @@ void scale_embedded(const model::Config& config, MatrixView<float> x) {
 }
 
 void BlockPass::norm(MatrixView<const float> x, std::span<const float> weight, MatrixView<float> y) const {
-  check_shape("the weight", "norm", 1, weight.size(), 1, x.cols);
-  check_shape("y", "norm", y.rows, y.cols, x.rows, x.cols);
-  for (std::size_t r = 0; r < x.rows; ++r) {
-    const double mean = static_cast<double>(dot(&x(r, 0), &x(r, 0), x.cols)) / static_cast<double>(x.cols);
-    const auto scale = static_cast<float>(1 / std::sqrt(mean + config_.rms_eps));
-    for (std::size_t c = 0; c < x.cols; ++c) y(r, c) = x(r, c) * scale * weight[c];
-  }
+  rms_norm(x, weight, config_.rms_eps, y);
 }
 
 void BlockPass::norm_heads(MatrixView<float> rows, std::span<const float> weight) const {
@@ -159,22 +102,17 @@ void BlockPass::attention(const Block& block, MatrixView<const float> normed, st
   apply(normed, {{query, q}, {key, k}, {value, v}});
   norm_heads(q, block.norm(Role::query_norm));
   norm_heads(k, block.norm(Role::key_norm));
-  for (std::size_t t = 0; t < n; ++t) {
-    rotate(&q(t, 0), config_.heads, dim, rope.data() + t * dim);
-    rotate(&k(t, 0), config_.kv_heads, dim, rope.data() + t * dim);
-  }
-  const std::size_t group = config_.heads / config_.kv_heads;
-  const ScoreRule rule{config_.attention_scale(), static_cast<float>(config_.attention_cap)};
-  parallel_for(executor_, n * config_.heads, 1 + 16384 / (start + n), [&](std::size_t begin, std::size_t end) {
-    std::vector<float> scores(start + n);
-    for (std::size_t i = begin; i < end; ++i) {
-      const std::size_t t = i / config_.heads, h = i % config_.heads, last = start + t + 1;
-      const std::size_t first = block.window != 0 && last > block.window ? last - block.window : 0;
-      const std::size_t at = h / group * dim;
-      attend(&q(t, h * dim), cache.keys.data + at, cache.values.data + at, width, first, last, dim, rule, scores.data(),
-             &mixed(t, h * dim));
-    }
-  });
+  rotate(q, dim, rope);
+  rotate(k, dim, rope);
+  engine::attention({.queries = q,
+                     .keys = cache.keys.row_range(0, start + n),
+                     .values = cache.values.row_range(0, start + n),
+                     .head_dim = dim,
+                     .offset = start,
+                     .window = block.window,
+                     .scale = config_.attention_scale(),
+                     .cap = static_cast<float>(config_.attention_cap)},
+                    mixed, executor_);
 }
 
 void BlockPass::ffn_gated(const Block& block, MatrixView<const float> normed, MatrixView<float> gated) const {

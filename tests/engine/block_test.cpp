@@ -67,7 +67,7 @@ TEST(BlockPass, NormsToARootMeanSquareOfOne) {
   double sum = 0;
   for (std::size_t i = 0; i < c.hidden; ++i) sum += static_cast<double>(y[i]) * static_cast<double>(y[i]);
   EXPECT_NEAR(sum / static_cast<double>(c.hidden), 1, 1e-5);
-  expect_error(ErrorCode::shape_mismatch, "norm: the weight is 1 × 3", [&] {
+  expect_error(ErrorCode::shape_mismatch, "norm: the weight has 3", [&] {
     pass.norm({x.data(), 2, c.hidden}, std::span(ones).first(3), {y.data(), 2, c.hidden});
   });
 }

@@ -148,7 +148,7 @@ TEST(BlockPass, RefusesPartsThatDoNotFit) {
   const engine::BlockPass pass(model.config(), default_executor(), Activations::fp32, nullptr);
   std::vector<float> x(2 * kHidden), y(2 * kHidden), weight(kHidden - 1);
   const MatrixView<float> to(y.data(), 2, kHidden);
-  expect_error(ErrorCode::shape_mismatch, "norm: the weight is 1 × 255", [&] {
+  expect_error(ErrorCode::shape_mismatch, "norm: the weight has 255", [&] {
     pass.norm({x.data(), 2, kHidden}, weight, to);
   });
   weight.resize(kHidden);
