@@ -99,8 +99,13 @@ same_bits "$work/moved/consumer_headers" "nibble::headers"
 consume headers-alone "$here" -DCMAKE_PREFIX_PATH="$work/elsewhere" -DNIBBLE_WANTED='COMPONENTS;headers' \
   -DCMAKE_DISABLE_FIND_PACKAGE_Threads=ON
 same_bits "$work/headers-alone/consumer_headers" "COMPONENTS headers"
+compilers=() programs=()  # each once: "$compiler" mostly is one of the two
 for any in "$compiler" g++ clang++; do
-  command -v "$any" >/dev/null || continue
+  program=$(readlink -f "$(command -v "$any")") || continue
+  [[ " ${programs[*]} " == *" $program "* ]] || compilers+=("$any")
+  programs+=("$program")
+done
+for any in "${compilers[@]}"; do
   for flags in "-O0" "-O2 -fno-exceptions -fno-rtti" "-O3 -march=native -ffp-contract=fast -Wall -Wextra -Wconversion -Werror"; do
     # shellcheck disable=SC2086
     "$any" -std=c++20 $flags -I "$work/elsewhere/include" "$here/headers.cpp" -o "$work/headers-by-flags"
