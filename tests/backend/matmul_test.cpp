@@ -117,6 +117,26 @@ TEST(Matmul, ATokensResultDoesNotDependOnItsBatch) {
   }
 }
 
+// Tokens are taken 512 at a time and columns several panels, as many as there are threads for.
+TEST(Matmul, ATransposedProductDoesNotDependOnItsBatchOrThreads) {
+  constexpr std::size_t rows = 300, cols = 1100, tokens = 520;
+  const auto w = normal(rows * cols, 11), x = normal(tokens * rows, 12);
+  for (const char* text : {"nf4-b64-dq", "int4-g32-asym", "int8"})
+    for (const Backend* b : available()) {
+      const auto packed = b->pack(quantize(MatrixView<const float>(w.data(), rows, cols), text));
+      std::vector<float> serial(tokens * cols), threads(tokens * cols), alone(cols);
+      const MatrixView<const float> all(x.data(), tokens, rows);
+      b->matmul_transposed(all, *packed, {serial.data(), tokens, cols}, serial_executor());
+      b->matmul_transposed(all, *packed, {threads.data(), tokens, cols}, default_executor());
+      ASSERT_EQ(serial, threads) << text << " on " << b->name();
+      for (const std::size_t t : {0u, 511u, 512u, 519u}) {
+        b->matmul_transposed(all.row_range(t, 1), *packed, {alone.data(), 1, cols}, default_executor());
+        ASSERT_TRUE(std::equal(alone.begin(), alone.end(), serial.begin() + static_cast<std::ptrdiff_t>(t * cols)))
+            << text << " on " << b->name() << ", token " << t;
+      }
+    }
+}
+
 /// The definition in backend.h, spelled out.
 TEST(Matmul, EightBitActivationsGiveTheExactIntegerResult) {
   for (const auto& [rows, cols] : {std::pair<std::size_t, std::size_t>{70, 544}, {64, 300}, {1, 8}, {129, 37}})

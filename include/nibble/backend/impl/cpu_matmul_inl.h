@@ -45,6 +45,7 @@ struct Scratch {
   std::vector<float> panel;       ///< Two decoded panels.
   std::vector<float> product;     ///< [token][32] of one block of columns.
   std::vector<float> out, other;  ///< [token][64], whole sums; a second matrix's for SwiGLU.
+  std::vector<float> sums;        ///< [panel][token][32], of a transposed product.
 };
 inline Scratch& thread_scratch(std::size_t tokens) {
   Scratch& s = of_thread<Scratch>();
@@ -268,30 +269,50 @@ NIBBLE_INLINE void cpu_gather_rows(const kernels::KernelTable& isa, const Packed
   });
 }
 
+namespace detail {
+
+/// Tokens and panels of columns that a thread works on at once: their sums, and as many tokens of kPanelDepth rows, fit
+/// the second level of most caches.
+inline constexpr std::size_t kTransposedTokens = 512, kTransposedPanels = 8;
+
+/// y [n, cols] = x [n, rows] · W in the columns of the panels [first, last).
+inline void multiply_columns(const KernelTable& isa, MatrixView<const float> x, const CpuMatrix& w, std::size_t first,
+                             std::size_t last, MatrixView<float> y) {
+  Scratch& s = thread_scratch(1);
+  const std::size_t size = x.rows * kPanelWidth;
+  s.sums.resize(std::max(s.sums.size(), (last - first) * size));
+  for (std::size_t r = 0; r < w.rows(); r += kPanelDepth) {
+    const std::size_t depth = std::min(kPanelDepth, w.rows() - r);
+    for (std::size_t p = first; p < last; ++p) {
+      w.output_panel(isa, p * kPanelWidth, r, r + depth, s.panel.data());
+      isa.gemm_panel_add(x.data + r, x.stride, x.rows, s.panel.data(), depth, nullptr, r == 0,
+                         s.sums.data() + (p - first) * size, kPanelWidth);
+    }
+  }
+  const std::span<const std::uint32_t> order = column_order(w);
+  for (std::size_t t = 0; t < x.rows; ++t)
+    for (std::size_t c = first * kPanelWidth; c < std::min(w.cols(), last * kPanelWidth); ++c)
+      y(t, order.empty() ? c : order[c]) = s.sums[(c / kPanelWidth - first) * size + t * kPanelWidth + c % kPanelWidth];
+}
+
+}  // namespace detail
+
 NIBBLE_INLINE void cpu_matmul_transposed(const kernels::KernelTable& isa, MatrixView<const float> x,
                                          const PackedMatrix& packed, MatrixView<float> y, Executor& executor) {
   const CpuMatrix& w = detail::as_cpu_matrix(packed);
   detail::check_shapes(x, w.rows(), w.cols(), y, "matmul_transposed");
-  const std::span<const std::uint32_t> order = detail::column_order(w);
-  parallel_for(executor, (w.cols() + kernels::kPanelWidth - 1) / kernels::kPanelWidth, 1,
-               [&](std::size_t begin, std::size_t end) {
-                 detail::Scratch& s = detail::thread_scratch(x.rows);
-                 for (std::size_t p = begin; p < end; ++p) {
-                   const std::size_t col0 = p * kernels::kPanelWidth,
-                                     width = std::min(kernels::kPanelWidth, w.cols() - col0);
-                   for (std::size_t r = 0; r < w.rows(); r += kernels::kPanelDepth) {
-                     const std::size_t depth = std::min(kernels::kPanelDepth, w.rows() - r);
-                     w.output_panel(isa, col0, r, r + depth, s.panel.data());
-                     isa.gemm_panel(x.data + r, x.stride, x.rows, s.panel.data(), depth, s.product.data());
-                     for (std::size_t t = 0; t < x.rows; ++t)
-                       for (std::size_t j = 0; j < width; ++j) {
-                         float& to = y(t, order.empty() ? col0 + j : order[col0 + j]);
-                         const float from = s.product[t * kernels::kPanelWidth + j];
-                         to = r == 0 ? from : to + from;
-                       }
-                   }
-                 }
-               });
+  const std::size_t panels = (w.cols() + kernels::kPanelWidth - 1) / kernels::kPanelWidth;
+  // As many as leave each thread several tasks: which panels are taken together shows in no bit.
+  const std::size_t few = panels / (4 * static_cast<std::size_t>(std::max(1, executor.concurrency())));
+  const std::size_t together = std::clamp<std::size_t>(few, 1, detail::kTransposedPanels);
+  parallel_for(executor, (panels + together - 1) / together, 1, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t g = begin; g < end; ++g)
+      for (std::size_t t = 0; t < x.rows; t += detail::kTransposedTokens) {
+        const std::size_t count = std::min(detail::kTransposedTokens, x.rows - t);
+        detail::multiply_columns(isa, x.row_range(t, count), w, g * together, std::min(panels, (g + 1) * together),
+                                 y.row_range(t, count));
+      }
+  });
 }
 
 }  // namespace nibble::inline NIBBLE_ABI
