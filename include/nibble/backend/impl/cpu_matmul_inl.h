@@ -45,7 +45,8 @@ struct Scratch {
   std::vector<float> panel;       ///< Two decoded panels.
   std::vector<float> product;     ///< [token][32] of one block of columns.
   std::vector<float> out, other;  ///< [token][64], whole sums; a second matrix's for SwiGLU.
-  std::vector<float> sums;        ///< [panel][token][32], of a transposed product.
+  std::vector<float> columns;     ///< Those of a transposed product, [column][kPanelDepth].
+  std::vector<float> sums;        ///< Its sums, [panel of tokens][column][32].
 };
 inline Scratch& thread_scratch(std::size_t tokens) {
   Scratch& s = of_thread<Scratch>();
@@ -271,28 +272,48 @@ NIBBLE_INLINE void cpu_gather_rows(const kernels::KernelTable& isa, const Packed
 
 namespace detail {
 
-/// Tokens and panels of columns that a thread works on at once: their sums, and as many tokens of kPanelDepth rows, fit
-/// the second level of most caches.
+/// Tokens and panels of columns that a thread works on at once: their sums, as many tokens of kPanelDepth rows and that
+/// part of the weights fit the second level of most caches.
 inline constexpr std::size_t kTransposedTokens = 512, kTransposedPanels = 8;
 
-/// y [n, cols] = x [n, rows] · W in the columns of the panels [first, last).
-inline void multiply_columns(const KernelTable& isa, MatrixView<const float> x, const CpuMatrix& w, std::size_t first,
+/// x [n, rows] as panels [panel of tokens][row][32]: the weights' columns are multiplied by it from the left, so that
+/// it is turned once, and not the weights again and again.
+inline void turn(MatrixView<const float> x, std::vector<float>& out, Executor& executor) {
+  const std::size_t panels = (x.rows + kPanelWidth - 1) / kPanelWidth, parts = (x.cols + kPanelDepth - 1) / kPanelDepth;
+  out.resize(std::max(out.size(), panels * kPanelWidth * x.cols));
+  parallel_for(executor, panels * parts, 1, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t task = begin; task < end; ++task) {
+      const std::size_t q = task / parts, first = task % parts * kPanelDepth;
+      const std::size_t tokens = std::min(kPanelWidth, x.rows - q * kPanelWidth);
+      for (std::size_t r = first; r < std::min(x.cols, first + kPanelDepth); ++r) {
+        float* to = out.data() + (q * x.cols + r) * kPanelWidth;
+        for (std::size_t t = 0; t < kPanelWidth; ++t) to[t] = t < tokens ? x(q * kPanelWidth + t, r) : 0.0f;
+      }
+    }
+  });
+}
+
+/// y [n, cols] = x [n, rows] · W in the columns of the panels [first, last), from the turned x.
+inline void multiply_columns(const KernelTable& isa, const float* turned, const CpuMatrix& w, std::size_t first,
                              std::size_t last, MatrixView<float> y) {
   Scratch& s = thread_scratch(1);
-  const std::size_t size = x.rows * kPanelWidth;
-  s.sums.resize(std::max(s.sums.size(), (last - first) * size));
+  const std::size_t columns = (last - first) * kPanelWidth, panels = (y.rows + kPanelWidth - 1) / kPanelWidth;
+  s.columns.resize(std::max(s.columns.size(), columns * kPanelDepth));
+  s.sums.resize(std::max(s.sums.size(), panels * columns * kPanelWidth));
   for (std::size_t r = 0; r < w.rows(); r += kPanelDepth) {
     const std::size_t depth = std::min(kPanelDepth, w.rows() - r);
-    for (std::size_t p = first; p < last; ++p) {
-      w.output_panel(isa, p * kPanelWidth, r, r + depth, s.panel.data());
-      isa.gemm_panel_add(x.data + r, x.stride, x.rows, s.panel.data(), depth, nullptr, r == 0,
-                         s.sums.data() + (p - first) * size, kPanelWidth);
-    }
+    for (std::size_t p = first; p < last; ++p)
+      w.output_columns(isa, p * kPanelWidth, r, r + depth, s.columns.data() + (p - first) * kPanelWidth * kPanelDepth);
+    for (std::size_t q = 0; q < panels; ++q)
+      isa.gemm_panel_add(s.columns.data(), kPanelDepth, columns, turned + (q * w.rows() + r) * kPanelWidth, depth,
+                         nullptr, r == 0, s.sums.data() + q * columns * kPanelWidth, kPanelWidth);
   }
   const std::span<const std::uint32_t> order = column_order(w);
-  for (std::size_t t = 0; t < x.rows; ++t)
+  for (std::size_t t = 0; t < y.rows; ++t) {
+    const float* sums = s.sums.data() + t / kPanelWidth * columns * kPanelWidth + t % kPanelWidth;
     for (std::size_t c = first * kPanelWidth; c < std::min(w.cols(), last * kPanelWidth); ++c)
-      y(t, order.empty() ? c : order[c]) = s.sums[(c / kPanelWidth - first) * size + t * kPanelWidth + c % kPanelWidth];
+      y(t, order.empty() ? c : order[c]) = sums[(c - first * kPanelWidth) * kPanelWidth];
+  }
 }
 
 }  // namespace detail
@@ -305,14 +326,16 @@ NIBBLE_INLINE void cpu_matmul_transposed(const kernels::KernelTable& isa, Matrix
   // As many as leave each thread several tasks: which panels are taken together shows in no bit.
   const std::size_t few = panels / (4 * static_cast<std::size_t>(std::max(1, executor.concurrency())));
   const std::size_t together = std::clamp<std::size_t>(few, 1, detail::kTransposedPanels);
-  parallel_for(executor, (panels + together - 1) / together, 1, [&](std::size_t begin, std::size_t end) {
-    for (std::size_t g = begin; g < end; ++g)
-      for (std::size_t t = 0; t < x.rows; t += detail::kTransposedTokens) {
-        const std::size_t count = std::min(detail::kTransposedTokens, x.rows - t);
-        detail::multiply_columns(isa, x.row_range(t, count), w, g * together, std::min(panels, (g + 1) * together),
+  const ThreadScratch<std::vector<float>> turned;
+  for (std::size_t t = 0; t < x.rows; t += detail::kTransposedTokens) {
+    const std::size_t count = std::min(detail::kTransposedTokens, x.rows - t);
+    detail::turn(x.row_range(t, count), *turned, executor);
+    parallel_for(executor, (panels + together - 1) / together, 1, [&](std::size_t begin, std::size_t end) {
+      for (std::size_t g = begin; g < end; ++g)
+        detail::multiply_columns(isa, turned->data(), w, g * together, std::min(panels, (g + 1) * together),
                                  y.row_range(t, count));
-      }
-  });
+    });
+  }
 }
 
 }  // namespace nibble::inline NIBBLE_ABI

@@ -27,6 +27,16 @@ class CpuMatrix : public PackedMatrix {
   /// panel[r − r0][j] = W[r][col0 + j] for r0 ≤ r < r1; columns past the last are zero. col0 is a multiple of 32.
   virtual void output_panel(const kernels::KernelTable& isa, std::size_t col0, std::size_t r0, std::size_t r1,
                             float* panel) const = 0;
+  /// The same turned: columns[j·kPanelDepth + r − r0] = W[r][col0 + j], for at most kPanelDepth rows from a multiple of
+  /// it on. What lies in a column behind its rows, and in columns past the last, means nothing.
+  virtual void output_columns(const kernels::KernelTable& isa, std::size_t col0, std::size_t r0, std::size_t r1,
+                              float* columns) const {
+    float panel[kernels::kPanelDepth * kernels::kPanelWidth];
+    output_panel(isa, col0, r0, r1, panel);
+    for (std::size_t r = 0; r < r1 - r0; ++r)
+      for (std::size_t j = 0; j < kernels::kPanelWidth; ++j)
+        columns[j * kernels::kPanelDepth + r] = panel[r * kernels::kPanelWidth + j];
+  }
 };
 
 /// Codes interleaved for kernels::gemv_codes.
@@ -49,6 +59,8 @@ class InterleavedMatrix final : public CpuMatrix {
                            float* panel) const override;
   void output_panel(const kernels::KernelTable& isa, std::size_t col0, std::size_t r0, std::size_t r1,
                     float* panel) const override;
+  void output_columns(const kernels::KernelTable& isa, std::size_t col0, std::size_t r0, std::size_t r1,
+                      float* columns) const override;
 
   [[nodiscard]] std::size_t panels() const {
     return (rows() + kernels::kInterleavedRows - 1) / kernels::kInterleavedRows;

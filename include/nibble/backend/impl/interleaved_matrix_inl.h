@@ -217,4 +217,20 @@ NIBBLE_INLINE void InterleavedMatrix::output_panel(const kernels::KernelTable& i
   }
 }
 
+NIBBLE_INLINE void InterleavedMatrix::output_columns(const kernels::KernelTable& isa, std::size_t col0, std::size_t r0,
+                                                     std::size_t r1, float* columns) const {
+  static_assert(kernels::kPanelDepth % kernels::kInterleavedRows == 0);
+  constexpr std::size_t half = kernels::kPanelDepth * kernels::kPanelWidth;
+  float both[2 * half];
+  const std::size_t width = std::min(kernels::kPanelWidth, cols() - col0);
+  const std::size_t last = detail::round_up(col0 + width, CodeLayout(code_bits_).step_columns());
+  for (std::size_t r = r0; r < r1; r += kernels::kInterleavedRows) {
+    isa.decode_codes(panel(r / kernels::kInterleavedRows), col0, last, true, both);
+    for (std::size_t j = 0; j < width; ++j)
+      for (const std::size_t side : {0u, 1u})
+        std::copy_n(both + side * half + j * kernels::kPanelWidth, kernels::kPanelWidth,
+                    columns + j * kernels::kPanelDepth + (r - r0) + side * kernels::kPanelWidth);
+  }
+}
+
 }  // namespace nibble::inline NIBBLE_ABI
