@@ -50,11 +50,10 @@ void on_bus_error(int number, siginfo_t* info, void* context) {
   Watch* w = watch_of(static_cast<const std::byte*>(info->si_addr));
   if (w != nullptr) {
     const auto size = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
-    const std::uintptr_t at = reinterpret_cast<std::uintptr_t>(info->si_addr) / size * size;
+    auto* const address = static_cast<std::byte*>(info->si_addr);
+    std::byte* const page = address - reinterpret_cast<std::uintptr_t>(address) % size;
     w->damaged.store(true, std::memory_order_release);
-    if (::mmap(reinterpret_cast<void*>(at), size, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) !=
-        MAP_FAILED)
-      return;
+    if (::mmap(page, size, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED) return;
   }
   if ((handler_before.sa_flags & SA_SIGINFO) != 0 && handler_before.sa_sigaction != nullptr)
     return handler_before.sa_sigaction(number, info, context);

@@ -118,7 +118,7 @@ struct Optimizer::Impl {
   std::vector<Chunk> chunks;
   std::uint64_t steps = 0;
 
-  Impl(std::vector<Parameter> parameters, OptimizerOptions o) : options(std::move(o)) {
+  Impl(std::vector<Parameter> parameters, const OptimizerOptions& o) : options(o) {
     check(options);
     std::set<std::string> names;
     for (Parameter& p : parameters) {
@@ -208,7 +208,7 @@ struct Optimizer::Impl {
 };
 
 Optimizer::Optimizer(std::vector<Parameter> parameters, OptimizerOptions options)
-    : impl_(std::make_unique<Impl>(std::move(parameters), std::move(options))) {}
+    : impl_(std::make_unique<Impl>(std::move(parameters), options)) {}
 Optimizer::~Optimizer() = default;
 Optimizer::Optimizer(Optimizer&&) noexcept = default;
 Optimizer& Optimizer::operator=(Optimizer&&) noexcept = default;
