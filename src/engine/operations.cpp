@@ -164,6 +164,7 @@ Gate gate_of(GatedActivation activation, float g) {
 }  // namespace
 
 void rms_norm(MatrixView<const float> x, std::span<const float> weight, double epsilon, MatrixView<float> y) {
+  x.validate("norm: x");
   need("norm", "the weight", weight.size(), x.cols);
   need_shape("norm", "y", y, x.rows, x.cols);
   for (std::size_t r = 0; r < x.rows; ++r) {
@@ -174,6 +175,7 @@ void rms_norm(MatrixView<const float> x, std::span<const float> weight, double e
 
 void rms_norm_gradient(MatrixView<const float> x, std::span<const float> weight, double epsilon,
                        MatrixView<const float> grad_y, MatrixView<float> grad_x, std::span<float> grad_weight) {
+  x.validate("norm's gradient: x");
   need("norm's gradient", "the weight", weight.size(), x.cols);
   need_shape("norm's gradient", "grad_y", grad_y, x.rows, x.cols);
   if (grad_x.data != nullptr) need_shape("norm's gradient", "grad_x", grad_x, x.rows, x.cols);
@@ -193,6 +195,7 @@ void rms_norm_gradient(MatrixView<const float> x, std::span<const float> weight,
 }
 
 void rotate(MatrixView<float> rows, std::size_t head_dim, std::span<const float> rope, Turn turn) {
+  rows.validate("rotate: rows");
   need("rotate", "a head", head_dim % 2, 0);
   need("rotate", "the last head", head_dim == 0 ? 1 : rows.cols % head_dim, 0);
   need("rotate", "the table of angles", rope.size(), rows.rows * head_dim);

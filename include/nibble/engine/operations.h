@@ -22,10 +22,10 @@ void rms_norm(MatrixView<const float> x, std::span<const float> weight, double e
 void rms_norm_gradient(MatrixView<const float> x, std::span<const float> weight, double epsilon,
                        MatrixView<const float> grad_y, MatrixView<float> grad_x, std::span<float> grad_weight);
 
+enum class Turn { forward, back };
 /// Turns the pairs (i, i + head_dim/2) of every head in place by the angles of its token (Su et al. 2021, RoPE): `rope`
 /// is [tokens, head_dim], the cosines of a token's head_dim/2 angles and then their sines. The gradient is the same
 /// turned back. Error{shape_mismatch}.
-enum class Turn { forward, back };
 void rotate(MatrixView<float> rows, std::size_t head_dim, std::span<const float> rope, Turn turn = Turn::forward);
 
 /// Causal attention of grouped queries: what query t of head h sees are the keys first … offset + t of head
@@ -58,14 +58,15 @@ void attention_gradient(const Attention& a, MatrixView<const float> out, MatrixV
 void gate_gradient(GatedActivation activation, std::span<const float> gate, std::span<const float> up,
                    std::span<const float> grad_y, std::span<float> grad_gate, std::span<float> grad_up);
 
-/// −log softmax(logits)[target], summed over the rows of `logits` [n, vocabulary] whose target is not kNoTarget, in
-/// fp64 and in the order of the rows. If grad_scale is not 0, logits become the gradient of grad_scale times that sum:
-/// that of a row without a target is 0. Error{invalid_argument} for a target beyond the vocabulary.
+/// The target of a row that nothing is to be predicted from.
 inline constexpr std::size_t kNoTarget = static_cast<std::size_t>(-1);
 struct CrossEntropy {
   double loss = 0;
   std::size_t targets = 0;  ///< Rows that have one.
 };
+/// −log softmax(logits)[target], summed over the rows of `logits` [n, vocabulary] whose target is not kNoTarget, in
+/// fp64 and in the order of the rows. If grad_scale is not 0, logits become the gradient of grad_scale times that sum:
+/// that of a row without a target is 0. Error{invalid_argument} for a target beyond the vocabulary.
 CrossEntropy cross_entropy(MatrixView<float> logits, std::span<const std::size_t> targets, float grad_scale,
                            Executor& executor);
 

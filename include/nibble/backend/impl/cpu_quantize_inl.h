@@ -18,6 +18,8 @@ namespace nibble::inline NIBBLE_ABI {
 
 namespace detail {
 
+static_assert(kernels::kFirstKey == kFirstRankKey && kernels::kLastKey == kLastRankKey);
+
 using kernels::KernelTable;
 
 inline std::string place(std::string_view name, std::size_t row, std::size_t col) {

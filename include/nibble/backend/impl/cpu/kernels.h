@@ -112,6 +112,9 @@ struct OptimizerFactors {
   float beta1, rest1, beta2, rest2, rate, epsilon, keep;
 };
 
+/// The least and the largest key of RankKeys (scheme/rank_keys.h).
+constexpr int32_t kFirstKey = 0x3300, kLastKey = 0x3F80;
+
 struct KernelTable {
   /// The range of n ≥ 1 values. The sign of a zero is unspecified.
   ValueRange (*range)(const float* x, size_t n);

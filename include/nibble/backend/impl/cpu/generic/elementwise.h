@@ -127,15 +127,14 @@ NIBBLE_KERNEL void encode_ranks(const float* x, size_t n, float factor, const fl
 }
 
 NIBBLE_KERNEL void encode_keys(const float* x, size_t n, float factor, const float* keys, uint8_t* ranks) {
-  constexpr int32_t first = 0x3300, last = 0x3F80;  // kFirstRankKey, kLastRankKey
   const vec::F multiplier = vec::set(factor), zero = vec::set(0.0f), lowest = vec::set(-__builtin_inff());
   const vec::I none = vec::set_int(0), one = vec::set_int(1);
   for_each_vector(x, n, ranks, [&](const float* from, uint8_t* to) {
     // A NaN is above no threshold.
     const vec::F scaled = vec::max(vec::mul(vec::load(from), multiplier), lowest);
     const vec::I magnitude = vec::magnitude_bits(scaled), sign = vec::add_where_greater(none, zero, scaled, 1);
-    vec::I key = vec::max_int(vec::sub_int(vec::shift_right<16>(magnitude), vec::set_int(first)), none);
-    key = vec::sub_int(key, vec::max_int(vec::sub_int(key, vec::set_int(last - first)), none));
+    vec::I key = vec::max_int(vec::sub_int(vec::shift_right<16>(magnitude), vec::set_int(kFirstKey)), none);
+    key = vec::sub_int(key, vec::max_int(vec::sub_int(key, vec::set_int(kLastKey - kFirstKey)), none));
     const vec::I entry = vec::magnitude_bits(vec::gather(keys, vec::add_int(vec::shift_left<1>(key), sign)));
     // All ones where the lower half has reached the entry's bound.
     const vec::I bound = vec::sub_int(vec::shift_right<8>(entry), one);
