@@ -4,8 +4,8 @@
 # and nibble::header_only must give the library's bits, by each compiler and with any flags.
 # usage: check.sh SOURCE BUILD COMPILER
 #
-# NIBBLE_FLAGS_STEP=n takes every n-th set of flags for nibble::header_only only, beginning at the place that the day of the
-# year modulo n says: each set takes minutes to compile.
+# NIBBLE_FLAGS_STEP=n takes every n-th pair of flags and compiler for nibble::header_only only, beginning at the place that
+# the day of the year modulo n says: each pair takes a minute to compile.
 set -euo pipefail
 source=$1 build=$2 compiler=$3
 work=$build/consumer
@@ -132,11 +132,10 @@ else
   flags=("-O3 -march=native -ffp-contract=fast -Wall -Wextra -Wconversion -Werror" -O2 "-O1 -mavx2 -mfma" "-O1 -mavx2 -mfma -mf16c")
   grep -qw avx2 /proc/cpuinfo || flags=("${flags[@]:0:2}")
   step=${NIBBLE_FLAGS_STEP:-1}
-  for ((i = 10#$(date -u +%j) % step; i < ${#flags[@]}; i += step)); do
-    for any in g++ clang++; do
-      # shellcheck disable=SC2086
-      ! command -v "$any" >/dev/null || by_headers "$any" ${flags[i]}
-    done
+  for ((i = 10#$(date -u +%j) % step; i < 2 * ${#flags[@]}; i += step)); do
+    any=$( ((i % 2)) && echo clang++ || echo g++)
+    # shellcheck disable=SC2086
+    ! command -v "$any" >/dev/null || by_headers "$any" ${flags[i / 2]}
   done
   [ -e "$work/solver_results.o" ] || by_headers "$compiler" -O1
   "$compiler" -std=c++20 -O1 -I "$work/elsewhere/include" "$here/results.cpp" "$work/solver_results.o" \
