@@ -21,7 +21,7 @@ cd "${1:-$(dirname "$0")/..}"
     may["nibble.h"] = "core scheme quantize"  # what works by headers alone
     may["solver"] = ground " backend quantize solver"
     may["train"] = ground " backend quantize train"
-    may["text"] = "core format text"
+    may["text"] = "core format train text"  # of train the samples, which are plain data
     may["model"] = ground " backend quantize solver format text model"
     may["engine"] = may["model"] " engine"
     may["cuda"] = ground " backend quantize solver train cuda kernels"
