@@ -4,6 +4,7 @@
 #include <string>
 
 #include "nibble/core/error.h"
+#include "nibble/core/philox.h"
 
 namespace nibble::inline NIBBLE_ABI::train {
 
