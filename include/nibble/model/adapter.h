@@ -1,5 +1,5 @@
-// LoRA adapters of a model as files: those of PEFT (a folder with adapter_config.json and adapter_model.safetensors), and
-// llama.cpp's (a GGUF file of the type "adapter").
+// LoRA adapters of a model as files: those of PEFT (a folder with adapter_config.json and adapter_model.safetensors),
+// and llama.cpp's (a GGUF file of the type "adapter").
 //
 //   auto adapter = nibble::model::Adapter::load("adapter");          // or "adapter.gguf"
 //   for (const auto& layer : adapter.layers) …                        // "model.layers.0.self_attn.q_proj"
@@ -48,11 +48,12 @@ struct AdapterOptions {
 };
 
 struct Adapter {
-  std::string base_model;      ///< base_model_name_or_path, as the file has it.
-  double dropout = 0;          ///< lora_dropout; nothing but training looks at it.
-  std::vector<AdapterLayer> layers;
+  std::string base_model;  ///< base_model_name_or_path, as the file has it.
+  double dropout = 0;      ///< lora_dropout; nothing but training looks at it.
+  std::vector<AdapterLayer>
+      layers;  ///< From make() and load() in the natural order of names: "layers.2" before "layers.10".
 
-  /// Null if that layer has none.
+  /// Null if that layer has none. It looks at one after the other.
   [[nodiscard]] const AdapterLayer* find(std::string_view layer) const;
   [[nodiscard]] std::size_t parameters() const;
 
@@ -63,24 +64,31 @@ struct Adapter {
   /// lists those that there are.
   static Adapter make(const Config& config, const AdapterOptions& options);
 
-  /// A PEFT folder, or a GGUF file. Errors name the file, the key and its value. Error{unsupported} for what changes the
-  /// result and is not read: another peft_type, biases, embeddings, modules_to_save, target_parameters, layers that are
-  /// replicated, an init_lora_weights that changed the base (PiSSA, OLoRA, CorDA, LoftQ and the like), a tensor that is
-  /// no part of a LoRA pair. Error{corrupt_file} for a pair that lacks a half, shapes that do not fit, values that are
-  /// no numbers.
-  static Adapter load(const std::filesystem::path& path);
+  /// A PEFT folder, or a GGUF file. A GGUF file of an architecture whose query and key rows lie in another order there
+  /// (Architecture::gguf_interleaved_rope) needs the model's configuration to be read, unless it states the size of a
+  /// head as those of save_gguf do: Error{invalid_argument} without, or for a model of another architecture. Nothing
+  /// else looks at `model`; check() holds the layers against it. Errors name the file, the key and its value.
+  /// Error{unsupported} for what changes the result and is not read: another peft_type, biases, embeddings,
+  /// modules_to_save, target_parameters, layers that are replicated, an init_lora_weights that changed the base (PiSSA,
+  /// OLoRA, CorDA, LoftQ and the like), a tensor that is no part of a LoRA pair. Error{corrupt_file} for a pair that
+  /// lacks a half, shapes that do not fit, values that are no numbers.
+  static Adapter load(const std::filesystem::path& path, const Config* model = nullptr);
 
-  /// Each layer that the adapter has is one of the model's, of its shape. Error{shape_mismatch | not_found} names it.
+  /// Each layer that the adapter has is a linear layer of one of the model's blocks, of its shape (an adapter of the
+  /// head is none). Error{shape_mismatch | not_found} names it.
   void check(const Config& config) const;
 
-  /// A new folder as PEFT reads it: adapter_config.json, adapter_model.safetensors (F32, F16 or BF16), README.md. Layers
-  /// of another rank or α than most have are named in rank_pattern and alpha_pattern. Nothing has its name before all
-  /// is written. Error{invalid_argument} if it exists.
+  /// A new folder as PEFT reads it: adapter_config.json, adapter_model.safetensors (F32, F16 or BF16), README.md.
+  /// Layers of another rank or α than most have are named in rank_pattern and alpha_pattern. Nothing has its name
+  /// before all is written. Error{invalid_argument} if it exists, for layers of which some only have rsLoRA or DoRA,
+  /// two of one name, no layers; Error{shape_mismatch}; Error{non_finite} for values that `type` cannot hold;
+  /// Error{unsupported} for names by which PEFT would not tell the layers of another rank apart.
   void save(const std::filesystem::path& folder, DType type = DType::f32) const;
   /// The same file by file into a folder that is there, for a checkpoint in the making.
   void write(const std::filesystem::path& folder, DType type = DType::f32) const;
-  /// As llama.cpp reads it beside the GGUF file of the model. Error{unsupported}: DoRA, and ranks whose α/r differ, which
-  /// the file has no room for; rsLoRA is written as the α that gives its scale.
+  /// As llama.cpp reads it beside the GGUF file of the model; a file of that name is replaced. It scales by α/r with
+  /// one α for all layers, and of each the rank. Error{unsupported}: DoRA, and layers of different α, which the file
+  /// has no room for; rsLoRA is written as the α that gives its scale, α·√r. Errors of check().
   void save_gguf(const std::filesystem::path& file, const Config& config, DType type = DType::f16) const;
 };
 
