@@ -20,10 +20,10 @@ cd "${1:-$(dirname "$0")/..}"
     may["quantize"] = ground " backend quantize"
     may["nibble.h"] = "core scheme quantize"  # what works by headers alone
     may["solver"] = ground " backend quantize solver"
-    may["train"] = ground " backend quantize train"
+    may["train"] = ground " backend quantize format train"
     may["text"] = "core format train text"  # of train the samples, which are plain data
     may["model"] = ground " backend quantize solver format text model"
-    may["engine"] = may["model"] " engine"
+    may["engine"] = may["model"] " train engine"
     may["cuda"] = ground " backend quantize solver train cuda kernels"
     may["cli"] = may["engine"] " cuda cli"
     may["kernels"] = ground " backend solver train kernels"

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "linear.h"
 #include "nibble/core/error.h"
 #include "nibble/engine/operations.h"
 
@@ -26,11 +27,6 @@ void check_shape(const char* what, std::string_view of, std::size_t rows, std::s
   throw Error(ErrorCode::shape_mismatch, std::string(of) + ": " + what + " is " + std::to_string(rows) + " × " +
                                              std::to_string(cols) + "; " + std::to_string(want_rows) + " × " +
                                              std::to_string(want_cols) + " is needed");
-}
-
-/// An error of a product, with the layer that it speaks of.
-[[noreturn]] void rethrow_for(const Linear& linear, const Error& e) {
-  throw Error(e.code(), "layer '" + linear.name + "': " + e.what());
 }
 
 }  // namespace
@@ -70,17 +66,12 @@ void BlockPass::norm_heads(MatrixView<float> rows, std::span<const float> weight
 }
 
 void BlockPass::apply(MatrixView<const float> x, std::initializer_list<Output> outputs) const {
-  std::vector<Projection> projections;
+  std::vector<LinearOutput> all;
   for (const Output& out : outputs) {
     listen(out.linear, x);
-    projections.push_back({out.linear.weight.get(), out.y, out.linear.bias});
+    all.push_back({out.linear, out.y});
   }
-  const Linear& first = outputs.begin()->linear;
-  try {
-    first.weight->backend().matmul_fused(x, projections, activations_, executor_);
-  } catch (const Error& e) {
-    rethrow_for(first, e);
-  }
+  apply_linears(x, all, activations_, executor_);
 }
 
 void BlockPass::attention(const Block& block, MatrixView<const float> normed, std::span<const float> rope,
@@ -118,7 +109,7 @@ void BlockPass::attention(const Block& block, MatrixView<const float> normed, st
 void BlockPass::ffn_gated(const Block& block, MatrixView<const float> normed, MatrixView<float> gated) const {
   const Linear &gate = block[Role::gate], &up = block[Role::up];
   const GatedActivation activation = config_.architecture().activation;
-  if (gate.bias.empty() && up.bias.empty()) {
+  if (gate.bias.empty() && up.bias.empty() && !gate.adapter && !up.adapter) {
     listen(gate, normed);
     listen(up, normed);
     try {

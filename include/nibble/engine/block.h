@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <functional>
 #include <initializer_list>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -22,11 +23,20 @@
 
 namespace nibble::inline NIBBLE_ABI::engine {
 
+/// A LoRA adapter of a linear layer (train/lora.h; as files: model/adapter.h), in memory of somebody else's:
+///   y = gain · (W·x + scale·B·(A·x)) + bias
+struct LinearAdapter {
+  MatrixView<const float> a, b;  ///< [rank, in], [out, rank]
+  float scale = 1;
+  std::span<const float> gain = {};  ///< [out], DoRA's magnitude over the norm of the adapted row; empty: 1.
+};
+
 /// A linear layer, packed for multiplication.
 struct Linear {
   std::string name;  ///< As Architecture::name gives it.
   PackedMatrixPtr weight;
-  std::vector<float> bias;  ///< Or empty.
+  std::vector<float> bias = {};                         ///< Or empty.
+  std::optional<LinearAdapter> adapter = std::nullopt;  ///< Added to what the weight gives, in fp32.
 };
 
 struct Block {

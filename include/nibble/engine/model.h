@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -17,6 +18,7 @@
 #include "nibble/core/progress.h"
 #include "nibble/engine/block.h"
 #include "nibble/format/checkpoint.h"
+#include "nibble/model/adapter.h"
 #include "nibble/model/config.h"
 
 namespace nibble::inline NIBBLE_ABI::engine {
@@ -79,6 +81,19 @@ class Model {
   /// Logits [ids, vocab] of every given token, which continue those in the cache; `last_only` gives [1, vocab].
   /// Error{invalid_argument} for an id outside the vocabulary, a full cache, or no ids; the cache is then unchanged.
   std::vector<float> forward(std::span<const std::int32_t> ids, KvCache& cache, bool last_only = false) const;
+  /// This model with an adapter on its layers: the weights are shared, so several adapters over one base cost their own
+  /// size each, and each is used like a model. Another adapter that is there is replaced. Errors of Adapter::check.
+  [[nodiscard]] Model with_adapter(model::Adapter adapter) const;
+  /// Null without one.
+  [[nodiscard]] const model::Adapter* adapter() const;
+
+  /// What the model is made of, for passes of another kind (engine/lora_model.h trains it).
+  [[nodiscard]] const std::vector<Block>& blocks() const { return blocks_; }
+  [[nodiscard]] const Embedding& embedding() const { return embedding_; }
+  [[nodiscard]] std::span<const float> final_norm() const { return norm_; }
+  [[nodiscard]] const Linear& head() const { return head_; }
+  [[nodiscard]] Executor& executor() const { return *executor_; }
+
   /// The hook sees what each linear layer of every block multiplies, and the head: evaluate() finds where numbers end.
   void set_linear_hook(LinearHook hook) { hook_ = std::move(hook); }
   /// Bytes of all weights as held.
@@ -96,6 +111,8 @@ class Model {
   Linear head_;
   double linear_bits_ = 0, linear_weights_ = 0;
   LinearHook hook_;
+  struct Adapted;
+  std::shared_ptr<const Adapted> adapted_;  ///< What the layers' adapters point into.
 };
 
 }  // namespace nibble::inline NIBBLE_ABI::engine

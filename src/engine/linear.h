@@ -1,0 +1,47 @@
+// Linear layers with their adapters, forward and backward.
+#pragma once
+
+#include <span>
+
+#include "nibble/core/error.h"
+#include "nibble/engine/block.h"
+#include "nibble/train/dropout.h"
+
+namespace nibble::inline NIBBLE_ABI::engine {
+
+/// One of several layers with the same input.
+struct LinearOutput {
+  const Linear& linear;
+  MatrixView<float> y;
+  train::Dropout dropout = {};  ///< Of the adapter's input, in training.
+};
+
+/// All of them in one call of the backend, and then their adapters. Errors name the first layer.
+void apply_linears(MatrixView<const float> x, std::span<const LinearOutput> outputs, Activations activations,
+                   Executor& executor);
+
+/// Where the gradients of an adapter go; each is added to. Views without data: not wanted.
+struct AdapterGradient {
+  MatrixView<float> a, b;
+  std::span<float> magnitude = {};
+  std::span<const float> inverse_norm = {};  ///< [out], of the adapted rows: gain = magnitude·inverse_norm.
+};
+
+struct LinearGradient {
+  const Linear& linear;
+  MatrixView<const float> grad_y;
+  AdapterGradient to = {};
+  train::Dropout dropout = {};
+};
+
+/// What layers with the same input x give back to it, added to grad_x unless that is without data; and the gradients of
+/// their adapters. The weights have none.
+void add_linear_gradients(MatrixView<const float> x, std::span<const LinearGradient> gradients,
+                          MatrixView<float> grad_x, Executor& executor);
+
+/// An error of a product, with the layer that it speaks of.
+[[noreturn]] inline void rethrow_for(const Linear& linear, const Error& e) {
+  throw Error(e.code(), "layer '" + linear.name + "': " + e.what());
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::engine

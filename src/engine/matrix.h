@@ -1,0 +1,56 @@
+// A matrix that owns its memory, for what lives between two operations.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include "nibble/core/matrix_view.h"
+#include "nibble/core/parallel.h"
+
+namespace nibble::inline NIBBLE_ABI::engine {
+
+class Matrix {
+ public:
+  Matrix() = default;
+  /// Zeros.
+  Matrix(std::size_t rows, std::size_t cols) : values_(rows * cols), rows_(rows), cols_(cols) {}
+  explicit Matrix(MatrixView<const float> m) : Matrix(m.rows, m.cols) {
+    for (std::size_t r = 0; r < m.rows; ++r) std::ranges::copy(m.row(r), view().row(r).begin());
+  }
+
+  [[nodiscard]] MatrixView<float> view() { return {values_.data(), rows_, cols_}; }
+  [[nodiscard]] MatrixView<const float> view() const { return {values_.data(), rows_, cols_}; }
+  float& operator()(std::size_t r, std::size_t c) { return values_[r * cols_ + c]; }
+  float operator()(std::size_t r, std::size_t c) const { return values_[r * cols_ + c]; }
+  [[nodiscard]] bool empty() const { return values_.empty(); }
+
+ private:
+  std::vector<float> values_;
+  std::size_t rows_ = 0, cols_ = 0;
+};
+
+/// f(first, count) for ranges of the rows, on all threads. A row's result must not depend on the others.
+template <class Function>
+void row_ranges(Executor& executor, std::size_t rows, const Function& f) {
+  constexpr std::size_t kGrain = 8;  // a row of some thousand elements takes about a microsecond
+  parallel_for(executor, rows, kGrain, [&](std::size_t begin, std::size_t end) { f(begin, end - begin); });
+}
+
+/// f(row) for every row, on all threads.
+template <class Function>
+void each_row(Executor& executor, std::size_t rows, const Function& f) {
+  row_ranges(executor, rows, [&](std::size_t first, std::size_t count) {
+    for (std::size_t r = first; r < first + count; ++r) f(r);
+  });
+}
+
+/// to += x
+inline void add(MatrixView<const float> x, MatrixView<float> to, Executor& executor) {
+  each_row(executor, x.rows, [&](std::size_t r) {
+    for (std::size_t c = 0; c < x.cols; ++c) to(r, c) += x(r, c);
+  });
+}
+
+}  // namespace nibble::inline NIBBLE_ABI::engine
