@@ -12,6 +12,7 @@
 #include "core/output_path.h"
 #include "nibble/backend/backend.h"
 #include "nibble/core/printable.h"
+#include "nibble/engine/model.h"
 
 namespace nibble::cli {
 
@@ -27,6 +28,7 @@ void add_convert_command(CLI::App& app);
 void add_export_gguf_command(CLI::App& app);
 void add_eval_command(CLI::App& app);
 void add_generate_command(CLI::App& app);
+void add_finetune_command(CLI::App& app);
 void add_inspect_command(CLI::App& app);
 void add_memory_command(CLI::App& app);
 void add_recommend_command(CLI::App& app);
@@ -37,6 +39,8 @@ std::filesystem::path example_data();
 /// more is read than that takes.
 std::vector<std::int32_t> read_tokens(const std::filesystem::path& model, const std::filesystem::path& text,
                                       std::size_t most = 0);
+/// The model with the adapter of --adapter, or as it is where that was not given.
+engine::Model with_adapter(engine::Model model, const std::string& adapter);
 /// Error unless all outputs of a command can be written and none reaches one of its inputs (files::check_outputs);
 /// outputs and inputs that were not given are empty, and passed over. Before the work.
 void check_given_outputs(std::vector<files::Output> outputs, const std::vector<std::filesystem::path>& inputs);

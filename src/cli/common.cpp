@@ -65,6 +65,10 @@ std::vector<std::int32_t> read_tokens(const std::filesystem::path& model, const 
   return tokenizer->encode(beginning_of(text, static_cast<std::size_t>(size)), true, bar.callback());
 }
 
+engine::Model with_adapter(engine::Model model, const std::string& adapter) {
+  return adapter.empty() ? std::move(model) : model.with_adapter(model::Adapter::load(adapter));
+}
+
 void check_given_outputs(std::vector<files::Output> outputs, const std::vector<std::filesystem::path>& inputs) {
   std::erase_if(outputs, [](const files::Output& o) { return o.path.empty(); });
   files::check_outputs(outputs, inputs);

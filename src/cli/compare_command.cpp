@@ -36,7 +36,7 @@ namespace {
 namespace fs = std::filesystem;
 
 struct Options {
-  std::string model, text, json, plot, calibration, save;
+  std::string model, text, json, plot, calibration, save, adapter;
   std::vector<std::string> methods, skip, only;
   std::size_t tokens = 32768, window = 512, stride = 512;
   bool lm_head = false;
@@ -169,6 +169,7 @@ class Comparison {
     if (reference) eval.insert(eval.end(), {"--save-reference", log_probabilities});
     else if (reference_.failure.empty()) eval.insert(eval.end(), {"--reference", log_probabilities});
     if (int8_activations) eval.push_back("--int8-activations");
+    if (!o_.adapter.empty()) eval.insert(eval.end(), {"--adapter", o_.adapter});
     try {
       run_self(std::move(eval), log);
     } catch (...) {
@@ -277,7 +278,7 @@ void check_places(const Options& o) {
   if (!o.save.empty())
     for (const auto& name : saved)
       outputs.push_back({fs::path(o.save) / name, files::OutputKind::new_folder, "--save"});
-  check_given_outputs(outputs, {o.model, o.text, o.calibration, example_data() / "calibration.txt"});
+  check_given_outputs(outputs, {o.model, o.text, o.calibration, o.adapter, example_data() / "calibration.txt"});
 }
 
 void run(Options o) {
@@ -326,6 +327,7 @@ void add_compare_command(CLI::App& app) {
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
   c->add_option("--calibration", o->calibration, "Text that gptq-… and awq-… calibrate on (default: the embedded one)");
+  c->add_option("--adapter", o->adapter, "LoRA adapter over every row's weights: a PEFT folder or a GGUF file");
   c->add_option("--skip", o->skip, "Layers left as they are, as quantize takes them; may be given again");
   c->add_option("--only", o->only, "Quantize only these layers, said the same way; --skip comes first");
   c->add_flag("--lm-head", o->lm_head, "Quantize lm_head too");

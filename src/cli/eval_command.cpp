@@ -16,7 +16,7 @@ namespace nibble::cli {
 namespace {
 
 struct Options {
-  std::string model, text, method, json, save_reference, reference;
+  std::string model, text, method, json, save_reference, reference, adapter;
   std::size_t window = 512, stride = 512, tokens = 0;
   bool quiet = false, int8_activations = false, head = false;
 };
@@ -54,7 +54,7 @@ void run(const Options& o) {
   const std::filesystem::path text = o.text.empty() ? example_data() / "evaluation.txt" : std::filesystem::path(o.text);
   check_given_outputs(
       {{o.json, files::OutputKind::file, "--json"}, {o.save_reference, files::OutputKind::file, "--save-reference"}},
-      {o.model, text, o.reference});
+      {o.model, text, o.reference, o.adapter});
   engine::LoadOptions load;
   load.backend = chosen_backend();
   if (!o.method.empty()) {
@@ -64,7 +64,7 @@ void run(const Options& o) {
     load.int8_activations = method.int8_activations;
   }
   load.int8_activations = load.int8_activations || o.int8_activations;
-  const engine::Model model = engine::Model::load(o.model, load);
+  const engine::Model model = with_adapter(engine::Model::load(o.model, load), o.adapter);
   for (const std::string& text : model.config().notes) note(text);
   const auto ids = read_tokens(o.model, text, o.tokens);
   const Speed speed = measure_speed(model, ids);
@@ -113,6 +113,7 @@ void add_eval_command(CLI::App& app) {
   CLI::Option* method = c->add_option("--method", o->method, "Quantize while loading");
   c->add_flag("--lm-head", o->head, "Quantize the output head, too, and the embedding where it is tied to it")
       ->needs(method);
+  c->add_option("--adapter", o->adapter, "LoRA adapter over the model: a PEFT folder or a GGUF file");
   c->add_option("--window", o->window, "Tokens in a window")->capture_default_str()->check(CLI::PositiveNumber);
   c->add_option("--stride", o->stride, "Tokens from one window to the next; smaller is slower and gives more context")
       ->capture_default_str()

@@ -16,7 +16,7 @@ namespace nibble::cli {
 namespace {
 
 struct Options {
-  std::string model, prompt = "It is a truth universally acknowledged, ", method;
+  std::string model, prompt = "It is a truth universally acknowledged, ", method, adapter;
   std::size_t tokens = 200;
   bool int8_activations = false;
   engine::SamplerOptions sampler;
@@ -32,7 +32,7 @@ void run(const Options& o) {
     load.int8_activations = method.int8_activations;
   }
   load.int8_activations = load.int8_activations || o.int8_activations;
-  const engine::Model model = engine::Model::load(model_path, load);
+  const engine::Model model = with_adapter(engine::Model::load(model_path, load), o.adapter);
   for (const std::string& note : model.config().notes) fmt::print(stderr, "nibble: note: {}\n", printable(note));
   const auto tokenizer = text::load_tokenizer(model_path);
   const auto prompt = tokenizer->encode(o.prompt, true, [](double, std::string_view) { return !interrupted(); });
@@ -65,6 +65,7 @@ void add_generate_command(CLI::App& app) {
   c->add_flag("--int8-activations", o->int8_activations,
               "Multiply integer layers by activations in 8 bits: faster, at a loss");
   c->add_option("--method", o->method, "Quantize while loading, for example nf4-dq");
+  c->add_option("--adapter", o->adapter, "LoRA adapter over the model: a PEFT folder or a GGUF file");
   c->add_option("--temperature", o->sampler.temperature, "0: the most likely token; 0.7 or so: varied text")
       ->capture_default_str();
   c->add_option("--top-k", o->sampler.top_k, "Draw from the k most likely (0: all)")->capture_default_str();

@@ -3,6 +3,7 @@
 #include <semaphore.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
@@ -18,6 +19,7 @@ namespace {
 
 volatile std::sig_atomic_t stop_asked = 0;
 sem_t asked;
+std::atomic<int> slow_to_stop = 0;
 
 extern "C" void on_interrupt(int signal_number) {
   stop_asked = 1;
@@ -29,13 +31,17 @@ extern "C" void on_interrupt(int signal_number) {
 /// ends here: in a thread of its own, since a signal's handler may neither list a folder nor take a lock.
 void end_what_does_not_ask() {
   while (::sem_wait(&asked) != 0 && errno == EINTR) continue;
-  std::this_thread::sleep_for(std::chrono::milliseconds(800));
+  do std::this_thread::sleep_for(std::chrono::milliseconds(800));
+  while (slow_to_stop != 0);
   files::Pending::remove_all();
   std::fputs("nibble: interrupted\n", stderr);
   ::_exit(kInterruptedExit);
 }
 
 }  // namespace
+
+SlowToStop::SlowToStop() { ++slow_to_stop; }
+SlowToStop::~SlowToStop() { --slow_to_stop; }
 
 void install_interrupt_handler() {
   if (::sem_init(&asked, 0, 0) != 0) return;

@@ -7,6 +7,15 @@ namespace nibble::cli {
 /// Exit status after a cancelled command: 128 + SIGINT, as shells expect.
 constexpr int kInterruptedExit = 130;
 
+/// While one lives, what runs needs longer than that to stop as it should, and says so: only the second Ctrl-C ends it.
+class SlowToStop {
+ public:
+  SlowToStop();
+  ~SlowToStop();
+  SlowToStop(const SlowToStop&) = delete;
+  SlowToStop& operator=(const SlowToStop&) = delete;
+};
+
 void install_interrupt_handler();
 [[nodiscard]] bool interrupted();
 

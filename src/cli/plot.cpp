@@ -6,6 +6,8 @@
 #include <array>
 #include <cmath>
 
+#include "svg.h"
+
 namespace nibble::cli {
 
 namespace {
@@ -70,13 +72,6 @@ std::string mark(const Family& f, double x, double y) {
 
 std::string closing(Mark m) { return m == Mark::circle ? "</circle>" : m == Mark::cross ? "</path>" : "</polygon>"; }
 
-std::string escape(const std::string& text) {
-  std::string out;
-  for (char c : text)
-    out += c == '<' ? "&lt;" : c == '>' ? "&gt;" : c == '&' ? "&amp;" : c == '\'' ? "&#39;" : std::string(1, c);
-  return out;
-}
-
 /// About what a sans-serif font of 12 pixels takes.
 double text_width(const std::string& text) {
   double width = 0;
@@ -138,7 +133,8 @@ std::vector<double> size_ticks(const Scales& s) {
 
 std::string axes(const Scales& s, const std::string& title) {
   const double low = kHeight - kBottom, right = kWidth - kRight;
-  std::string out = fmt::format("<text x='{}' y='34' font-size='19' font-weight='bold'>{}</text>\n", 24, escape(title));
+  std::string out =
+      fmt::format("<text x='{}' y='34' font-size='19' font-weight='bold'>{}</text>\n", 24, svg_text(title));
   for (const double v : size_ticks(s))
     out += fmt::format(
         "<line x1='{0:.1f}' x2='{0:.1f}' y1='{1}' y2='{2}' stroke='#ececec'/><text x='{0:.1f}' y='{3}' fill='#444' "
@@ -264,7 +260,7 @@ class Labels {
                         leader.x1, leader.y1, leader.x2, leader.y2, colour);
     }
     return out + fmt::format("<text x='{:.1f}' y='{:.1f}' fill='{}'{}>{}</text>\n", box.x, box.y + 11.2, colour,
-                             p.best ? " font-weight='bold'" : "", escape(text));
+                             p.best ? " font-weight='bold'" : "", svg_text(text));
   }
 
  private:
@@ -330,8 +326,8 @@ std::string plot_svg(const std::vector<PlotPoint>& points, const std::string& ti
     texts += labels.place(*p, off ? fmt::format("{} ↑ {:.3g}", p->point->label, p->point->perplexity) : p->point->label,
                           f.colour);
     marks += mark(f, p->x, p->y) +
-             fmt::format("<title>{}: {:.2f} MB, perplexity {:.4f}</title>", escape(p->point->label), p->point->size_mb,
-                         p->point->perplexity) +
+             fmt::format("<title>{}: {:.2f} MB, perplexity {:.4f}</title>", svg_text(p->point->label),
+                         p->point->size_mb, p->point->perplexity) +
              closing(f.mark) + "\n";
   }
   return out + texts + marks + "</svg>\n";

@@ -52,6 +52,7 @@ int parse_and_run(int argc, char** argv) {
   add_export_gguf_command(app);
   add_eval_command(app);
   add_generate_command(app);
+  add_finetune_command(app);
   add_inspect_command(app);
   add_memory_command(app);
   add_recommend_command(app);
