@@ -21,7 +21,7 @@ Matrix rows_of(const PackedMatrix& weight, std::size_t first, std::size_t count,
     weight.backend().gather_rows(weight, ids, rows.view(), executor);
     return rows;
   }
-  Matrix units(count, weight.rows());
+  Matrix units = Matrix::zeros(count, weight.rows());
   for (std::size_t i = 0; i < count; ++i) units(i, first + i) = 1;
   weight.backend().matmul_transposed(units.view(), weight, rows.view(), executor);
   return rows;

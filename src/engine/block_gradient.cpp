@@ -68,7 +68,7 @@ void BlockTraining::norm_heads(const std::vector<float>& weight, Matrix& heads, 
 void BlockTraining::norm_heads_gradient(const std::vector<float>& weight, const Matrix& raw, Matrix& grad) const {
   if (weight.empty()) return;
   const MatrixView<const float> m = raw.view();
-  Matrix out(m.rows, m.cols);
+  Matrix out = Matrix::zeros(m.rows, m.cols);
   const std::size_t rows = m.rows * (m.cols / weight.size());
   norm_gradient({m.data, rows, weight.size()}, weight, {grad.view().data, rows, weight.size()},
                 {out.view().data, rows, weight.size()});
@@ -87,7 +87,7 @@ Matrix BlockTraining::output_gradient(const Block& block, Role post_norm, const 
                                       MatrixView<const float> grad) const {
   const auto& weight = block.norm(post_norm);
   if (weight.empty()) return Matrix(grad);
-  Matrix out(grad.rows, grad.cols);
+  Matrix out = Matrix::zeros(grad.rows, grad.cols);
   norm_gradient(raw.view(), weight, grad, out.view());
   return out;
 }
@@ -164,8 +164,8 @@ void BlockTraining::backward_ffn(const Block& block, std::size_t index, const Bl
   Matrix grad_gated(n, config_.intermediate);
   const LinearGradient down[] = {
       {block[Role::down], grad_down.view(), to[place(Role::down)], dropout(index, Role::down)}};
-  add_linear_gradients(trace.gated.view(), down, grad_gated.view(), executor_);
-  Matrix grad_gate(n, config_.intermediate), grad_up(n, config_.intermediate);
+  linear_gradients(trace.gated.view(), down, grad_gated.view(), executor_);
+  Matrix grad_gate = Matrix::zeros(n, config_.intermediate), grad_up = Matrix::zeros(n, config_.intermediate);
   each_row(executor_, n, [&](std::size_t r) {
     gate_gradient(config_.architecture().activation, trace.gate.view().row(r), trace.up.view().row(r),
                   grad_gated.view().row(r), grad_gate.view().row(r), grad_up.view().row(r));
@@ -174,7 +174,7 @@ void BlockTraining::backward_ffn(const Block& block, std::size_t index, const Bl
   const LinearGradient halves[] = {
       {block[Role::gate], grad_gate.view(), to[place(Role::gate)], dropout(index, Role::gate)},
       {block[Role::up], grad_up.view(), to[place(Role::up)], dropout(index, Role::up)}};
-  add_linear_gradients(trace.ffn_normed.view(), halves, grad_normed.view(), executor_);
+  linear_gradients(trace.ffn_normed.view(), halves, grad_normed.view(), executor_);
   norm_gradient(trace.middle.view(), block.norm(Role::ffn_norm), grad_normed.view(), grad);
 }
 
@@ -186,8 +186,9 @@ void BlockTraining::backward_attention(const Block& block, std::size_t index, co
   Matrix grad_mixed(n, width);
   const LinearGradient output[] = {{block[Role::attention_output], grad_output.view(),
                                     to[place(Role::attention_output)], dropout(index, Role::attention_output)}};
-  add_linear_gradients(trace.mixed.view(), output, grad_mixed.view(), executor_);
-  Matrix grad_query(n, width), grad_key(n, kv_width), grad_value(n, kv_width);
+  linear_gradients(trace.mixed.view(), output, grad_mixed.view(), executor_);
+  Matrix grad_query = Matrix::zeros(n, width), grad_key = Matrix::zeros(n, kv_width),
+         grad_value = Matrix::zeros(n, kv_width);
   attention_gradient(attention_of(block, trace), trace.mixed.view(), grad_mixed.view(), grad_query.view(),
                      grad_key.view(), grad_value.view(), executor_);
   rotate(grad_query.view(), dim, layout_.rope(block), Turn::back);
@@ -199,7 +200,7 @@ void BlockTraining::backward_attention(const Block& block, std::size_t index, co
       {block[Role::query], grad_query.view(), to[place(Role::query)], dropout(index, Role::query)},
       {block[Role::key], grad_key.view(), to[place(Role::key)], dropout(index, Role::key)},
       {block[Role::value], grad_value.view(), to[place(Role::value)], dropout(index, Role::value)}};
-  add_linear_gradients(trace.normed.view(), inputs, input_wanted ? grad_normed.view() : MatrixView<float>(), executor_);
+  linear_gradients(trace.normed.view(), inputs, input_wanted ? grad_normed.view() : MatrixView<float>(), executor_);
   if (input_wanted) norm_gradient(trace.x.view(), block.norm(Role::attention_norm), grad_normed.view(), grad);
 }
 

@@ -24,7 +24,7 @@ void add_lora_of(const Linear& linear, MatrixView<const float> x, MatrixView<flo
 Matrix adapted(const Linear& linear, MatrixView<const float> x, const train::Dropout& dropout, Executor& executor) {
   Matrix masked(dropout.rate == 0 ? 0 : x.rows, x.cols), y(x.rows, linear.adapter->b.rows);
   if (dropout.rate != 0) {
-    dropout.apply(x, masked.view());
+    dropout.apply(x, masked.view(), executor);
     x = masked.view();
   }
   product(linear, x, y.view(), executor);
@@ -46,7 +46,7 @@ void finish_with_gain(const LinearOutput& out, MatrixView<const float> x, Execut
     return;
   }
   Matrix masked(x.rows, x.cols), frozen(x.rows, gain.size());
-  out.dropout.apply(x, masked.view());
+  out.dropout.apply(x, masked.view(), executor);
   product(linear, masked.view(), frozen.view(), executor);
   Matrix whole = frozen;
   add_lora_of(linear, masked.view(), whole.view(), {}, executor);
@@ -56,13 +56,17 @@ void finish_with_gain(const LinearOutput& out, MatrixView<const float> x, Execut
   });
 }
 
-/// The transposed product of grad_y·factor[c], added to grad_x, masked as the input was.
-void add_transposed(const Linear& linear, MatrixView<const float> grad_y, const train::Dropout& dropout,
-                    MatrixView<float> grad_x, Executor& executor) {
-  Matrix back(grad_x.rows, grad_x.cols);
-  linear.weight->backend().matmul_transposed(grad_y, *linear.weight, back.view(), executor);
-  if (dropout.rate != 0) dropout.apply(back.view(), back.view());
-  add(back.view(), grad_x, executor);
+/// What becomes of a gradient that others are added to.
+enum class Put { first, added };
+
+/// The transposed product of grad_y, masked as the input was.
+void transposed(const Linear& linear, MatrixView<const float> grad_y, const train::Dropout& dropout, Put put,
+                MatrixView<float> grad_x, Executor& executor) {
+  Matrix apart(put == Put::first ? 0 : grad_x.rows, grad_x.cols);
+  const MatrixView<float> back = put == Put::first ? grad_x : apart.view();
+  linear.weight->backend().matmul_transposed(grad_y, *linear.weight, back, executor);
+  if (dropout.rate != 0) dropout.apply(back, back, executor);
+  if (put == Put::added) add(back, grad_x, executor);
 }
 
 /// grad_y with column c multiplied by factor(c).
@@ -82,7 +86,7 @@ void add_lora_gradient(const LinearGradient& g, MatrixView<const float> x, Matri
   train::add_lora_gradients({&gradient, 1}, executor, &g.linear.weight->backend());
 }
 
-void add_gradient_with_gain(const LinearGradient& g, MatrixView<const float> x, MatrixView<float> grad_x,
+void add_gradient_with_gain(const LinearGradient& g, MatrixView<const float> x, MatrixView<float> grad_x, Put put,
                             Executor& executor) {
   const std::span<const float> gain = g.linear.adapter->gain;
   if (!g.to.magnitude.empty()) {
@@ -97,12 +101,12 @@ void add_gradient_with_gain(const LinearGradient& g, MatrixView<const float> x, 
       g.grad_y, [&](std::size_t c) { return gain[c]; }, executor);
   if (grad_x.data != nullptr) {
     if (g.dropout.rate == 0) {
-      add_transposed(g.linear, through.view(), {}, grad_x, executor);
+      transposed(g.linear, through.view(), {}, put, grad_x, executor);
     } else {
-      add_transposed(g.linear, g.grad_y, {}, grad_x, executor);
+      transposed(g.linear, g.grad_y, {}, put, grad_x, executor);
       const Matrix correction = scaled(
           g.grad_y, [&](std::size_t c) { return gain[c] - 1; }, executor);
-      add_transposed(g.linear, correction.view(), g.dropout, grad_x, executor);
+      transposed(g.linear, correction.view(), g.dropout, Put::added, grad_x, executor);
     }
   }
   add_lora_gradient(g, x, through.view(), grad_x, executor);
@@ -128,19 +132,21 @@ void apply_linears(MatrixView<const float> x, std::span<const LinearOutput> outp
   }
 }
 
-void add_linear_gradients(MatrixView<const float> x, std::span<const LinearGradient> gradients,
-                          MatrixView<float> grad_x, Executor& executor) {
+void linear_gradients(MatrixView<const float> x, std::span<const LinearGradient> gradients, MatrixView<float> grad_x,
+                      Executor& executor) {
+  Put put = Put::first;
   for (const LinearGradient& g : gradients) {
     try {
       if (has_gain(g.linear)) {
-        add_gradient_with_gain(g, x, grad_x, executor);
-        continue;
+        add_gradient_with_gain(g, x, grad_x, put, executor);
+      } else {
+        if (grad_x.data != nullptr) transposed(g.linear, g.grad_y, {}, put, grad_x, executor);
+        if (g.linear.adapter) add_lora_gradient(g, x, g.grad_y, grad_x, executor);
       }
-      if (grad_x.data != nullptr) add_transposed(g.linear, g.grad_y, {}, grad_x, executor);
-      if (g.linear.adapter) add_lora_gradient(g, x, g.grad_y, grad_x, executor);
     } catch (const Error& e) {
       rethrow_for(g.linear, e);
     }
+    put = Put::added;
   }
 }
 

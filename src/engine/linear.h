@@ -34,10 +34,10 @@ struct LinearGradient {
   train::Dropout dropout = {};
 };
 
-/// What layers with the same input x give back to it, added to grad_x unless that is without data; and the gradients of
-/// their adapters. The weights have none.
-void add_linear_gradients(MatrixView<const float> x, std::span<const LinearGradient> gradients,
-                          MatrixView<float> grad_x, Executor& executor);
+/// grad_x becomes what layers with the same input x give back to it, unless it is without data; the gradients of their
+/// adapters are added to. The weights have none.
+void linear_gradients(MatrixView<const float> x, std::span<const LinearGradient> gradients, MatrixView<float> grad_x,
+                      Executor& executor);
 
 /// An error of a product, with the layer that it speaks of.
 [[noreturn]] inline void rethrow_for(const Linear& linear, const Error& e) {

@@ -149,9 +149,9 @@ struct LoraModel::Impl {
           logits(r, c) *= 1 - share * share;
         }
       });
-    Matrix grad_normed(n, x.cols), grad_states(n, x.cols);
+    Matrix grad_normed(n, x.cols), grad_states = Matrix::zeros(n, x.cols);
     const LinearGradient back[] = {{head, logits.view()}};
-    add_linear_gradients(normed.view(), back, grad_normed.view(), executor());
+    linear_gradients(normed.view(), back, grad_normed.view(), executor());
     rms_norm_gradient(states.view(), base.final_norm(), config().rms_eps, grad_normed.view(), grad_states.view(), {});
     for (std::size_t i = 0; i < n; ++i) std::ranges::copy(grad_states.view().row(i), grad.row(rows[i]).begin());
     return {result.loss, result.targets};
@@ -175,7 +175,7 @@ struct LoraModel::Impl {
     }
     const std::vector<std::size_t> targets = train::targets_of(row);
     if (!with_gradients) return head(x.view(), targets, {});
-    Matrix grad(n, config().hidden);
+    Matrix grad = Matrix::zeros(n, config().hidden);
     const train::Loss loss = head(x.view(), targets, grad.view());
     for (std::size_t b = blocks.size(); b-- > first_block;) {
       if (options.checkpointing) {

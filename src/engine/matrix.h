@@ -3,31 +3,41 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <memory>
 #include <span>
-#include <vector>
 
 #include "nibble/core/matrix_view.h"
 #include "nibble/core/parallel.h"
 
 namespace nibble::inline NIBBLE_ABI::engine {
 
+/// Its elements are whatever was in the memory, until they are written: what is overwritten need not be cleared first.
 class Matrix {
  public:
   Matrix() = default;
-  /// Zeros.
-  Matrix(std::size_t rows, std::size_t cols) : values_(rows * cols), rows_(rows), cols_(cols) {}
+  Matrix(std::size_t rows, std::size_t cols)
+      : values_(std::make_unique_for_overwrite<float[]>(rows * cols)), rows_(rows), cols_(cols) {}
   explicit Matrix(MatrixView<const float> m) : Matrix(m.rows, m.cols) {
     for (std::size_t r = 0; r < m.rows; ++r) std::ranges::copy(m.row(r), view().row(r).begin());
   }
+  static Matrix zeros(std::size_t rows, std::size_t cols) {
+    Matrix out(rows, cols);
+    std::fill_n(out.values_.get(), rows * cols, 0.0f);
+    return out;
+  }
+  Matrix(const Matrix& other) : Matrix(other.view()) {}
+  Matrix(Matrix&&) noexcept = default;
+  Matrix& operator=(const Matrix& other) { return *this = Matrix(other); }
+  Matrix& operator=(Matrix&&) noexcept = default;
+  ~Matrix() = default;
 
-  [[nodiscard]] MatrixView<float> view() { return {values_.data(), rows_, cols_}; }
-  [[nodiscard]] MatrixView<const float> view() const { return {values_.data(), rows_, cols_}; }
+  [[nodiscard]] MatrixView<float> view() { return {values_.get(), rows_, cols_}; }
+  [[nodiscard]] MatrixView<const float> view() const { return {values_.get(), rows_, cols_}; }
   float& operator()(std::size_t r, std::size_t c) { return values_[r * cols_ + c]; }
   float operator()(std::size_t r, std::size_t c) const { return values_[r * cols_ + c]; }
-  [[nodiscard]] bool empty() const { return values_.empty(); }
 
  private:
-  std::vector<float> values_;
+  std::unique_ptr<float[]> values_;
   std::size_t rows_ = 0, cols_ = 0;
 };
 

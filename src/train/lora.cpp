@@ -26,11 +26,11 @@ void check(const char* call, std::size_t index, const char* name, MatrixView<con
 }
 
 /// x with its mask, which lies in `scratch` unless there is none.
-MatrixView<const float> masked(MatrixView<const float> x, const Dropout& dropout, Floats& scratch) {
+MatrixView<const float> masked(MatrixView<const float> x, const Dropout& dropout, Floats& scratch, Executor& executor) {
   if (dropout.rate == 0) return x;
   scratch.resize(x.rows * x.cols);
   const MatrixView<float> out(scratch.data(), x.rows, x.cols);
-  dropout.apply(x, out);
+  dropout.apply(x, out, executor);
   return out;
 }
 
@@ -38,6 +38,8 @@ MatrixView<const float> masked(MatrixView<const float> x, const Dropout& dropout
 class Products {
  public:
   Products(Executor& executor, const Backend* backend) : executor_(executor), isa_(kernels_of(backend)) {}
+
+  [[nodiscard]] Executor& executor() const { return executor_; }
 
   /// x·Aᵀ, [n, r].
   Floats down(MatrixView<const float> x, MatrixView<const float> a) const {
@@ -85,7 +87,7 @@ class Products {
 
 void add_gradients(const Products& products, const LoraGradient& g) {
   Floats scratch;
-  const MatrixView<const float> x = masked(g.x, g.dropout, scratch);
+  const MatrixView<const float> x = masked(g.x, g.dropout, scratch, products.executor());
   const std::size_t r = g.a.rows;
   if (g.grad_b.data != nullptr) {
     const Floats down = products.down(x, g.a);
@@ -105,7 +107,7 @@ void add_gradients(const Products& products, const LoraGradient& g) {
   Floats delta(g.x.rows * g.x.cols);
   const MatrixView<float> unmasked(delta.data(), g.x.rows, g.x.cols);
   products.add(through, r, a, 1, unmasked);
-  g.dropout.apply(unmasked, unmasked);
+  g.dropout.apply(unmasked, unmasked, products.executor());
   for (std::size_t t = 0; t < g.x.rows; ++t)
     for (std::size_t c = 0; c < g.x.cols; ++c) g.grad_x(t, c) += unmasked(t, c);
 }
@@ -125,7 +127,7 @@ void add_lora(std::span<const LoraProduct> products, Executor& executor, const B
   Floats scratch;
   for (const LoraProduct& p : products)
     all.add(
-        all.down(masked(p.x, p.dropout, scratch), p.a), p.a.rows,
+        all.down(masked(p.x, p.dropout, scratch, executor), p.a), p.a.rows,
         [&](std::size_t k, std::size_t o) { return p.b(o, k); }, p.scale, p.y);
 }
 

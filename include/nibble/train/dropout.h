@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "nibble/core/matrix_view.h"
+#include "nibble/core/parallel.h"
 
 namespace nibble::inline NIBBLE_ABI::train {
 
@@ -18,7 +19,7 @@ struct Dropout {
   void validate() const;
   /// out = the masked x, element by element; they may be the same memory. Row r and column c are kept or not whatever
   /// the shape is. Error{shape_mismatch}; errors of validate().
-  void apply(MatrixView<const float> x, MatrixView<float> out) const;
+  void apply(MatrixView<const float> x, MatrixView<float> out, Executor& executor = serial_executor()) const;
 };
 
 }  // namespace nibble::inline NIBBLE_ABI::train
