@@ -219,8 +219,17 @@ Adapter Adapter::make(const Config& config, const AdapterOptions& options) {
         found[t] = any = true;
     return any;
   };
-  const auto add = [&](const std::string& name, const Module& m) {
-    const std::size_t outputs = config.elements(m.out), inputs = config.elements(m.in);
+  std::vector<std::pair<std::string, const Module*>> chosen;
+  for (std::size_t i = 0; i < config.layers; ++i)
+    for (const Module& m : architecture.block)
+      if (m.is_linear())
+        if (const std::string name = architecture.name(i, m); wanted(name)) chosen.emplace_back(name, &m);
+  for (std::size_t t = 0; t < found.size(); ++t)
+    if (!found[t])
+      invalid("no linear layer of the model's " + std::to_string(config.layers) + " blocks is named by the target '" +
+              options.target_modules[t] + "'; in a block there are " + linear_names(config));
+  for (const auto& [name, module] : chosen) {
+    const std::size_t outputs = config.elements(module->out), inputs = config.elements(module->in);
     needing_memory([&] { return "the adapter of '" + name + "'"; }, (outputs + inputs) * options.rank * sizeof(float),
                    [&] {
                      out.layers.push_back({name, inputs, outputs, options.rank, options.alpha, options.rslora,
@@ -228,15 +237,7 @@ Adapter Adapter::make(const Config& config, const AdapterOptions& options) {
                                            std::vector<float>(outputs * options.rank),
                                            std::vector<float>(options.dora ? outputs : 0)});
                    });
-  };
-  for (std::size_t i = 0; i < config.layers; ++i)
-    for (const Module& m : architecture.block)
-      if (m.is_linear())
-        if (const std::string name = architecture.name(i, m); wanted(name)) add(name, m);
-  for (std::size_t t = 0; t < found.size(); ++t)
-    if (!found[t])
-      invalid("no linear layer of the model's " + std::to_string(config.layers) + " blocks is named by the target '" +
-              options.target_modules[t] + "'; in a block there are " + linear_names(config));
+  }
   std::sort(out.layers.begin(), out.layers.end(),
             [](const auto& x, const auto& y) { return natural_less(x.name, y.name); });
   return out;

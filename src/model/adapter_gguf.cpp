@@ -26,15 +26,17 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kWeight = ".weight";
 
-/// What an α must be in a file for the scale of this layer; 0 says 1.
+/// The α whose quotient by the rank is this layer's scale.
 float file_alpha(const AdapterLayer& l) {
-  if (l.alpha == static_cast<double>(l.rank) && !l.rslora) return static_cast<float>(l.rank);
   return static_cast<float>(l.rslora ? l.alpha * std::sqrt(static_cast<double>(l.rank)) : l.alpha);
 }
 
 /// The α of all layers. Error{unsupported} names two that differ.
 float common_alpha(const Adapter& adapter) {
   const AdapterLayer& first = adapter.layers.front();
+  if (!std::isfinite(file_alpha(first)))
+    throw Error(ErrorCode::unsupported,
+                "the alpha of '" + first.name + "' is too large for the 32 bits of a GGUF file");
   bool same = true, unscaled = true;
   const AdapterLayer* other = &first;
   for (const AdapterLayer& l : adapter.layers) {
