@@ -228,8 +228,9 @@ Adapter Adapter::make(const Config& config, const AdapterOptions& options) {
     if (!found[t])
       invalid("no linear layer of the model's " + std::to_string(config.layers) + " blocks is named by the target '" +
               options.target_modules[t] + "'; in a block there are " + linear_names(config));
-  for (const auto& [name, module] : chosen) {
-    const std::size_t outputs = config.elements(module->out), inputs = config.elements(module->in);
+  for (const auto& layer : chosen) {
+    const std::string& name = layer.first;
+    const std::size_t outputs = config.elements(layer.second->out), inputs = config.elements(layer.second->in);
     needing_memory([&] { return "the adapter of '" + name + "'"; }, (outputs + inputs) * options.rank * sizeof(float),
                    [&] {
                      out.layers.push_back({name, inputs, outputs, options.rank, options.alpha, options.rslora,

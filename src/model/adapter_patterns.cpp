@@ -54,7 +54,7 @@ AdapterPatterns::AdapterPatterns(const nlohmann::ordered_json& object, const std
 }
 
 void AdapterPatterns::check_work(std::size_t names, std::size_t bytes, const std::string& place) const {
-  constexpr double most = 2e9;  // seconds
+  constexpr double most = 5e8;  // a second
   if (steps_ * static_cast<double>(bytes) + 8 * static_cast<double>(names) * static_cast<double>(rules_.size()) > most)
     throw Error(ErrorCode::unsupported, place + " has " + std::to_string(rules_.size()) +
                                             " patterns, and the adapter " + std::to_string(names) +
