@@ -66,7 +66,7 @@ std::vector<std::int32_t> read_tokens(const std::filesystem::path& model, const 
 }
 
 engine::Model with_adapter(engine::Model model, const std::string& adapter) {
-  return adapter.empty() ? std::move(model) : model.with_adapter(model::Adapter::load(adapter));
+  return adapter.empty() ? std::move(model) : model.with_adapter(model::Adapter::load(adapter, &model.config()));
 }
 
 void check_given_outputs(std::vector<files::Output> outputs, const std::vector<std::filesystem::path>& inputs) {
