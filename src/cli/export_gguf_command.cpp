@@ -1,10 +1,12 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <memory>
 
 #include "commands.h"
 #include "nibble/core/error.h"
+#include "nibble/model/adapter.h"
 #include "nibble/model/export_gguf.h"
 #include "progress_bar.h"
 #include "table.h"
@@ -14,9 +16,24 @@ namespace nibble::cli {
 namespace {
 
 struct Options {
-  std::string model, output, type = "f16";
+  std::string model, output, type = "f16", adapter;
   bool force = false, quiet = false;
 };
+
+/// Of the model, as llama.cpp's --lora takes it beside the model's own file.
+void export_adapter(const Options& o, BlockType type) {
+  constexpr std::pair<BlockType, DType> kFloats[] = {
+      {BlockType::f32, DType::f32}, {BlockType::f16, DType::f16}, {BlockType::bf16, DType::bf16}};
+  const auto* const found = std::ranges::find(kFloats, type, &std::pair<BlockType, DType>::first);
+  if (found == std::end(kFloats))
+    throw Error(ErrorCode::invalid_argument, "'" + o.type + "': an adapter is written as f32, f16 or bf16");
+  const model::Config config = model::Config::load(o.model);
+  const model::Adapter adapter = model::Adapter::load(o.adapter, &config);
+  adapter.save_gguf(o.output, config, found->second);
+  if (!o.quiet)
+    fmt::print("{}: the adapter of {} layers, {}\n", o.output, adapter.layers.size(),
+               megabytes(std::filesystem::file_size(o.output)));
+}
 
 void run(const Options& o) {
   model::ExportGgufOptions options;
@@ -27,9 +44,10 @@ void run(const Options& o) {
       if (can_encode(t)) known += (known.empty() ? "" : ", ") + std::string(name_of(t));
     throw Error(ErrorCode::invalid_argument, "'" + o.type + "' is no type to write; there are " + known);
   }
-  files::check_output({o.output, files::OutputKind::file}, {o.model});
+  files::check_output({o.output, files::OutputKind::file}, {o.model, o.adapter});
   if (std::filesystem::exists(o.output) && !o.force)
     throw Error(ErrorCode::invalid_argument, "'" + o.output + "' exists already; --force replaces it");
+  if (!o.adapter.empty()) return export_adapter(o, *type);
   options.type = *type;
   options.backend = chosen_backend();
   ProgressBar bar("exporting", o.quiet);
@@ -56,6 +74,8 @@ void add_export_gguf_command(CLI::App& app) {
                 "biases are F32; the embedding and the head are Q8_0, or the type itself if it is a float. Rows that "
                 "are no whole blocks: Q5_0 for q4_k, Q8_0 for q6_k, F16 for the others, and the table of types says so")
       ->capture_default_str();
+  c->add_option("--adapter", o->adapter,
+                "Write this LoRA adapter of the model instead, for llama.cpp's --lora (as f32, f16 or bf16)");
   c->add_flag("--force", o->force, "Replace the file if it exists");
   c->add_flag("--quiet", o->quiet, "Print nothing on success");
   c->callback([o] { run(*o); });

@@ -120,17 +120,18 @@ engine::Model load_base(const Options& o) {
   return engine::Model::load(o.model, load);
 }
 
-/// The lines of --log, one for each step; of a run that goes on they are added.
+/// The lines of --log, one for each step. Of a run that goes on, the steps that are done again are written again.
 class Log {
  public:
-  Log(const std::string& path, bool resume) {
-    if (path.empty()) return;
-    file_.open(path, resume ? std::ios::app : std::ios::trunc);
-    if (!file_) throw Error(ErrorCode::io, "--log '" + path + "' cannot be written");
+  Log(std::string path, bool resume) : path_(std::move(path)) {
+    if (path_.empty()) return;
+    if (resume && fs::exists(path_)) read_earlier();
+    else open(0);
   }
   void write(const train::StepRecord& r) {
+    if (!path_.empty() && !file_.is_open()) open(r.step);
     points_.push_back({r.step, r.loss, r.learning_rate, r.evaluation_loss});
-    if (!file_.is_open()) return;
+    if (path_.empty()) return;
     nlohmann::ordered_json line{{"step", r.step},
                                 {"steps", r.steps},
                                 {"epoch", r.epoch},
@@ -143,13 +144,38 @@ class Log {
                                 {"tokens_per_s", static_cast<double>(r.tokens) / r.seconds},
                                 {"peak_rss_bytes", peak_rss_bytes()}};
     if (r.evaluation_loss) line["evaluation_loss"] = *r.evaluation_loss;
-    file_ << line.dump() << '\n' << std::flush;
-    if (!file_) throw Error(ErrorCode::io, "--log cannot be written to any more: is the disk full?");
+    put(line.dump());
   }
   [[nodiscard]] const std::vector<CurvePoint>& points() const { return points_; }
 
  private:
+  void read_earlier() {
+    std::ifstream in(path_);
+    for (std::string line; std::getline(in, line) && !in.eof();
+         lines_.push_back(line)) {  // a last one without end is cut
+      const json::Document record = json::parse(line, path_);
+      CurvePoint& p = points_.emplace_back();
+      p.step = record->value("step", std::size_t{0});
+      p.loss = record->value("loss", 0.0);
+      p.learning_rate = record->value("learning_rate", 0.0);
+      if (record->contains("evaluation_loss")) p.evaluation = record->value("evaluation_loss", 0.0);
+    }
+  }
+  /// With the earlier lines of the steps before `step`.
+  void open(std::size_t step) {
+    file_.open(path_, std::ios::trunc);
+    std::erase_if(points_, [&](const CurvePoint& p) { return p.step >= step; });
+    for (std::size_t i = 0; i < points_.size(); ++i) put(lines_[i]);
+    if (!file_) throw Error(ErrorCode::io, "--log '" + path_ + "' cannot be written");
+  }
+  void put(const std::string& line) {
+    file_ << line << '\n' << std::flush;
+    if (!file_) throw Error(ErrorCode::io, "--log '" + path_ + "' cannot be written to: is the disk full?");
+  }
+
+  std::string path_;
   std::ofstream file_;
+  std::vector<std::string> lines_;  ///< Of the run before.
   std::vector<CurvePoint> points_;
 };
 
