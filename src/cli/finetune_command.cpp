@@ -31,7 +31,7 @@ struct Options {
   model::AdapterOptions adapter;
   train::FinetuneOptions loop;
   double evaluation_share = 0.05, weight_decay = 0;
-  std::size_t max_length = 512;
+  std::size_t max_length = 512, state_memory = std::size_t{1} << 30;
   int state_bits = 8;
   bool whole = false, skip_bad = false, no_checkpointing = false, resume = false, quiet = false, plan = false;
 };
@@ -221,6 +221,8 @@ void set_loop(const Options& o, train::FinetuneOptions& loop, const fs::path& ch
   else loop.optimizer.rule = AdamOptions{.weight_decay = o.weight_decay};
   loop.optimizer.state_bits = o.state_bits;
   loop.optimizer.backend = chosen_backend();
+  loop.optimizer.resident_bytes = o.state_memory;
+  loop.optimizer.paging_folder = files::parent_of(checkpoints);
   loop.decay = train::parse_decay(o.decay);
   loop.seed = o.adapter.seed;
   loop.checkpoints = checkpoints;
@@ -327,6 +329,11 @@ void add_training_options(CLI::App& c, Options& o) {
   add("--decay", o.decay, "How it falls then: constant, linear or cosine");
   add("--optimizer", o.optimizer, "adamw or lion")->check(CLI::IsMember({"adamw", "lion"}));
   add("--state-bits", o.state_bits, "Of the optimizer's moments: 8 or 32")->check(CLI::IsMember({8, 32}));
+  c.add_option("--state-memory", o.state_memory,
+               "Optimizer state to hold in memory (512MB, 4GB); more is paged to a file")
+      ->transform(CLI::AsSizeValue(false))
+      ->default_str("1GB")
+      ->group(group);
   add("--weight-decay", o.weight_decay, "Decoupled weight decay");
   add("--max-grad-norm", o.loop.optimizer.max_grad_norm, "Clip gradients to this global norm (0: do not)");
   add("--seed", o.adapter.seed, "Of the adapter's first values, the order of the data and dropout");

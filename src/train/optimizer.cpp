@@ -10,6 +10,7 @@
 #include "nibble/core/buffer.h"
 #include "nibble/core/error.h"
 #include "nibble/matrix/scheme_registry.h"
+#include "paged_memory.h"
 
 namespace nibble::inline NIBBLE_ABI::train {
 
@@ -29,7 +30,13 @@ constexpr std::uint8_t kSignedZero = Codebook<dynamic_map<true>>::encode_scaled(
 
 /// A moment of a tensor: fp32, or codes and a scale for each block.
 struct Moment {
-  Buffer values, absmax;  ///< `absmax` is empty where the values are fp32.
+  std::span<std::byte> values;
+  Buffer absmax;  ///< Empty where the values are fp32.
+
+  template <class T>
+  [[nodiscard]] T* as() const {
+    return reinterpret_cast<T*>(values.data());
+  }
 };
 
 struct Tensor {
@@ -43,13 +50,13 @@ using Block = std::array<float, kAdam8Block>;
 
 void decode(const kernels::KernelTable& isa, const SchemeEntry& map, const Moment& moment, std::size_t first,
             std::size_t n, Block& out) {
-  isa.decode_codebook(moment.values.as<std::uint8_t>() + first, n, map.codebook.data(), map.codebook.size(),
+  isa.decode_codebook(moment.as<std::uint8_t>() + first, n, map.codebook.data(), map.codebook.size(),
                       moment.absmax.as<float>()[first / kAdam8Block], out.data());
 }
 
 void encode(const kernels::KernelTable& isa, const SchemeEntry& map, const Block& from, std::size_t first,
             std::size_t n, const Moment& moment) {
-  auto* codes = moment.values.writable<std::uint8_t>() + first;
+  auto* codes = moment.as<std::uint8_t>() + first;
   const float absmax = stored_absmax(isa.absmax(from.data(), n));
   moment.absmax.writable<float>()[first / kAdam8Block] = absmax;
   isa.encode_keys(from.data(), n, inverse_absmax(absmax), map.rank_keys, codes);
@@ -116,6 +123,9 @@ struct Optimizer::Impl {
     std::size_t tensor, first, last;
   };
   std::vector<Chunk> chunks;
+  std::vector<std::size_t> windows;  ///< Where runs of chunks end that are worked on together: all, unless paged.
+  Buffer memory;                     ///< Of the moments, or
+  std::unique_ptr<PagedMemory> pages;
   std::uint64_t steps = 0;
 
   Impl(std::vector<Parameter> parameters, const OptimizerOptions& o) : options(o) {
@@ -128,6 +138,7 @@ struct Optimizer::Impl {
       if (!names.insert(p.name).second) refuse("there are two parameters '" + p.name + "'");
       add(std::move(p));
     }
+    place_moments();
   }
 
   [[nodiscard]] std::size_t moments() const { return std::holds_alternative<AdamOptions>(options.rule) ? 2 : 1; }
@@ -136,11 +147,47 @@ struct Optimizer::Impl {
     const std::size_t n = p.values.size(), blocks = (n + kAdam8Block - 1) / kAdam8Block;
     Tensor t{std::move(p), {}, options.state_bits == 8 && n >= options.min_8bit_size};
     for (std::size_t m = 0; m < moments(); ++m)
-      t.moments.push_back({Buffer::allocate(t.eight_bits ? n : n * sizeof(float)),
-                           t.eight_bits ? Buffer::allocate(blocks * sizeof(float)) : Buffer()});
+      t.moments.push_back({{}, t.eight_bits ? Buffer::allocate(blocks * sizeof(float)) : Buffer()});
     for (std::size_t first = 0; first < n; first += kChunk)
       chunks.push_back({tensors.size(), first, std::min(n, first + kChunk)});
     tensors.push_back(std::move(t));
+  }
+
+  static std::size_t moment_bytes(const Tensor& t, std::size_t elements) {
+    return elements * (t.eight_bits ? 1 : sizeof(float));
+  }
+
+  /// Gives the moments their memory: each begins at a cache line.
+  void place_moments() {
+    constexpr std::size_t kAlign = 64;
+    const auto room = [](const Tensor& t) {
+      return (moment_bytes(t, t.parameter.values.size()) + kAlign - 1) / kAlign * kAlign;
+    };
+    std::size_t bytes = 0;
+    for (const Tensor& t : tensors) bytes += moments() * room(t);
+    if (options.resident_bytes != 0 && bytes > options.resident_bytes)
+      pages = std::make_unique<PagedMemory>(bytes, options.paging_folder);
+    else memory = Buffer::allocate(bytes);
+    std::byte* at = pages ? pages->bytes().data() : memory.writable<std::byte>();
+    for (Tensor& t : tensors)
+      for (Moment& m : t.moments) {
+        m.values = {at, moment_bytes(t, t.parameter.values.size())};
+        at += room(t);
+      }
+    std::size_t held = 0;
+    for (std::size_t c = 0; c < chunks.size(); ++c) {
+      held += moments() * moment_bytes(tensors[chunks[c].tensor], chunks[c].last - chunks[c].first);
+      if (c + 1 == chunks.size() || (pages && held + moments() * kChunk * sizeof(float) > options.resident_bytes)) {
+        windows.push_back(c + 1);
+        held = 0;
+      }
+    }
+  }
+
+  void release(const Chunk& c) const {
+    const Tensor& t = tensors[c.tensor];
+    for (const Moment& m : t.moments)
+      PagedMemory::release(m.values.subspan(moment_bytes(t, c.first), moment_bytes(t, c.last - c.first)));
   }
 
   [[nodiscard]] Executor& executor() const {
@@ -192,7 +239,7 @@ struct Optimizer::Impl {
       }
       float* values = t.parameter.values.data() + at;
       const auto state = [&](std::size_t moment) {
-        return moment < t.moments.size() ? t.moments[moment].values.writable<float>() + at : nullptr;
+        return moment < t.moments.size() ? t.moments[moment].as<float>() + at : nullptr;
       };
       if (!t.eight_bits) {
         update(isa, step, gradient, n, state(0), state(1), values);
@@ -229,9 +276,16 @@ StepReport Optimizer::step(double learning_rate, double gradient_scale) {
   const kernels::OptimizerFactors step =
       std::visit([&](const auto& rule) { return factors_of(rule, learning_rate, o.steps + 1); }, o.options.rule);
   const kernels::KernelTable& isa = kernels_of(o.options.backend);
-  parallel_for(o.executor(), o.chunks.size(), 1, [&](std::size_t begin, std::size_t end) {
-    for (std::size_t c = begin; c < end; ++c) o.update(isa, step, o.chunks[c], scale);
-  });
+  std::size_t first = 0;
+  for (const std::size_t last : o.windows) {
+    parallel_for(o.executor(), last - first, 1, [&](std::size_t begin, std::size_t end) {
+      for (std::size_t c = first + begin; c < first + end; ++c) {
+        o.update(isa, step, o.chunks[c], scale);
+        if (o.pages) o.release(o.chunks[c]);
+      }
+    });
+    first = last;
+  }
   ++o.steps;
   return report;
 }
@@ -243,13 +297,12 @@ std::vector<StateTensor> Optimizer::state() {
   std::vector<StateTensor> out;
   for (const Tensor& t : impl_->tensors)
     for (std::size_t m = 0; m < t.moments.size(); ++m) {
-      const auto add = [&](const char* part, const Buffer& b, bool codes) {
-        if (b.size() != 0)
-          out.push_back(
-              {t.parameter.name + "." + part + std::to_string(m + 1), codes, {b.writable<std::byte>(), b.size()}});
+      const auto add = [&](const char* part, std::span<std::byte> bytes, bool codes) {
+        if (!bytes.empty()) out.push_back({t.parameter.name + "." + part + std::to_string(m + 1), codes, bytes});
       };
+      const Buffer& absmax = t.moments[m].absmax;
       add("state", t.moments[m].values, t.eight_bits);
-      add("absmax", t.moments[m].absmax, false);
+      add("absmax", {absmax.writable<std::byte>(), absmax.size()}, false);
     }
   return out;
 }
@@ -260,5 +313,7 @@ std::size_t Optimizer::state_bytes() const {
     for (const Moment& m : t.moments) bytes += m.values.size() + m.absmax.size();
   return bytes;
 }
+
+bool Optimizer::paged() const { return impl_->pages != nullptr; }
 
 }  // namespace nibble::inline NIBBLE_ABI::train

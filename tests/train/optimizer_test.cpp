@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <functional>
 #include <limits>
 #include <thread>
@@ -13,6 +15,7 @@
 #include "nibble/format/safetensors.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/random_data.h"
+#include "tests/support/temporary_folder.h"
 
 namespace nibble::train {
 namespace {
@@ -224,6 +227,44 @@ TEST(Optimizer, ThreadsChangeNoBit) {
     EXPECT_EQ(bytes[0], bytes[1]);
     EXPECT_EQ(norms[0], norms[1]);
   });
+}
+
+/// Kilobytes of the mappings of the optimizer's file that this process holds.
+std::size_t resident_kilobytes() {
+  std::ifstream maps("/proc/self/smaps");
+  std::size_t sum = 0;
+  bool inside = false;
+  for (std::string line; std::getline(maps, line);) {
+    if (line.find('-') < 20 && line.find(' ') > 8) inside = line.find("/state-") != std::string::npos;
+    if (inside && line.starts_with("Rss:")) sum += std::stoul(line.substr(4));
+  }
+  return sum;
+}
+
+TEST(Optimizer, PagedMomentsAreTheSameAndFewOfThemAreHeld) {
+  const testing_support::TemporaryFolder folder;
+  for_each_kind([&](OptimizerOptions o) {
+    std::vector<std::byte> bytes[2];
+    for (const bool paged : {false, true}) {
+      o.resident_bytes = paged ? 8192 : 0;
+      o.paging_folder = folder.path();
+      Tensors t = several();
+      Optimizer optimizer(t.parameters(), o);
+      EXPECT_EQ(optimizer.paged(), paged);
+      for (unsigned step = 1; step <= 3; ++step) t.draw(step), optimizer.step(1e-3);
+      bytes[paged ? 1 : 0] = bytes_of(t, optimizer);
+    }
+    EXPECT_EQ(bytes[0], bytes[1]);
+  });
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
+  std::vector<float> values(4 << 20), gradient(values.size(), 0.5f);
+  Optimizer optimizer({{"large", values, gradient}}, {.resident_bytes = 4 << 20, .paging_folder = folder.path()});
+  optimizer.step(1e-3);
+  EXPECT_EQ(optimizer.state_bytes(), std::size_t{32} << 20);
+  EXPECT_LE(resident_kilobytes(), 4096u);
+  EXPECT_LT(values.back(), 0);
+  EXPECT_THROW(Optimizer({{"large", values, gradient}}, {.resident_bytes = 1 << 20, .paging_folder = "/nowhere"}),
+               Error);
 }
 
 TEST(Optimizer, GoesOnFromASavedState) {

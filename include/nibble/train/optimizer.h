@@ -13,6 +13,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <span>
 #include <string>
@@ -42,6 +43,10 @@ struct OptimizerOptions {
   int state_bits = 32;               ///< Of the moments: 32, or 8 (blocks of kAdam8Block elements and an fp32 absmax).
   std::size_t min_8bit_size = 4096;  ///< Tensors of fewer elements keep fp32 moments, as bitsandbytes' do.
   double max_grad_norm = 0;          ///< Gradients are scaled down to this global norm; 0: never.
+  /// Where the moments take more than so many bytes they lie in a file without a name in `paging_folder`, and of them
+  /// that much at most is in the process at a time (Dettmers et al. 2023, section 3, "Paged Optimizers"). 0: no limit.
+  std::size_t resident_bytes = 0;
+  std::filesystem::path paging_folder = {};
   Executor* executor = nullptr;      ///< Null: default_executor().
   const Backend* backend = nullptr;  ///< Whose kernels compute; null: default_backend(). It never shows in a result.
 };
@@ -63,7 +68,7 @@ struct StateTensor {
 class Optimizer {
  public:
   /// Error{shape_mismatch}: a gradient is not as long as its values; {invalid_argument}: a name is there twice, or an
-  /// option is out of range. The moments begin as 0.
+  /// option is out of range; {io}: there is no room for the file of the moments. They begin as 0.
   Optimizer(std::vector<Parameter> parameters, OptimizerOptions options);
   ~Optimizer();
   Optimizer(Optimizer&&) noexcept;
@@ -80,6 +85,8 @@ class Optimizer {
   /// The state as it lies in memory, in the order of the parameters. Writing into it puts a saved one back.
   [[nodiscard]] std::vector<StateTensor> state();
   [[nodiscard]] std::size_t state_bytes() const;
+  /// Whether the moments lie in a file.
+  [[nodiscard]] bool paged() const;
 
  private:
   struct Impl;
