@@ -22,12 +22,12 @@ void dense_product(const kernels::KernelTable& isa, Executor& executor, MatrixVi
   constexpr std::size_t kLanes = kernels::kPanelWidth, kDepth = kernels::kPanelDepth, kRows = 128;
   const std::size_t panels = (cols + kLanes - 1) / kLanes, blocks = (left.rows + kRows - 1) / kRows;
   parallel_for(executor, panels * blocks, 1, [&](std::size_t begin, std::size_t end) {
-    std::vector<float> panel(kDepth * kLanes), product(kRows * kLanes), sums(kRows * kLanes);
+    // The lanes beyond the columns are multiplied too, and nobody looks at the result: they must be numbers.
+    std::vector<float> panel(std::min(kDepth, left.cols) * kLanes), product(kRows * kLanes), sums(kRows * kLanes);
     for (std::size_t task = begin; task < end; ++task) {
       const std::size_t first = task / blocks * kLanes, lanes = std::min(kLanes, cols - first),
                         row = task % blocks * kRows, rows = std::min(kRows, left.rows - row);
-      std::fill(panel.begin(), panel.end(), 0.0f);
-      std::fill(sums.begin(), sums.end(), 0.0f);
+      if (left.cols == 0) std::fill(sums.begin(), sums.end(), 0.0f);
       for (std::size_t k = 0; k < left.cols; k += kDepth) {
         const std::size_t depth = std::min(kDepth, left.cols - k);
         for (std::size_t d = 0; d < depth; ++d)

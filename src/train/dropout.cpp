@@ -3,8 +3,8 @@
 #include <cmath>
 #include <string>
 
+#include "nibble/backend/impl/cpu_kernels.h"
 #include "nibble/core/error.h"
-#include "nibble/core/philox.h"
 
 namespace nibble::inline NIBBLE_ABI::train {
 
@@ -22,19 +22,18 @@ void Dropout::apply(MatrixView<const float> x, MatrixView<float> out, Executor& 
                                                " and out " + std::to_string(out.rows) + " × " +
                                                std::to_string(out.cols));
   validate();
-  const auto dropped = static_cast<std::uint64_t>(std::ldexp(static_cast<double>(rate), 32));
-  const float grown = 1 / (1 - rate);
-  const std::array<std::uint32_t, 2> key{static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)};
+  const kernels::DropoutRow row{.row = 0,
+                          .stream = {static_cast<std::uint32_t>(stream), static_cast<std::uint32_t>(stream >> 32)},
+                          .key = {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)},
+                          .dropped = static_cast<std::uint32_t>(std::ldexp(static_cast<double>(rate), 32)),
+                          .grown = 1 / (1 - rate)};
+  const kernels::KernelTable& isa = kernels_of(nullptr);
   parallel_for(executor, x.rows, 16, [&](std::size_t begin, std::size_t end) {
-    for (std::size_t r = begin; r < end; ++r)
-      for (std::size_t c = 0; c < x.cols; c += 4) {
-        const std::array<std::uint32_t, 4> bits =
-            philox({static_cast<std::uint32_t>(c / 4), static_cast<std::uint32_t>(r),
-                    static_cast<std::uint32_t>(stream), static_cast<std::uint32_t>(stream >> 32)},
-                   key);
-        for (std::size_t i = 0; i < 4 && c + i < x.cols; ++i)
-          out(r, c + i) = bits[i] < dropped ? 0.0f : x(r, c + i) * grown;
-      }
+    kernels::DropoutRow mask = row;
+    for (std::size_t r = begin; r < end; ++r) {
+      mask.row = static_cast<std::uint32_t>(r);
+      isa.dropout(mask, x.row(r).data(), x.cols, out.row(r).data());
+    }
   });
 }
 

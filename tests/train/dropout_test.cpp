@@ -5,6 +5,9 @@
 #include <cmath>
 #include <vector>
 
+#include "nibble/backend/backend.h"
+#include "nibble/backend/impl/cpu_kernels.h"
+#include "nibble/core/philox.h"
 #include "tests/support/expect_error.h"
 
 namespace nibble::train {
@@ -39,6 +42,32 @@ TEST(Dropout, AsksThePlaceAlone) {
   for (std::size_t r = 0; r < 7; ++r)
     for (std::size_t c = 0; c < 9; ++c) EXPECT_EQ(small[r * 9 + c], large[r * 30 + c]);
   EXPECT_EQ(mask(d, 20, 30), large);
+}
+
+TEST(Dropout, TheMaskIsPhilox) {
+  const Dropout d{.rate = 0.3f, .seed = 0x123456789abcdef0, .stream = 0xfedcba9876543210};
+  std::vector<float> x(3 * 301);
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i) - 400;
+  x[5] = INFINITY;
+  const auto dropped = static_cast<std::uint32_t>(0x1p32 * static_cast<double>(d.rate));
+  for (const Backend* backend : backends()) {
+    if (!backend->available()) continue;
+    const kernels::KernelTable& isa = kernels_of(backend);
+    for (std::uint32_t r = 0; r < 3; ++r) {
+      const kernels::DropoutRow row{r, {0x76543210, 0xfedcba98}, {0x9abcdef0, 0x12345678}, dropped, 1 / (1 - d.rate)};
+      std::vector<float> out(301);
+      isa.dropout(row, x.data() + r * 301, 301, out.data());
+      for (std::uint32_t c = 0; c < 301; ++c) {
+        const auto bits = philox({c / 4, r, 0x76543210, 0xfedcba98}, {0x9abcdef0, 0x12345678});
+        const float expected = bits[c % 4] < dropped ? 0.0f : x[r * 301 + c] * (1 / (1 - d.rate));
+        ASSERT_EQ(out[c], expected) << backend->name() << " row " << r << " column " << c;
+      }
+    }
+  }
+  std::vector<float> all = x;
+  d.apply(MatrixView<const float>(all.data(), 3, 301), {all.data(), 3, 301});
+  const auto bits = philox({75, 2, 0x76543210, 0xfedcba98}, {0x9abcdef0, 0x12345678});
+  EXPECT_EQ(all.back(), bits[0] < dropped ? 0.0f : x.back() * (1 / (1 - d.rate)));
 }
 
 TEST(Dropout, EveryStreamAndSeedHasAMaskOfItsOwn) {

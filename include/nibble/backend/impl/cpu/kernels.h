@@ -112,6 +112,13 @@ struct OptimizerFactors {
   float beta1, rest1, beta2, rest2, rate, epsilon, keep;
 };
 
+/// What the mask of one row depends on (train/dropout.h): the counter of four elements is their place/4, the row and the
+/// stream. Elements whose bits are below `dropped` become 0, the others are multiplied by `grown`.
+struct DropoutRow {
+  uint32_t row, stream[2], key[2], dropped;
+  float grown;
+};
+
 /// The least and the largest key of RankKeys (scheme/rank_keys.h).
 constexpr int32_t kFirstKey = 0x3300, kLastKey = 0x3F80;
 
@@ -179,6 +186,8 @@ struct KernelTable {
   void (*adam)(const OptimizerFactors& step, const float* gradients, size_t n, float* m, float* v, float* parameters);
   /// lion_update (train/lion8.h) of n elements.
   void (*lion)(const OptimizerFactors& step, const float* gradients, size_t n, float* m, float* parameters);
+  /// n elements of a row, from its first; out may be x.
+  void (*dropout)(const DropoutRow& row, const float* x, size_t n, float* out);
 };
 
 // Which tables there are: in the compiled library all that the architecture can have.

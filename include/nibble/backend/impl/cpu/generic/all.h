@@ -5,6 +5,8 @@
 #include "nibble/backend/impl/cpu/generic/group_params.h"
 #include "nibble/backend/impl/cpu/generic/integer_products.h"
 
+// Training:
+#include "nibble/backend/impl/cpu/generic/dropout.h"
 #include "nibble/backend/impl/cpu/generic/optimizers.h"
 
 // The products:

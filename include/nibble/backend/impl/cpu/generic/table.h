@@ -32,5 +32,6 @@ constexpr KernelTable make_table() {
   t.gemm_fixed = gemm_fixed;
   t.adam = adam;
   t.lion = lion;
+  t.dropout = dropout;
   return t;
 }
