@@ -90,7 +90,7 @@ class Job {
 
   /// What the layer becomes; notes a loss, or refuses it.
   LayerDescription describe(const std::string& layer, const QuantizedMatrix& q) {
-    LayerDescription d = LayerDescription::of(q, dtype_of_weights());
+    LayerDescription d = LayerDescription::of(q, dtype_of_weights(in_, outline_, linears_));
     const std::string why = loss_in(options_.to, q);
     if (why.empty()) return d;
     if (!options_.allow_loss)
@@ -110,17 +110,6 @@ class Job {
   static bool rescaled_only(QuantSpec from, const QuantSpec& to) {
     from.scale_type = to.scale_type;
     return from == to;
-  }
-
-  /// bitsandbytes records what the weights were before; the embedding still is.
-  [[nodiscard]] DType dtype_of_weights() const {
-    if (outline_.config) {
-      const std::string embedding = std::string(outline_.config->architecture().embedding.name) + ".weight";
-      return in_.contains(embedding) ? in_.info(embedding).type : DType::bf16;
-    }
-    for (const LeftTensor& t : linears_.left)
-      if (t.as == LeftAs::embedding) return in_.info(t.tensor).type;
-    return DType::bf16;
   }
 
   QuantizedMatrix convert(const std::string& layer, const LayerDescription& d) const {
@@ -175,9 +164,7 @@ ConvertModelReport convert_model(const fs::path& from, const fs::path& to, const
   const std::string quantization = job.config();
   PendingDirectory out(to);
   ConvertModelReport result = job.write(out.path() / "model.safetensors");
-  files::write_file(out.path() / "config.json", config_with_quantization(from, quantization));
-  if (options.to == CheckpointLayout::gptq || options.to == CheckpointLayout::gptq_v2)
-    files::write_file(out.path() / "quantize_config.json", quantization + "\n");
+  write_quantized_config(from, out.path(), options.to, quantization);
   SideFiles side = write_side_files(from, out.path());
   result.left_out = std::move(side.left_out);
   result.notes = job.notes();

@@ -37,6 +37,13 @@ std::string config_with_quantization(const fs::path& from, const std::string& qu
   return config->dump(2) + "\n";
 }
 
+void write_quantized_config(const fs::path& from, const fs::path& to, CheckpointLayout layout,
+                            const std::string& quantization) {
+  files::write_file(to / "config.json", config_with_quantization(from, quantization));
+  if (layout == CheckpointLayout::gptq || layout == CheckpointLayout::gptq_v2)
+    files::write_file(to / "quantize_config.json", quantization + "\n");
+}
+
 std::string config_with_dtype(const fs::path& from, DType type) {
   auto config = unquantized_config(from);
   (*config)[config->contains("dtype") ? "dtype" : "torch_dtype"] = type == DType::f16    ? "float16"

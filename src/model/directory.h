@@ -41,5 +41,9 @@ void each_tensor(const Checkpoint& in, const Progress& progress, Step&& step) {
 /// from/config.json with another quantization_config (JSON text), or with none and another type of the weights.
 std::string config_with_quantization(const std::filesystem::path& from, const std::string& quantization);
 std::string config_with_dtype(const std::filesystem::path& from, DType type);
+/// Writes to/config.json with this quantization_config, and for GPTQ's layouts quantize_config.json, which its readers
+/// look for first.
+void write_quantized_config(const std::filesystem::path& from, const std::filesystem::path& to, CheckpointLayout layout,
+                            const std::string& quantization);
 
 }  // namespace nibble::inline NIBBLE_ABI::model

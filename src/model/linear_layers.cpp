@@ -118,6 +118,14 @@ std::vector<std::string> LinearLayers::left_layers() const {
   return out;
 }
 
+std::vector<std::string> LinearLayers::left_layers_and_heads() const {
+  std::vector<std::string> out = left_layers();
+  if (!by_rule) out.emplace_back("lm_head");
+  else
+    for (const LinearTensor& head : heads) out.push_back(head.layer);
+  return out;
+}
+
 std::string LinearLayers::summary(const Outline& outline) const {
   std::string out =
       "model_type '" + outline.model_type +
@@ -184,6 +192,16 @@ void require_linear_layers(const LinearLayers& layers, const Outline& outline, c
                   "' is not known here, and no tensor has the name and shape of a linear layer: \"NAME.weight\", 2 "
                   "dimensions, F32, F16 or BF16. The architectures that are known: " +
                   known);
+}
+
+DType dtype_of_weights(const Checkpoint& checkpoint, const Outline& outline, const LinearLayers& layers) {
+  if (outline.config) {
+    const std::string embedding = std::string(outline.config->architecture().embedding.name) + std::string(kWeight);
+    return checkpoint.contains(embedding) ? checkpoint.info(embedding).type : DType::bf16;
+  }
+  for (const LeftTensor& t : layers.left)
+    if (t.as == LeftAs::embedding) return checkpoint.info(t.tensor).type;
+  return DType::bf16;
 }
 
 }  // namespace nibble::inline NIBBLE_ABI::model

@@ -44,6 +44,9 @@ struct LinearLayers {
 
   /// The names of linear layers that stay in floating point whatever is chosen: routers, say. By rule only.
   [[nodiscard]] std::vector<std::string> left_layers() const;
+  /// The same and the heads: what a quantization_config names as not quantized. Of an architecture that is known a head
+  /// that is tied, too, which the file does not name.
+  [[nodiscard]] std::vector<std::string> left_layers_and_heads() const;
   /// For the user: what the rule found and what it left.
   [[nodiscard]] std::string summary(const Outline& outline) const;
 };
@@ -54,6 +57,9 @@ struct LinearLayers {
 LinearLayers find_linear_layers(const Checkpoint& checkpoint, const Outline& outline, const std::string& from);
 /// Error{invalid_argument} where the rule found none: it says what it looks for and which architectures are known.
 void require_linear_layers(const LinearLayers& layers, const Outline& outline, const std::string& from);
+
+/// What the weights of a quantized model were before, for bitsandbytes records it: the embedding still is.
+DType dtype_of_weights(const Checkpoint& checkpoint, const Outline& outline, const LinearLayers& layers);
 
 /// What a tensor is, were it of a model that no table describes. Nothing for a linear layer.
 std::optional<LeftAs> left_as(const TensorInfo& tensor, std::string_view model_type);
