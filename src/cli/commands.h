@@ -31,6 +31,7 @@ void add_generate_command(CLI::App& app);
 void add_finetune_command(CLI::App& app);
 void add_inspect_command(CLI::App& app);
 void add_memory_command(CLI::App& app);
+void add_merge_command(CLI::App& app);
 void add_recommend_command(CLI::App& app);
 
 /// Where the embedded model and its texts lie: $NIBBLE_DATA, else the source tree the tool was built from.

@@ -55,6 +55,7 @@ int parse_and_run(int argc, char** argv) {
   add_finetune_command(app);
   add_inspect_command(app);
   add_memory_command(app);
+  add_merge_command(app);
   add_recommend_command(app);
   try {
     app.parse(argc, argv);

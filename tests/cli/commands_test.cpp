@@ -33,7 +33,7 @@ TEST(Tool, EveryCommandExplainsItself) {
   const auto all = run("--help");
   EXPECT_EQ(all.status, 0);
   for (const std::string command :
-       {"compare", "quantize", "convert", "export-gguf", "eval", "generate", "inspect", "memory", "recommend"}) {
+       {"compare", "quantize", "convert", "export-gguf", "eval", "generate", "inspect", "memory", "merge", "recommend"}) {
     EXPECT_TRUE(has(all.text, command)) << command;
     const auto help = run(command + " --help");
     EXPECT_EQ(help.status, 0) << command;
