@@ -25,7 +25,7 @@ void Dropout::apply(MatrixView<const float> x, MatrixView<float> out, Executor& 
   const kernels::DropoutRow row{.row = 0,
                           .stream = {static_cast<std::uint32_t>(stream), static_cast<std::uint32_t>(stream >> 32)},
                           .key = {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)},
-                          .dropped = static_cast<std::uint32_t>(std::ldexp(static_cast<double>(rate), 32)),
+                          .dropped = std::ldexp(rate, 24),
                           .grown = 1 / (1 - rate)};
   const kernels::KernelTable& isa = kernels_of(nullptr);
   parallel_for(executor, x.rows, 16, [&](std::size_t begin, std::size_t end) {

@@ -112,11 +112,12 @@ struct OptimizerFactors {
   float beta1, rest1, beta2, rest2, rate, epsilon, keep;
 };
 
-/// What the mask of one row depends on (train/dropout.h): the counter of four elements is their place/4, the row and the
-/// stream. Elements whose bits are below `dropped` become 0, the others are multiplied by `grown`.
+/// What the mask of one row depends on (train/dropout.h): an element is dropped where the upper 24 bits of its word are
+/// below `dropped`, and multiplied by `grown` otherwise. Word w of Philox's counter (p, row, stream) is that of element
+/// p/16·64 + w·16 + p%16.
 struct DropoutRow {
-  uint32_t row, stream[2], key[2], dropped;
-  float grown;
+  uint32_t row, stream[2], key[2];
+  float dropped, grown;
 };
 
 /// The least and the largest key of RankKeys (scheme/rank_keys.h).

@@ -64,7 +64,11 @@ inline I set_bytes(const char* p) {
   return set_int(word);
 }
 inline I and_int(I a, I b) { return a & b; }
-inline I mul_int(I a, I b) { return a * b; }
+inline I mul_int(I a, I b) { return static_cast<I>(static_cast<uint32_t>(a) * static_cast<uint32_t>(b)); }
+inline I mul_high(I a, I b) {
+  return static_cast<I>(uint64_t{static_cast<uint32_t>(a)} * static_cast<uint32_t>(b) >> 32);
+}
+inline I xor_int(I a, I b) { return a ^ b; }
 inline I dot4(I sum, I a, I b) {
   for (int byte = 0; byte < 4; ++byte) {
     const auto code = static_cast<int32_t>((static_cast<uint32_t>(a) >> (8 * byte)) & 255u);
@@ -126,6 +130,7 @@ inline void stream_bf16(uint16_t* p, F x) { store_bf16(p, x); }
 inline I magnitude_bits(F x) { return static_cast<I>(float_to_bits(x) & 0x7FFFFFFFu); }
 inline F sqrt(F x) { return __builtin_sqrtf(x); }
 /// `yes` where x is finite, else `no`.
+inline F select_less(F x, F bound, F yes, F no) { return x < bound ? yes : no; }
 inline F select_finite(F x, F yes, F no) { return magnitude_bits(x) < 0x7F800000 ? yes : no; }
 inline I max_int(I a, I b) { return a > b ? a : b; }
 inline int32_t reduce_max_int(I x) { return x; }

@@ -69,6 +69,11 @@ inline I sub_int(I a, I b) { return _mm256_sub_epi32(a, b); }
 inline I mul_small(I a, int32_t b) { return _mm256_madd_epi16(a, set_int(b & 0xFFFF)); }
 inline I and_int(I a, I b) { return _mm256_and_si256(a, b); }
 inline I mul_int(I a, I b) { return _mm256_mullo_epi32(a, b); }
+inline I mul_high(I a, I b) {
+  const I even = _mm256_mul_epu32(a, b), odd = _mm256_mul_epu32(_mm256_srli_epi64(a, 32), _mm256_srli_epi64(b, 32));
+  return _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
+}
+inline I xor_int(I a, I b) { return _mm256_xor_si256(a, b); }
 inline I low_byte(I x) { return _mm256_and_si256(x, set_int(255)); }
 struct Table16 {
   __m256 low, high;
@@ -131,6 +136,9 @@ inline void stream_f16(uint16_t* p, F x) { _mm_stream_si128(reinterpret_cast<__m
 inline void stream_bf16(uint16_t* p, F x) { _mm_stream_si128(reinterpret_cast<__m128i*>(p), to_bf16(x)); }
 inline I magnitude_bits(F x) { return _mm256_and_si256(_mm256_castps_si256(x), set_int(0x7FFFFFFF)); }
 inline F sqrt(F x) { return _mm256_sqrt_ps(x); }
+inline F select_less(F x, F bound, F yes, F no) {
+  return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(x, bound, _CMP_LT_OQ));
+}
 inline F select_finite(F x, F yes, F no) {
   const I finite = _mm256_cmpgt_epi32(set_int(0x7F800000), magnitude_bits(x));
   return _mm256_blendv_ps(no, yes, _mm256_castsi256_ps(finite));

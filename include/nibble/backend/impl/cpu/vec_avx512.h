@@ -75,6 +75,11 @@ inline I sub_int(I a, I b) { return _mm512_sub_epi32(a, b); }
 inline I mul_small(I a, int32_t b) { return _mm512_madd_epi16(a, set_int(b & 0xFFFF)); }
 inline I and_int(I a, I b) { return _mm512_and_si512(a, b); }
 inline I mul_int(I a, I b) { return _mm512_mullo_epi32(a, b); }
+inline I mul_high(I a, I b) {
+  const I even = _mm512_mul_epu32(a, b), odd = _mm512_mul_epu32(_mm512_srli_epi64(a, 32), _mm512_srli_epi64(b, 32));
+  return _mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64(even, 32), odd);
+}
+inline I xor_int(I a, I b) { return _mm512_xor_si512(a, b); }
 inline I low_byte(I x) { return _mm512_and_si512(x, set_int(255)); }
 using Table16 = __m512;
 inline Table16 load_table16(const float* p) { return load(p); }
@@ -115,6 +120,9 @@ inline void stream_f16(uint16_t* p, F x) { _mm256_stream_si256(reinterpret_cast<
 inline void stream_bf16(uint16_t* p, F x) { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), to_bf16(x)); }
 inline I magnitude_bits(F x) { return _mm512_and_si512(_mm512_castps_si512(x), set_int(0x7FFFFFFF)); }
 inline F sqrt(F x) { return _mm512_sqrt_ps(x); }
+inline F select_less(F x, F bound, F yes, F no) {
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, bound, _CMP_LT_OQ), no, yes);
+}
 inline F select_finite(F x, F yes, F no) {
   return _mm512_mask_blend_ps(_mm512_cmplt_epi32_mask(magnitude_bits(x), set_int(0x7F800000)), no, yes);
 }

@@ -36,6 +36,12 @@ inline I to_int(F x) { return vcvtnq_s32_f32(x); }
 inline F to_float(I x) { return vcvtq_f32_s32(x); }
 inline I and_int(I a, I b) { return vandq_s32(a, b); }
 inline I mul_int(I a, I b) { return vmulq_s32(a, b); }
+inline I mul_high(I a, I b) {
+  const uint32x4_t x = vreinterpretq_u32_s32(a), y = vreinterpretq_u32_s32(b);
+  const uint64x2_t low = vmull_u32(vget_low_u32(x), vget_low_u32(y)), high = vmull_high_u32(x, y);
+  return vreinterpretq_s32_u32(vuzp2q_u32(vreinterpretq_u32_u64(low), vreinterpretq_u32_u64(high)));
+}
+inline I xor_int(I a, I b) { return veorq_s32(a, b); }
 inline I low_byte(I x) { return and_int(x, set_int(255)); }
 inline I add_where_greater(I sum, F x, F threshold, int32_t width) {
   return add_int(sum, and_int(vreinterpretq_s32_u32(vcgtq_f32(x, threshold)), set_int(width)));
@@ -115,6 +121,7 @@ inline void stream_f16(uint16_t* p, F x) { store_f16(p, x); }
 inline void stream_bf16(uint16_t* p, F x) { store_bf16(p, x); }
 inline I magnitude_bits(F x) { return and_int(vreinterpretq_s32_f32(x), set_int(0x7FFFFFFF)); }
 inline F sqrt(F x) { return vsqrtq_f32(x); }
+inline F select_less(F x, F bound, F yes, F no) { return vbslq_f32(vcltq_f32(x, bound), yes, no); }
 inline F select_finite(F x, F yes, F no) {
   return vbslq_f32(vcltq_s32(magnitude_bits(x), set_int(0x7F800000)), yes, no);
 }

@@ -1,36 +1,45 @@
-// The mask of dropout (train/dropout.h): Philox of sixteen places side by side, in loops that compilers turn into vectors.
+// The mask of dropout (train/dropout.h): Philox (core/philox.h) of the places of a whole vector side by side.
+
+/// Elements that sixteen places make: their first words are elements 0 to 15, the second words 16 to 31, and so on.
+constexpr size_t kDropoutPlaces = 16, kDropoutBlock = 4 * kDropoutPlaces;
+
+/// Ten rounds on counters in place.
+inline void philox_rounds(vec::I (&x)[4], const uint32_t (&key)[2]) {
+  const vec::I first = vec::set_int(static_cast<int32_t>(0xD2511F53)),
+               second = vec::set_int(static_cast<int32_t>(0xCD9E8D57));
+  uint32_t key0 = key[0], key1 = key[1];
+  for (int round = 0; round < 10; ++round) {
+    const vec::I low_high = vec::mul_high(x[0], first), low_low = vec::mul_int(x[0], first);
+    const vec::I high_high = vec::mul_high(x[2], second), high_low = vec::mul_int(x[2], second);
+    x[0] = vec::xor_int(vec::xor_int(high_high, x[1]), vec::set_int(static_cast<int32_t>(key0)));
+    x[1] = high_low;
+    x[2] = vec::xor_int(vec::xor_int(low_high, x[3]), vec::set_int(static_cast<int32_t>(key1)));
+    x[3] = low_low;
+    key0 += 0x9E3779B9u;
+    key1 += 0xBB67AE85u;
+  }
+}
 
 NIBBLE_KERNEL void dropout(const DropoutRow& row, const float* x, size_t n, float* out) {
-  constexpr size_t kPlaces = 16, kElements = 4 * kPlaces;
-  for (size_t first = 0; first < n; first += kElements) {
-    uint32_t a[kPlaces], b[kPlaces], c[kPlaces], d[kPlaces];
-    for (size_t j = 0; j < kPlaces; ++j) {
-      a[j] = static_cast<uint32_t>(first / 4 + j);
-      b[j] = row.row;
-      c[j] = row.stream[0];
-      d[j] = row.stream[1];
-    }
-    uint32_t key0 = row.key[0], key1 = row.key[1];
-    for (int round = 0; round < 10; ++round) {
-      for (size_t j = 0; j < kPlaces; ++j) {
-        const uint64_t low = uint64_t{0xD2511F53} * a[j], high = uint64_t{0xCD9E8D57} * c[j];
-        a[j] = static_cast<uint32_t>(high >> 32) ^ b[j] ^ key0;
-        b[j] = static_cast<uint32_t>(high);
-        c[j] = static_cast<uint32_t>(low >> 32) ^ d[j] ^ key1;
-        d[j] = static_cast<uint32_t>(low);
+  static_assert(kDropoutPlaces % vec::lanes == 0);
+  const vec::F bound = vec::set(row.dropped), grown = vec::set(row.grown), zero = vec::set(0.0f);
+  for (size_t first = 0; first < n; first += kDropoutBlock) {
+    for (size_t at = 0; at < kDropoutPlaces && first + at < n; at += vec::lanes) {
+      uint32_t places[vec::lanes];
+      for (size_t j = 0; j < vec::lanes; ++j) places[j] = static_cast<uint32_t>(first / 4 + at + j);
+      vec::I bits[4] = {vec::load_words(places), vec::set_int(static_cast<int32_t>(row.row)),
+                        vec::set_int(static_cast<int32_t>(row.stream[0])),
+                        vec::set_int(static_cast<int32_t>(row.stream[1]))};
+      philox_rounds(bits, row.key);
+      for (size_t word = 0; word < 4; ++word) {
+        const size_t begin = first + word * kDropoutPlaces + at;
+        if (begin >= n) break;
+        const vec::F share = vec::to_float(vec::shift_right<8>(bits[word]));
+        for_each_vector(x + begin, n - begin < vec::lanes ? n - begin : vec::lanes, out + begin,
+                        [&](const float* from, float* to) {
+                          vec::store(to, vec::select_less(share, bound, zero, vec::mul(vec::load(from), grown)));
+                        });
       }
-      key0 += 0x9E3779B9u;
-      key1 += 0xBB67AE85u;
     }
-    float factors[kElements];
-    for (size_t j = 0; j < kPlaces; ++j) {
-      factors[4 * j] = a[j] < row.dropped ? 0.0f : row.grown;
-      factors[4 * j + 1] = b[j] < row.dropped ? 0.0f : row.grown;
-      factors[4 * j + 2] = c[j] < row.dropped ? 0.0f : row.grown;
-      factors[4 * j + 3] = d[j] < row.dropped ? 0.0f : row.grown;
-    }
-    const size_t count = n - first < kElements ? n - first : kElements;
-    // Not by multiplication alone: 0 times what is no number is none either.
-    for (size_t i = 0; i < count; ++i) out[first + i] = factors[i] == 0 ? 0.0f : x[first + i] * factors[i];
   }
 }
