@@ -150,7 +150,7 @@ std::optional<fs::path> last_checkpoint(const fs::path& folder) {
 fs::path write_checkpoint(const FinetuneOptions& options, const RunDescription& run,
                           std::span<const Parameter> parameters, Optimizer& optimizer, const Trainable& model) {
   const std::size_t step = optimizer.steps();
-  const fs::path path = options.checkpoints / (std::string(kPrefix) + std::to_string(step));
+  fs::path path = options.checkpoints / (std::string(kPrefix) + std::to_string(step));
   std::error_code ignored;
   if (fs::exists(path, ignored)) return path;
   files::PendingDirectory pending(path);

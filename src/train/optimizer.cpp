@@ -254,7 +254,7 @@ struct Optimizer::Impl {
   }
 };
 
-Optimizer::Optimizer(std::vector<Parameter> parameters, OptimizerOptions options)
+Optimizer::Optimizer(std::vector<Parameter> parameters, const OptimizerOptions& options)
     : impl_(std::make_unique<Impl>(std::move(parameters), options)) {}
 Optimizer::~Optimizer() = default;
 Optimizer::Optimizer(Optimizer&&) noexcept = default;

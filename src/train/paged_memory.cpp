@@ -34,10 +34,10 @@ PagedMemory::~PagedMemory() {
 }
 
 void PagedMemory::release(std::span<std::byte> part) noexcept {
-  static const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const auto begin = reinterpret_cast<std::uintptr_t>(part.data()) / page * page,
-             end = reinterpret_cast<std::uintptr_t>(part.data() + part.size());
-  (void)::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);  // a page that is shared is read again
+  static const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  const std::size_t before = reinterpret_cast<std::uintptr_t>(part.data()) % page;
+  // A page that is in part another's is read again, too.
+  (void)::madvise(part.data() - before, before + part.size(), MADV_DONTNEED);
 }
 
 }  // namespace nibble::inline NIBBLE_ABI::train

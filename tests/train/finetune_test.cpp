@@ -91,7 +91,7 @@ TEST(Finetune, GoesThroughEachRowOnceAnEpoch) {
   ASSERT_EQ(toy.rows.size(), 20u);  // 10 passes an epoch
   for (std::size_t i = 0; i < 20; ++i) EXPECT_EQ(toy.passes[i] % 3, i % 10 % 3);
   EXPECT_EQ(std::set<std::uint64_t>(toy.passes.begin(), toy.passes.end()).size(), 20u);
-  for (const std::size_t epoch : {0, 10}) {
+  for (const std::size_t epoch : {std::size_t{0}, std::size_t{10}}) {
     std::vector<std::vector<std::int32_t>> seen, all;
     for (const Row& row : rows) all.push_back(row.ids);
     for (std::size_t i = epoch; i < epoch + 10; ++i) {

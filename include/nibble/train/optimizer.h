@@ -69,7 +69,7 @@ class Optimizer {
  public:
   /// Error{shape_mismatch}: a gradient is not as long as its values; {invalid_argument}: a name is there twice, or an
   /// option is out of range; {io}: there is no room for the file of the moments. They begin as 0.
-  Optimizer(std::vector<Parameter> parameters, OptimizerOptions options);
+  Optimizer(std::vector<Parameter> parameters, const OptimizerOptions& options);
   ~Optimizer();
   Optimizer(Optimizer&&) noexcept;
   Optimizer& operator=(Optimizer&&) noexcept;
