@@ -118,6 +118,7 @@ RunDescription describe_run(const FinetuneOptions& o, std::span<const Row> rows,
     tensors.add(std::span<const char>(p.name));
     const std::size_t size[] = {p.values.size()};
     tensors.add(std::span<const std::size_t>(size));
+    if (p.rate != 1) tensors.add(std::span<const double>(&p.rate, 1));
   }
   RunDescription out{{"epochs", text_of(o.epochs)},
                      {"max_steps", std::to_string(o.max_steps)},

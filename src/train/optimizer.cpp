@@ -136,6 +136,8 @@ struct Optimizer::Impl {
         throw Error(ErrorCode::shape_mismatch, "parameter '" + p.name + "' has " + std::to_string(p.values.size()) +
                                                    " elements and its gradient " + std::to_string(p.gradient.size()));
       if (!names.insert(p.name).second) refuse("there are two parameters '" + p.name + "'");
+      if (!(p.rate >= 0 && std::isfinite(p.rate)))
+        refuse("the rate of '" + p.name + "' is " + std::to_string(p.rate) + "; it must be 0 or more");
       add(std::move(p));
     }
     place_moments();
@@ -226,8 +228,10 @@ struct Optimizer::Impl {
   }
 
   /// Elements [first, last) of a tensor, at most kAdam8Block of them at a time.
-  void update(const kernels::KernelTable& isa, kernels::OptimizerFactors step, const Chunk& c, float scale) const {
+  void update(const kernels::KernelTable& isa, std::span<const kernels::OptimizerFactors> steps, const Chunk& c,
+              float scale) const {
     const Tensor& t = tensors[c.tensor];
+    kernels::OptimizerFactors step = steps[c.tensor];
     if (!t.parameter.decay) step.keep = 1;
     Block scaled, m, v;
     for (std::size_t at = c.first; at < c.last; at += kAdam8Block) {
@@ -273,14 +277,17 @@ StepReport Optimizer::step(double learning_rate, double gradient_scale) {
     throw Error(ErrorCode::non_finite, "the gradients' norm is " + std::to_string(report.gradient_norm) +
                                            ", whose square fp32 does not hold; nothing was changed");
   const auto scale = static_cast<float>(gradient_scale * report.clipped_by);
-  const kernels::OptimizerFactors step =
-      std::visit([&](const auto& rule) { return factors_of(rule, learning_rate, o.steps + 1); }, o.options.rule);
+  std::vector<kernels::OptimizerFactors> steps;
+  for (const Tensor& t : o.tensors)
+    steps.push_back(
+        std::visit([&](const auto& rule) { return factors_of(rule, learning_rate * t.parameter.rate, o.steps + 1); },
+                   o.options.rule));
   const kernels::KernelTable& isa = kernels_of(o.options.backend);
   std::size_t first = 0;
   for (const std::size_t last : o.windows) {
     parallel_for(o.executor(), last - first, 1, [&](std::size_t begin, std::size_t end) {
       for (std::size_t c = first + begin; c < first + end; ++c) {
-        o.update(isa, step, o.chunks[c], scale);
+        o.update(isa, steps, o.chunks[c], scale);
         if (o.pages) o.release(o.chunks[c]);
       }
     });

@@ -365,5 +365,33 @@ TEST(Optimizer, RefusesWhatItCannotTrainBy) {
   expect_error(ErrorCode::invalid_argument, "gradient_scale is 0", [&] { optimizer.step(1, 0); });
 }
 
+/// A parameter's own rate is the step's for it alone.
+TEST(Optimizer, AParametersRateMultipliesTheSteps) {
+  for_each_kind([](const OptimizerOptions& options) {
+    Tensors fast = several(), slow = several(), still = several();
+    const Tensors before = several();
+    std::vector<Parameter> halved = slow.parameters(), stopped = still.parameters();
+    for (Parameter& p : halved) p.rate = 0.5;
+    stopped[3].rate = 0;
+    Optimizer a(fast.parameters(), options), b(halved, options), c(stopped, options);
+    for (unsigned t = 0; t < 3; ++t) {
+      for (Tensors* tensors : {&fast, &slow, &still}) tensors->draw(t);
+      a.step(0.005);
+      b.step(0.01);
+      c.step(0.005);
+    }
+    EXPECT_EQ(bytes_of(fast, a), bytes_of(slow, b));
+    EXPECT_EQ(still.values[3], before.values[3]);
+    EXPECT_EQ(still.values[4], fast.values[4]);
+  });
+}
+
+TEST(Optimizer, RefusesARateThatIsNone) {
+  Tensors t{4};
+  std::vector<Parameter> parameters = t.parameters();
+  parameters[0].rate = -1;
+  expect_error(ErrorCode::invalid_argument, "the rate of '0' is -1", [&] { Optimizer(parameters, {}); });
+}
+
 }  // namespace
 }  // namespace nibble::train

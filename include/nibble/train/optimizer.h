@@ -36,6 +36,8 @@ struct Parameter {
   std::span<float> values;
   std::span<const float> gradient;  ///< As long as the values.
   bool decay = true;                ///< False for what weight decay leaves alone: norms and biases.
+  double rate = 1;  ///< The step's learning rate is multiplied by it: scales of a grid, say, move in other steps than
+                    ///< weights. Finite, 0 or more; 0 leaves the tensor as it is.
 };
 
 struct OptimizerOptions {
