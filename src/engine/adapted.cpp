@@ -4,16 +4,12 @@
 #include <cmath>
 #include <string>
 
-#include "matrix.h"
 #include "nibble/core/error.h"
 #include "nibble/engine/model.h"
 
 namespace nibble::inline NIBBLE_ABI::engine {
 
-namespace {
-
-/// Rows first … of W, decoded. A backend that gathers none multiplies rows of the identity.
-Matrix rows_of(const PackedMatrix& weight, std::size_t first, std::size_t count, Executor& executor) {
+Matrix decoded_rows(const PackedMatrix& weight, std::size_t first, std::size_t count, Executor& executor) {
   Matrix rows(count, weight.cols());
   if (weight.backend().has_gather_rows(weight)) {
     std::vector<std::int32_t> ids(count);
@@ -27,13 +23,11 @@ Matrix rows_of(const PackedMatrix& weight, std::size_t first, std::size_t count,
   return rows;
 }
 
-}  // namespace
-
 std::vector<double> squared_row_norms(const PackedMatrix& weight, Executor& executor) {
   constexpr std::size_t kRows = 256;
   std::vector<double> out(weight.rows());
   for (std::size_t first = 0; first < out.size(); first += kRows) {
-    const Matrix rows = rows_of(weight, first, std::min(kRows, out.size() - first), executor);
+    const Matrix rows = decoded_rows(weight, first, std::min(kRows, out.size() - first), executor);
     each_row(executor, rows.view().rows, [&](std::size_t r) {
       double sum = 0;
       for (const float w : rows.view().row(r)) sum += static_cast<double>(w) * static_cast<double>(w);

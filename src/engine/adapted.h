@@ -4,10 +4,14 @@
 #include <span>
 #include <vector>
 
+#include "matrix.h"
 #include "nibble/engine/block.h"
 #include "nibble/model/adapter.h"
 
 namespace nibble::inline NIBBLE_ABI::engine {
+
+/// Rows first … of W, decoded. A backend that gathers none multiplies rows of the identity.
+Matrix decoded_rows(const PackedMatrix& weight, std::size_t first, std::size_t count, Executor& executor);
 
 /// Σ over its input of each row's squares, as the packed weights are decoded; fp64.
 std::vector<double> squared_row_norms(const PackedMatrix& weight, Executor& executor);

@@ -41,7 +41,7 @@ struct BlockTrace {
 };
 
 /// Of a block's linear layers, by role.
-using BlockGradients = std::array<AdapterGradient, model::kLinearRoles>;
+using BlockGradients = std::array<PartGradients, model::kLinearRoles>;
 
 class BlockTraining {
  public:

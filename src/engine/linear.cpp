@@ -2,6 +2,7 @@
 
 #include "matrix.h"
 #include "nibble/train/lora.h"
+#include "nibble/train/weight_gradient.h"
 
 namespace nibble::inline NIBBLE_ABI::engine {
 
@@ -142,6 +143,8 @@ void linear_gradients(MatrixView<const float> x, std::span<const LinearGradient>
       } else {
         if (grad_x.data != nullptr) transposed(g.linear, g.grad_y, {}, put, grad_x, executor);
         if (g.linear.adapter) add_lora_gradient(g, x, g.grad_y, grad_x, executor);
+        else if (g.to.weight.data != nullptr)
+          train::add_weight_gradient(x, g.grad_y, g.to.weight, executor, &g.linear.weight->backend());
       }
     } catch (const Error& e) {
       rethrow_for(g.linear, e);

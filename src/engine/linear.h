@@ -20,22 +20,23 @@ struct LinearOutput {
 void apply_linears(MatrixView<const float> x, std::span<const LinearOutput> outputs, Activations activations,
                    Executor& executor);
 
-/// Where the gradients of an adapter go; each is added to. Views without data: not wanted.
-struct AdapterGradient {
-  MatrixView<float> a, b;
+/// Where the gradients of a layer's parts go; each is added to. Views without data: not wanted.
+struct PartGradients {
+  MatrixView<float> a = {}, b = {};  ///< Of the adapter.
   std::span<float> magnitude = {};
   std::span<const float> inverse_norm = {};  ///< [out], of the adapted rows: gain = magnitude·inverse_norm.
+  MatrixView<float> weight = {};             ///< [out, in], of a layer without an adapter (train/weight_gradient.h).
 };
 
 struct LinearGradient {
   const Linear& linear;
   MatrixView<const float> grad_y;
-  AdapterGradient to = {};
+  PartGradients to = {};
   train::Dropout dropout = {};
 };
 
 /// grad_x becomes what layers with the same input x give back to it, unless it is without data; the gradients of their
-/// adapters are added to. The weights have none.
+/// parts are added to.
 void linear_gradients(MatrixView<const float> x, std::span<const LinearGradient> gradients, MatrixView<float> grad_x,
                       Executor& executor);
 
