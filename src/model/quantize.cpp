@@ -102,9 +102,23 @@ class Job {
     out_.declare(t.name, options_.convert_to && is_float(t.type) ? *options_.convert_to : t.type, t.shape);
   }
 
+  /// What the caller gives for a layer that is m in the file.
+  QuantizedMatrix given(const std::string& layer, const FloatMatrix& m) const {
+    QuantizedMatrix q = options_.matrix(layer);
+    q.validate(layer);
+    if (q.rows != m.rows || q.cols != m.cols || q.spec != *options_.spec || !q.g_idx.empty())
+      throw Error(ErrorCode::shape_mismatch,
+                  "layer '" + layer + "' was given as " + std::to_string(q.rows) + " × " + std::to_string(q.cols) +
+                      " of " + q.spec.to_string() + ", and is to be " + std::to_string(m.rows) + " × " +
+                      std::to_string(m.cols) + " of " + options_.spec->to_string() + ", its groups in place");
+    return q;
+  }
+
   void write_quantized(const TensorInfo& t, const LinearTensor& linear, SafetensorsWriter& writer) {
     out_.each_matrix(linear, [&](const std::string& layer, const FloatMatrix& m) {
-      const QuantizedMatrix q = out_.backend().quantize(m, *options_.spec, t.name, out_.executor());
+      const QuantizedMatrix q = options_.matrix
+                                    ? given(layer, m)
+                                    : out_.backend().quantize(m, *options_.spec, t.name, out_.executor());
       Rewrite::put(writer, encode_quantized(layer, q, t.type));
       const auto count = static_cast<double>(q.rows) * static_cast<double>(q.cols);
       bits_ += q.spec.bits_per_weight(q.rows, q.cols) * count;
