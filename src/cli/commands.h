@@ -29,6 +29,7 @@ void add_export_gguf_command(CLI::App& app);
 void add_eval_command(CLI::App& app);
 void add_generate_command(CLI::App& app);
 void add_finetune_command(CLI::App& app);
+void add_qat_command(CLI::App& app);
 void add_inspect_command(CLI::App& app);
 void add_memory_command(CLI::App& app);
 void add_merge_command(CLI::App& app);

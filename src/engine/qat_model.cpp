@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <set>
 
 #include "adapted.h"
 #include "nibble/core/error.h"
@@ -179,6 +180,14 @@ train::Loss QatModel::add_gradients(const train::Row& row, std::uint64_t) {
 train::Loss QatModel::loss(const train::Row& row) {
   impl_->update_weights();
   return impl_->pass().loss(row);
+}
+
+std::map<std::string, std::string> QatModel::description() const {
+  std::set<std::string> specs;
+  for (const TrainedLinear& layer : impl_->layers) specs.insert(layer.quant.spec().to_string());
+  std::string method;
+  for (const std::string& spec : specs) method += (method.empty() ? "" : " ") + spec;
+  return {{"method", method}, {"distillation", std::to_string(impl_->options.distillation)}};
 }
 
 std::vector<std::string> QatModel::layers() const {

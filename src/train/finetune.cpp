@@ -63,6 +63,7 @@ class Run {
                   .warmup_steps = warmup_steps_of(options.warmup, steps_of(options, rows.size())),
                   .decay = options.decay},
         description_(describe_run(options, rows, parameters_)) {
+    description_.merge(model.description());
     report_.state_bytes = optimizer_.state_bytes();
   }
 

@@ -32,8 +32,8 @@ const std::string kModel = NIBBLE_EXAMPLE_DATA "/austen-5m";
 TEST(Tool, EveryCommandExplainsItself) {
   const auto all = run("--help");
   EXPECT_EQ(all.status, 0);
-  for (const std::string command :
-       {"compare", "quantize", "convert", "export-gguf", "eval", "generate", "inspect", "memory", "merge", "recommend"}) {
+  for (const std::string command : {"compare", "quantize", "convert", "export-gguf", "eval", "generate", "finetune",
+                                    "qat", "inspect", "memory", "merge", "recommend"}) {
     EXPECT_TRUE(has(all.text, command)) << command;
     const auto help = run(command + " --help");
     EXPECT_EQ(help.status, 0) << command;
@@ -374,6 +374,29 @@ TEST(Convert, SaysWhatIsLostAndAsksFirst) {
   EXPECT_TRUE(has(lossy.text, "42 of 42 layers are not the same any more")) << lossy.text;
   EXPECT_TRUE(
       has(run("convert " + at("awq") + " " + at("x") + " --to ggml").text, "there is no layout 'ggml'; there are"));
+}
+
+TEST(Qat, WritesAModelThatEvalReads) {
+  const TemporaryFolder folder;
+  const std::string out = folder / "out";
+  const std::string command = "qat " + kModel + " -o " + out + " --max-steps 3 --max-length 64 --learning-rate 0.02 ";
+  const auto trained = run(command + "--evaluation-share 0.01 --log " + (folder / "log").string());
+  ASSERT_EQ(trained.status, 0) << trained.text;
+  EXPECT_TRUE(has(trained.text, "held-out loss")) << trained.text;
+  std::ifstream log(folder / "log");
+  std::string line;
+  std::size_t lines = 0;
+  while (std::getline(log, line)) EXPECT_EQ(Json::parse(line)["step"], ++lines);
+  EXPECT_EQ(lines, 3u);
+  EXPECT_FALSE(fs::exists(out + ".checkpoints"));
+  const auto evaluated = run("eval " + out + " --tokens 200");
+  EXPECT_EQ(evaluated.status, 0) << evaluated.text;
+  EXPECT_TRUE(has(evaluated.text, "2.562")) << evaluated.text;
+  EXPECT_EQ(run(command).status, 1) << "the output is there";
+  const auto begun = run("qat " + kModel + " -o " + (folder / "more").string() + " --method int2-g16-asym --start " +
+                         out + " --max-steps 1");
+  EXPECT_EQ(begun.status, 1);
+  EXPECT_TRUE(has(begun.text, "is int2-g32-asym there, and int2-g16-asym here")) << begun.text;
 }
 
 TEST(ExportGguf, WritesAFileThatEvalReads) {

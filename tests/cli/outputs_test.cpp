@@ -33,6 +33,7 @@ constexpr Writer kWriters[] = {
     {"gptq_resumed", "quantize IN -o OUT --method gptq-4-g128 --calibration TEXT --quiet --resume", true},
     {"awq", "quantize IN -o OUT --method awq-4-g128 --calibration TEXT --quiet", true},
     {"report", "quantize IN -o ELSEWHERE --method gptq-4-g128 --calibration TEXT --quiet --report OUT", false},
+    {"qat", "qat IN -o OUT --data TEXT --max-length 16 --max-steps 1 --quiet", true},
     {"convert", "convert IN OUT --to gptq --quiet", true},
     {"export_gguf", "export-gguf IN OUT --force --quiet", false},
     {"eval_json", "eval IN --text TEXT --tokens 16 --quiet --json OUT", false},

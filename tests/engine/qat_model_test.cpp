@@ -198,6 +198,30 @@ TEST(QatModel, TheSavedModelIsTheTrainedOne) {
   EXPECT_FALSE(std::filesystem::exists(folder / "other"));
 }
 
+TEST(QatModel, GoesOnFromACheckpointToTheSameBits) {
+  const testing_support::TemporaryFolder folder;
+  const Model model = Model::load(kGolden + "qwen3");
+  const QuantSpec spec = QuantSpec::parse("int2-g32-asym");
+  const std::vector<train::Row> rows(4, row_of("qwen3"));
+  train::FinetuneOptions options;
+  options.batch = options.accumulation = 1;
+  options.learning_rate = 0.01;
+  QatModel whole(model, spec);
+  train::finetune(whole, rows, {}, options);
+  options.checkpoints = folder / "run";
+  options.on_step = [](const train::StepRecord& r) { return r.step != 2; };
+  QatModel first(model, spec);
+  EXPECT_TRUE(train::finetune(first, rows, {}, options).stopped);
+  options.resume = true;
+  QatModel other(model, spec, {.distillation = 0.5f});
+  expect_error(ErrorCode::invalid_argument, "its distillation is 1.0",
+               [&] { train::finetune(other, rows, {}, options); });
+  QatModel second(model, spec);
+  EXPECT_EQ(train::finetune(second, rows, {}, options).resumed_at, 2u);
+  for (std::size_t i = 0; i < whole.parameters().size(); ++i)
+    EXPECT_TRUE(std::ranges::equal(whole.parameters()[i].values, second.parameters()[i].values));
+}
+
 TEST(QatModel, BeginsWithAnotherQuantization) {
   const Model model = Model::load(kGolden + "qwen3");
   const QuantSpec spec = QuantSpec::parse("int2-g32-asym");

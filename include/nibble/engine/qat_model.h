@@ -16,6 +16,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -58,6 +59,8 @@ class QatModel final : public train::Trainable {
   train::Loss add_gradients(const train::Row& row, std::uint64_t pass) override;
   /// The cross-entropy.
   train::Loss loss(const train::Row& row) override;
+  /// The share of distillation and the spec: the rest shows in the parameters' rates, of which checkpoints know.
+  [[nodiscard]] std::map<std::string, std::string> description() const override;
 
   /// Layers that are trained, in the order of the blocks.
   [[nodiscard]] std::vector<std::string> layers() const;
