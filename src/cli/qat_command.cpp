@@ -174,7 +174,7 @@ void add_qat_command(CLI::App& app) {
   o->loop.epochs = 3;
   o->loop.batch = 4;
   o->loop.accumulation = 1;
-  o->loop.learning_rate = 1e-2;
+  o->loop.learning_rate = 5e-3;
   o->loop.optimizer.max_grad_norm = 1;
   CLI::App* c = app.add_subcommand("qat", "Train a model's weights and grids for the method it is quantized by");
   c->add_option("model", o->model, "Model directory or GGUF file (default: the embedded model)");

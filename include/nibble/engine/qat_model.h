@@ -5,8 +5,10 @@
 //   auto base = engine::Model::load("model");                             // as it is: the teacher, too
 //   engine::QatModel qat(base, QuantSpec::parse("int2-g32-asym"), {});
 //   train::finetune(qat, rows, {}, options);                              // options.learning_rate: in steps of a grid
-//   model::quantize_model("model", "model-int2", {.spec = …, .matrix = [&](auto& layer) { return qat.quantized(layer);
-//   }});
+//   model::QuantizeModelOptions write;
+//   write.spec = QuantSpec::parse("int2-g32-asym");
+//   write.matrix = [&](const std::string& layer) { return qat.quantized(layer); };
+//   model::quantize_model("model", "model-int2", write);
 //
 // The scales are learned as in LSQ (Esser et al. 2020), the zero points as in EfficientQAT (Chen et al. 2024), whose
 // aim, all weights and grids trained at 2 and 3 bits on little data, this has; but end to end, not block by block, and
@@ -45,8 +47,8 @@ struct QatModelOptions {
 class QatModel final : public train::Trainable {
  public:
   /// Takes a share of the base's weights, and of each linear layer 16 bytes a weight: the latent one, its gradient, and
-  /// what is multiplied by (twice: packed, and as the gradient of it goes by block). Errors of FakeQuant, for each
-  /// layer; invalid_argument for an option out of range, or a base with an adapter.
+  /// twice what it is taken for, as it is and packed. Of one block it holds the gradients of what is multiplied by.
+  /// Errors of FakeQuant, for each layer; invalid_argument for an option out of range, or a base with an adapter.
   QatModel(const Model& base, const QuantSpec& spec, const QatModelOptions& options = {});
   ~QatModel() override;
   QatModel(const QatModel&) = delete;

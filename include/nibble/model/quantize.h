@@ -21,7 +21,7 @@ struct QuantizeModelOptions {
   /// With a spec: patterns of layers that stay as they are, and of the only ones that do not (a name or part of one
   /// from dot to dot, a glob, or "re:" and a regular expression). One that matches nothing is an error.
   std::vector<std::string> skip, only;
-  bool lm_head = false;              ///< With a spec: quantize the head too. Not if it is tied to the embedding.
+  bool lm_head = false;  ///< With a spec: quantize the head too. Not if it is tied to the embedding.
   /// With a spec: gives the matrix of a layer, of this spec and the layer's shape, in place of Backend::quantize, where
   /// it was made elsewhere (engine/qat_model.h). Called once for each layer, in the order of the file.
   std::function<QuantizedMatrix(const std::string& layer)> matrix;

@@ -53,8 +53,8 @@ class Trainable {
   virtual Loss loss(const Row& row) = 0;
   /// What a checkpoint holds beside the parameters, for whoever wants to use it as it is: an adapter's files.
   virtual void save(const std::filesystem::path& folder) const { static_cast<void>(folder); }
-  /// What of it, beside the parameters' names and sizes, must be the same for a run to go on from a checkpoint: names of
-  /// options, none of them one of FinetuneOptions, and their values.
+  /// What of it, beside the parameters' names and sizes, must be the same for a run to go on from a checkpoint: names
+  /// of options, none of them one of FinetuneOptions, and their values.
   [[nodiscard]] virtual std::map<std::string, std::string> description() const { return {}; }
 };
 
