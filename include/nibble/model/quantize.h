@@ -24,7 +24,7 @@ struct QuantizeModelOptions {
   bool lm_head = false;  ///< With a spec: quantize the head too. Not if it is tied to the embedding.
   /// With a spec: gives the matrix of a layer, of this spec and the layer's shape, in place of Backend::quantize, where
   /// it was made elsewhere (engine/qat_model.h). Called once for each layer, in the order of the file.
-  std::function<QuantizedMatrix(const std::string& layer)> matrix;
+  std::function<QuantizedMatrix(const std::string& layer)> matrix = {};
   const Backend* backend = nullptr;  ///< Null: default_backend().
   Executor* executor = nullptr;      ///< Null: default_executor().
   Progress progress;
