@@ -116,9 +116,8 @@ class Job {
 
   void write_quantized(const TensorInfo& t, const LinearTensor& linear, SafetensorsWriter& writer) {
     out_.each_matrix(linear, [&](const std::string& layer, const FloatMatrix& m) {
-      const QuantizedMatrix q = options_.matrix
-                                    ? given(layer, m)
-                                    : out_.backend().quantize(m, *options_.spec, t.name, out_.executor());
+      const QuantizedMatrix q =
+          options_.matrix ? given(layer, m) : out_.backend().quantize(m, *options_.spec, t.name, out_.executor());
       Rewrite::put(writer, encode_quantized(layer, q, t.type));
       const auto count = static_cast<double>(q.rows) * static_cast<double>(q.cols);
       bits_ += q.spec.bits_per_weight(q.rows, q.cols) * count;

@@ -18,7 +18,8 @@ struct Dropout {
   /// Error{invalid_argument} for a rate outside [0, 1).
   void validate() const;
   /// out = the masked x, element by element; they may be the same memory. Row r and column c are kept or not whatever
-  /// the shape is: by Philox (core/philox.h) of column and row, keyed by the seed, with the stream. Error{shape_mismatch}; errors of validate().
+  /// the shape is: by Philox (core/philox.h) of column and row, keyed by the seed, with the stream.
+  /// Error{shape_mismatch}; errors of validate().
   void apply(MatrixView<const float> x, MatrixView<float> out, Executor& executor = serial_executor()) const;
 };
 
