@@ -22,11 +22,12 @@ void Dropout::apply(MatrixView<const float> x, MatrixView<float> out, Executor& 
                                                " and out " + std::to_string(out.rows) + " × " +
                                                std::to_string(out.cols));
   validate();
-  const kernels::DropoutRow row{.row = 0,
-                          .stream = {static_cast<std::uint32_t>(stream), static_cast<std::uint32_t>(stream >> 32)},
-                          .key = {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)},
-                          .dropped = std::ldexp(rate, 24),
-                          .grown = 1 / (1 - rate)};
+  const kernels::DropoutRow row{
+      .row = 0,
+      .stream = {static_cast<std::uint32_t>(stream), static_cast<std::uint32_t>(stream >> 32)},
+      .key = {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)},
+      .dropped = std::ldexp(rate, 24),
+      .grown = 1 / (1 - rate)};
   const kernels::KernelTable& isa = kernels_of(nullptr);
   parallel_for(executor, x.rows, 16, [&](std::size_t begin, std::size_t end) {
     kernels::DropoutRow mask = row;
