@@ -91,11 +91,18 @@ void BlockPass::attention(const Block& block, MatrixView<const float> normed, st
   // Keys and values go straight to their place in the cache.
   const MatrixView<float> k = cache.keys.row_range(start, n), v = cache.values.row_range(start, n);
   apply(normed, {{query, q}, {key, k}, {value, v}});
-  norm_heads(q, block.norm(Role::query_norm));
-  norm_heads(k, block.norm(Role::key_norm));
-  rotate(q, dim, rope);
-  rotate(k, dim, rope);
-  engine::attention({.queries = q,
+  attend(block, q, rope, cache, mixed);
+}
+
+void BlockPass::attend(const Block& block, MatrixView<float> queries, std::span<const float> rope,
+                       const KeyValues& cache, MatrixView<float> mixed) const {
+  const std::size_t dim = config_.head_dim, start = cache.seen, n = queries.rows;
+  const MatrixView<float> keys = cache.keys.row_range(start, n);
+  norm_heads(queries, block.norm(Role::query_norm));
+  norm_heads(keys, block.norm(Role::key_norm));
+  rotate(queries, dim, rope);
+  rotate(keys, dim, rope);
+  engine::attention({.queries = queries,
                      .keys = cache.keys.row_range(0, start + n),
                      .values = cache.values.row_range(0, start + n),
                      .head_dim = dim,

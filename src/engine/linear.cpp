@@ -133,6 +133,16 @@ void apply_linears(MatrixView<const float> x, std::span<const LinearOutput> outp
   }
 }
 
+void finish_product(const LinearOutput& out, MatrixView<const float> x, Executor& executor) {
+  const Linear& linear = out.linear;
+  if (has_gain(linear)) return finish_with_gain(out, x, executor);
+  if (!linear.bias.empty())
+    each_row(executor, x.rows, [&](std::size_t r) {
+      for (std::size_t c = 0; c < linear.bias.size(); ++c) out.y(r, c) += linear.bias[c];
+    });
+  if (linear.adapter) add_lora_of(linear, x, out.y, out.dropout, executor);
+}
+
 void linear_gradients(MatrixView<const float> x, std::span<const LinearGradient> gradients, MatrixView<float> grad_x,
                       Executor& executor) {
   Put put = Put::first;

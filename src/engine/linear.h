@@ -20,6 +20,9 @@ struct LinearOutput {
 void apply_linears(MatrixView<const float> x, std::span<const LinearOutput> outputs, Activations activations,
                    Executor& executor);
 
+/// y = W·x, without the bias, becomes what the layer gives: for rows of a batch whose product was one with others'.
+void finish_product(const LinearOutput& out, MatrixView<const float> x, Executor& executor);
+
 /// Where the gradients of a layer's parts go; each is added to. Views without data: not wanted.
 struct PartGradients {
   MatrixView<float> a = {}, b = {};  ///< Of the adapter.

@@ -68,22 +68,29 @@ void Embedding::look_up(std::span<const std::int32_t> ids, MatrixView<float> out
   files::require_intact(rows_.blocks.data());  // they lie in the model's file
 }
 
-std::vector<float> Model::forward(std::span<const std::int32_t> ids, KvCache& cache, bool last_only) const {
+void Model::check_ids(std::span<const std::int32_t> ids) const {
   if (ids.empty()) throw Error(ErrorCode::invalid_argument, "forward: no tokens were given");
   for (std::size_t t = 0; t < ids.size(); ++t)
     if (ids[t] < 0 || static_cast<std::size_t>(ids[t]) >= config_.vocab)
       throw Error(ErrorCode::invalid_argument, "token " + std::to_string(t) + " is " + std::to_string(ids[t]) +
                                                    "; the vocabulary has ids 0 to " +
                                                    std::to_string(config_.vocab - 1));
-  if (cache.keys_.size() != config_.layers || cache.width_ != config_.kv_heads * config_.head_dim)
-    throw Error(ErrorCode::shape_mismatch, "the cache was made for another model");
-  const std::size_t n = ids.size();
-  if (n > cache.capacity_ - cache.size_)
-    throw Error(ErrorCode::invalid_argument, std::to_string(n) +
-                                                 " tokens do not fit the cache: " + std::to_string(cache.size_) +
-                                                 " of " + std::to_string(cache.capacity_) + " are used");
+}
 
-  const RopeAngles rope(config_, cache.size_, n);
+void KvCache::check_room(const model::Config& config, std::size_t tokens) const {
+  if (keys_.size() != config.layers || width_ != config.kv_heads * config.head_dim)
+    throw Error(ErrorCode::shape_mismatch, "the cache was made for another model");
+  if (tokens > capacity_ - size_)
+    throw Error(ErrorCode::invalid_argument, std::to_string(tokens) +
+                                                 " tokens do not fit the cache: " + std::to_string(size_) + " of " +
+                                                 std::to_string(capacity_) + " are used");
+}
+
+std::vector<float> Model::forward(std::span<const std::int32_t> ids, KvCache& cache, bool last_only) const {
+  check_ids(ids);
+  const std::size_t n = ids.size();
+  cache.check_room(config_, n);
+  const RopeAngles rope(config_, cache.size(), n);
   const BlockPass pass(config_, *executor_, activations_, &hook_);
   std::vector<float> stream(n * config_.hidden);
   BlockPass::Scratch scratch;
@@ -91,13 +98,10 @@ std::vector<float> Model::forward(std::span<const std::int32_t> ids, KvCache& ca
   embedding_.look_up(ids, x, *executor_);
   scale_embedded(config_, x);
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
-    const KeyValues seen{{cache.keys_[i].data(), cache.capacity_, cache.width_},
-                         {cache.values_[i].data(), cache.capacity_, cache.width_},
-                         cache.size_};
-    pass.add_attention(blocks_[i], x, rope.of(blocks_[i]), seen, scratch);
+    pass.add_attention(blocks_[i], x, rope.of(blocks_[i]), cache.layer(i), scratch);
     pass.add_ffn(blocks_[i], x, scratch);
   }
-  cache.size_ += n;
+  cache.append(n);
   const auto wanted = last_only ? x.row_range(n - 1, 1) : x;
   scratch.normed.resize(wanted.rows * config_.hidden);
   const MatrixView<float> normed(scratch.normed.data(), wanted.rows, config_.hidden);

@@ -98,6 +98,10 @@ class BlockPass {
   /// each head by itself, where the block has norms for them (QK-norm: Henry et al. 2020, Dehghani et al. 2023).
   void attention(const Block& block, MatrixView<const float> normed, std::span<const float> rope,
                  const KeyValues& cache, MatrixView<float> mixed) const;
+  /// The same from what query, key and value gave: queries, and keys and values as the cache's next rows; the first two
+  /// are normed and turned in place.
+  void attend(const Block& block, MatrixView<float> queries, std::span<const float> rope, const KeyValues& cache,
+              MatrixView<float> mixed) const;
   /// activation(gate)·up, [tokens, intermediate]: the input of down.
   void ffn_gated(const Block& block, MatrixView<const float> normed, MatrixView<float> gated) const;
   void linear(const Linear& linear, MatrixView<const float> x, MatrixView<float> y) const { apply(x, {{linear, y}}); }

@@ -32,8 +32,16 @@ class KvCache {
   [[nodiscard]] std::size_t capacity() const { return capacity_; }
   void clear() { size_ = 0; }
 
+  /// What a pass of one's own needs: a layer's keys and values, with room behind those seen; and, when every layer has
+  /// got its own behind them, that `tokens` more are seen.
+  [[nodiscard]] KeyValues layer(std::size_t index) {
+    return {{keys_[index].data(), capacity_, width_}, {values_[index].data(), capacity_, width_}, size_};
+  }
+  void append(std::size_t tokens) { size_ += tokens; }
+  /// Error{shape_mismatch} unless it was made for such a model; {invalid_argument} if so many tokens do not fit.
+  void check_room(const model::Config& config, std::size_t tokens) const;
+
  private:
-  friend class Model;
   std::size_t capacity_, width_, size_ = 0;
   std::vector<std::vector<float>> keys_, values_;  ///< Per layer [token][kv_head][head_dim].
 };
@@ -78,6 +86,8 @@ class Model {
   static Model load(const std::filesystem::path& path, const LoadOptions& options = {});
 
   [[nodiscard]] const model::Config& config() const { return config_; }
+  /// Error{invalid_argument} names a token that the vocabulary has not, and says where there is none.
+  void check_ids(std::span<const std::int32_t> ids) const;
   /// Logits [ids, vocab] of every given token, which continue those in the cache; `last_only` gives [1, vocab].
   /// Error{invalid_argument} for an id outside the vocabulary, a full cache, or no ids; the cache is then unchanged.
   std::vector<float> forward(std::span<const std::int32_t> ids, KvCache& cache, bool last_only = false) const;
@@ -93,6 +103,7 @@ class Model {
   [[nodiscard]] std::span<const float> final_norm() const { return norm_; }
   [[nodiscard]] const Linear& head() const { return head_; }
   [[nodiscard]] Executor& executor() const { return *executor_; }
+  [[nodiscard]] Activations activations() const { return activations_; }
 
   /// The hook sees what each linear layer of every block multiplies, and the head: evaluate() finds where numbers end.
   void set_linear_hook(LinearHook hook) { hook_ = std::move(hook); }
