@@ -92,6 +92,8 @@ TEST(Finetune, WritesAnAdapterALogAndACurve) {
   EXPECT_TRUE(std::ranges::any_of(adapter.layers.front().b, [](float v) { return v != 0; }));
   const std::string with = " --adapter " + out;
   EXPECT_EQ(run("generate " + kModel + with + " --tokens 4").status, 0);
+  const auto asked = run("generate " + kModel + with + " --instruction 'Add the numbers.' --input '1 + 2' --tokens 1");
+  EXPECT_TRUE(has(asked.text, "### Instruction:\nAdd the numbers.\n\n### Input:\n1 + 2")) << asked.text;
   const auto plain = run("eval " + kModel + " --tokens 600"), adapted = run("eval " + kModel + with + " --tokens 600");
   EXPECT_EQ(adapted.status, 0) << adapted.text;
   EXPECT_NE(plain.text.substr(0, 40), adapted.text.substr(0, 40));
