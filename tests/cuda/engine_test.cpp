@@ -2,7 +2,7 @@
 // CPU's backends give.
 #include <cmath>
 
-#include "nibble/engine/model.h"
+#include "nibble/engine/lora_model.h"
 #include "tests/cuda/backend_support.h"
 
 namespace nibble {
@@ -50,6 +50,42 @@ TEST(CudaEngine, PredictsWhatTheCpuPredicts) {
     check("gqa_tied", spec, false, 1e-4f);
   check("gqa_tied", "llm-int8", false, 1e-2f);
   check("gqa_tied", "int8", true, 1e-2f);
+  expect_clean();
+}
+
+/// The gradients of an adapter of rank 2 on every layer, behind one another.
+std::vector<float> gradients(const char* spec, const Backend* on) {
+  LoadOptions options;
+  options.executor = &serial_executor();
+  options.backend = on;
+  if (spec != nullptr) options.quantize = QuantSpec::parse(spec);
+  const Model m = Model::load(NIBBLE_TEST_DATA "/golden/gqa_tied", options);
+  model::Adapter adapter = model::Adapter::make(m.config(), {.rank = 2, .dropout = 0.25});
+  for (model::AdapterLayer& layer : adapter.layers)
+    for (std::size_t i = 0; i < layer.b.size(); ++i) layer.b[i] = 0.01f * static_cast<float>(i % 7) - 0.03f;
+  engine::LoraModel lora(m, adapter);
+  train::Row row;
+  row.append(train::Sample{kIds, std::vector<std::uint8_t>(kIds.size(), 1)});
+  (void)lora.add_gradients(row, 0);
+  std::vector<float> out;
+  for (const train::Parameter& p : lora.parameters()) out.insert(out.end(), p.gradient.begin(), p.gradient.end());
+  return out;
+}
+
+TEST(CudaEngine, TrainsAsTheCpuTrains) {
+  power_on();
+  for (const char* spec : {static_cast<const char*>(nullptr), "nf4-b64-dq", "int4-g32-asym"}) {
+    const std::vector<float> expected = gradients(spec, nullptr), actual = gradients(spec, &backend());
+    ASSERT_EQ(actual.size(), expected.size());
+    double difference = 0, size = 0;
+    for (std::size_t i = 0; i < actual.size(); ++i) {
+      const double d = static_cast<double>(actual[i]) - static_cast<double>(expected[i]);
+      difference += d * d;
+      size += static_cast<double>(expected[i]) * static_cast<double>(expected[i]);
+    }
+    EXPECT_GT(size, 0);
+    EXPECT_LT(std::sqrt(difference / size), 1e-4) << (spec == nullptr ? "as it is" : spec);
+  }
   expect_clean();
 }
 
