@@ -253,6 +253,22 @@ TEST(LoraModel, AnAdapterThatIsNewChangesNothing) {
   }
 }
 
+/// Adapters as PEFT saved them, and its logits (golden/make_adapter_golden.py).
+TEST(LoraModel, AdaptersOfPeftGiveItsLogits) {
+  const Model model = Model::load(kGolden + "gqa_tied");
+  const Checkpoint golden = Checkpoint::open(kGolden + "adapters/logits.safetensors");
+  const std::vector<std::int32_t> ids = golden_ids("gqa_tied");
+  for (const std::string name : {"patterns", "rslora", "dora"}) {
+    const Model adapted = model.with_adapter(model::Adapter::load(kGolden + "adapters/" + name));
+    KvCache cache(model.config(), ids.size());
+    const std::vector<float> logits = adapted.forward(ids, cache, true), expected = golden.read_f32(name);
+    ASSERT_EQ(logits.size(), expected.size());
+    for (std::size_t i = 0; i < logits.size(); ++i)
+      ASSERT_NEAR(logits[i], expected[i], 1e-4 * std::max(1.0, static_cast<double>(std::abs(expected[i]))))
+          << name << i;
+  }
+}
+
 TEST(LoraModel, RefusesRowsThatAreNone) {
   const Model model = Model::load(kGolden + "qwen3");
   LoraModel lora(model, model::Adapter::make(model.config(), {}));

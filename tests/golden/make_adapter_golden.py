@@ -4,7 +4,8 @@
 usage: make_adapter_golden.py FOLDER   (torch 2.15, transformers 5.24, peft 0.21.2; a CPU is enough)
 
 Of a model of FOLDER/gqa_tied/config.json, into FOLDER/adapters: "patterns" (ranks and alphas that differ), "rslora" and
-"dora". expected.json has for each adapter and layer the rank, alpha and scale. The values are made of integers, so that
+"dora". expected.json has for each adapter and layer the rank, alpha and scale, and logits.safetensors what gqa_tied with
+that adapter predicts behind its golden input_ids. The values are made of integers, so that
 the test makes the same: value(i, salt) below, the salt being the sum of the bytes of the tensor's name in the file.
 """
 import json
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -51,7 +53,8 @@ def value(count, salt):
 
 def main():
     folder = sys.argv[1]
-    expected = {}
+    expected, logits = {}, {}
+    ids = load_file(f"{folder}/gqa_tied/golden.safetensors")["input_ids"].reshape(1, -1).long()
     for name, config in ADAPTERS.items():
         base = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(f"{folder}/gqa_tied"))
         base.name_or_path = "gqa_tied"
@@ -77,6 +80,13 @@ def main():
             for key, layer in loaded.named_modules()
             if isinstance(layer, LoraLayer)
         }
+        weights = AutoModelForCausalLM.from_pretrained(
+            f"{folder}/gqa_tied", dtype=torch.float32, attn_implementation="eager"
+        )
+        with torch.no_grad():
+            adapted = PeftModel.from_pretrained(weights, f"{folder}/adapters/{name}").eval()
+            logits[name] = adapted(ids).logits[0, -1].clone()
+    save_file(logits, f"{folder}/adapters/logits.safetensors")
     with open(f"{folder}/adapters/expected.json", "w") as file:
         json.dump(expected, file, indent=1)
         file.write("\n")
