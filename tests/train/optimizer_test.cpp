@@ -229,6 +229,7 @@ TEST(Optimizer, ThreadsChangeNoBit) {
   });
 }
 
+#if defined(__x86_64__)
 /// Kilobytes of the mappings of the optimizer's file that this process holds.
 std::size_t resident_kilobytes() {
   std::ifstream maps("/proc/self/smaps");
@@ -240,6 +241,8 @@ std::size_t resident_kilobytes() {
   }
   return sum;
 }
+
+#endif
 
 TEST(Optimizer, PagedMomentsAreTheSameAndFewOfThemAreHeld) {
   const testing_support::TemporaryFolder folder;
@@ -261,7 +264,9 @@ TEST(Optimizer, PagedMomentsAreTheSameAndFewOfThemAreHeld) {
   Optimizer optimizer({{"large", values, gradient}}, {.resident_bytes = 4 << 20, .paging_folder = folder.path()});
   optimizer.step(1e-3);
   EXPECT_EQ(optimizer.state_bytes(), std::size_t{32} << 20);
+#if defined(__x86_64__)  // qemu-user, by which the tests run for other processors, keeps some pages that are released
   EXPECT_LE(resident_kilobytes(), 4096u);
+#endif
   EXPECT_LT(values.back(), 0);
   EXPECT_THROW(Optimizer({{"large", values, gradient}}, {.resident_bytes = 1 << 20, .paging_folder = "/nowhere"}),
                Error);
