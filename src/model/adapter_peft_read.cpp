@@ -116,7 +116,8 @@ class PeftConfig {
   }
 
   static bool says_nothing(const Json& v) {
-    return v.is_null() || v == false || (v.is_structured() && v.empty()) || v == "";
+    if (v.is_string()) return v.get_ref<const std::string&>().empty();
+    return v.is_null() || v == false || (v.is_structured() && v.empty());
   }
 
   /// What would make another model of it. Keys that only choose layers or guide the training pass: which layers there

@@ -185,8 +185,7 @@ QuantizedMatrix merge_quantized(const AdapterLayer& layer, const QuantizedMatrix
                                 const MergeWorkers& workers, MergeSums& sums) {
   const std::vector<float> exact = merge_decoded(layer, base, workers);
   const MatrixView<const float> view(exact.data(), base.rows, base.cols);
-  const QuantizedMatrix out =
-      changes(layer) ? workers.backend.quantize(view, base.spec, tensor, workers.executor) : base;
+  QuantizedMatrix out = changes(layer) ? workers.backend.quantize(view, base.spec, tensor, workers.executor) : base;
   sums = compare(base, exact, out, workers);
   return out;
 }
