@@ -4,10 +4,6 @@
 #include <memory>
 
 #include "commands.h"
-#include "core/files.h"
-#include "core/pending.h"
-#include "curve.h"
-#include "interrupt.h"
 #include "methods.h"
 #include "nibble/core/error.h"
 #include "nibble/engine/lora_model.h"
@@ -22,14 +18,15 @@ namespace fs = std::filesystem;
 
 /// The defaults are those of the usual recipe of QLoRA.
 struct Options {
-  std::string model, output, base = "nf4-dq", checkpoints, log, plot, optimizer = "adamw", decay = "linear";
+  std::string model, base = "nf4-dq", optimizer = "adamw", decay = "linear";
+  RunOptions run;
   DataOptions data;
   model::AdapterOptions adapter;
   train::FinetuneOptions loop;
   double weight_decay = 0;
   std::size_t state_memory = std::size_t{1} << 30;
   int state_bits = 8;
-  bool no_checkpointing = false, resume = false, quiet = false, plan = false;
+  bool no_checkpointing = false, plan = false;
 };
 
 engine::Model load_base(const Options& o) {
@@ -39,7 +36,7 @@ engine::Model load_base(const Options& o) {
   if (method.int8_activations)
     throw Error(ErrorCode::invalid_argument, "--base '" + o.base + "': activations stay in fp32 in training");
   load.quantize = method.spec;
-  ProgressBar bar("loading", o.quiet);
+  ProgressBar bar("loading", o.run.quiet);
   load.progress = bar.callback();
   return engine::Model::load(o.model, load);
 }
@@ -66,63 +63,35 @@ void print_plan(const Options& o, const engine::Model& base, const engine::LoraM
              megabytes(base.weight_bytes()), base.bits_per_weight(), megabytes(pass), megabytes(state));
 }
 
-void set_loop(const Options& o, train::FinetuneOptions& loop, const fs::path& checkpoints) {
+void set_loop(const Options& o, train::FinetuneOptions& loop) {
   if (o.optimizer == "lion") loop.optimizer.rule = LionOptions{.weight_decay = o.weight_decay};
   else loop.optimizer.rule = AdamOptions{.weight_decay = o.weight_decay};
   loop.optimizer.state_bits = o.state_bits;
   loop.optimizer.backend = chosen_backend();
   loop.optimizer.resident_bytes = o.state_memory;
-  loop.optimizer.paging_folder = files::parent_of(checkpoints);
+  loop.optimizer.paging_folder = files::parent_of(o.run.checkpoint_folder());
   loop.decay = train::parse_decay(o.decay);
   loop.seed = o.adapter.seed;
-  loop.checkpoints = checkpoints;
-  loop.resume = o.resume;
-}
-
-void check_places(const Options& o) {
-  using enum files::OutputKind;
-  check_given_outputs({{o.output, new_folder}, {o.log, file, "--log"}, {o.plot, file, "--plot"}},
-                      {o.model, o.data.data, o.data.evaluation_data});
 }
 
 void run(Options o) {
   if (o.model.empty()) o.model = (example_data() / "austen-5m").string();
   if (o.data.data.empty()) o.data.data = (example_data() / "instructions.jsonl").string();
-  check_places(o);
+  check_run_places(o.run, {o.model, o.data.data, o.data.evaluation_data});
   const engine::Model base = load_base(o);
   for (const std::string& text : base.config().notes) note(text);
-  const TrainingData data = read_training_data(o.data, o.model, base.config(), o.quiet);
+  const TrainingData data = read_training_data(o.data, o.model, base.config(), o.run.quiet);
   model::Adapter adapter = model::Adapter::make(base.config(), o.adapter);
   adapter.base_model = o.model;
   engine::LoraModel lora(base, std::move(adapter), {.checkpointing = !o.no_checkpointing, .seed = o.adapter.seed});
-  if (!o.quiet) print_plan(o, base, lora, data);
+  if (!o.run.quiet) print_plan(o, base, lora, data);
   if (o.plan) return;
 
-  const fs::path checkpoints =
-      o.checkpoints.empty() ? files::without_slash(o.output).string() + ".checkpoints" : o.checkpoints;
-  set_loop(o, o.loop, checkpoints);
-  TrainingLog log(o.log, o.resume);
-  const SlowToStop until_the_step_ends;
-  train::FinetuneReport report;
-  {
-    ProgressBar bar("training", o.quiet);
-    o.loop.stopped = [] { return interrupted(); };
-    o.loop.on_step = [&](const train::StepRecord& r) {
-      log.write(r);
-      return bar.update(static_cast<double>(r.step) / static_cast<double>(r.steps),
-                        fmt::format("step {}/{} loss {:.4f}", r.step, r.steps, r.loss));
-    };
-    report = train::finetune(lora, data.train, data.evaluation, o.loop);
-  }
-  if (!o.plot.empty())
-    save_text(o.plot, curve_svg(log.points(), "Fine-tuning " + fs::path(o.model).filename().string()));
-  if (report.stopped)
-    throw Error(ErrorCode::cancelled,
-                fmt::format("interrupted after step {}, which is kept in '{}'; the same command with --resume goes on",
-                            report.steps, report.last_checkpoint.string()));
-  lora.adapter().save(o.output);
-  if (o.checkpoints.empty()) files::remove_quietly(checkpoints);
-  if (!o.quiet) print_training_result(o.output, report);
+  set_loop(o, o.loop);
+  const train::FinetuneReport report =
+      run_training(lora, data, o.run, o.loop, "Fine-tuning " + fs::path(o.model).filename().string());
+  lora.adapter().save(o.run.output);
+  finish_training(o.run, report);
 }
 
 void add_adapter_options(CLI::App& c, Options& o) {
@@ -184,21 +153,11 @@ void add_finetune_command(CLI::App& app) {
   auto o = std::make_shared<Options>();
   CLI::App* c = app.add_subcommand("finetune", "Train a LoRA adapter over a model's quantized weights (QLoRA)");
   c->add_option("model", o->model, "Model directory or GGUF file, dense or quantized (default: the embedded model)");
-  c->add_option("-o,--output", o->output, "Adapter to write, a folder as PEFT reads it; must not exist")
+  c->add_option("-o,--output", o->run.output, "Adapter to write, a folder as PEFT reads it; must not exist")
       ->required()
       ->check(kNamed);
-  c->add_option("--checkpoints", o->checkpoints,
-                "Folder for what a run goes on from (default: beside the output, and removed when that is written)");
-  c->add_option("--checkpoint-every", o->loop.checkpoint_every, "Steps between checkpoints")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  c->add_option("--keep-checkpoints", o->loop.keep_checkpoints, "How many of them are kept (0: all)")
-      ->capture_default_str();
-  c->add_flag("--resume", o->resume, "Go on where an earlier run with the same options ended");
+  add_run_options(*c, o->run, o->loop);
   c->add_flag("--plan", o->plan, "Say what would be trained and what memory that takes, and end");
-  c->add_option("--log", o->log, "Write a line of JSON for each step")->check(kNamed);
-  c->add_option("--plot", o->plot, "Write the curve of the loss as SVG")->check(kNamed);
-  c->add_flag("--quiet", o->quiet, "Print nothing on success");
   add_data_options(*c, o->data, o->loop.evaluate_every, "the packaged instructions");
   add_adapter_options(*c, *o);
   add_training_options(*c, *o);

@@ -4,10 +4,6 @@
 #include <memory>
 
 #include "commands.h"
-#include "core/files.h"
-#include "core/pending.h"
-#include "curve.h"
-#include "interrupt.h"
 #include "methods.h"
 #include "nibble/core/error.h"
 #include "nibble/engine/qat_model.h"
@@ -23,13 +19,14 @@ namespace {
 namespace fs = std::filesystem;
 
 struct Options {
-  std::string model, output, method = "int2-g32-asym", start = "error", checkpoints, log, plot, decay = "cosine";
+  std::string model, method = "int2-g32-asym", start = "error", decay = "cosine";
+  RunOptions run;
   DataOptions data;
   engine::QatModelOptions qat;
   train::FinetuneOptions loop;
   double weight_decay = 0;
   int state_bits = 32;
-  bool no_checkpointing = false, resume = false, quiet = false;
+  bool no_checkpointing = false;
 };
 
 /// "range", "mean" and "error", or the folder of a quantized model.
@@ -43,7 +40,7 @@ std::optional<train::GridStart> grid_start(const std::string& text) {
 engine::Model load_base(const Options& o) {
   engine::LoadOptions load;
   load.backend = chosen_backend();
-  ProgressBar bar("loading", o.quiet);
+  ProgressBar bar("loading", o.run.quiet);
   load.progress = bar.callback();
   return engine::Model::load(o.model, load);
 }
@@ -66,13 +63,11 @@ void set_start(const Options& o, const QuantSpec& spec, engine::QatModelOptions&
   };
 }
 
-void set_loop(const Options& o, const fs::path& checkpoints, train::FinetuneOptions& loop) {
+void set_loop(const Options& o, train::FinetuneOptions& loop) {
   loop.optimizer.rule = AdamOptions{.weight_decay = o.weight_decay};
   loop.optimizer.state_bits = o.state_bits;
   loop.optimizer.backend = chosen_backend();
   loop.decay = train::parse_decay(o.decay);
-  loop.checkpoints = checkpoints;
-  loop.resume = o.resume;
 }
 
 void print_plan(const Options& o, const engine::QatModel& qat, const TrainingData& data) {
@@ -82,30 +77,14 @@ void print_plan(const Options& o, const engine::QatModel& qat, const TrainingDat
              o.loop.accumulation, megabytes(qat.activation_bytes(longest_pass(o.loop.batch, data.train))));
 }
 
-train::FinetuneReport train_model(Options& o, engine::QatModel& qat, const TrainingData& data) {
-  TrainingLog log(o.log, o.resume);
-  const SlowToStop until_the_step_ends;
-  ProgressBar bar("training", o.quiet);
-  o.loop.stopped = [] { return interrupted(); };
-  o.loop.on_step = [&](const train::StepRecord& r) {
-    log.write(r);
-    return bar.update(static_cast<double>(r.step) / static_cast<double>(r.steps),
-                      fmt::format("step {}/{} loss {:.4f}", r.step, r.steps, r.loss));
-  };
-  train::FinetuneReport report = train::finetune(qat, data.train, data.evaluation, o.loop);
-  if (!o.plot.empty())
-    save_text(o.plot, curve_svg(log.points(), "Training " + fs::path(o.model).filename().string() + " at " + o.method));
-  return report;
-}
-
 void write_model(const Options& o, const QuantSpec& spec, const engine::QatModel& qat) {
-  ProgressBar bar("writing", o.quiet);
+  ProgressBar bar("writing", o.run.quiet);
   model::QuantizeModelOptions write;
   write.spec = spec;
   write.matrix = [&](const std::string& layer) { return qat.quantized(layer); };
   write.backend = chosen_backend();
   write.progress = bar.callback();
-  const model::QuantizeModelReport report = model::quantize_model(o.model, o.output, write);
+  const model::QuantizeModelReport report = model::quantize_model(o.model, o.run.output, write);
   note_left_out(report.left_out);
   for (const std::string& text : report.notes) note(text);
 }
@@ -113,28 +92,20 @@ void write_model(const Options& o, const QuantSpec& spec, const engine::QatModel
 void run(Options o) {
   if (o.model.empty()) o.model = (example_data() / "austen-5m").string();
   if (o.data.data.empty()) o.data.data = (example_data() / "calibration.txt").string();
-  using enum files::OutputKind;
-  check_given_outputs({{o.output, new_folder}, {o.log, file, "--log"}, {o.plot, file, "--plot"}},
-                      {o.model, o.data.data, o.data.evaluation_data, grid_start(o.start) ? "" : o.start});
+  check_run_places(o.run, {o.model, o.data.data, o.data.evaluation_data, grid_start(o.start) ? "" : o.start});
   const QuantSpec spec = QuantSpec::parse(o.method);
   const engine::Model base = load_base(o);
   for (const std::string& text : base.config().notes) note(text);
-  const TrainingData data = read_training_data(o.data, o.model, base.config(), o.quiet);
+  const TrainingData data = read_training_data(o.data, o.model, base.config(), o.run.quiet);
   set_start(o, spec, o.qat);
   o.qat.checkpointing = !o.no_checkpointing;
   engine::QatModel qat(base, spec, o.qat);
-  const fs::path checkpoints =
-      o.checkpoints.empty() ? files::without_slash(o.output).string() + ".checkpoints" : o.checkpoints;
-  set_loop(o, checkpoints, o.loop);
-  if (!o.quiet) print_plan(o, qat, data);
-  const train::FinetuneReport report = train_model(o, qat, data);
-  if (report.stopped)
-    throw Error(ErrorCode::cancelled,
-                fmt::format("interrupted after step {}, which is kept in '{}'; the same command with --resume goes on",
-                            report.steps, report.last_checkpoint.string()));
+  set_loop(o, o.loop);
+  if (!o.run.quiet) print_plan(o, qat, data);
+  const train::FinetuneReport report =
+      run_training(qat, data, o.run, o.loop, "Training " + fs::path(o.model).filename().string() + " at " + o.method);
   write_model(o, spec, qat);
-  if (o.checkpoints.empty()) files::remove_quietly(checkpoints);
-  if (!o.quiet) print_training_result(o.output, report);
+  finish_training(o.run, report);
 }
 
 void add_training_options(CLI::App& c, Options& o) {
@@ -178,22 +149,12 @@ void add_qat_command(CLI::App& app) {
   o->loop.optimizer.max_grad_norm = 1;
   CLI::App* c = app.add_subcommand("qat", "Train a model's weights and grids for the method it is quantized by");
   c->add_option("model", o->model, "Model directory or GGUF file (default: the embedded model)");
-  c->add_option("-o,--output", o->output, "Quantized model to write, a folder; must not exist")
+  c->add_option("-o,--output", o->run.output, "Quantized model to write, a folder; must not exist")
       ->required()
       ->check(kNamed);
   c->add_option("--method", o->method, "An integer method with groups or channels, as quantize takes it")
       ->capture_default_str();
-  c->add_option("--checkpoints", o->checkpoints,
-                "Folder for what a run goes on from (default: beside the output, and removed when that is written)");
-  c->add_option("--checkpoint-every", o->loop.checkpoint_every, "Steps between checkpoints")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  c->add_option("--keep-checkpoints", o->loop.keep_checkpoints, "How many of them are kept (0: all)")
-      ->capture_default_str();
-  c->add_flag("--resume", o->resume, "Go on where an earlier run with the same options ended");
-  c->add_option("--log", o->log, "Write a line of JSON for each step")->check(kNamed);
-  c->add_option("--plot", o->plot, "Write the curve of the loss as SVG")->check(kNamed);
-  c->add_flag("--quiet", o->quiet, "Print nothing on success");
+  add_run_options(*c, o->run, o->loop);
   add_data_options(*c, o->data, o->loop.evaluate_every, "the embedded calibration text");
   add_training_options(*c, *o);
   c->callback([o] { run(*o); });

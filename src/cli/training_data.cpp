@@ -6,7 +6,10 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "core/files.h"
 #include "core/json.h"
+#include "core/pending.h"
+#include "interrupt.h"
 #include "nibble/core/error.h"
 #include "nibble/text/records.h"
 #include "progress_bar.h"
@@ -55,6 +58,21 @@ void hold_out(double share, std::vector<train::Row>& rows, std::vector<train::Ro
     rows.pop_back();
   }
   std::ranges::reverse(held);
+}
+
+/// Steps, time, held-out loss before and after, memory.
+void print_result(const std::string& output, const train::FinetuneReport& report) {
+  fmt::print("{}: {} steps", output, report.steps);
+  if (report.resumed_at != 0) fmt::print(", {} of them before", report.resumed_at);
+  if (report.steps > report.resumed_at)
+    fmt::print(", {} tokens in {:.0f} s ({:.0f} tokens/s)", report.tokens, report.seconds,
+               static_cast<double>(report.tokens) / report.seconds);
+  fmt::print("\n");
+  if (report.evaluation_before && report.evaluation_after)
+    fmt::print("held-out loss {:.4f}, was {:.4f} before (perplexity {:.4f}, was {:.4f})\n", *report.evaluation_after,
+               *report.evaluation_before, std::exp(*report.evaluation_after), std::exp(*report.evaluation_before));
+  fmt::print("memory: {} of optimizer state, {} at the peak of the process\n", megabytes(report.state_bytes),
+             megabytes(peak_rss_bytes()));
 }
 
 }  // namespace
@@ -153,18 +171,57 @@ std::string with_commas(std::size_t n) {
   return digits;
 }
 
-void print_training_result(const std::string& output, const train::FinetuneReport& report) {
-  fmt::print("{}: {} steps", output, report.steps);
-  if (report.resumed_at != 0) fmt::print(", {} of them before", report.resumed_at);
-  if (report.steps > report.resumed_at)
-    fmt::print(", {} tokens in {:.0f} s ({:.0f} tokens/s)", report.tokens, report.seconds,
-               static_cast<double>(report.tokens) / report.seconds);
-  fmt::print("\n");
-  if (report.evaluation_before && report.evaluation_after)
-    fmt::print("held-out loss {:.4f}, was {:.4f} before (perplexity {:.4f}, was {:.4f})\n", *report.evaluation_after,
-               *report.evaluation_before, std::exp(*report.evaluation_after), std::exp(*report.evaluation_before));
-  fmt::print("memory: {} of optimizer state, {} at the peak of the process\n", megabytes(report.state_bytes),
-             megabytes(peak_rss_bytes()));
+fs::path RunOptions::checkpoint_folder() const {
+  return checkpoints.empty() ? fs::path(files::without_slash(output).string() + ".checkpoints") : fs::path(checkpoints);
+}
+
+void add_run_options(CLI::App& c, RunOptions& o, train::FinetuneOptions& loop) {
+  c.add_option("--checkpoints", o.checkpoints,
+               "Folder for what a run goes on from (default: beside the output, and removed when that is written)");
+  c.add_option("--checkpoint-every", loop.checkpoint_every, "Steps between checkpoints")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  c.add_option("--keep-checkpoints", loop.keep_checkpoints, "How many of them are kept (0: all)")
+      ->capture_default_str();
+  c.add_flag("--resume", o.resume, "Go on where an earlier run with the same options ended");
+  c.add_option("--log", o.log, "Write a line of JSON for each step")->check(kNamed);
+  c.add_option("--plot", o.plot, "Write the curve of the loss as SVG")->check(kNamed);
+  c.add_flag("--quiet", o.quiet, "Print nothing on success");
+}
+
+void check_run_places(const RunOptions& o, const std::vector<fs::path>& inputs) {
+  using enum files::OutputKind;
+  check_given_outputs({{o.output, new_folder}, {o.log, file, "--log"}, {o.plot, file, "--plot"}}, inputs);
+}
+
+train::FinetuneReport run_training(train::Trainable& model, const TrainingData& data, const RunOptions& o,
+                                   train::FinetuneOptions loop, const std::string& title) {
+  TrainingLog log(o.log, o.resume);
+  const SlowToStop until_the_step_ends;
+  train::FinetuneReport report;
+  {
+    ProgressBar bar("training", o.quiet);
+    loop.checkpoints = o.checkpoint_folder();
+    loop.resume = o.resume;
+    loop.stopped = [] { return interrupted(); };
+    loop.on_step = [&](const train::StepRecord& r) {
+      log.write(r);
+      return bar.update(static_cast<double>(r.step) / static_cast<double>(r.steps),
+                        fmt::format("step {}/{} loss {:.4f}", r.step, r.steps, r.loss));
+    };
+    report = train::finetune(model, data.train, data.evaluation, loop);
+  }
+  if (!o.plot.empty()) save_text(o.plot, curve_svg(log.points(), title));
+  if (report.stopped)
+    throw Error(ErrorCode::cancelled,
+                fmt::format("interrupted after step {}, which is kept in '{}'; the same command with --resume goes on",
+                            report.steps, report.last_checkpoint.string()));
+  return report;
+}
+
+void finish_training(const RunOptions& o, const train::FinetuneReport& report) {
+  if (o.checkpoints.empty()) files::remove_quietly(o.checkpoint_folder());
+  if (!o.quiet) print_result(o.output, report);
 }
 
 void add_data_options(CLI::App& c, DataOptions& o, std::size_t& evaluate_every, const std::string& data_help) {

@@ -1,6 +1,7 @@
 // What the commands that train (finetune, qat) have in common: their data, and the log of their steps.
 #pragma once
 
+#include <filesystem>
 #include <fstream>
 #include <string>
 #include <vector>
@@ -51,11 +52,27 @@ class TrainingLog {
   std::vector<CurvePoint> points_;
 };
 
+/// Where a run of either command writes, and how it goes on.
+struct RunOptions {
+  std::string output, checkpoints, log, plot;
+  bool resume = false, quiet = false;
+
+  /// --checkpoints, or a folder beside the output.
+  [[nodiscard]] std::filesystem::path checkpoint_folder() const;
+};
+/// All of them but the output, whose meaning is the command's.
+void add_run_options(CLI::App& command, RunOptions& options, train::FinetuneOptions& loop);
+/// Error before the work if one of the outputs cannot be written, or reaches an input.
+void check_run_places(const RunOptions& options, const std::vector<std::filesystem::path>& inputs);
+/// train::finetune with progress, log, curve and Ctrl-C, which is Error{cancelled} that says how to go on.
+train::FinetuneReport run_training(train::Trainable& model, const TrainingData& data, const RunOptions& options,
+                                   train::FinetuneOptions loop, const std::string& title);
+/// When the output is written: removes the checkpoints unless they were asked for, and prints what came of the run.
+void finish_training(const RunOptions& options, const train::FinetuneReport& report);
+
 /// Tokens of the longest pass of `batch` rows.
 std::size_t longest_pass(std::size_t batch, const std::vector<train::Row>& rows);
 /// "1,234,567"
 std::string with_commas(std::size_t n);
-/// The lines that end a run: steps, time, held-out loss before and after, memory.
-void print_training_result(const std::string& output, const train::FinetuneReport& report);
 
 }  // namespace nibble::cli

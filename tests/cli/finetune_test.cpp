@@ -25,9 +25,12 @@ namespace nibble::cli {
 namespace {
 
 namespace fs = std::filesystem;
+using testing_support::bytes_of;
+using testing_support::contents;
 using testing_support::has;
 using testing_support::run;
 using testing_support::TemporaryFolder;
+using testing_support::wait_for;
 
 const std::string kModel = NIBBLE_EXAMPLE_DATA "/austen-5m";
 /// Steps of a few milliseconds.
@@ -39,25 +42,6 @@ pid_t start(const std::string& arguments) {
   pid_t child = 0;
   EXPECT_EQ(posix_spawn(&child, "/bin/sh", nullptr, nullptr, const_cast<char**>(argv), environ), 0);
   return child;
-}
-
-/// The exit status, or minus the signal.
-int wait_for(pid_t child) {
-  int status = 0;
-  ::waitpid(child, &status, 0);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
-}
-
-std::string bytes_of(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-
-/// Every file of a folder, by name.
-std::map<std::string, std::string> contents(const fs::path& folder) {
-  std::map<std::string, std::string> out;
-  for (const auto& entry : fs::directory_iterator(folder)) out[entry.path().filename()] = bytes_of(entry.path());
-  return out;
 }
 
 std::vector<nlohmann::json> lines_of(const fs::path& path) {

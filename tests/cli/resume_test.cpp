@@ -25,9 +25,12 @@ namespace nibble::cli {
 namespace {
 
 namespace fs = std::filesystem;
+using testing_support::bytes_of;
+using testing_support::contents;
 using testing_support::has;
 using testing_support::run;
 using testing_support::TemporaryFolder;
+using testing_support::wait_for;
 
 const std::string kModel = NIBBLE_EXAMPLE_DATA "/austen-5m";
 
@@ -41,30 +44,11 @@ pid_t start(std::vector<std::string> arguments) {
   return child;
 }
 
-/// The exit status, or minus the signal.
-int wait_for(pid_t child) {
-  int status = 0;
-  ::waitpid(child, &status, 0);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
-}
-
-std::string bytes_of(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-
 std::vector<std::string> quantize(const fs::path& out, const std::string& method, bool resume) {
   std::vector<std::string> arguments{"quantize",        kModel, "-o",     out, "--method", method, "--samples", "24",
                                      "--sample-tokens", "256",  "--quiet"};
   if (resume) arguments.emplace_back("--resume");
   return arguments;
-}
-
-/// Every file of a model directory, by name.
-std::map<std::string, std::string> contents(const fs::path& folder) {
-  std::map<std::string, std::string> out;
-  for (const auto& entry : fs::directory_iterator(folder)) out[entry.path().filename()] = bytes_of(entry.path());
-  return out;
 }
 
 class Resume : public testing::TestWithParam<const char*> {};
