@@ -153,5 +153,6 @@ const Backend& default_backend();
 
 #if defined(NIBBLE_HEADER_ONLY)
 #include "nibble/backend/impl/backend_inl.h"
+#include "nibble/backend/impl/gated_inl.h"
 #include "nibble/backend/impl/registry_inl.h"
 #endif

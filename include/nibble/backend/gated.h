@@ -16,12 +16,15 @@ enum class GatedActivation : std::uint8_t {
   gelu,       ///< ½·g·(1 + erf(g/√2)) = g·Φ(g): GEGLU, exact. "gelu".
 };
 
-/// y[i] = activation(gate[i])·up[i], in fp32; y may be gate or up. Error{shape_mismatch} unless the three are equally
-/// long.
-void apply_gate(GatedActivation activation, std::span<const float> gate, std::span<const float> up, std::span<float> y);
+class Backend;
+
+/// y[i] = activation(gate[i])·up[i], in fp32; y may be gate or up. The backend (null: default_backend()) shows in no
+/// bit. Error{shape_mismatch} unless the three are equally long.
+void apply_gate(GatedActivation activation, std::span<const float> gate, std::span<const float> up, std::span<float> y,
+                const Backend* backend = nullptr);
 
 }  // namespace nibble::inline NIBBLE_ABI
 
 #if defined(NIBBLE_HEADER_ONLY)
-#include "nibble/backend/impl/gated_inl.h"
+#include "nibble/backend/backend.h"  // which has the definitions
 #endif

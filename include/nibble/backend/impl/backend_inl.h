@@ -84,7 +84,7 @@ NIBBLE_INLINE void Backend::matmul_gated(MatrixView<const float> x, const Packed
   const MatrixView<float> other(ups.data(), y.rows, y.cols);
   const Projection both[] = {{&gate, y}, {&up, other}};
   matmul_fused(x, both, activations, executor);
-  for (std::size_t t = 0; t < y.rows; ++t) apply_gate(activation, y.row(t), other.row(t), y.row(t));
+  for (std::size_t t = 0; t < y.rows; ++t) apply_gate(activation, y.row(t), other.row(t), y.row(t), this);
 }
 
 // NOLINTNEXTLINE(performance-unnecessary-value-param): backends that take them keep them

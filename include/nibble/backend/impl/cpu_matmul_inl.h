@@ -9,6 +9,7 @@
 
 #include "nibble/backend/impl/cpu_input.h"
 #include "nibble/backend/impl/cpu_matrix.h"
+#include "nibble/backend/impl/gated.h"
 #include "nibble/backend/impl/thread_scratch.h"
 #include "nibble/core/error.h"
 #include "nibble/core/impl/of_thread.h"
@@ -237,8 +238,8 @@ NIBBLE_INLINE void cpu_matmul_gated(const kernels::KernelTable& isa, MatrixView<
         up.multiply(p, first, count, s, s.other.data());
         const std::size_t width = std::min(kernels::kInterleavedRows, y.cols - row0);
         for (std::size_t t = 0; t < count; ++t)
-          apply_gate(activation, {&s.out[t * kernels::kInterleavedRows], width},
-                     {&s.other[t * kernels::kInterleavedRows], width}, {&y(first + t, row0), width});
+          detail::apply_gate(isa, activation, {&s.out[t * kernels::kInterleavedRows], width},
+                             {&s.other[t * kernels::kInterleavedRows], width}, {&y(first + t, row0), width});
       }
   });
 }
@@ -278,17 +279,17 @@ inline constexpr std::size_t kTransposedTokens = 512, kTransposedPanels = 8;
 
 /// x [n, rows] as panels [panel of tokens][row][32]: the weights' columns are multiplied by it from the left, so that
 /// it is turned once, and not the weights again and again.
-inline void turn(MatrixView<const float> x, std::vector<float>& out, Executor& executor) {
+inline void turn(const KernelTable& isa, MatrixView<const float> x, std::vector<float>& out, Executor& executor) {
   const std::size_t panels = (x.rows + kPanelWidth - 1) / kPanelWidth, parts = (x.cols + kPanelDepth - 1) / kPanelDepth;
   out.resize(std::max(out.size(), panels * kPanelWidth * x.cols));
   parallel_for(executor, panels * parts, 1, [&](std::size_t begin, std::size_t end) {
     for (std::size_t task = begin; task < end; ++task) {
       const std::size_t q = task / parts, first = task % parts * kPanelDepth;
       const std::size_t tokens = std::min(kPanelWidth, x.rows - q * kPanelWidth);
-      for (std::size_t r = first; r < std::min(x.cols, first + kPanelDepth); ++r) {
-        float* to = out.data() + (q * x.cols + r) * kPanelWidth;
-        for (std::size_t t = 0; t < kPanelWidth; ++t) to[t] = t < tokens ? x(q * kPanelWidth + t, r) : 0.0f;
-      }
+      const std::size_t count = std::min(kPanelDepth, x.cols - first);
+      float* to = out.data() + (q * x.cols + first) * kPanelWidth;
+      if (tokens < kPanelWidth) std::fill_n(to, count * kPanelWidth, 0.0f);
+      isa.transpose(&x(q * kPanelWidth, first), x.stride, tokens, count, to, kPanelWidth);
     }
   });
 }
@@ -329,7 +330,7 @@ NIBBLE_INLINE void cpu_matmul_transposed(const kernels::KernelTable& isa, Matrix
   const ThreadScratch<std::vector<float>> turned;
   for (std::size_t t = 0; t < x.rows; t += detail::kTransposedTokens) {
     const std::size_t count = std::min(detail::kTransposedTokens, x.rows - t);
-    detail::turn(x.row_range(t, count), *turned, executor);
+    detail::turn(isa, x.row_range(t, count), *turned, executor);
     parallel_for(executor, (panels + together - 1) / together, 1, [&](std::size_t begin, std::size_t end) {
       for (std::size_t g = begin; g < end; ++g)
         detail::multiply_columns(isa, turned->data(), w, g * together, std::min(panels, (g + 1) * together),

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "nibble/core/abi.h"
+#include "nibble/core/exponential_terms.h"
 
 /// How a unit keeps to itself what it defines: NIBBLE_KERNELS(unit) opens its namespace, NIBBLE_KERNEL stands before a
 /// function in it that is no template, and NIBBLE_KERNEL_TABLE(isa, unit, make) is the object isa_kernels = make(). In
@@ -123,6 +124,10 @@ struct DropoutRow {
 /// The least and the largest key of RankKeys (scheme/rank_keys.h).
 constexpr int32_t kFirstKey = 0x3300, kLastKey = 0x3F80;
 
+/// Sums side by side of which one over many values is made, value i being added to sum i % kSumLanes: what no vector is
+/// wider than.
+constexpr size_t kSumLanes = 16;
+
 struct KernelTable {
   /// The range of n ≥ 1 values. The sign of a zero is unspecified.
   ValueRange (*range)(const float* x, size_t n);
@@ -189,6 +194,11 @@ struct KernelTable {
   void (*lion)(const OptimizerFactors& step, const float* gradients, size_t n, float* m, float* parameters);
   /// n elements of a row, from its first; out may be x.
   void (*dropout)(const DropoutRow& row, const float* x, size_t n, float* out);
+  /// out[i] = exponential(fma(x[i], factor, offset)) (core/exponential.h); returns their sum: kSumLanes sums, which are
+  /// then added from the first to the last. out may be x.
+  float (*exp_sum)(const float* x, size_t n, float factor, float offset, float* out);
+  /// out[c·out_stride + r] = x[r·x_stride + c] for r < rows and c < cols.
+  void (*transpose)(const float* x, size_t x_stride, size_t rows, size_t cols, float* out, size_t out_stride);
 };
 
 // Which tables there are: in the compiled library all that the architecture can have.

@@ -24,6 +24,7 @@ constexpr size_t code_sums = 4;
 inline F load(const float* p) { return *p; }
 inline void store(float* p, F x) { *p = x; }
 inline F set(float x) { return x; }
+inline void transpose(F (&)[1]) {}
 inline I set_int(int32_t x) { return x; }
 inline F add(F a, F b) { return a + b; }
 inline F sub(F a, F b) { return a - b; }
@@ -87,6 +88,7 @@ inline F bits_to_float(uint32_t bits) {
   memcpy(&out, &bits, sizeof out);
   return out;
 }
+inline F as_float(I x) { return bits_to_float(static_cast<uint32_t>(x)); }
 inline F load_bf16(const uint16_t* p) { return bits_to_float(static_cast<uint32_t>(*p) << 16); }
 inline F load_f16(const uint16_t* p) {
   const uint32_t sign = static_cast<uint32_t>(*p & 0x8000u) << 16, magnitude = *p & 0x7fffu;

@@ -32,6 +32,7 @@ inline F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
 inline F min(F a, F b) { return _mm256_min_ps(a, b); }
 inline F max(F a, F b) { return _mm256_max_ps(a, b); }
 inline I add_int(I a, I b) { return _mm256_add_epi32(a, b); }
+inline F as_float(I x) { return _mm256_castsi256_ps(x); }
 inline I to_int(F x) { return _mm256_cvtps_epi32(x); }
 inline F to_float(I x) { return _mm256_cvtepi32_ps(x); }
 inline I add_where_greater(I sum, F x, F threshold, int32_t width) {
@@ -185,6 +186,25 @@ inline void stream_halves(Half16 table, const uint8_t* codes, uint16_t* to) {
   look_up_halves(table, codes, out);
   _mm256_stream_si256(reinterpret_cast<__m256i*>(to), out[0]);
   _mm256_stream_si256(reinterpret_cast<__m256i*>(to + 16), out[1]);
+}
+/// Eight rows become eight columns: pairs, fours, and then halves.
+inline void transpose(F (&rows)[8]) {
+  F t[8];
+  for (int i = 0; i < 8; i += 2) {
+    t[i] = _mm256_unpacklo_ps(rows[i], rows[i + 1]);
+    t[i + 1] = _mm256_unpackhi_ps(rows[i], rows[i + 1]);
+  }
+  F fours[8];
+  for (int i = 0; i < 8; i += 4) {
+    fours[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
+    fours[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xEE);
+    fours[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+    fours[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xEE);
+  }
+  for (int c = 0; c < 4; ++c) {
+    rows[c] = _mm256_permute2f128_ps(fours[c], fours[4 + c], 0x20);
+    rows[4 + c] = _mm256_permute2f128_ps(fours[c], fours[4 + c], 0x31);
+  }
 }
 inline void fence() { _mm_sfence(); }
 

@@ -40,6 +40,7 @@ inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
 inline F min(F a, F b) { return _mm512_min_ps(a, b); }
 inline F max(F a, F b) { return _mm512_max_ps(a, b); }
 inline I add_int(I a, I b) { return _mm512_add_epi32(a, b); }
+inline F as_float(I x) { return _mm512_castsi512_ps(x); }
 inline I to_int(F x) { return _mm512_cvtps_epi32(x); }
 inline F to_float(I x) { return _mm512_cvtepi32_ps(x); }
 inline I add_where_greater(I sum, F x, F threshold, int32_t width) {
@@ -142,6 +143,35 @@ inline void store_halves(Half16 table, const uint8_t* codes, uint16_t* out) {
 }
 inline void stream_halves(Half16 table, const uint8_t* codes, uint16_t* out) {
   _mm512_stream_si512(reinterpret_cast<__m512i*>(out), look_up_halves(table, codes));
+}
+/// Sixteen rows become sixteen columns: pairs, fours, and then fours of lanes twice.
+inline void transpose(F (&rows)[16]) {
+  F t[16];
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
+    t[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
+  }
+  const auto halves = [](F a, F b, auto pick) {
+    return _mm512_castpd_ps(pick(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+  };
+  const auto low = [](__m512d a, __m512d b) { return _mm512_unpacklo_pd(a, b); };
+  const auto high = [](__m512d a, __m512d b) { return _mm512_unpackhi_pd(a, b); };
+  for (int i = 0; i < 16; i += 4) {  // rows[i + c]: column c of each four lanes, of rows i to i + 3
+    rows[i] = halves(t[i], t[i + 2], low);
+    rows[i + 1] = halves(t[i], t[i + 2], high);
+    rows[i + 2] = halves(t[i + 1], t[i + 3], low);
+    rows[i + 3] = halves(t[i + 1], t[i + 3], high);
+  }
+  for (int c = 0; c < 4; ++c)
+    for (int half = 0; half < 2; ++half) {  // rows 8·half to 8·half + 7: columns c and 8 + c, then 4 + c and 12 + c
+      const F a = rows[8 * half + c], b = rows[8 * half + 4 + c];
+      t[8 * half + c] = _mm512_shuffle_f32x4(a, b, 0x88);
+      t[8 * half + 4 + c] = _mm512_shuffle_f32x4(a, b, 0xDD);
+    }
+  for (int c = 0; c < 8; ++c) {
+    rows[c] = _mm512_shuffle_f32x4(t[c], t[8 + c], 0x88);
+    rows[8 + c] = _mm512_shuffle_f32x4(t[c], t[8 + c], 0xDD);
+  }
 }
 inline void fence() { _mm_sfence(); }
 

@@ -32,6 +32,7 @@ inline F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }
 inline F min(F a, F b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
 inline F max(F a, F b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
 inline I add_int(I a, I b) { return vaddq_s32(a, b); }
+inline F as_float(I x) { return vreinterpretq_f32_s32(x); }
 inline I to_int(F x) { return vcvtnq_s32_f32(x); }
 inline F to_float(I x) { return vcvtq_f32_s32(x); }
 inline I and_int(I a, I b) { return vandq_s32(a, b); }
@@ -139,6 +140,17 @@ inline void store_halves(Half16 table, const uint8_t* codes, uint16_t* out) {
   }
 }
 inline void stream_halves(Half16 table, const uint8_t* codes, uint16_t* out) { store_halves(table, codes, out); }
+/// Four rows become four columns.
+inline void transpose(F (&rows)[4]) {
+  const auto pairs = [](F a, F b) { return vreinterpretq_f64_f32(vzip1q_f32(a, b)); };
+  const auto upper = [](F a, F b) { return vreinterpretq_f64_f32(vzip2q_f32(a, b)); };
+  const float64x2_t a = pairs(rows[0], rows[1]), b = pairs(rows[2], rows[3]);
+  const float64x2_t c = upper(rows[0], rows[1]), d = upper(rows[2], rows[3]);
+  rows[0] = vreinterpretq_f32_f64(vzip1q_f64(a, b));
+  rows[1] = vreinterpretq_f32_f64(vzip2q_f64(a, b));
+  rows[2] = vreinterpretq_f32_f64(vzip1q_f64(c, d));
+  rows[3] = vreinterpretq_f32_f64(vzip2q_f64(c, d));
+}
 inline void fence() {}
 
 }  // namespace vec

@@ -2,8 +2,10 @@
 
 // What the products share:
 #include "nibble/backend/impl/cpu/generic/elementwise.h"
+#include "nibble/backend/impl/cpu/generic/exponential.h"
 #include "nibble/backend/impl/cpu/generic/group_params.h"
 #include "nibble/backend/impl/cpu/generic/integer_products.h"
+#include "nibble/backend/impl/cpu/generic/transpose.h"
 
 // Training:
 #include "nibble/backend/impl/cpu/generic/dropout.h"

@@ -7,7 +7,8 @@
 // twins, fence; Half16 (sixteen values of 16 bits) with load_half16, and half_lanes codes, two a byte, looked up by
 // store_halves and stream_halves; for gemv_codes.h also code_sums, load_words, shift_right, low_byte, and for
 // gemm_int8.h int8_sums, set_bytes, and_int, mul_int, dot4; for optimizers.h sqrt and select_finite;
-// for dropout.h mul_high (bits 32 to 63 of unsigned products), xor_int and select_less. min(a, b) is
+// for dropout.h mul_high (bits 32 to 63 of unsigned products), xor_int and select_less; for exponential.h as_float (the
+// same bits) and shift_left; for transpose.h transpose (of as many vectors as a vector has lanes). min(a, b) is
 // a < b ? a : b and max(a, b) is a > b ? a : b, like the x86 instructions: a NaN in `a` gives b.
 //
 // Tails go through a padded copy of one vector, so that no kernel has a second, scalar, version of its arithmetic.

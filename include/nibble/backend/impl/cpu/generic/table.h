@@ -33,5 +33,7 @@ constexpr KernelTable make_table() {
   t.adam = adam;
   t.lion = lion;
   t.dropout = dropout;
+  t.exp_sum = exp_sum;
+  t.transpose = transpose;
   return t;
 }
