@@ -125,7 +125,8 @@ class Batch {
     pass_.norm(x, block(b).norm(Role::ffn_norm), normed.view());
     apply(b, normed.view(), {{Role::gate, gate.view()}, {Role::up, up.view()}});
     each_row(executor(), x.rows, [&](std::size_t r) {
-      apply_gate(config().architecture().activation, gate.view().row(r), up.view().row(r), gate.view().row(r));
+      apply_gate(config().architecture().activation, gate.view().row(r), up.view().row(r), gate.view().row(r),
+                 block(b).backend());
     });
     add_output(b, Role::down, Role::ffn_post_norm, gate, x);
   }

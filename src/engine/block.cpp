@@ -110,7 +110,7 @@ void BlockPass::attend(const Block& block, MatrixView<float> queries, std::span<
                      .window = block.window,
                      .scale = config_.attention_scale(),
                      .cap = static_cast<float>(config_.attention_cap)},
-                    mixed, executor_);
+                    mixed, executor_, block.backend());
 }
 
 void BlockPass::ffn_gated(const Block& block, MatrixView<const float> normed, MatrixView<float> gated) const {
@@ -129,7 +129,8 @@ void BlockPass::ffn_gated(const Block& block, MatrixView<const float> normed, Ma
   Rows values(normed.rows * config_.intermediate);
   const auto ups = view(values, config_.intermediate);
   apply(normed, {{gate, gated}, {up, ups}});
-  for (std::size_t t = 0; t < normed.rows; ++t) apply_gate(activation, gated.row(t), ups.row(t), gated.row(t));
+  for (std::size_t t = 0; t < normed.rows; ++t)
+    apply_gate(activation, gated.row(t), ups.row(t), gated.row(t), block.backend());
 }
 
 void BlockPass::attention_layer(const Block& block, MatrixView<const float> normed, std::span<const float> rope,

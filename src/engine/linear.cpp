@@ -25,7 +25,7 @@ void add_lora_of(const Linear& linear, MatrixView<const float> x, MatrixView<flo
 Matrix adapted(const Linear& linear, MatrixView<const float> x, const train::Dropout& dropout, Executor& executor) {
   Matrix masked(dropout.rate == 0 ? 0 : x.rows, x.cols), y(x.rows, linear.adapter->b.rows);
   if (dropout.rate != 0) {
-    dropout.apply(x, masked.view(), executor);
+    dropout.apply(x, masked.view(), executor, &linear.weight->backend());
     x = masked.view();
   }
   product(linear, x, y.view(), executor);
@@ -47,7 +47,7 @@ void finish_with_gain(const LinearOutput& out, MatrixView<const float> x, Execut
     return;
   }
   Matrix masked(x.rows, x.cols), frozen(x.rows, gain.size());
-  out.dropout.apply(x, masked.view(), executor);
+  out.dropout.apply(x, masked.view(), executor, &linear.weight->backend());
   product(linear, masked.view(), frozen.view(), executor);
   Matrix whole = frozen;
   add_lora_of(linear, masked.view(), whole.view(), {}, executor);
@@ -66,7 +66,7 @@ void transposed(const Linear& linear, MatrixView<const float> grad_y, const trai
   Matrix apart(put == Put::first ? 0 : grad_x.rows, grad_x.cols);
   const MatrixView<float> back = put == Put::first ? grad_x : apart.view();
   linear.weight->backend().matmul_transposed(grad_y, *linear.weight, back, executor);
-  if (dropout.rate != 0) dropout.apply(back, back, executor);
+  if (dropout.rate != 0) dropout.apply(back, back, executor, &linear.weight->backend());
   if (put == Put::added) add(back, grad_x, executor);
 }
 

@@ -14,7 +14,8 @@ void Dropout::validate() const {
                 "dropout: the rate is " + std::to_string(rate) + "; it must be from 0 up to 1, without 1");
 }
 
-void Dropout::apply(MatrixView<const float> x, MatrixView<float> out, Executor& executor) const {
+void Dropout::apply(MatrixView<const float> x, MatrixView<float> out, Executor& executor,
+                    const Backend* backend) const {
   x.validate("dropout: x");
   out.validate("dropout: out");
   if (x.rows != out.rows || x.cols != out.cols)
@@ -28,7 +29,7 @@ void Dropout::apply(MatrixView<const float> x, MatrixView<float> out, Executor& 
       .key = {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)},
       .dropped = std::ldexp(rate, 24),
       .grown = 1 / (1 - rate)};
-  const kernels::KernelTable& isa = kernels_of(nullptr);
+  const kernels::KernelTable& isa = kernels_of(backend);
   parallel_for(executor, x.rows, 16, [&](std::size_t begin, std::size_t end) {
     kernels::DropoutRow mask = row;
     for (std::size_t r = begin; r < end; ++r) {

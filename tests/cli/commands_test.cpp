@@ -446,6 +446,7 @@ TEST(Tool, NoCommandAsksForTheDefaultBackendWhereOneIsChosen) {
   const std::string at = (folder / "").string(), text = std::string(NIBBLE_EXAMPLE_DATA) + "/calibration.txt";
   const std::string model = at + "tiny";  // the scalar backend takes a minute for the embedded one
   testing_support::write_tiny_model(model);
+  const std::string training = " --max-steps 1 --max-length 32 --batch 1 --accumulation 1 --quiet --data " + text;
   const std::string calibrated = " --samples 2 --sample-tokens 32 --quiet --calibration " + text;
   for (const std::string& command : {
            "quantize " + model + " -o " + at + "int4 --method int4-g32-sym --quiet",
@@ -458,6 +459,10 @@ TEST(Tool, NoCommandAsksForTheDefaultBackendWhereOneIsChosen) {
            "eval " + at + "gptq --tokens 64 --quiet",
            "generate " + at + "gptq --tokens 2",
            "compare " + model + " --methods int4-g32-sym --tokens 64",
+           "finetune " + model + " -o " + at + "adapter" + training,
+           "generate " + model + " --adapter " + at + "adapter --tokens 2",
+           "merge " + model + " --adapter " + at + "adapter --into original -o " + at + "merged --quiet",
+           "qat " + model + " -o " + at + "qat --method int4-g32-sym" + training,
            "memory " + model,
            std::string("recommend --params 7b"),
        }) {

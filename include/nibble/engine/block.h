@@ -46,6 +46,11 @@ struct Block {
 
   [[nodiscard]] Linear& operator[](model::Role role) { return linears.at(static_cast<std::size_t>(role)); }
   [[nodiscard]] const Linear& operator[](model::Role role) const { return linears.at(static_cast<std::size_t>(role)); }
+  /// Whose kernels compute what lies between the linear layers.
+  [[nodiscard]] const Backend* backend() const {
+    const PackedMatrixPtr& weight = (*this)[model::Role::attention_output].weight;
+    return weight ? &weight->backend() : nullptr;
+  }
   [[nodiscard]] std::vector<float>& norm(model::Role role) { return norms.at(static_cast<std::size_t>(role)); }
   [[nodiscard]] const std::vector<float>& norm(model::Role role) const {
     return norms.at(static_cast<std::size_t>(role));

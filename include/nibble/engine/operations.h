@@ -3,7 +3,8 @@
 //
 // Matrices are [tokens, features], fp32. A gradient is that of Σ grad_y·y with respect to an input; it is added to what
 // the result holds, unless its place is empty and nobody wants it. Sums are in one order whatever the threads, so an
-// operation that is done again, to save the memory of its results, gives the same bits.
+// operation that is done again, to save the memory of its results, gives the same bits. The backend whose kernels are
+// used (null: default_backend()) shows in no bit either.
 #pragma once
 
 #include <cstddef>
@@ -47,16 +48,17 @@ struct Attention {
   void validate() const;
 };
 /// out [n, heads·head_dim].
-void attention(const Attention& a, MatrixView<float> out, Executor& executor);
+void attention(const Attention& a, MatrixView<float> out, Executor& executor, const Backend* backend = nullptr);
 /// `out` is what attention() gave. The weights are computed anew, so that nothing of n² elements is kept.
 void attention_gradient(const Attention& a, MatrixView<const float> out, MatrixView<const float> grad_out,
                         MatrixView<float> grad_queries, MatrixView<float> grad_keys, MatrixView<float> grad_values,
-                        Executor& executor);
+                        Executor& executor, const Backend* backend = nullptr);
 
 /// The gradients of y = activation(gate)·up (backend/gated.h), element by element. Error{shape_mismatch} unless all are
 /// equally long.
 void gate_gradient(GatedActivation activation, std::span<const float> gate, std::span<const float> up,
-                   std::span<const float> grad_y, std::span<float> grad_gate, std::span<float> grad_up);
+                   std::span<const float> grad_y, std::span<float> grad_gate, std::span<float> grad_up,
+                   const Backend* backend = nullptr);
 
 /// The target of a row that nothing is to be predicted from.
 inline constexpr std::size_t kNoTarget = static_cast<std::size_t>(-1);
@@ -68,6 +70,6 @@ struct CrossEntropy {
 /// fp64 and in the order of the rows. If grad_scale is not 0, logits become the gradient of grad_scale times that sum:
 /// that of a row without a target is 0. Error{invalid_argument} for a target beyond the vocabulary.
 CrossEntropy cross_entropy(MatrixView<float> logits, std::span<const std::size_t> targets, float grad_scale,
-                           Executor& executor);
+                           Executor& executor, const Backend* backend = nullptr);
 
 }  // namespace nibble::inline NIBBLE_ABI::engine

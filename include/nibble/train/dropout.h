@@ -8,6 +8,10 @@
 #include "nibble/core/matrix_view.h"
 #include "nibble/core/parallel.h"
 
+namespace nibble::inline NIBBLE_ABI {
+class Backend;
+}
+
 namespace nibble::inline NIBBLE_ABI::train {
 
 struct Dropout {
@@ -19,8 +23,9 @@ struct Dropout {
   void validate() const;
   /// out = the masked x, element by element; they may be the same memory. Row r and column c are kept or not whatever
   /// the shape is: by Philox (core/philox.h) of column and row, keyed by the seed, with the stream.
-  /// Error{shape_mismatch}; errors of validate().
-  void apply(MatrixView<const float> x, MatrixView<float> out, Executor& executor = serial_executor()) const;
+  /// The backend (null: default_backend()) shows in no bit. Error{shape_mismatch}; errors of validate().
+  void apply(MatrixView<const float> x, MatrixView<float> out, Executor& executor = serial_executor(),
+             const Backend* backend = nullptr) const;
 };
 
 }  // namespace nibble::inline NIBBLE_ABI::train
