@@ -18,7 +18,8 @@ namespace fs = std::filesystem;
 
 /// The defaults are those of the usual recipe of QLoRA.
 struct Options {
-  std::string model, base = "nf4-dq", optimizer = "adamw", decay = "linear";
+  std::string model, base = "nf4-dq", optimizer = "adamw", decay = "linear", adapter_type = "f32",
+                     activation_type = "f32";
   RunOptions run;
   DataOptions data;
   model::AdapterOptions adapter;
@@ -74,6 +75,8 @@ void set_loop(const Options& o, train::FinetuneOptions& loop) {
   loop.seed = o.adapter.seed;
 }
 
+DType type_of(const std::string& name) { return name == "bf16" ? DType::bf16 : DType::f32; }
+
 void run(Options o) {
   if (o.model.empty()) o.model = (example_data() / "austen-5m").string();
   if (o.data.data.empty()) o.data.data = (example_data() / "instructions.jsonl").string();
@@ -83,14 +86,18 @@ void run(Options o) {
   const TrainingData data = read_training_data(o.data, o.model, base.config(), o.run.quiet);
   model::Adapter adapter = model::Adapter::make(base.config(), o.adapter);
   adapter.base_model = o.model;
-  engine::LoraModel lora(base, std::move(adapter), {.checkpointing = !o.no_checkpointing, .seed = o.adapter.seed});
+  const engine::LoraModelOptions how{.checkpointing = !o.no_checkpointing,
+                                     .adapter_type = type_of(o.adapter_type),
+                                     .activation_type = type_of(o.activation_type),
+                                     .seed = o.adapter.seed};
+  engine::LoraModel lora(base, std::move(adapter), how);
   if (!o.run.quiet) print_plan(o, base, lora, data);
   if (o.plan) return;
 
   set_loop(o, o.loop);
   const train::FinetuneReport report =
       run_training(lora, data, o.run, o.loop, "Fine-tuning " + fs::path(o.model).filename().string());
-  lora.adapter().save(o.run.output);
+  lora.adapter().save(o.run.output, how.adapter_type);
   finish_training(o.run, report);
 }
 
@@ -113,6 +120,11 @@ void add_adapter_options(CLI::App& c, Options& o) {
       ->group(group);
   c.add_flag("--rslora", o.adapter.rslora, "Multiply by alpha/√rank instead")->group(group);
   c.add_flag("--dora", o.adapter.dora, "Train the rows' magnitudes apart from their direction (DoRA)")->group(group);
+  c.add_option("--adapter-type", o.adapter_type,
+               "What it is multiplied and saved as, f32 or bf16; the optimizer goes on in f32")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"f32", "bf16"}))
+      ->group(group);
   c.add_option(
        "--target", o.adapter.target_modules,
        "Layers that get one: q_proj, down_proj, a whole name …; may be given again (default: every linear layer "
@@ -142,6 +154,8 @@ void add_training_options(CLI::App& c, Options& o) {
   add("--weight-decay", o.weight_decay, "Decoupled weight decay");
   add("--max-grad-norm", o.loop.optimizer.max_grad_norm, "Clip gradients to this global norm (0: do not)");
   add("--seed", o.adapter.seed, "Of the adapter's first values, the order of the data and dropout");
+  add("--activation-type", o.activation_type, "What is kept between blocks: f32, or bf16 in half the memory")
+      ->check(CLI::IsMember({"f32", "bf16"}));
   c.add_flag("--no-gradient-checkpointing", o.no_checkpointing,
              "Keep all activations: a quarter less time, and memory for every block's")
       ->group(group);

@@ -7,6 +7,7 @@
 #include "adapted.h"
 #include "block_gradient.h"
 #include "nibble/core/error.h"
+#include "nibble/core/float_types.h"
 #include "training_pass.h"
 
 namespace nibble::inline NIBBLE_ABI::engine {
@@ -20,11 +21,23 @@ struct TrainedLayer {
   std::vector<float> inverse_norm, gain;
 };
 
+void check_type(const char* what, DType type) {
+  if (type != DType::f32 && type != DType::bf16)
+    throw Error(ErrorCode::invalid_argument,
+                "LoraModel: " + std::string(what) + " are " + std::string(name_of(type)) + "; they can be f32 or bf16");
+}
+
+void round_to_bf16(const std::vector<float>& from, std::vector<float>& to) {
+  to.resize(from.size());
+  std::ranges::transform(from, to.begin(), [](float x) { return static_cast<float>(bf16(x)); });
+}
+
 }  // namespace
 
 struct LoraModel::Impl {
   Model base;
   model::Adapter adapter;
+  model::Adapter rounded;  ///< What is multiplied, where it is not `adapter` itself.
   LoraModelOptions options;
   std::vector<Block> blocks;
   std::vector<TrainedLayer> layers;       ///< By place in the adapter.
@@ -40,10 +53,20 @@ struct LoraModel::Impl {
         gradients(blocks.size()),
         first_block(blocks.size()) {
     adapter.check(base.config());
+    check_type("adapters", options.adapter_type);
+    check_type("activations", options.activation_type);
     if (adapter.layers.empty())
       throw Error(ErrorCode::invalid_argument, "the adapter has no layers, so there is nothing to train");
     for (std::size_t b = 0; b < blocks.size(); ++b)
       for (std::size_t role = 0; role < model::kLinearRoles; ++role) bind(b, role);
+    if (options.adapter_type == DType::f32) return;
+    rounded = adapter;
+    for (Block& block : blocks)
+      for (Linear& linear : block.linears)
+        if (linear.adapter) linear.adapter = view_of(*rounded.find(linear.name), linear.adapter->gain);
+  }
+  [[nodiscard]] const model::Adapter& multiplied() const {
+    return options.adapter_type == DType::f32 ? adapter : rounded;
   }
 
   [[nodiscard]] const model::Config& config() const { return base.config(); }
@@ -76,13 +99,23 @@ struct LoraModel::Impl {
     linear.adapter = view_of(layer, trained.gain);
   }
 
-  /// DoRA's gains are those of the parameters as they are; its norms have no gradient (Liu et al. 2024, section 4.3).
+  /// What follows from the parameters as they are. DoRA's norms have no gradient (Liu et al. 2024, section 4.3).
+  void update() {
+    if (options.adapter_type == DType::bf16)
+      for (std::size_t i = 0; i < adapter.layers.size(); ++i) {
+        round_to_bf16(adapter.layers[i].a, rounded.layers[i].a);
+        round_to_bf16(adapter.layers[i].b, rounded.layers[i].b);
+        round_to_bf16(adapter.layers[i].magnitude, rounded.layers[i].magnitude);
+      }
+    update_gains();
+  }
+
   void update_gains() {
     for (const Block& block : blocks)
       for (const Linear& linear : block.linears) {
         if (!linear.adapter || linear.adapter->gain.empty()) continue;
-        const model::AdapterLayer& layer = *adapter.find(linear.name);
-        TrainedLayer& trained = layers[static_cast<std::size_t>(&layer - adapter.layers.data())];
+        const model::AdapterLayer& layer = *multiplied().find(linear.name);
+        TrainedLayer& trained = layers[static_cast<std::size_t>(&layer - multiplied().layers.data())];
         inverse_norms(*linear.weight, trained.row_norms, layer, trained.inverse_norm, executor());
         for (std::size_t o = 0; o < layer.out; ++o) trained.gain[o] = layer.magnitude[o] * trained.inverse_norm[o];
       }
@@ -94,6 +127,7 @@ struct LoraModel::Impl {
             .gradients = gradients,
             .first_block = first_block,
             .checkpointing = options.checkpointing,
+            .activations = options.activation_type,
             .dropout = dropout};
   }
 };
@@ -122,28 +156,36 @@ void LoraModel::clear_gradients() {
 }
 
 train::Loss LoraModel::add_gradients(const train::Row& row, std::uint64_t pass) {
-  impl_->update_gains();
+  impl_->update();
   return impl_->pass({.rate = static_cast<float>(impl_->adapter.dropout), .seed = impl_->options.seed, .stream = pass})
       .add_gradients(row);
 }
 
 train::Loss LoraModel::loss(const train::Row& row) {
-  impl_->update_gains();
+  impl_->update();
   return impl_->pass().loss(row);
 }
 
-void LoraModel::save(const std::filesystem::path& folder) const { impl_->adapter.write(folder); }
+void LoraModel::save(const std::filesystem::path& folder) const {
+  impl_->adapter.write(folder, impl_->options.adapter_type);
+}
+
+std::map<std::string, std::string> LoraModel::description() const {
+  return {{"adapter type", std::string(name_of(impl_->options.adapter_type))},
+          {"activation type", std::string(name_of(impl_->options.activation_type))}};
+}
 
 const model::Adapter& LoraModel::adapter() const { return impl_->adapter; }
 
 std::size_t LoraModel::activation_bytes(std::size_t tokens) const {
   const model::Config& c = impl_->config();
-  const std::size_t queries = c.heads * c.head_dim, keys = c.kv_heads * c.head_dim;
-  // A block's trace, and the gradients that the way back holds beside it.
-  const std::size_t block = 9 * c.hidden + 4 * queries + 6 * keys + 6 * c.intermediate;
-  const std::size_t kept = impl_->options.checkpointing ? c.layers * c.hidden + block : c.layers * block;
+  const std::size_t block = block_floats(c);
+  const std::size_t states = c.layers * c.hidden * size_of(impl_->options.activation_type);
+  const std::size_t kept =
+      impl_->options.checkpointing ? states + sizeof(float) * block : sizeof(float) * c.layers * block;
   const std::size_t logits = std::min(tokens, logit_rows(c.vocab)) * c.vocab;
-  return sizeof(float) * (tokens * kept + 2 * logits + 2 * impl_->adapter.parameters());
+  const std::size_t copies = impl_->options.adapter_type == DType::f32 ? 2 : 3;
+  return tokens * kept + sizeof(float) * (2 * logits + copies * impl_->adapter.parameters());
 }
 
 }  // namespace nibble::inline NIBBLE_ABI::engine

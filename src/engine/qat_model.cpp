@@ -207,9 +207,7 @@ QuantizedMatrix QatModel::quantized(const std::string& layer) const {
 
 std::size_t QatModel::activation_bytes(std::size_t tokens) const {
   const model::Config& c = impl_->base.config();
-  const std::size_t queries = c.heads * c.head_dim, keys = c.kv_heads * c.head_dim;
-  // A block's trace, and the gradients that the way back holds beside it.
-  const std::size_t block = 9 * c.hidden + 4 * queries + 6 * keys + 6 * c.intermediate;
+  const std::size_t block = block_floats(c);
   const std::size_t kept = impl_->options.checkpointing ? c.layers * c.hidden + block : c.layers * block;
   const std::size_t logits = std::min(tokens, logit_rows(c.vocab)) * c.vocab;
   std::size_t weights = 0;

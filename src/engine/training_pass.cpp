@@ -5,6 +5,7 @@
 #include <string>
 
 #include "distillation.h"
+#include "nibble/backend/impl/cpu_kernels.h"
 #include "nibble/core/error.h"
 
 namespace nibble::inline NIBBLE_ABI::engine {
@@ -70,7 +71,8 @@ class Head {
   CrossEntropy loss_of(Matrix& logits, MatrixView<const float> taught, std::span<const std::size_t> rows,
                        std::span<const std::size_t> wanted, bool with_gradient) const {
     if (!with_gradient || distillation_ == 0)
-      return cross_entropy(logits.view(), wanted, with_gradient ? 1.0f : 0.0f, executor());
+      return cross_entropy(logits.view(), wanted, with_gradient ? 1.0f : 0.0f, executor(),
+                           &base_.head().weight->backend());
     const Matrix states = rows_of(taught, rows);
     Matrix normed(states.view().rows, states.view().cols);
     const Matrix teacher = logits_of(states, normed);
@@ -109,6 +111,37 @@ class Head {
   float distillation_;
 };
 
+/// The state between two blocks, as it is kept for the way back: in 16 bits a value, where it has no more.
+class KeptState {
+ public:
+  KeptState() = default;
+  KeptState(MatrixView<const float> x, DType type, const Model& base)
+      : isa_(&kernels_of(&base.head().weight->backend())), cols_(x.cols) {
+    if (type == DType::f32) {
+      all_ = Matrix(x);
+      return;
+    }
+    halves_.resize(x.rows * x.cols);
+    each_row(base.executor(), x.rows,
+             [&](std::size_t r) { isa_->store_bf16(x.row(r).data(), cols_, halves_.data() + r * cols_, false); });
+  }
+  /// Gives its memory back.
+  Matrix take(Executor& executor) {
+    if (halves_.empty()) return std::move(all_);
+    Matrix out(halves_.size() / cols_, cols_);
+    each_row(executor, out.view().rows,
+             [&](std::size_t r) { isa_->load_bf16(halves_.data() + r * cols_, cols_, out.view().row(r).data()); });
+    halves_ = {};
+    return out;
+  }
+
+ private:
+  const kernels::KernelTable* isa_ = nullptr;
+  Matrix all_;
+  std::vector<std::uint16_t> halves_;
+  std::size_t cols_ = 0;
+};
+
 /// What a pass over one row shares.
 class Run {
  public:
@@ -128,24 +161,30 @@ class Run {
 
   train::Loss loss() const {
     Matrix x = embedded();
-    for (std::size_t b = 0; b < pass_.blocks.size(); ++b) (void)undropped_.forward(pass_.blocks[b], b, x.view());
+    for (std::size_t b = 0; b < pass_.blocks.size(); ++b) {
+      round_state(x);
+      (void)undropped_.forward(pass_.blocks[b], b, x.view());
+    }
+    round_state(x);
     return Head(pass_.base, 0)(x.view(), {}, train::targets_of(row_), {});
   }
 
   train::Loss add_gradients() const {
     Matrix x = embedded();
-    std::vector<BlockTrace> traces = forward(x.view());
+    std::vector<BlockTrace> traces(pass_.blocks.size());
+    std::vector<KeptState> kept(pass_.blocks.size());
+    forward(x, traces, kept);
     Matrix grad = Matrix::zeros(row_.ids.size(), config().hidden);
     const Matrix taught = pass_.distillation == 0 ? Matrix() : of_the_base();
     const train::Loss loss =
         Head(pass_.base, pass_.distillation)(x.view(), taught.view(), train::targets_of(row_), grad.view());
     for (std::size_t b = pass_.blocks.size(); b-- > pass_.first_block;) {
       if (pass_.checkpointing) {
-        Matrix again = std::move(traces[b].x);
+        Matrix again = kept[b].take(executor());
         traces[b] = training_.forward(pass_.blocks[b], b, again.view());
       }
-      training_.backward(pass_.blocks[b], b, traces[b], pass_.gradients[b], b > pass_.first_block, grad.view());
-      traces[b] = {};
+      training_.backward(pass_.blocks[b], b, std::move(traces[b]), pass_.gradients[b], b > pass_.first_block,
+                         grad.view());
       if (pass_.after_block) pass_.after_block(b);
     }
     return loss;
@@ -154,15 +193,22 @@ class Run {
  private:
   [[nodiscard]] const model::Config& config() const { return pass_.base.config(); }
 
-  std::vector<BlockTrace> forward(MatrixView<float> x) const {
-    std::vector<BlockTrace> traces(pass_.blocks.size());
+  [[nodiscard]] Executor& executor() const { return pass_.base.executor(); }
+
+  void round_state(Matrix& x) const {
+    if (pass_.activations != DType::f32) x = KeptState(x.view(), pass_.activations, pass_.base).take(executor());
+  }
+
+  /// Of each block that is trained, or lies behind one, the input or the whole trace.
+  void forward(Matrix& x, std::vector<BlockTrace>& traces, std::vector<KeptState>& kept) const {
     for (std::size_t b = 0; b < pass_.blocks.size(); ++b) {
       const bool trained = b >= pass_.first_block;
-      if (trained && pass_.checkpointing) traces[b].x = Matrix(x);
-      BlockTrace trace = training_.forward(pass_.blocks[b], b, x);
+      round_state(x);
+      if (trained && pass_.checkpointing) kept[b] = KeptState(x.view(), pass_.activations, pass_.base);
+      BlockTrace trace = training_.forward(pass_.blocks[b], b, x.view());
       if (trained && !pass_.checkpointing) traces[b] = std::move(trace);
     }
-    return traces;
+    round_state(x);
   }
 
   [[nodiscard]] Matrix of_the_base() const {
@@ -182,6 +228,16 @@ class Run {
 
 std::size_t logit_rows(std::size_t vocabulary) {
   return std::max<std::size_t>(1, (std::size_t{16} << 20) / vocabulary);
+}
+
+std::size_t block_floats(const model::Config& c) {
+  const std::size_t queries = c.heads * c.head_dim, keys = c.kv_heads * c.head_dim;
+  const std::size_t attention = 2 * c.hidden + 2 * queries + 2 * keys;  // of the trace
+  // The trace of the second half, what its output's gradient and its inner one are, and an input without what dropout
+  // took.
+  const std::size_t ffn = 4 * c.hidden + 5 * c.intermediate;
+  const std::size_t heads = 3 * c.hidden + 3 * queries + 2 * keys;  // the same of the first half, whose trace is there
+  return attention + std::max(ffn, heads);
 }
 
 train::Loss TrainingPass::add_gradients(const train::Row& row) const {

@@ -6,6 +6,7 @@
 #include <span>
 
 #include "block_gradient.h"
+#include "nibble/core/dtype.h"
 #include "nibble/engine/model.h"
 #include "nibble/train/finetune.h"
 
@@ -14,12 +15,17 @@ namespace nibble::inline NIBBLE_ABI::engine {
 /// Rows of logits that are there at once: 64 MB of them, so that a long batch over a large vocabulary never has all.
 std::size_t logit_rows(std::size_t vocabulary);
 
+/// Floats a token that one block's way forth and back holds at once at most.
+std::size_t block_floats(const model::Config& config);
+
 struct TrainingPass {
   const Model& base;  ///< Whose embedding, final norm and head are used.
   std::span<const Block> blocks;
   std::span<const BlockGradients> gradients;  ///< By block.
   std::size_t first_block = 0;                ///< The first with something to train.
   bool checkpointing = true;                  ///< Keep of each block its input alone.
+  /// What the state between blocks is rounded to and kept as: f32 or bf16. Rounding has the gradient of the identity.
+  DType activations = DType::f32;
   train::Dropout dropout = {};
   /// Distillation, if its share is not 0: the loss is share·KL(base‖blocks) + (1 − share)·cross-entropy. The base then
   /// runs each pass beside the blocks.

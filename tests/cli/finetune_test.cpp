@@ -14,6 +14,7 @@
 #include <random>
 #include <thread>
 
+#include "nibble/format/checkpoint.h"
 #include "nibble/format/gguf.h"
 #include "nibble/model/adapter.h"
 #include "tests/support/run_tool.h"
@@ -105,6 +106,21 @@ TEST(Finetune, TakesEveryKindOfBaseAndAdapter) {
   }
 }
 
+TEST(Finetune, WritesAdaptersInBf16AndGoesOnWithThemAlone) {
+  const TemporaryFolder folder;
+  const std::string out = folder / "adapter", checkpoints = folder / "checkpoints",
+                    call = "finetune " + kModel + kSmall + " --max-steps 2 --quiet --resume --checkpoints " +
+                           checkpoints + " -o " + out;
+  const auto outcome = run(call + " --adapter-type bf16 --activation-type bf16");
+  ASSERT_EQ(outcome.status, 0) << outcome.text;
+  const Checkpoint written = Checkpoint::open(out + "/adapter_model.safetensors");
+  for (const TensorInfo& t : written.tensors()) EXPECT_EQ(t.type, DType::bf16) << t.name;
+  fs::remove_all(out);
+  const auto other = run(call);
+  EXPECT_NE(other.status, 0);
+  EXPECT_TRUE(has(other.text, "activation type")) << other.text;
+}
+
 TEST(Finetune, RefusesBeforeTheWork) {
   const TemporaryFolder folder;
   const auto refused = [&](const std::string& arguments, const char* says) {
@@ -123,6 +139,7 @@ TEST(Finetune, RefusesBeforeTheWork) {
   refused("--packing somehow", "best-fit");
   refused("--template somehow", "alpaca");
   refused("--state-bits 4", "8");
+  refused("--adapter-type f16", "bf16");
   const auto short_rows = run("finetune " + kModel + " --max-length 1 -o " + (folder / "out").string());
   EXPECT_TRUE(has(short_rows.text, "max_length")) << short_rows.text;
   fs::create_directory(folder / "there");

@@ -13,6 +13,8 @@
 #include "nibble/core/error.h"
 #include "nibble/format/checkpoint.h"
 #include "tests/solver/layers.h"
+#include "tests/support/expect_error.h"
+#include "tests/support/temporary_folder.h"
 
 namespace nibble::engine {
 namespace {
@@ -167,14 +169,15 @@ struct Result {
   bool operator==(const Result&) const = default;
 };
 
-Result pass(const Case& c, double dropout, bool checkpointing, Executor* executor = nullptr) {
+Result pass(const Case& c, double dropout, LoraModelOptions how, Executor* executor = nullptr) {
   LoadOptions options;
   options.executor = executor;
   if (c.nf4) options.quantize = QuantSpec::parse("nf4-dq");
   const Model model = Model::load(kGolden + c.base, options);
   model::Adapter adapter = adapter_of(c, model);
   adapter.dropout = dropout;
-  LoraModel lora(model, adapter, {.checkpointing = checkpointing, .seed = 7});
+  how.seed = 7;
+  LoraModel lora(model, adapter, how);
   Result out{.loss = lora.add_gradients(golden_row(c.base), 5).sum};
   for (const train::Parameter& p : lora.parameters())
     out.gradients.insert(out.gradients.end(), p.gradient.begin(), p.gradient.end());
@@ -184,13 +187,52 @@ Result pass(const Case& c, double dropout, bool checkpointing, Executor* executo
 const Case kDora{.name = "gemma3", .base = "gemma3", .dora = true, .nf4 = true};
 
 TEST(LoraModel, CheckpointingChangesNoBit) {
-  for (const Case& c : {Case{"qwen3", "qwen3"}, kDora}) EXPECT_EQ(pass(c, 0.25, true), pass(c, 0.25, false)) << c.name;
+  for (const Case& c : {Case{"qwen3", "qwen3"}, kDora})
+    for (const DType type : {DType::f32, DType::bf16}) {
+      const LoraModelOptions kept{.checkpointing = false, .adapter_type = type, .activation_type = type},
+          again{.checkpointing = true, .adapter_type = type, .activation_type = type};
+      EXPECT_EQ(pass(c, 0.25, again), pass(c, 0.25, kept)) << c.name << " " << name_of(type);
+    }
 }
 
 TEST(LoraModel, ThreadsChangeNoBit) {
   testing_support::BackwardsExecutor three(3);
   for (const Case& c : {Case{"bias", "bias"}, kDora})
-    EXPECT_EQ(pass(c, 0.25, true, &serial_executor()), pass(c, 0.25, true, &three)) << c.name;
+    EXPECT_EQ(pass(c, 0.25, {}, &serial_executor()), pass(c, 0.25, {}, &three)) << c.name;
+}
+
+TEST(LoraModel, AnAdapterInBf16IsMultipliedAsItIsSaved) {
+  for (const Case& c : {Case{"bias", "bias"}, Case{.name = "bias_dora", .base = "bias", .dora = true}}) {
+    const Model model = load(c);
+    const train::Row row = golden_row(c.base);
+    const model::Adapter made = adapter_of(c, model);
+    LoraModel lora(model, made, {.adapter_type = DType::bf16});
+    const testing_support::TemporaryFolder folder;
+    std::filesystem::create_directory(folder / "adapter");
+    lora.save(folder / "adapter");
+    LoraModel saved(model, model::Adapter::load(folder / "adapter"));
+    EXPECT_EQ(lora.add_gradients(row, 0).sum, saved.add_gradients(row, 0).sum);
+    EXPECT_NE(lora.loss(row).sum, LoraModel(model, made).loss(row).sum);
+    const std::vector<train::Parameter> a = lora.parameters(), b = saved.parameters();
+    for (std::size_t i = 0; i < a.size(); ++i)
+      EXPECT_TRUE(std::ranges::equal(a[i].gradient, b[i].gradient)) << a[i].name;
+    // What the optimizer goes on from is not rounded, or small steps would be lost.
+    EXPECT_EQ(lora.adapter().layers[0].a, made.layers[0].a);
+    EXPECT_NE(saved.adapter().layers[0].a, made.layers[0].a);
+  }
+}
+
+TEST(LoraModel, ActivationsInBf16AreNearThoseInFp32AndHalfAsLarge) {
+  const Case c{"qwen3", "qwen3"};
+  const Result exact = pass(c, 0, {}), rounded = pass(c, 0, {.activation_type = DType::bf16});
+  EXPECT_NE(rounded.loss, exact.loss);
+  EXPECT_NEAR(rounded.loss / exact.loss, 1, 2e-3);
+  EXPECT_LT(distance(rounded.gradients, exact.gradients), 0.02);
+  const Model model = load(c);
+  const LoraModel whole(model, adapter_of(c, model)),
+      half(model, adapter_of(c, model), {.activation_type = DType::bf16});
+  const std::size_t states = 1000 * model.config().layers * model.config().hidden;
+  EXPECT_EQ(whole.activation_bytes(1000) - half.activation_bytes(1000), 2 * states);
 }
 
 /// With dropout the loss is another function, but one of the parameters all the same.
@@ -283,6 +325,15 @@ TEST(LoraModel, RefusesRowsThatAreNone) {
   EXPECT_THROW(lora.loss(row), Error);
   EXPECT_EQ(lora.loss({}).targets, 0u);
   EXPECT_THROW(LoraModel(model, model::Adapter{}), Error);
+}
+
+TEST(LoraModel, RefusesTypesThatItDoesNotTrainIn) {
+  const Model model = Model::load(kGolden + "qwen3");
+  const model::Adapter adapter = model::Adapter::make(model.config(), {});
+  testing_support::expect_error(ErrorCode::invalid_argument, "adapters are F16; they can be f32 or bf16",
+                                [&] { LoraModel(model, adapter, {.adapter_type = DType::f16}); });
+  testing_support::expect_error(ErrorCode::invalid_argument, "activations are I8; they can be f32 or bf16",
+                                [&] { LoraModel(model, adapter, {.activation_type = DType::i8}); });
 }
 
 }  // namespace
