@@ -121,7 +121,7 @@ void BlockTraining::forward_attention(const Block& block, std::size_t index, Mat
   rotate(trace.query.view(), dim, layout_.rope(block));
   rotate(trace.key.view(), dim, layout_.rope(block));
   trace.mixed = Matrix(n, width);
-  attention(attention_of(block, trace), trace.mixed.view(), executor_);
+  attention(attention_of(block, trace), trace.mixed.view(), executor_, block.backend());
   Matrix attended(n, x.cols);
   const LinearOutput output[] = {
       {block[Role::attention_output], attended.view(), dropout(index, Role::attention_output)}};
@@ -142,7 +142,7 @@ void BlockTraining::forward_ffn(const Block& block, std::size_t index, MatrixVie
   trace.gated = Matrix(n, config_.intermediate);
   each_row(executor_, n, [&](std::size_t r) {
     apply_gate(config_.architecture().activation, trace.gate.view().row(r), trace.up.view().row(r),
-               trace.gated.view().row(r));
+               trace.gated.view().row(r), block.backend());
   });
   Matrix expanded(n, x.cols);
   const LinearOutput output[] = {{block[Role::down], expanded.view(), dropout(index, Role::down)}};
@@ -157,23 +157,37 @@ BlockTrace BlockTraining::forward(const Block& block, std::size_t index, MatrixV
   return trace;
 }
 
-void BlockTraining::backward_ffn(const Block& block, std::size_t index, const BlockTrace& trace,
-                                 const BlockGradients& to, MatrixView<float> grad) const {
-  const std::size_t n = grad.rows;
-  const Matrix grad_down = output_gradient(block, Role::ffn_post_norm, trace.expanded, grad);
-  Matrix grad_gated(n, config_.intermediate);
-  const LinearGradient down[] = {
-      {block[Role::down], grad_down.view(), to[place(Role::down)], dropout(index, Role::down)}};
-  linear_gradients(trace.gated.view(), down, grad_gated.view(), executor_);
-  Matrix grad_gate = Matrix::zeros(n, config_.intermediate), grad_up = Matrix::zeros(n, config_.intermediate);
-  each_row(executor_, n, [&](std::size_t r) {
-    gate_gradient(config_.architecture().activation, trace.gate.view().row(r), trace.up.view().row(r),
-                  grad_gated.view().row(r), grad_gate.view().row(r), grad_up.view().row(r));
+void BlockTraining::gate_gradients(MatrixView<const float> grad_gated, MatrixView<float> gate, MatrixView<float> up,
+                                   const Backend* backend) const {
+  row_ranges(executor_, gate.rows, [&](std::size_t first, std::size_t count) {
+    std::vector<float> grad_gate(gate.cols), grad_up(gate.cols);
+    for (std::size_t r = first; r < first + count; ++r) {
+      std::ranges::fill(grad_gate, 0.0f);
+      std::ranges::fill(grad_up, 0.0f);
+      gate_gradient(config_.architecture().activation, gate.row(r), up.row(r), grad_gated.row(r), grad_gate, grad_up,
+                    backend);
+      std::ranges::copy(grad_gate, gate.row(r).begin());
+      std::ranges::copy(grad_up, up.row(r).begin());
+    }
   });
+}
+
+void BlockTraining::backward_ffn(const Block& block, std::size_t index, BlockTrace& trace, const BlockGradients& to,
+                                 MatrixView<float> grad) const {
+  const std::size_t n = grad.rows;
+  {
+    const Matrix grad_down = output_gradient(block, Role::ffn_post_norm, trace.expanded, grad);
+    Matrix grad_gated(n, config_.intermediate);
+    const LinearGradient down[] = {
+        {block[Role::down], grad_down.view(), to[place(Role::down)], dropout(index, Role::down)}};
+    linear_gradients(trace.gated.view(), down, grad_gated.view(), executor_);
+    trace.gated = {};
+    gate_gradients(grad_gated.view(), trace.gate.view(), trace.up.view(), block.backend());
+  }
   Matrix grad_normed(n, grad.cols);
   const LinearGradient halves[] = {
-      {block[Role::gate], grad_gate.view(), to[place(Role::gate)], dropout(index, Role::gate)},
-      {block[Role::up], grad_up.view(), to[place(Role::up)], dropout(index, Role::up)}};
+      {block[Role::gate], trace.gate.view(), to[place(Role::gate)], dropout(index, Role::gate)},
+      {block[Role::up], trace.up.view(), to[place(Role::up)], dropout(index, Role::up)}};
   linear_gradients(trace.ffn_normed.view(), halves, grad_normed.view(), executor_);
   norm_gradient(trace.middle.view(), block.norm(Role::ffn_norm), grad_normed.view(), grad);
 }
@@ -190,7 +204,7 @@ void BlockTraining::backward_attention(const Block& block, std::size_t index, co
   Matrix grad_query = Matrix::zeros(n, width), grad_key = Matrix::zeros(n, kv_width),
          grad_value = Matrix::zeros(n, kv_width);
   attention_gradient(attention_of(block, trace), trace.mixed.view(), grad_mixed.view(), grad_query.view(),
-                     grad_key.view(), grad_value.view(), executor_);
+                     grad_key.view(), grad_value.view(), executor_, block.backend());
   rotate(grad_query.view(), dim, layout_.rope(block), Turn::back);
   rotate(grad_key.view(), dim, layout_.rope(block), Turn::back);
   norm_heads_gradient(block.norm(Role::query_norm), trace.query_raw, grad_query);
@@ -204,9 +218,10 @@ void BlockTraining::backward_attention(const Block& block, std::size_t index, co
   if (input_wanted) norm_gradient(trace.x.view(), block.norm(Role::attention_norm), grad_normed.view(), grad);
 }
 
-void BlockTraining::backward(const Block& block, std::size_t index, const BlockTrace& trace, const BlockGradients& to,
+void BlockTraining::backward(const Block& block, std::size_t index, BlockTrace trace, const BlockGradients& to,
                              bool input_wanted, MatrixView<float> grad) const {
   backward_ffn(block, index, trace, to, grad);
+  for (Matrix* done : {&trace.middle, &trace.ffn_normed, &trace.gate, &trace.up, &trace.expanded}) *done = {};
   backward_attention(block, index, trace, to, input_wanted, grad);
 }
 

@@ -52,9 +52,9 @@ class BlockTraining {
   /// x [tokens, hidden] becomes what block `index` gives.
   BlockTrace forward(const Block& block, std::size_t index, MatrixView<float> x) const;
   /// The gradient of what the block gave becomes that of its input; if nothing before the block is trained, that is not
-  /// computed, and `grad` left as it may be.
-  void backward(const Block& block, std::size_t index, const BlockTrace& trace, const BlockGradients& to,
-                bool input_wanted, MatrixView<float> grad) const;
+  /// computed, and `grad` left as it may be. What is not needed any more of the trace makes room for what is.
+  void backward(const Block& block, std::size_t index, BlockTrace trace, const BlockGradients& to, bool input_wanted,
+                MatrixView<float> grad) const;
 
  private:
   [[nodiscard]] train::Dropout dropout(std::size_t index, model::Role role) const;
@@ -66,8 +66,11 @@ class BlockTraining {
   void forward_ffn(const Block& block, std::size_t index, MatrixView<float> x, BlockTrace& trace) const;
   void backward_attention(const Block& block, std::size_t index, const BlockTrace& trace, const BlockGradients& to,
                           bool input_wanted, MatrixView<float> grad) const;
-  void backward_ffn(const Block& block, std::size_t index, const BlockTrace& trace, const BlockGradients& to,
+  void backward_ffn(const Block& block, std::size_t index, BlockTrace& trace, const BlockGradients& to,
                     MatrixView<float> grad) const;
+  /// The gate and what is multiplied by it become their gradients.
+  void gate_gradients(MatrixView<const float> grad_gated, MatrixView<float> gate, MatrixView<float> up,
+                      const Backend* backend) const;
   /// x += post_norm(y), or y where the block has no such norm; `raw` keeps y for the way back through the norm.
   void add_output(const Block& block, model::Role post_norm, Matrix y, MatrixView<float> x, Matrix& raw) const;
   /// The gradient of y in that.

@@ -1,5 +1,6 @@
 #include "nibble/train/lora.h"
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -26,20 +27,23 @@ void check(const char* call, std::size_t index, const char* name, MatrixView<con
 }
 
 /// x with its mask, which lies in `scratch` unless there is none.
-MatrixView<const float> masked(MatrixView<const float> x, const Dropout& dropout, Floats& scratch, Executor& executor) {
+MatrixView<const float> masked(MatrixView<const float> x, const Dropout& dropout, Floats& scratch, Executor& executor,
+                               const Backend* backend) {
   if (dropout.rate == 0) return x;
   scratch.resize(x.rows * x.cols);
   const MatrixView<float> out(scratch.data(), x.rows, x.cols);
-  dropout.apply(x, out, executor);
+  dropout.apply(x, out, executor, backend);
   return out;
 }
 
 /// What the products of one call share.
 class Products {
  public:
-  Products(Executor& executor, const Backend* backend) : executor_(executor), isa_(kernels_of(backend)) {}
+  Products(Executor& executor, const Backend* backend)
+      : executor_(executor), backend_(backend), isa_(kernels_of(backend)) {}
 
   [[nodiscard]] Executor& executor() const { return executor_; }
+  [[nodiscard]] const Backend* backend() const { return backend_; }
 
   /// x·Aᵀ, [n, r].
   Floats down(MatrixView<const float> x, MatrixView<const float> a) const {
@@ -82,12 +86,13 @@ class Products {
 
  private:
   Executor& executor_;
+  const Backend* backend_;
   const kernels::KernelTable& isa_;
 };
 
 void add_gradients(const Products& products, const LoraGradient& g) {
   Floats scratch;
-  const MatrixView<const float> x = masked(g.x, g.dropout, scratch, products.executor());
+  const MatrixView<const float> x = masked(g.x, g.dropout, scratch, products.executor(), products.backend());
   const std::size_t r = g.a.rows;
   if (g.grad_b.data != nullptr) {
     const Floats down = products.down(x, g.a);
@@ -104,12 +109,14 @@ void add_gradients(const Products& products, const LoraGradient& g) {
   if (g.grad_x.data == nullptr) return;
   const auto a = [&](std::size_t k, std::size_t c) { return g.a(k, c); };
   if (g.dropout.rate == 0) return products.add(through, r, a, 1, g.grad_x);
-  Floats delta(g.x.rows * g.x.cols);
-  const MatrixView<float> unmasked(delta.data(), g.x.rows, g.x.cols);
+  std::ranges::fill(scratch, 0.0f);  // x without what dropout took is needed no more
+  const MatrixView<float> unmasked(scratch.data(), g.x.rows, g.x.cols);
   products.add(through, r, a, 1, unmasked);
-  g.dropout.apply(unmasked, unmasked, products.executor());
-  for (std::size_t t = 0; t < g.x.rows; ++t)
-    for (std::size_t c = 0; c < g.x.cols; ++c) g.grad_x(t, c) += unmasked(t, c);
+  g.dropout.apply(unmasked, unmasked, products.executor(), products.backend());
+  parallel_for(products.executor(), g.x.rows, 8, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t t = begin; t < end; ++t)
+      for (std::size_t c = 0; c < g.x.cols; ++c) g.grad_x(t, c) += unmasked(t, c);
+  });
 }
 
 }  // namespace
@@ -127,7 +134,7 @@ void add_lora(std::span<const LoraProduct> products, Executor& executor, const B
   Floats scratch;
   for (const LoraProduct& p : products)
     all.add(
-        all.down(masked(p.x, p.dropout, scratch, executor), p.a), p.a.rows,
+        all.down(masked(p.x, p.dropout, scratch, executor, backend), p.a), p.a.rows,
         [&](std::size_t k, std::size_t o) { return p.b(o, k); }, p.scale, p.y);
 }
 
