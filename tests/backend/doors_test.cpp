@@ -8,7 +8,6 @@
 
 #include "nibble/format/quantized_tensors.h"
 #include "nibble/quantize/activation.h"
-#include "nibble/quantize/llm_int8.h"
 #include "nibble/quantize/quantize.h"
 #include "nibble/solver/awq.h"
 #include "nibble/solver/gptq.h"
@@ -260,7 +259,6 @@ TEST(Doors, RefuseBrokenActivationsAndResults) {
     }
   by_x.emplace_back("quantize_static", [](Broken m) { (void)quantize_static(m, {1, 128}, 8); });
   by_x.emplace_back("quantize_dynamic", [](Broken m) { (void)quantize_dynamic(m, 8, true); });
-  by_x.emplace_back("llm_int8", [](Broken m) { (void)quantize_activations_llm_int8(m, 6); });
   by_wide.emplace_back("scale_columns", [](Broken m) { awq::scale_columns(m, std::vector<float>(kCols, 2)); });
   by_wide.emplace_back("fold_into_linear", [](Broken m) { awq::fold_into_linear(m, {}, std::vector<float>(4, 2)); });
   by_wide.emplace_back("apply_clip", [](Broken m) { awq::apply_clip(m, std::vector<float>(4, 1), 0); });
@@ -308,10 +306,6 @@ TEST(Doors, ActivationQuantizersNeedAScaleAndNumbers) {
     refuse([&] { fake_quantize_gradient({x.data(), 2}, {scale, 0}, 8, {x.data(), 2}, {out.data(), 2}); });
   }
   expect_error(ErrorCode::non_finite, "value 2 is nan", [&] { fake_quantize(x, {1, 0}, 8, out); });
-  for (const float threshold : {-1.0f, kInfinity, NAN})
-    expect_error(ErrorCode::invalid_argument, "threshold", [&] {
-      (void)quantize_activations_llm_int8({x.data(), 1, 2}, threshold);
-    });
 }
 
 TEST(Doors, TakeAnEmptyBatch) {

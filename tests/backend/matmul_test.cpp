@@ -5,10 +5,10 @@
 
 #include "nibble/backend/fixed_point.h"
 #include "nibble/core/error.h"
-#include "nibble/quantize/llm_int8.h"
 #include "nibble/quantize/quantize.h"
 #include "nibble/scheme/llm_int8.h"
 #include "tests/support/backends.h"
+#include "tests/support/llm_int8_activations.h"
 #include "tests/support/random_data.h"
 
 namespace nibble {
@@ -16,6 +16,7 @@ namespace {
 
 using testing_support::available;
 using testing_support::normal;
+using testing_support::quantize_activations_llm_int8;
 
 /// y[t][o] against fp64 within the documented bound; `at(o, i)` is the weight that was multiplied.
 template <class Weight>

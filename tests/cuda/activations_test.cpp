@@ -5,8 +5,8 @@
 #include <numeric>
 
 #include "kernels/cuda/gather.h"
-#include "nibble/quantize/llm_int8.h"
 #include "tests/cuda/support.h"
+#include "tests/support/llm_int8_activations.h"
 
 namespace nibble {
 namespace {

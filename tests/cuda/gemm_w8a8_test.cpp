@@ -1,8 +1,8 @@
 // The tensor-core product of 8-bit integers, with and without outlier columns: bit for bit its definition.
 #include "kernels/cuda/gemm_w8a8.h"
 
-#include "nibble/quantize/llm_int8.h"
 #include "tests/cuda/gemm_support.h"
+#include "tests/support/llm_int8_activations.h"
 
 namespace nibble {
 namespace {
