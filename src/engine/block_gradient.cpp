@@ -83,13 +83,13 @@ void BlockTraining::add_output(const Block& block, Role post_norm, Matrix y, Mat
   add(y.view(), x, executor_);
 }
 
-Matrix BlockTraining::output_gradient(const Block& block, Role post_norm, const Matrix& raw,
-                                      MatrixView<const float> grad) const {
+MatrixView<const float> BlockTraining::output_gradient(const Block& block, Role post_norm, const Matrix& raw,
+                                                       MatrixView<const float> grad, Matrix& own) const {
   const auto& weight = block.norm(post_norm);
-  if (weight.empty()) return Matrix(grad);
-  Matrix out = Matrix::zeros(grad.rows, grad.cols);
-  norm_gradient(raw.view(), weight, grad, out.view());
-  return out;
+  if (weight.empty()) return grad;
+  own = Matrix::zeros(grad.rows, grad.cols);
+  norm_gradient(raw.view(), weight, grad, own.view());
+  return own.view();
 }
 
 Attention BlockTraining::attention_of(const Block& block, const BlockTrace& trace) const {
@@ -176,10 +176,9 @@ void BlockTraining::backward_ffn(const Block& block, std::size_t index, BlockTra
                                  MatrixView<float> grad) const {
   const std::size_t n = grad.rows;
   {
-    const Matrix grad_down = output_gradient(block, Role::ffn_post_norm, trace.expanded, grad);
-    Matrix grad_gated(n, config_.intermediate);
-    const LinearGradient down[] = {
-        {block[Role::down], grad_down.view(), to[place(Role::down)], dropout(index, Role::down)}};
+    Matrix own, grad_gated(n, config_.intermediate);
+    const MatrixView<const float> grad_down = output_gradient(block, Role::ffn_post_norm, trace.expanded, grad, own);
+    const LinearGradient down[] = {{block[Role::down], grad_down, to[place(Role::down)], dropout(index, Role::down)}};
     linear_gradients(trace.gated.view(), down, grad_gated.view(), executor_);
     trace.gated = {};
     gate_gradients(grad_gated.view(), trace.gate.view(), trace.up.view(), block.backend());
@@ -196,10 +195,11 @@ void BlockTraining::backward_attention(const Block& block, std::size_t index, co
                                        const BlockGradients& to, bool input_wanted, MatrixView<float> grad) const {
   const std::size_t n = grad.rows, dim = config_.head_dim, width = config_.heads * dim,
                     kv_width = config_.kv_heads * dim;
-  const Matrix grad_output = output_gradient(block, Role::attention_post_norm, trace.attended, grad);
-  Matrix grad_mixed(n, width);
-  const LinearGradient output[] = {{block[Role::attention_output], grad_output.view(),
-                                    to[place(Role::attention_output)], dropout(index, Role::attention_output)}};
+  Matrix own, grad_mixed(n, width);
+  const MatrixView<const float> grad_output =
+      output_gradient(block, Role::attention_post_norm, trace.attended, grad, own);
+  const LinearGradient output[] = {{block[Role::attention_output], grad_output, to[place(Role::attention_output)],
+                                    dropout(index, Role::attention_output)}};
   linear_gradients(trace.mixed.view(), output, grad_mixed.view(), executor_);
   Matrix grad_query = Matrix::zeros(n, width), grad_key = Matrix::zeros(n, kv_width),
          grad_value = Matrix::zeros(n, kv_width);

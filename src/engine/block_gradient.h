@@ -73,9 +73,9 @@ class BlockTraining {
                       const Backend* backend) const;
   /// x += post_norm(y), or y where the block has no such norm; `raw` keeps y for the way back through the norm.
   void add_output(const Block& block, model::Role post_norm, Matrix y, MatrixView<float> x, Matrix& raw) const;
-  /// The gradient of y in that.
-  [[nodiscard]] Matrix output_gradient(const Block& block, model::Role post_norm, const Matrix& raw,
-                                       MatrixView<const float> grad) const;
+  /// The gradient of y in that: `grad`, or what `own` then holds.
+  [[nodiscard]] MatrixView<const float> output_gradient(const Block& block, model::Role post_norm, const Matrix& raw,
+                                                        MatrixView<const float> grad, Matrix& own) const;
   /// Norms each head; what went in is kept in `raw`. Without a weight nothing is done.
   void norm_heads(const std::vector<float>& weight, Matrix& heads, Matrix& raw) const;
   void norm_heads_gradient(const std::vector<float>& weight, const Matrix& raw, Matrix& grad) const;

@@ -178,6 +178,7 @@ class Run {
     const Matrix taught = pass_.distillation == 0 ? Matrix() : of_the_base();
     const train::Loss loss =
         Head(pass_.base, pass_.distillation)(x.view(), taught.view(), train::targets_of(row_), grad.view());
+    x = {};
     for (std::size_t b = pass_.blocks.size(); b-- > pass_.first_block;) {
       if (pass_.checkpointing) {
         Matrix again = kept[b].take(executor());
@@ -196,7 +197,16 @@ class Run {
   [[nodiscard]] Executor& executor() const { return pass_.base.executor(); }
 
   void round_state(Matrix& x) const {
-    if (pass_.activations != DType::f32) x = KeptState(x.view(), pass_.activations, pass_.base).take(executor());
+    if (pass_.activations == DType::f32) return;
+    const kernels::KernelTable& isa = kernels_of(&pass_.base.head().weight->backend());
+    const std::size_t cols = x.view().cols;
+    row_ranges(executor(), x.view().rows, [&](std::size_t first, std::size_t count) {
+      std::vector<std::uint16_t> halves(cols);
+      for (float* row = &x(first, 0); count-- > 0; row += cols) {
+        isa.store_bf16(row, cols, halves.data(), false);
+        isa.load_bf16(halves.data(), cols, row);
+      }
+    });
   }
 
   /// Of each block that is trained, or lies behind one, the input or the whole trace.
@@ -233,10 +243,8 @@ std::size_t logit_rows(std::size_t vocabulary) {
 std::size_t block_floats(const model::Config& c) {
   const std::size_t queries = c.heads * c.head_dim, keys = c.kv_heads * c.head_dim;
   const std::size_t attention = 2 * c.hidden + 2 * queries + 2 * keys;  // of the trace
-  // The trace of the second half, what its output's gradient and its inner one are, and an input without what dropout
-  // took.
-  const std::size_t ffn = 4 * c.hidden + 5 * c.intermediate;
-  const std::size_t heads = 3 * c.hidden + 3 * queries + 2 * keys;  // the same of the first half, whose trace is there
+  // The trace of the second half with the gradients of its output and its gates; or those of the first half, later.
+  const std::size_t ffn = 3 * c.hidden + 4 * c.intermediate, heads = 2 * c.hidden + 2 * queries + 2 * keys;
   return attention + std::max(ffn, heads);
 }
 

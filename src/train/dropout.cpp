@@ -33,7 +33,7 @@ void Dropout::apply(MatrixView<const float> x, MatrixView<float> out, Executor& 
   parallel_for(executor, x.rows, 16, [&](std::size_t begin, std::size_t end) {
     kernels::DropoutRow mask = row;
     for (std::size_t r = begin; r < end; ++r) {
-      mask.row = static_cast<std::uint32_t>(r);
+      mask.row = static_cast<std::uint32_t>(first_row + r);
       isa.dropout(mask, x.row(r).data(), x.cols, out.row(r).data());
     }
   });

@@ -90,8 +90,19 @@ class Products {
   const kernels::KernelTable& isa_;
 };
 
-void add_gradients(const Products& products, const LoraGradient& g) {
-  Floats scratch;
+/// Tokens whose masked input is there at once, whole parts of a sum over tokens.
+constexpr std::size_t kTokens = 2 * kernels::kPanelDepth;
+
+/// What concerns some tokens of a matrix product; the weights are all of them.
+template <class Product>
+Product part_of(const Product& whole, std::size_t first, std::size_t count) {
+  Product part = whole;
+  part.x = whole.x.row_range(first, count);
+  part.dropout.first_row = whole.dropout.first_row + first;
+  return part;
+}
+
+void add_gradients(const Products& products, const LoraGradient& g, Floats& scratch) {
   const MatrixView<const float> x = masked(g.x, g.dropout, scratch, products.executor(), products.backend());
   const std::size_t r = g.a.rows;
   if (g.grad_b.data != nullptr) {
@@ -132,10 +143,14 @@ void add_lora(std::span<const LoraProduct> products, Executor& executor, const B
   }
   const Products all(executor, backend);
   Floats scratch;
-  for (const LoraProduct& p : products)
-    all.add(
-        all.down(masked(p.x, p.dropout, scratch, executor, backend), p.a), p.a.rows,
-        [&](std::size_t k, std::size_t o) { return p.b(o, k); }, p.scale, p.y);
+  for (const LoraProduct& whole : products)
+    for (std::size_t t = 0; t < whole.x.rows; t += kTokens) {
+      LoraProduct p = part_of(whole, t, std::min(kTokens, whole.x.rows - t));
+      p.y = whole.y.row_range(t, p.x.rows);
+      all.add(
+          all.down(masked(p.x, p.dropout, scratch, executor, backend), p.a), p.a.rows,
+          [&](std::size_t k, std::size_t o) { return p.b(o, k); }, p.scale, p.y);
+    }
 }
 
 void add_lora_gradients(std::span<const LoraGradient> gradients, Executor& executor, const Backend* backend) {
@@ -152,7 +167,14 @@ void add_lora_gradients(std::span<const LoraGradient> gradients, Executor& execu
     if (g.grad_b.data != nullptr) check(call, i, "grad_b", g.grad_b, g.b.rows, g.b.cols);
   }
   const Products products(executor, backend);
-  for (const LoraGradient& g : gradients) add_gradients(products, g);
+  Floats scratch;
+  for (const LoraGradient& whole : gradients)
+    for (std::size_t t = 0; t < whole.x.rows; t += kTokens) {
+      LoraGradient g = part_of(whole, t, std::min(kTokens, whole.x.rows - t));
+      g.grad_y = whole.grad_y.row_range(t, g.x.rows);
+      if (whole.grad_x.data != nullptr) g.grad_x = whole.grad_x.row_range(t, g.x.rows);
+      add_gradients(products, g, scratch);
+    }
 }
 
 }  // namespace nibble::inline NIBBLE_ABI::train

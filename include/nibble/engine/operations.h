@@ -38,16 +38,19 @@ struct Attention {
   std::size_t offset = 0;                   ///< Keys of tokens before the first query's.
   std::size_t window = 0;                   ///< A query sees so many keys at most, its own the last; 0: all.
   std::span<const std::size_t> first = {};  ///< [n]: a query sees no key before it, as of another document; empty: 0.
-  float scale = 1, cap = 0;
+  float scale = 1;                          ///< Above 0.
+  float cap = 0;
 
   [[nodiscard]] std::size_t heads() const { return queries.cols / head_dim; }
   [[nodiscard]] std::size_t kv_heads() const { return keys.cols / head_dim; }
   /// The first key that query t sees.
   [[nodiscard]] std::size_t begin(std::size_t t) const;
-  /// Error{shape_mismatch} says what does not fit.
+  /// Error{shape_mismatch} says what does not fit; invalid_argument for a scale that is not above 0, or a query that
+  /// would see nothing.
   void validate() const;
 };
-/// out [n, heads·head_dim].
+/// out [n, heads·head_dim]. A query's result is the same bits alone, among others and behind another document; keys and
+/// values that it does not see may be anything.
 void attention(const Attention& a, MatrixView<float> out, Executor& executor, const Backend* backend = nullptr);
 /// `out` is what attention() gave. The weights are computed anew, so that nothing of n² elements is kept.
 void attention_gradient(const Attention& a, MatrixView<const float> out, MatrixView<const float> grad_out,

@@ -16,8 +16,9 @@ namespace nibble::inline NIBBLE_ABI::train {
 
 struct Dropout {
   float rate = 0;  ///< The share of elements that become 0, at random; below 1. The others grow by 1/(1 − rate).
-  std::uint64_t seed = 0;    ///< Of the run.
-  std::uint64_t stream = 0;  ///< What tells masks of one run apart: a number for each step and layer.
+  std::uint64_t seed = 0;     ///< Of the run.
+  std::uint64_t stream = 0;   ///< What tells masks of one run apart: a number for each step and layer.
+  std::size_t first_row = 0;  ///< The place of a matrix's first row, for a part of one.
 
   /// Error{invalid_argument} for a rate outside [0, 1).
   void validate() const;
