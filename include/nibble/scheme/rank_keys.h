@@ -14,22 +14,26 @@
 #include <cstdint>
 
 #include "nibble/scheme/codebook.h"
+#include "nibble/scheme/rank_lines.h"
 
 namespace nibble::inline NIBBLE_ABI {
 
 /// The least key that has an entry of its own, of 2^−25, and the largest, of 1: what lies beyond them shares theirs.
 inline constexpr std::uint32_t kFirstRankKey = 0x3300, kLastRankKey = 0x3F80;
 
-/// Entries of a table, at 2·(key − kFirstRankKey) for a positive float and the next for a negative one. As floats,
-/// which is what kernels gather; nothing is computed with them.
+/// Entries of a table, at 2·(key − kFirstRankKey) for a positive float and the next for a negative one, and then its
+/// RankLineTable, field after field. As floats, which is what kernels gather; nothing is computed with the entries.
 template <class Table>
 class RankKeys {
  public:
-  static constexpr std::size_t size = 2 * (kLastRankKey - kFirstRankKey + 1);
+  static constexpr std::size_t keys = 2 * (kLastRankKey - kFirstRankKey + 1);
+  static constexpr std::size_t size = keys + sizeof(RankLineTable) / sizeof(float);
 
   constexpr RankKeys() {
     fill(false);
     fill(true);
+    const auto lines = std::bit_cast<std::array<float, size - keys>>(RankLines<Table>().table());
+    for (std::size_t i = 0; i < lines.size(); ++i) entries_[keys + i] = lines[i];
   }
   [[nodiscard]] constexpr const std::array<float, size>& entries() const { return entries_; }
   /// Whether no key has more than one threshold, so that the entries say all.

@@ -19,6 +19,7 @@ namespace nibble::inline NIBBLE_ABI {
 namespace detail {
 
 static_assert(kernels::kFirstKey == kFirstRankKey && kernels::kLastKey == kLastRankKey);
+static_assert(kernels::kRankLines == RankKeys<dynamic_map<true>>::keys && kernels::kLineGuard == kRankLineGuard);
 
 using kernels::KernelTable;
 

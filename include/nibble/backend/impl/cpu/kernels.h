@@ -123,6 +123,11 @@ struct DropoutRow {
 
 /// The least and the largest key of RankKeys (scheme/rank_keys.h).
 constexpr int32_t kFirstKey = 0x3300, kLastKey = 0x3F80;
+/// Where RankLines (scheme/rank_lines.h) follow them, the fields of RankLineTable from there on, and the guard.
+constexpr size_t kRankLines = 2 * (kLastKey - kFirstKey + 1);
+constexpr size_t kLineSplit = 0, kLinePiece = 32, kLineSlope = 64, kLineIntercept = 80, kLineCap = 96, kLineZero = 112,
+                 kLineLowest = 113, kLineHolds = 114;
+constexpr int32_t kLineGuard = 4;
 
 /// Sums side by side of which one over many values is made, value i being added to sum i % kSumLanes: what no vector is
 /// wider than.
@@ -142,11 +147,12 @@ struct KernelTable {
   int32_t (*encode_signed)(const float* x, size_t n, float factor, int8_t* codes);
   /// The number of the `size` (16 or 256) ascending thresholds that x·factor exceeds, as a rank.
   void (*encode_ranks)(const float* x, size_t n, float factor, const float* thresholds, size_t size, uint8_t* ranks);
-  /// The same of 256 thresholds by one look-up, where there are RankKeys (scheme/rank_keys.h) of them: `keys`.
+  /// The same of 256 thresholds by one look-up, where there are RankKeys (scheme/rank_keys.h) of them: `keys`. Every
+  /// x·factor is below 2 in magnitude.
   void (*encode_keys)(const float* x, size_t n, float factor, const float* keys, uint8_t* ranks);
   /// (code − zero_point)·scale.
   void (*decode_affine)(const uint8_t* codes, size_t n, float scale, int32_t zero_point, float* out);
-  /// codebook[code]·absmax, 16 or 256 entries.
+  /// codebook[code]·absmax, of `size` entries: every code is below it.
   void (*decode_codebook)(const uint8_t* codes, size_t n, const float* codebook, size_t size, float absmax, float* out);
   /// Two codes of 0 … 15 a byte; the upper half of an odd last byte is zero.
   void (*pack_nibbles)(const uint8_t* codes, size_t n, uint8_t* packed);

@@ -83,6 +83,13 @@ using Table16 = const float*;
 inline Table16 load_table16(const float* p) { return p; }
 inline F table16(Table16 table, I index) { return table[index & 15]; }
 inline F gather(const float* table, I index) { return table[index]; }
+using Table32 = const float*;
+inline Table32 load_table32(const float* p) { return p; }
+inline F table32(Table32 table, I index) { return gather(table, and_int(index, set_int(31))); }
+constexpr bool rank_lines = false;
+using Table256 = const float*;
+inline Table256 load_table256(const float* p) { return p; }
+inline F table256(Table256 table, I index) { return gather(table, index); }
 inline F bits_to_float(uint32_t bits) {
   F out;
   memcpy(&out, &bits, sizeof out);
@@ -129,11 +136,14 @@ inline void store_bf16(uint16_t* p, F x) {
 inline void stream(float* p, F x) { store(p, x); }
 inline void stream_f16(uint16_t* p, F x) { store_f16(p, x); }
 inline void stream_bf16(uint16_t* p, F x) { store_bf16(p, x); }
+inline I bits_of(F x) { return static_cast<I>(float_to_bits(x)); }
+inline bool has_zero(I x) { return x == 0; }
 inline I magnitude_bits(F x) { return static_cast<I>(float_to_bits(x) & 0x7FFFFFFFu); }
 inline F sqrt(F x) { return __builtin_sqrtf(x); }
 /// `yes` where x is finite, else `no`.
 inline F select_less(F x, F bound, F yes, F no) { return x < bound ? yes : no; }
 inline F select_finite(F x, F yes, F no) { return magnitude_bits(x) < 0x7F800000 ? yes : no; }
+inline I min_int(I a, I b) { return a < b ? a : b; }
 inline I max_int(I a, I b) { return a > b ? a : b; }
 inline int32_t reduce_max_int(I x) { return x; }
 constexpr size_t half_lanes = 2;

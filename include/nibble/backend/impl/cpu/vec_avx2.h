@@ -33,6 +33,7 @@ inline F min(F a, F b) { return _mm256_min_ps(a, b); }
 inline F max(F a, F b) { return _mm256_max_ps(a, b); }
 inline I add_int(I a, I b) { return _mm256_add_epi32(a, b); }
 inline F as_float(I x) { return _mm256_castsi256_ps(x); }
+inline I bits_of(F x) { return _mm256_castps_si256(x); }
 inline I to_int(F x) { return _mm256_cvtps_epi32(x); }
 inline F to_float(I x) { return _mm256_cvtepi32_ps(x); }
 inline I add_where_greater(I sum, F x, F threshold, int32_t width) {
@@ -87,6 +88,13 @@ inline F table16(Table16 table,
                           high);
 }
 inline F gather(const float* table, I index) { return _mm256_i32gather_ps(table, index, 4); }
+using Table32 = const float*;
+inline Table32 load_table32(const float* p) { return p; }
+inline F table32(Table32 table, I index) { return gather(table, and_int(index, set_int(31))); }
+constexpr bool rank_lines = false;
+using Table256 = const float*;
+inline Table256 load_table256(const float* p) { return p; }
+inline F table256(Table256 table, I index) { return gather(table, index); }
 inline F load_f16(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
 inline F load_bf16(const uint16_t* p) {
   const I wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
@@ -144,6 +152,8 @@ inline F select_finite(F x, F yes, F no) {
   const I finite = _mm256_cmpgt_epi32(set_int(0x7F800000), magnitude_bits(x));
   return _mm256_blendv_ps(no, yes, _mm256_castsi256_ps(finite));
 }
+inline bool has_zero(I x) { return _mm256_movemask_epi8(_mm256_cmpeq_epi32(x, _mm256_setzero_si256())) != 0; }
+inline I min_int(I a, I b) { return _mm256_min_epi32(a, b); }
 inline I max_int(I a, I b) { return _mm256_max_epi32(a, b); }
 inline int32_t reduce_max_int(I x) {
   __m128i v = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));

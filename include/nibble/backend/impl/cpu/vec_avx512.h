@@ -41,6 +41,7 @@ inline F min(F a, F b) { return _mm512_min_ps(a, b); }
 inline F max(F a, F b) { return _mm512_max_ps(a, b); }
 inline I add_int(I a, I b) { return _mm512_add_epi32(a, b); }
 inline F as_float(I x) { return _mm512_castsi512_ps(x); }
+inline I bits_of(F x) { return _mm512_castps_si512(x); }
 inline I to_int(F x) { return _mm512_cvtps_epi32(x); }
 inline F to_float(I x) { return _mm512_cvtepi32_ps(x); }
 inline I add_where_greater(I sum, F x, F threshold, int32_t width) {
@@ -85,6 +86,30 @@ inline I low_byte(I x) { return _mm512_and_si512(x, set_int(255)); }
 using Table16 = __m512;
 inline Table16 load_table16(const float* p) { return load(p); }
 inline F table16(Table16 table, I index) { return _mm512_permutexvar_ps(index, table); }
+struct Table32 {
+  F low, high;
+};
+inline Table32 load_table32(const float* p) { return {load(p), load(p + 16)}; }
+inline F table32(Table32 table, I index) { return _mm512_permutex2var_ps(table.low, index, table.high); }
+constexpr bool rank_lines = true;
+struct Table256 {
+  Table32 parts[8];
+};
+inline Table256 load_table256(const float* p) {
+  Table256 out;
+  for (int i = 0; i < 8; ++i) out.parts[i] = load_table32(p + 32 * i);
+  return out;
+}
+/// Look-ups in all parts, between which the upper three bits of the index choose.
+inline F table256(const Table256& table, I index) {
+  const auto pair = [&](int part, __mmask16 upper) {
+    return _mm512_mask_blend_ps(upper, table32(table.parts[part], index), table32(table.parts[part + 1], index));
+  };
+  const __mmask16 bit5 = _mm512_test_epi32_mask(index, set_int(32)), bit6 = _mm512_test_epi32_mask(index, set_int(64)),
+                  bit7 = _mm512_test_epi32_mask(index, set_int(128));
+  return _mm512_mask_blend_ps(bit7, _mm512_mask_blend_ps(bit6, pair(0, bit5), pair(2, bit5)),
+                              _mm512_mask_blend_ps(bit6, pair(4, bit5), pair(6, bit5)));
+}
 inline F gather(const float* table, I index) { return _mm512_i32gather_ps(index, table, 4); }
 inline F load_f16(const uint16_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
@@ -127,6 +152,8 @@ inline F select_less(F x, F bound, F yes, F no) {
 inline F select_finite(F x, F yes, F no) {
   return _mm512_mask_blend_ps(_mm512_cmplt_epi32_mask(magnitude_bits(x), set_int(0x7F800000)), no, yes);
 }
+inline bool has_zero(I x) { return _mm512_testn_epi32_mask(x, x) != 0; }
+inline I min_int(I a, I b) { return _mm512_min_epi32(a, b); }
 inline I max_int(I a, I b) { return _mm512_max_epi32(a, b); }
 inline int32_t reduce_max_int(I x) { return _mm512_reduce_max_epi32(x); }
 constexpr size_t half_lanes = 32;

@@ -33,6 +33,7 @@ inline F min(F a, F b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
 inline F max(F a, F b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
 inline I add_int(I a, I b) { return vaddq_s32(a, b); }
 inline F as_float(I x) { return vreinterpretq_f32_s32(x); }
+inline I bits_of(F x) { return vreinterpretq_s32_f32(x); }
 inline I to_int(F x) { return vcvtnq_s32_f32(x); }
 inline F to_float(I x) { return vcvtq_f32_s32(x); }
 inline I and_int(I a, I b) { return vandq_s32(a, b); }
@@ -94,6 +95,13 @@ inline F gather(const float* table, I index) {
                            table[vgetq_lane_s32(index, 2)], table[vgetq_lane_s32(index, 3)]};
   return load(values);
 }
+using Table32 = const float*;
+inline Table32 load_table32(const float* p) { return p; }
+inline F table32(Table32 table, I index) { return gather(table, and_int(index, set_int(31))); }
+constexpr bool rank_lines = false;
+using Table256 = const float*;
+inline Table256 load_table256(const float* p) { return p; }
+inline F table256(Table256 table, I index) { return gather(table, index); }
 inline F load_f16(const uint16_t* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
 inline F load_bf16(const uint16_t* p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
 
@@ -126,6 +134,8 @@ inline F select_less(F x, F bound, F yes, F no) { return vbslq_f32(vcltq_f32(x, 
 inline F select_finite(F x, F yes, F no) {
   return vbslq_f32(vcltq_s32(magnitude_bits(x), set_int(0x7F800000)), yes, no);
 }
+inline bool has_zero(I x) { return vminvq_u32(vreinterpretq_u32_s32(x)) == 0; }
+inline I min_int(I a, I b) { return vminq_s32(a, b); }
 inline I max_int(I a, I b) { return vmaxq_s32(a, b); }
 inline int32_t reduce_max_int(I x) { return vmaxvq_s32(x); }
 constexpr size_t half_lanes = 32;

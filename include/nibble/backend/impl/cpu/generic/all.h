@@ -5,6 +5,7 @@
 #include "nibble/backend/impl/cpu/generic/exponential.h"
 #include "nibble/backend/impl/cpu/generic/group_params.h"
 #include "nibble/backend/impl/cpu/generic/integer_products.h"
+#include "nibble/backend/impl/cpu/generic/rank_keys.h"
 #include "nibble/backend/impl/cpu/generic/transpose.h"
 
 // Training:

@@ -3,6 +3,8 @@
 // A unit defines in its namespace (NIBBLE_KERNELS): vec::lanes; types vec::F (floats) and vec::I (int32); load, store,
 // set, add, sub, mul, div, fma, min, max, to_int (half to even), to_float, add_int, set_int, load_codes, store_codes,
 // Table16 with table16 (which reads the low four bits of an index), gather, add_where_greater, load_f16, load_bf16;
+// Table256 with load_table256 and table256; for rank_keys.h Table32 with load_table32 and table32 (which reads the low
+// five bits), bits_of (the same bits), min_int, has_zero, and rank_lines: whether table32 is faster than a gather;
 // store_signed, reduce_min, reduce_max, reduce_add, has_nan, load_nibbles, store_f16, store_bf16 and their stream_
 // twins, fence; Half16 (sixteen values of 16 bits) with load_half16, and half_lanes codes, two a byte, looked up by
 // store_halves and stream_halves; for gemv_codes.h also code_sums, load_words, shift_right, low_byte, and for
@@ -128,25 +130,6 @@ NIBBLE_KERNEL void encode_ranks(const float* x, size_t n, float factor, const fl
   });
 }
 
-NIBBLE_KERNEL void encode_keys(const float* x, size_t n, float factor, const float* keys, uint8_t* ranks) {
-  const vec::F multiplier = vec::set(factor), zero = vec::set(0.0f), lowest = vec::set(-__builtin_inff());
-  const vec::I none = vec::set_int(0), one = vec::set_int(1);
-  for_each_vector(x, n, ranks, [&](const float* from, uint8_t* to) {
-    // A NaN is above no threshold.
-    const vec::F scaled = vec::max(vec::mul(vec::load(from), multiplier), lowest);
-    const vec::I magnitude = vec::magnitude_bits(scaled), sign = vec::add_where_greater(none, zero, scaled, 1);
-    vec::I key = vec::max_int(vec::sub_int(vec::shift_right<16>(magnitude), vec::set_int(kFirstKey)), none);
-    key = vec::sub_int(key, vec::max_int(vec::sub_int(key, vec::set_int(kLastKey - kFirstKey)), none));
-    const vec::I entry = vec::magnitude_bits(vec::gather(keys, vec::add_int(vec::shift_left<1>(key), sign)));
-    // All ones where the lower half has reached the entry's bound.
-    const vec::I bound = vec::sub_int(vec::shift_right<8>(entry), one);
-    const vec::I beyond =
-        vec::shift_right_signed<31>(vec::sub_int(bound, vec::and_int(magnitude, vec::set_int(0xFFFF))));
-    const vec::I step = vec::sub_int(one, vec::shift_left<1>(sign));
-    vec::store_codes(to, vec::add_int(vec::low_byte(entry), vec::and_int(beyond, step)));
-  });
-}
-
 NIBBLE_KERNEL void decode_affine(const uint8_t* codes, size_t n, float scale, int32_t zero_point, float* out) {
   const vec::F multiplier = vec::set(scale);
   const vec::I minus_zero = vec::set_int(-zero_point);
@@ -162,6 +145,13 @@ NIBBLE_KERNEL void decode_codebook(const uint8_t* codes, size_t n, const float* 
     const vec::Table16 table = vec::load_table16(codebook);
     for_each_vector(codes, n, out, [&](const uint8_t* from, float* to) {
       vec::store(to, vec::mul(vec::table16(table, vec::load_codes(from)), multiplier));
+    });
+    return;
+  }
+  if (size == 256) {
+    const vec::Table256 table = vec::load_table256(codebook);
+    for_each_vector(codes, n, out, [&](const uint8_t* from, float* to) {
+      vec::store(to, vec::mul(vec::table256(table, vec::load_codes(from)), multiplier));
     });
     return;
   }
