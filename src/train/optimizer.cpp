@@ -25,8 +25,7 @@ constexpr SchemeEntry kSignedMap = codebook_scheme<dynamic_map<true>>(kAdam8Bloc
                       kUnsignedMap = codebook_scheme<dynamic_map<false>>(kAdam8Block);
 static_assert(kSignedMap.ranks_are_codes && kUnsignedMap.ranks_are_codes);
 static_assert(kRankKeys<dynamic_map<true>>.holds() && kRankKeys<dynamic_map<false>>.holds());
-/// The only code that adam8_signed_code changes.
-constexpr std::uint8_t kSignedZero = Codebook<dynamic_map<true>>::encode_scaled(0.0f);
+static_assert(kernels::kMomentBlock == kAdam8Block);
 
 /// A moment of a tensor: fp32, or codes and a scale for each block.
 struct Moment {
@@ -45,24 +44,10 @@ struct Tensor {
   bool eight_bits = false;
 };
 
-/// The moments of one block while it is worked on.
-using Block = std::array<float, kAdam8Block>;
-
-void decode(const kernels::KernelTable& isa, const SchemeEntry& map, const Moment& moment, std::size_t first,
-            std::size_t n, Block& out) {
-  isa.decode_codebook(moment.as<std::uint8_t>() + first, n, map.codebook.data(), map.codebook.size(),
-                      moment.absmax.as<float>()[first / kAdam8Block], out.data());
-}
-
-void encode(const kernels::KernelTable& isa, const SchemeEntry& map, const Block& from, std::size_t first,
-            std::size_t n, const Moment& moment) {
-  auto* codes = moment.as<std::uint8_t>() + first;
-  const float absmax = stored_absmax(isa.absmax(from.data(), n));
-  moment.absmax.writable<float>()[first / kAdam8Block] = absmax;
-  isa.encode_keys(from.data(), n, inverse_absmax(absmax), map.rank_keys, codes);
-  if (&map != &kSignedMap) return;
-  for (std::size_t i = 0; i < n; ++i)
-    codes[i] = static_cast<std::uint8_t>(codes[i] - (from[i] < 0 && codes[i] == kSignedZero ? 1 : 0));
+/// A moment in 8 bits from element `first` on, where a block begins.
+kernels::CodedMoment coded(const SchemeEntry& map, const Moment& moment, std::size_t first) {
+  return {moment.as<std::uint8_t>() + first, moment.absmax.writable<float>() + first / kAdam8Block, map.codebook.data(),
+          map.rank_keys};
 }
 
 [[noreturn]] void refuse(const std::string& what) { throw Error(ErrorCode::invalid_argument, "optimizer: " + what); }
@@ -221,39 +206,34 @@ struct Optimizer::Impl {
     throw Error(ErrorCode::non_finite, "a gradient changed while the optimizer read it");
   }
 
-  void update(const kernels::KernelTable& isa, const kernels::OptimizerFactors& step, const float* gradient,
-              std::size_t n, float* m, float* v, float* values) const {
-    if (moments() == 2) isa.adam(step, gradient, n, m, v, values);
+  /// Elements [first, first + n) of a tensor, where a block begins.
+  void update(const kernels::KernelTable& isa, const kernels::OptimizerFactors& step, const Tensor& t,
+              std::size_t first, std::size_t n, const float* gradient) const {
+    float* values = t.parameter.values.data() + first;
+    const bool adam = moments() == 2;
+    if (t.eight_bits) {
+      const kernels::CodedMoment m = coded(kSignedMap, t.moments[0], first);
+      if (adam) isa.adam8(step, gradient, n, m, coded(kUnsignedMap, t.moments[1], first), values);
+      else isa.lion8(step, gradient, n, m, values);
+      return;
+    }
+    float* m = t.moments[0].as<float>() + first;
+    if (adam) isa.adam(step, gradient, n, m, t.moments[1].as<float>() + first, values);
     else isa.lion(step, gradient, n, m, values);
   }
 
-  /// Elements [first, last) of a tensor, at most kAdam8Block of them at a time.
   void update(const kernels::KernelTable& isa, std::span<const kernels::OptimizerFactors> steps, const Chunk& c,
               float scale) const {
     const Tensor& t = tensors[c.tensor];
     kernels::OptimizerFactors step = steps[c.tensor];
     if (!t.parameter.decay) step.keep = 1;
-    Block scaled, m, v;
+    const float* gradient = t.parameter.gradient.data();
+    if (scale == 1) return update(isa, step, t, c.first, c.last - c.first, gradient + c.first);
+    std::array<float, kAdam8Block> scaled;
     for (std::size_t at = c.first; at < c.last; at += kAdam8Block) {
       const std::size_t n = std::min(kAdam8Block, c.last - at);
-      const float* gradient = t.parameter.gradient.data() + at;
-      if (scale != 1) {
-        for (std::size_t i = 0; i < n; ++i) scaled[i] = gradient[i] * scale;
-        gradient = scaled.data();
-      }
-      float* values = t.parameter.values.data() + at;
-      const auto state = [&](std::size_t moment) {
-        return moment < t.moments.size() ? t.moments[moment].as<float>() + at : nullptr;
-      };
-      if (!t.eight_bits) {
-        update(isa, step, gradient, n, state(0), state(1), values);
-        continue;
-      }
-      decode(isa, kSignedMap, t.moments[0], at, n, m);
-      if (moments() == 2) decode(isa, kUnsignedMap, t.moments[1], at, n, v);
-      update(isa, step, gradient, n, m.data(), v.data(), values);
-      encode(isa, kSignedMap, m, at, n, t.moments[0]);
-      if (moments() == 2) encode(isa, kUnsignedMap, v, at, n, t.moments[1]);
+      for (std::size_t i = 0; i < n; ++i) scaled[i] = gradient[at + i] * scale;
+      update(isa, step, t, at, n, scaled.data());
     }
   }
 };

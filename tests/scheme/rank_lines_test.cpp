@@ -108,5 +108,50 @@ void check_every_float() {
 TEST(RankLines, GiveTheRankOfEveryFloatInTheSignedMap) { check_every_float<dynamic_map<true>>(); }
 TEST(RankLines, GiveTheRankOfEveryFloatInTheUnsignedMap) { check_every_float<dynamic_map<false>>(); }
 
+/// A step of Lion whose momentum is the gradient: what it codes keeps its sign. Each block ends with a 1, so that it is
+/// scaled by 1.
+TEST(RankLines, GiveNegativeMomentsANegativeCode) {
+  using Map = dynamic_map<true>;
+  const std::uint8_t zero = Codebook<Map>::encode_scaled(0.0f);
+  std::vector<std::uint8_t> codes(kFloatsOfKey);
+  std::vector<float> absmax(kFloatsOfKey / kernels::kMomentBlock), parameters(kFloatsOfKey);
+  const kernels::CodedMoment moment{codes.data(), absmax.data(), Codebook<Map>::values().data(),
+                                    kRankKeys<Map>.entries().data()};
+  for_each_key<Map>([&](const kernels::KernelTable& isa, Key<Map> key, bool negative) {
+    for (std::size_t i = 0; i < kFloatsOfKey; ++i) {
+      if (negative && key.x[i] < 0 && key.ranks[i] == zero) --key.ranks[i];
+      if (i % kernels::kMomentBlock != kernels::kMomentBlock - 1 && key.x[i] <= 1 && key.x[i] >= -1) continue;
+      key.x[i] = 1;
+      key.ranks[i] = 255;
+    }
+    kernels::OptimizerFactors step{};
+    step.rest2 = 1;
+    isa.lion8(step, key.x.data(), kFloatsOfKey, moment, parameters.data());
+    EXPECT_EQ(std::memcmp(codes.data(), key.ranks.data(), codes.size()), 0) << "from " << key.x[0];
+  });
+}
+
+/// 0 times a negative momentum, plus a gradient of −0, is −0, which is not below 0.
+TEST(RankLines, GiveNegativeZeroTheCodeOfZero) {
+  using Map = dynamic_map<true>;
+  constexpr std::size_t n = kernels::kMomentBlock;
+  for (const Backend* backend : backends()) {
+    if (!backend->available()) continue;
+    std::vector<std::uint8_t> codes(n);
+    std::vector<float> gradients(n, -0.5f), parameters(n);
+    float absmax = 0;
+    const kernels::CodedMoment moment{codes.data(), &absmax, Codebook<Map>::values().data(),
+                                      kRankKeys<Map>.entries().data()};
+    kernels::OptimizerFactors step{};
+    step.rest2 = 1;
+    kernels_of(backend).lion8(step, gradients.data(), n, moment, parameters.data());
+    EXPECT_EQ(codes[7], Codebook<Map>::encode_scaled(-1.0f)) << backend->name();
+    gradients.assign(n, -0.0f);
+    gradients[0] = 1;
+    kernels_of(backend).lion8(step, gradients.data(), n, moment, parameters.data());
+    EXPECT_EQ(codes[7], Codebook<Map>::encode_scaled(0.0f)) << backend->name();
+  }
+}
+
 }  // namespace
 }  // namespace nibble

@@ -129,6 +129,16 @@ constexpr size_t kLineSplit = 0, kLinePiece = 32, kLineSlope = 64, kLineIntercep
                  kLineLowest = 113, kLineHolds = 114;
 constexpr int32_t kLineGuard = 4;
 
+/// Elements that share the absmax of a moment in 8 bits.
+constexpr size_t kMomentBlock = 256;
+/// A moment of an optimizer in 8 bits: a code for each element, an absmax for each kMomentBlock of them.
+struct CodedMoment {
+  uint8_t* codes;
+  float* absmax;
+  const float* codebook;  ///< 256 ascending values.
+  const float* keys;      ///< RankKeys of them.
+};
+
 /// Sums side by side of which one over many values is made, value i being added to sum i % kSumLanes: what no vector is
 /// wider than.
 constexpr size_t kSumLanes = 16;
@@ -205,6 +215,12 @@ struct KernelTable {
   float (*exp_sum)(const float* x, size_t n, float factor, float offset, float* out);
   /// out[c·out_stride + r] = x[r·x_stride + c] for r < rows and c < cols.
   void (*transpose)(const float* x, size_t x_stride, size_t rows, size_t cols, float* out, size_t out_stride);
+  /// adam8_block (train/adam8.h) of n elements, block after block: m by a signed map, v by an unsigned one.
+  void (*adam8)(const OptimizerFactors& step, const float* gradients, size_t n, const CodedMoment& m,
+                const CodedMoment& v, float* parameters);
+  /// lion8_block (train/lion8.h) of n elements, block after block.
+  void (*lion8)(const OptimizerFactors& step, const float* gradients, size_t n, const CodedMoment& m,
+                float* parameters);
 };
 
 // Which tables there are: in the compiled library all that the architecture can have.

@@ -11,6 +11,7 @@
 // Training:
 #include "nibble/backend/impl/cpu/generic/dropout.h"
 #include "nibble/backend/impl/cpu/generic/optimizers.h"
+#include "nibble/backend/impl/cpu/generic/optimizers8.h"
 
 // The products:
 #include "nibble/backend/impl/cpu/generic/gemm_fixed.h"
