@@ -6,6 +6,7 @@
 #include "linear.h"
 #include "nibble/core/error.h"
 #include "nibble/engine/operations.h"
+#include "rotary.h"
 
 namespace nibble::inline NIBBLE_ABI::engine {
 
@@ -79,7 +80,7 @@ void BlockPass::attention(const Block& block, MatrixView<const float> normed, st
   const std::size_t n = normed.rows, dim = config_.head_dim, width = config_.kv_heads * dim, start = cache.seen;
   const Linear &query = block[Role::query], &key = block[Role::key], &value = block[Role::value];
   check_shape("mixed", block[Role::attention_output].name, mixed.rows, mixed.cols, n, config_.heads * dim);
-  check_shape("the table of angles", query.name, 1, rope.size(), 1, n * dim);
+  check_shape("the table of angles", query.name, 1, rope.size(), 1, n * config_.turned_dim());
   check_shape("the keys' cache", key.name, cache.keys.rows, cache.keys.stride, cache.values.rows, width);
   check_shape("the values' cache", value.name, cache.values.rows, cache.values.stride, cache.keys.rows, width);
   if (start > cache.keys.rows || n > cache.keys.rows - start)
@@ -100,8 +101,9 @@ void BlockPass::attend(const Block& block, MatrixView<float> queries, std::span<
   const MatrixView<float> keys = cache.keys.row_range(start, n);
   norm_heads(queries, block.norm(Role::query_norm));
   norm_heads(keys, block.norm(Role::key_norm));
-  rotate(queries, dim, rope);
-  rotate(keys, dim, rope);
+  const Rotary heads = rotary_of(config_);
+  rotate(queries, heads, rope);
+  rotate(keys, heads, rope);
   engine::attention({.queries = queries,
                      .keys = cache.keys.row_range(0, start + n),
                      .values = cache.values.row_range(0, start + n),

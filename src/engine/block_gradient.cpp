@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "nibble/engine/operations.h"
+#include "rotary.h"
 
 namespace nibble::inline NIBBLE_ABI::engine {
 
@@ -32,9 +33,9 @@ RowLayout::RowLayout(const model::Config& config, std::span<const std::size_t> s
               first_.begin() + static_cast<std::ptrdiff_t>(end), starts[i]);
     longest = std::max(longest, end - starts[i]);
   }
-  full_ = take(rope_angles(config.inverse_frequencies(), 0, longest), config.head_dim, first_);
+  full_ = take(rope_angles(config.inverse_frequencies(), 0, longest), config.turned_dim(), first_);
   if (config.window_rope_theta != 0)
-    windowed_ = take(rope_angles(config.inverse_frequencies(true), 0, longest), config.head_dim, first_);
+    windowed_ = take(rope_angles(config.inverse_frequencies(true), 0, longest), config.turned_dim(), first_);
 }
 
 train::Dropout BlockTraining::dropout(std::size_t index, Role role) const {
@@ -118,8 +119,8 @@ void BlockTraining::forward_attention(const Block& block, std::size_t index, Mat
   apply_linears(trace.normed.view(), outputs, Activations::fp32, executor_);
   norm_heads(block.norm(Role::query_norm), trace.query, trace.query_raw);
   norm_heads(block.norm(Role::key_norm), trace.key, trace.key_raw);
-  rotate(trace.query.view(), dim, layout_.rope(block));
-  rotate(trace.key.view(), dim, layout_.rope(block));
+  rotate(trace.query.view(), rotary_of(config_), layout_.rope(block));
+  rotate(trace.key.view(), rotary_of(config_), layout_.rope(block));
   trace.mixed = Matrix(n, width);
   attention(attention_of(block, trace), trace.mixed.view(), executor_, block.backend());
   Matrix attended(n, x.cols);
@@ -205,8 +206,8 @@ void BlockTraining::backward_attention(const Block& block, std::size_t index, co
          grad_value = Matrix::zeros(n, kv_width);
   attention_gradient(attention_of(block, trace), trace.mixed.view(), grad_mixed.view(), grad_query.view(),
                      grad_key.view(), grad_value.view(), executor_, block.backend());
-  rotate(grad_query.view(), dim, layout_.rope(block), Turn::back);
-  rotate(grad_key.view(), dim, layout_.rope(block), Turn::back);
+  rotate(grad_query.view(), rotary_of(config_), layout_.rope(block), Turn::back);
+  rotate(grad_key.view(), rotary_of(config_), layout_.rope(block), Turn::back);
   norm_heads_gradient(block.norm(Role::query_norm), trace.query_raw, grad_query);
   norm_heads_gradient(block.norm(Role::key_norm), trace.key_raw, grad_key);
   Matrix grad_normed(input_wanted ? n : 0, grad.cols);

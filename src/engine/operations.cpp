@@ -101,22 +101,35 @@ void rms_norm_gradient(MatrixView<const float> x, std::span<const float> weight,
   }
 }
 
-void rotate(MatrixView<float> rows, std::size_t head_dim, std::span<const float> rope, Turn turn) {
+namespace {
+
+/// One head: `half` pairs, whose first values are `Step` apart and whose second ones lie `apart` behind those.
+template <std::size_t Step>
+void rotate_head(float* x, const float* angles, std::size_t half, std::size_t apart, Turn turn) {
+  for (std::size_t i = 0; i < half; ++i) {
+    const float a = x[i * Step], b = x[i * Step + apart], cosine = angles[i];
+    const float sine = turn == Turn::forward ? angles[half + i] : -angles[half + i];
+    x[i * Step] = a * cosine - b * sine;
+    x[i * Step + apart] = b * cosine + a * sine;
+  }
+}
+
+}  // namespace
+
+void rotate(MatrixView<float> rows, const Rotary& heads, std::span<const float> rope, Turn turn) {
   rows.validate("rotate: rows");
-  need("rotate", "a head", head_dim % 2, 0);
-  need("rotate", "the last head", head_dim == 0 ? 1 : rows.cols % head_dim, 0);
-  need("rotate", "the table of angles", rope.size(), rows.rows * head_dim);
-  const std::size_t half = head_dim / 2;
+  const std::size_t dim = heads.head_dim, width = heads.width, half = width / 2;
+  need("rotate", "what is turned of a head", width % 2, 0);
+  need("rotate", "the last head", dim == 0 ? 1 : rows.cols % dim, 0);
+  if (width > dim) need("rotate", "what is turned of a head", width, dim);
+  need("rotate", "the table of angles", rope.size(), rows.rows * width);
   for (std::size_t t = 0; t < rows.rows; ++t)
-    for (std::size_t h = 0; h < rows.cols / head_dim; ++h)
-      for (std::size_t i = 0; i < half; ++i) {
-        float* x = &rows(t, h * head_dim);
-        const float* angles = rope.data() + t * head_dim;
-        const float a = x[i], b = x[i + half], cosine = angles[i];
-        const float sine = turn == Turn::forward ? angles[half + i] : -angles[half + i];
-        x[i] = a * cosine - b * sine;
-        x[i + half] = b * cosine + a * sine;
-      }
+    for (std::size_t h = 0; h < rows.cols / dim; ++h) {
+      float* x = &rows(t, h * dim);
+      const float* angles = rope.data() + t * width;
+      if (heads.pairs == model::RopePairs::halves) rotate_head<1>(x, angles, half, half, turn);
+      else rotate_head<2>(x, angles, half, 1, turn);
+    }
 }
 
 void gate_gradient(GatedActivation activation, std::span<const float> gate, std::span<const float> up,

@@ -149,6 +149,20 @@ const Json* parse_window_rope(const Fields& fields, const std::string& name, con
   return full;
 }
 
+/// int(head_dim·partial_rotary_factor), as in transformers, which takes the factor beside rope_theta in `rope` first.
+void parse_rotary_dim(const Fields& fields, const Fields* rope, const Architecture& architecture, Config& c) {
+  if (architecture.partial_rotary_factor == 0) return;
+  constexpr const char* key = "partial_rotary_factor";
+  double factor = fields.number(key, architecture.partial_rotary_factor);
+  if (rope != nullptr) factor = rope->number(key, factor);
+  const std::string stated = "is " + Json(factor).dump();
+  if (factor > 1) fields.refuse(key, stated + "; a head has no more values than all");
+  c.rotary_dim = static_cast<std::size_t>(static_cast<double>(c.head_dim) * factor);
+  if (c.rotary_dim == 0 || c.rotary_dim % 2 != 0)
+    fields.refuse(key, stated + ", so that " + std::to_string(c.rotary_dim) + " of the " + std::to_string(c.head_dim) +
+                           " values of a head are turned; rotary embeddings turn pairs");
+}
+
 /// Both the classic style (rope_theta beside rope_scaling) and the newer one (all inside rope_parameters). Where a file
 /// has both, rope_scaling holds and rope_parameters does not count, as in transformers.
 void parse_rope(const Fields& fields, const std::string& name, const Architecture& architecture, Config& c) {
@@ -156,8 +170,9 @@ void parse_rope(const Fields& fields, const std::string& name, const Architectur
   const Json *scaling = fields.object("rope_scaling"), *parameters = fields.object("rope_parameters");
   if (architecture.window_rope_theta != 0) parameters = parse_window_rope(fields, name, architecture, parameters, c);
   const Json* object = scaling != nullptr ? scaling : parameters;
-  if (object == nullptr) return;
+  if (object == nullptr) return parse_rotary_dim(fields, nullptr, architecture, c);
   const Fields rope(*object, name);
+  parse_rotary_dim(fields, &rope, architecture, c);
   rope.check_known(KeyStyle::rope_parameters, architecture);
   c.rope_theta = rope.number("rope_theta", c.rope_theta);
   if (scaling != nullptr && parameters != nullptr)
@@ -320,7 +335,7 @@ Config Config::parse(std::string_view text, const std::string& name) {
                              std::to_string(c.heads) + " heads");
   c.vocab = f.size("vocab_size");
   c.context = f.size("max_position_embeddings", architecture.context);
-  c.rms_eps = f.number("rms_norm_eps", 1e-6, true);
+  c.rms_eps = f.number("rms_norm_eps", architecture.rms_eps, true);
   c.tied_embeddings = f.flag("tie_word_embeddings", architecture.tied_embeddings);
   parse_windows(f, architecture, c);
   parse_biases(f, architecture, c);
@@ -364,9 +379,9 @@ float Config::attention_scale() const {
 std::vector<double> Config::inverse_frequencies(bool with_window) const {
   const bool of_its_own = with_window && window_rope_theta != 0;
   const double base = of_its_own ? window_rope_theta : rope_theta;
-  std::vector<double> out(head_dim / 2);
+  std::vector<double> out(turned_dim() / 2);
   for (std::size_t i = 0; i < out.size(); ++i) {
-    double f = std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim));
+    double f = std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(turned_dim()));
     if (of_its_own) {
       out[i] = f;
       continue;

@@ -66,7 +66,7 @@ GgufMetadata model_metadata(const Config& c, const std::string& name, BlockType 
   number("attention.head_count_kv", c.kv_heads);
   number("attention.key_length", c.head_dim);
   number("attention.value_length", c.head_dim);
-  number("rope.dimension_count", c.head_dim);
+  number("rope.dimension_count", c.turned_dim());
   number("vocab_size", c.vocab);
   if (states_window(c)) number("attention.sliding_window", c.sliding_window);
   out[arch + ".attention.layer_norm_rms_epsilon"] = static_cast<float>(c.rms_eps);

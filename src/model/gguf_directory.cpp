@@ -62,6 +62,13 @@ const Architecture& architecture_of(const Config& c) {
   return first;
 }
 
+/// The share of a head that is turned, such that int(head_dim·share) is what it was taken from.
+double rotary_factor(const Config& c) {
+  const auto turned = static_cast<double>(c.turned_dim()), all = static_cast<double>(c.head_dim);
+  const double share = turned / all;
+  return all * share < turned ? std::nextafter(share, 1.0) : share;
+}
+
 /// What Config::parse would take otherwise, were it not said.
 void write_scores(const Config& c, Json& out) {
   const Architecture& a = c.architecture();
@@ -97,6 +104,7 @@ std::string config_of(const fs::path& path) {
            {"rms_norm_eps", c.rms_eps},
            {"rope_theta", c.rope_theta}};
   if (const Json scaling = rope_scaling(c, path.string()); !scaling.is_null()) out["rope_scaling"] = scaling;
+  if (architecture.partial_rotary_factor != 0) out["partial_rotary_factor"] = rotary_factor(c);
   out["tie_word_embeddings"] = c.tied_embeddings;
   if (c.sliding_window != 0) out["sliding_window"] = c.sliding_window;
   write_scores(c, out);

@@ -14,20 +14,35 @@ namespace nibble::inline NIBBLE_ABI::model {
 
 namespace {
 
+void read_rotary_dim(const format::GgufFields& f, const std::string& arch, Config& c) {
+  const std::string key = arch + ".rope.dimension_count";
+  const std::size_t turned = f.size(key, c.head_dim);
+  const std::string stated = "is " + std::to_string(turned), all = std::to_string(c.head_dim) + " values of a head";
+  if (c.architecture().partial_rotary_factor == 0) {
+    if (turned != c.head_dim)
+      f.refuse(key, stated + "; this engine rotates all " + all + " in this architecture", ErrorCode::unsupported);
+    return;
+  }
+  if (turned > c.head_dim || turned % 2 != 0)
+    f.refuse(key, stated + "; of the " + all + " an even number can be turned");
+  c.rotary_dim = turned;
+}
+
 void read_rope(const GgufFile& file, const format::GgufFields& f, const std::string& arch, Config& c) {
   const Architecture& architecture = c.architecture();
   c.rope_theta = f.positive(arch + ".rope.freq_base", 10000.0);
   if (architecture.window_rope_theta != 0)
     c.window_rope_theta = f.positive(arch + ".rope.freq_base_swa", architecture.window_rope_theta);
-  if (const std::size_t turned = f.size(arch + ".rope.dimension_count", c.head_dim); turned != c.head_dim)
-    f.refuse(arch + ".rope.dimension_count",
-             "is " + std::to_string(turned) + "; this engine rotates all " + std::to_string(c.head_dim) +
-                 " values of a head",
-             ErrorCode::unsupported);
+  read_rotary_dim(f, arch, c);
   // As llama.cpp takes it: the older key counts where there is no other, and a factor without a type is linear.
   const double factor = f.positive(arch + ".rope.scaling.factor", f.positive(arch + ".rope.scale_linear", 1.0));
   const std::string kind = f.text(arch + ".rope.scaling.type", factor == 1 ? "none" : "linear");
   RopeScaling s;
+  for (const char* by_length : {"rope_factors_long.weight", "rope_factors_short.weight"})
+    if (file.contains(by_length))
+      throw Error(ErrorCode::unsupported, "tensor '" + std::string(by_length) +
+                                              "' scales rotary embeddings by the length of the text (longrope), which "
+                                              "this engine does not");
   if (file.contains("rope_freqs.weight")) {
     if (kind != "none" && factor != 1)
       f.refuse(arch + ".rope.scaling.type", "is '" + kind + "' beside the factors of 'rope_freqs.weight'",
@@ -36,11 +51,11 @@ void read_rope(const GgufFile& file, const format::GgufFields& f, const std::str
       throw Error(ErrorCode::unsupported, "tensor 'rope_freqs.weight' counts for nothing in the architecture " + arch);
     s.kind = RopeScaling::Kind::factors;
     s.factors = file.read_f32("rope_freqs.weight");
-    bool good = s.factors.size() == c.head_dim / 2;
+    bool good = s.factors.size() == c.turned_dim() / 2;
     for (const float factor : s.factors) good = good && factor > 0;
     if (!good)
-      throw Error(ErrorCode::corrupt_file, "tensor 'rope_freqs.weight' must hold " + std::to_string(c.head_dim / 2) +
-                                               " positive factors, half a head's");
+      throw Error(ErrorCode::corrupt_file, "tensor 'rope_freqs.weight' must hold " +
+                                               std::to_string(c.turned_dim() / 2) + " positive factors, half a head's");
     c.rope_scaling = s;
   } else if (kind == "linear") {
     s.factor = factor;

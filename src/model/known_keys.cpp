@@ -21,11 +21,12 @@ bool caps_scores(const Architecture& a) { return a.attention_cap.has_value(); }
 bool caps_logits(const Architecture& a) { return a.logit_cap.has_value(); }
 bool has_pattern(const Architecture& a) { return a.windows == Windows::pattern; }
 bool names_activation_so(const Architecture& a) { return a.activation_key == "hidden_activation"; }
+bool turns_a_part(const Architecture& a) { return a.partial_rotary_factor != 0; }
 bool has_local_rope(const Architecture& a) { return a.window_rope_theta != 0; }
 
 constexpr KnownKey kKeys[] = {
     // Rotary embeddings.
-    {"partial_rotary_factor", "", Neutral::one, "turns a part of each head only"},
+    {"partial_rotary_factor", "", Neutral::one, "turns a part of each head only", turns_a_part},
     {"rotary_pct", "", Neutral::one, "turns a part of each head only"},
     {"rotary_dim", "", Neutral::off, "turns a part of each head only"},
     {"rope_interleaved", "", Neutral::off, "pairs the values of a head otherwise"},
@@ -73,7 +74,7 @@ constexpr KnownKey kKeys[] = {
 
 /// Inside rope_parameters or rope_scaling.
 constexpr KnownKey kRopeKeys[] = {
-    {"partial_rotary_factor", "", Neutral::one, "turns a part of each head only"},
+    {"partial_rotary_factor", "", Neutral::one, "turns a part of each head only", turns_a_part},
     {"attention_factor", "", Neutral::one, "scales the scores"},
     {"mscale", "", Neutral::one, "scales the scores"},
     {"mscale_all_dim", "", Neutral::one, "scales the scores"},

@@ -52,29 +52,46 @@ TEST(RmsNorm, ItsGradientsAreThoseOfDifferences) {
 
 // RoPE
 
+/// The values i of a head that are turned with another: whether it is the first of the two, and the pair's number.
+struct InPair {
+  bool first;
+  std::size_t pair, other;
+};
+InPair pair_of(const Rotary& heads, std::size_t i) {
+  const std::size_t half = heads.width / 2;
+  if (heads.pairs == model::RopePairs::neighbours) return {i % 2 == 0, i / 2, i ^ 1};
+  return {i < half, i % half, i < half ? i + half : i - half};
+}
+
 TEST(Rotate, BackIsTheGradientOfForward) {
   constexpr std::size_t rows = 2, dim = 6, cols = 2 * dim;
   const Floats x = normal(rows * cols, 1), grad_y = normal(rows * cols, 2);
-  Floats rope(rows * dim);
-  for (std::size_t i = 0; i < rope.size(); ++i) {
-    const double angle = static_cast<double>(i / dim * 3 + i % (dim / 2)) + 0.3;
-    rope[i] = static_cast<float>(i % dim < dim / 2 ? std::cos(angle) : std::sin(angle));
-  }
-  const auto turned = [&](const Doubles& v) {
-    Doubles y(v.size());
-    for (std::size_t i = 0; i < v.size(); ++i) {
-      const std::size_t t = i / cols, c = i % dim, half = dim / 2;
-      const double cosine = static_cast<double>(rope[t * dim + c % half]);
-      const double sine = static_cast<double>(rope[t * dim + half + c % half]);
-      y[i] = c < half ? v[i] * cosine - v[i + half] * sine : v[i] * cosine + v[i - half] * sine;
+  for (const Rotary& heads : {Rotary{dim, dim}, Rotary{dim, 4}, Rotary{dim, dim, model::RopePairs::neighbours},
+                              Rotary{dim, 4, model::RopePairs::neighbours}}) {
+    const std::size_t width = heads.width;
+    Floats rope(rows * width);
+    for (std::size_t i = 0; i < rope.size(); ++i) {
+      const double angle = static_cast<double>(i / width * 3 + i % (width / 2)) + 0.3;
+      rope[i] = static_cast<float>(i % width < width / 2 ? std::cos(angle) : std::sin(angle));
     }
-    return y;
-  };
-  Floats y = x, grad_x = grad_y;
-  rotate({y.data(), rows, cols}, dim, rope);
-  expect_values(y, turned(doubles(x)), 1e-6);
-  rotate({grad_x.data(), rows, cols}, dim, rope, Turn::back);
-  expect_gradient(grad_x, Floats(x.size()), turned, x, grad_y);
+    const auto turned = [&](const Doubles& v) {
+      Doubles y = v;
+      for (std::size_t i = 0; i < v.size(); ++i) {
+        const std::size_t t = i / cols, c = i % dim;
+        if (c >= width) continue;
+        const auto [first, pair, other] = pair_of(heads, c);
+        const double cosine = static_cast<double>(rope[t * width + pair]);
+        const double sine = static_cast<double>(rope[t * width + width / 2 + pair]);
+        y[i] = v[i] * cosine + (first ? -1 : 1) * v[i - c + other] * sine;
+      }
+      return y;
+    };
+    Floats y = x, grad_x = grad_y;
+    rotate({y.data(), rows, cols}, heads, rope);
+    expect_values(y, turned(doubles(x)), 1e-6);
+    rotate({grad_x.data(), rows, cols}, heads, rope, Turn::back);
+    expect_gradient(grad_x, Floats(x.size()), turned, x, grad_y);
+  }
 }
 
 // Gates
@@ -140,8 +157,11 @@ TEST(Operations, RefuseWhatDoesNotFit) {
   const MatrixView<float> m(x.data(), 2, 6);
   const auto refused = [](ErrorCode code, const char* words, auto action) { expect_error(code, words, action); };
   refused(ErrorCode::shape_mismatch, "the weight has 5; 6", [&] { rms_norm(m, std::span(x).first(5), 0, m); });
-  refused(ErrorCode::shape_mismatch, "table of angles has 11", [&] { rotate(m, 6, std::span(x).first(11)); });
-  refused(ErrorCode::shape_mismatch, "the last head", [&] { rotate(m, 4, std::span(x).first(8)); });
+  refused(ErrorCode::shape_mismatch, "table of angles has 11", [&] { rotate(m, {6, 6}, std::span(x).first(11)); });
+  refused(ErrorCode::shape_mismatch, "table of angles has 12; 8", [&] { rotate(m, {6, 4}, x); });
+  refused(ErrorCode::shape_mismatch, "the last head", [&] { rotate(m, {4, 4}, std::span(x).first(8)); });
+  refused(ErrorCode::shape_mismatch, "what is turned of a head has 1; 0", [&] { rotate(m, {6, 3}, x); });
+  refused(ErrorCode::shape_mismatch, "what is turned of a head has 8; 6", [&] { rotate(m, {6, 8}, x); });
   const std::size_t beyond[] = {6, 0};
   refused(ErrorCode::invalid_argument, "target 0 is token 6 of a vocabulary of 6",
           [&] { cross_entropy(m, beyond, 1, serial_executor()); });

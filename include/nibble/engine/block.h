@@ -71,7 +71,7 @@ struct KeyValues {
   std::size_t seen = 0;
 };
 
-/// Cosines, then sines, of `count` positions from `first` on: [count, head_dim].
+/// Cosines, then sines, of `count` positions from `first` on: [count, turned_dim].
 std::vector<float> rope_angles(std::span<const double> inverse_frequencies, std::size_t first, std::size_t count);
 
 /// Those of a model's blocks, of which some may be turned otherwise than others (Config::window_rope_theta).

@@ -14,6 +14,7 @@
 #include "nibble/backend/gated.h"
 #include "nibble/core/matrix_view.h"
 #include "nibble/core/parallel.h"
+#include "nibble/model/architecture.h"
 
 namespace nibble::inline NIBBLE_ABI::engine {
 
@@ -24,10 +25,16 @@ void rms_norm_gradient(MatrixView<const float> x, std::span<const float> weight,
                        MatrixView<const float> grad_y, MatrixView<float> grad_x, std::span<float> grad_weight);
 
 enum class Turn { forward, back };
-/// Turns the pairs (i, i + head_dim/2) of every head in place by the angles of its token (Su et al. 2021, RoPE): `rope`
-/// is [tokens, head_dim], the cosines of a token's head_dim/2 angles and then their sines. The gradient is the same
-/// turned back. Error{shape_mismatch}.
-void rotate(MatrixView<float> rows, std::size_t head_dim, std::span<const float> rope, Turn turn = Turn::forward);
+/// What of a head is turned by its position.
+struct Rotary {
+  std::size_t head_dim = 0;
+  std::size_t width = 0;  ///< The first values of a head, which are turned in pairs; the others stay.
+  model::RopePairs pairs = model::RopePairs::halves;
+};
+/// Turns the pairs of every head in place by the angles of its token (Su et al. 2021, RoPE): `rope` is [tokens, width],
+/// the cosines of a token's width/2 angles and then their sines. The gradient is the same turned back.
+/// Error{shape_mismatch}.
+void rotate(MatrixView<float> rows, const Rotary& heads, std::span<const float> rope, Turn turn = Turn::forward);
 
 /// Causal attention of grouped queries: what query t of head h sees are the keys first … offset + t of head
 /// h/(heads/kv_heads), with weights softmax(score(scale·q·k)), where score(s) = cap·tanh(s/cap) unless the cap is 0.

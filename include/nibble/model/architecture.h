@@ -10,7 +10,7 @@
 //   x ─ norm ─ query, key, value ─ heads ─ attention_output ─ (+ x) ─ norm ─ gate, up ─ activation ─ down ─ (+) ─►
 //
 // and an architecture says which tensors that takes, and what it does otherwise than Llama. What it cannot say nothing
-// here does: heads turned in part, layers without positions, fused query, key and value, experts. Such an architecture
+// here does: layers without positions, fused query, key and value, experts. Such an architecture
 // is added with a field for it and whatever reads the field. A table whose modules the engine does not run as they
 // stand is an error there (engine::check_architecture).
 #pragma once
@@ -98,6 +98,12 @@ enum class Windows : std::uint8_t {
   pattern,  ///< All layers but every window_pattern-th: of 2 the layers 1, 3, 5 … see everything.
 };
 
+/// Which values of a head are turned together by their position, of those that are turned at all.
+enum class RopePairs : std::uint8_t {
+  halves,      ///< The first and the first of the second half, and so on: (i, i + width/2).
+  neighbours,  ///< (2i, 2i + 1)
+};
+
 /// What config.json calls it as a rule: "silu".
 std::string_view name_of(GatedActivation activation);
 
@@ -123,8 +129,9 @@ struct Architecture {
   /// x becomes cap·tanh(x/cap): scores by attn_logit_softcapping, logits by final_logit_softcapping, which are this
   /// where config.json leaves them out (0: no cap). None: there is no such key.
   std::optional<double> attention_cap = std::nullopt, logit_cap = std::nullopt;
-  /// In the architecture's GGUF files a head's values are turned in the pairs (2i, 2i + 1), so that the rows of query
-  /// and key lie in another order; else in the pairs (i, i + head_dim/2), as Hugging Face has them.
+  RopePairs rope_pairs = RopePairs::halves;  ///< In Hugging Face's files.
+  /// In the architecture's GGUF files they are neighbours where Hugging Face has halves, of whole heads, so that the
+  /// rows of query and key lie in another order; else both have the same.
   bool gguf_interleaved_rope = false;
   bool gguf_rope_factors = false;  ///< llama.cpp reads rope_freqs.weight in this architecture.
   /// llama.cpp takes hidden/heads for query_pre_attn_scalar in models of so many layers, and head_dim in others.
@@ -139,7 +146,11 @@ struct Architecture {
   std::size_t full_layers = 0;               ///< max_window_layers
   std::size_t window_pattern = 0;            ///< Of Windows::pattern.
   std::string_view window_pattern_key = {};  ///< The key that says otherwise; empty: there is none.
+  double rms_eps = 1e-6;                     ///< rms_norm_eps
   double rope_theta = 10000;
+  /// The share of a head's values, of its first, that is turned by their position; 0: all are, and there is no such
+  /// key.
+  double partial_rotary_factor = 0;
   /// rope_local_base_freq, of layers with a window, whose rotary embeddings are never scaled; 0: as in other layers.
   double window_rope_theta = 0;
   bool tied_embeddings = false;  ///< tie_word_embeddings

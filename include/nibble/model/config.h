@@ -21,7 +21,7 @@ struct RopeScaling {
   double factor = 1;
   double low_freq_factor = 1, high_freq_factor = 4;  ///< llama3 only
   double original_context = 8192;                    ///< llama3 only: original_max_position_embeddings
-  std::vector<float> factors;  ///< factors only: what each of the head_dim/2 frequencies is divided by (GGUF).
+  std::vector<float> factors;  ///< factors only: what each of the frequencies is divided by (GGUF).
 };
 
 /// What two models of one architecture differ in.
@@ -33,6 +33,7 @@ struct Config {
   std::size_t hidden = 0, intermediate = 0, layers = 0, heads = 0, kv_heads = 0, head_dim = 0, vocab = 0, context = 0;
   double rms_eps = 1e-6;
   double rope_theta = 10000;
+  std::size_t rotary_dim = 0;  ///< Of a head's values only the first so many are turned by their position; 0: all.
   std::optional<RopeScaling> rope_scaling;
   std::size_t sliding_window = 0;    ///< 0: none. Otherwise a token sees itself and the sliding_window − 1 before it.
   std::size_t full_layers = 0;       ///< So many of the first layers see everything all the same (max_window_layers).
@@ -64,7 +65,9 @@ struct Config {
   [[nodiscard]] bool windows_differ() const { return full_layers != 0 || !full_attention.empty(); }
   /// Whether the layers without a window are those of Windows::pattern, every so many.
   [[nodiscard]] bool windows_repeat(std::size_t every) const;
-  /// The head_dim/2 rotary frequencies in radians a token, scaling applied; of layers with a window or of those
+  /// How many of a head's values are turned by their position.
+  [[nodiscard]] std::size_t turned_dim() const { return rotary_dim != 0 ? rotary_dim : head_dim; }
+  /// The turned_dim()/2 rotary frequencies in radians a token, scaling applied; of layers with a window or of those
   /// without.
   [[nodiscard]] std::vector<double> inverse_frequencies(bool with_window = false) const;
   /// What scores are multiplied by before the softmax.
