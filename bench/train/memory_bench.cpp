@@ -29,8 +29,9 @@ class WholeModel final : public train::Trainable {
     for (std::size_t b = 0; b < blocks_.size(); ++b)
       for (std::size_t role = 0; role < model::kLinearRoles; ++role) {
         engine::Linear& linear = blocks_[b].linears[role];
+        if (!linear) continue;
         const std::size_t rows = linear.weight->rows(), cols = linear.weight->cols();
-        Layer& layer = layers_.emplace_back(Layer{linear.name, std::vector<float>(rows * cols), {}});
+        Layer& layer = layers_.emplace_back(Layer{linear.name, b, role, std::vector<float>(rows * cols), {}});
         for (std::size_t r = 0; r < rows; ++r) {
           const auto index = static_cast<std::int32_t>(r);
           linear.weight->backend().gather_rows(*linear.weight, {&index, 1}, {&layer.weights[r * cols], 1, cols},
@@ -62,15 +63,15 @@ class WholeModel final : public train::Trainable {
  private:
   struct Layer {
     std::string name;
+    std::size_t block, role;
     std::vector<float> weights, gradient;
   };
 
   void pack() {
-    for (std::size_t i = 0; i < layers_.size(); ++i) {
-      engine::Linear& linear = blocks_[i / model::kLinearRoles].linears[i % model::kLinearRoles];
-      const MatrixView<float> gradient = gradients_[i / model::kLinearRoles][i % model::kLinearRoles].weight;
-      const MatrixView<float> weights(layers_[i].weights.data(), gradient.rows, gradient.cols);
-      linear.weight = default_backend().pack(FloatMatrix(weights));
+    for (Layer& layer : layers_) {
+      const MatrixView<float> gradient = gradients_[layer.block][layer.role].weight;
+      const MatrixView<float> weights(layer.weights.data(), gradient.rows, gradient.cols);
+      blocks_[layer.block].linears[layer.role].weight = default_backend().pack(FloatMatrix(weights));
     }
   }
 

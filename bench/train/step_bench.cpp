@@ -44,6 +44,7 @@ double products(const engine::Model& model, std::size_t tokens) {
   double seconds = 0;
   for (const engine::Block& block : model.blocks())
     for (const engine::Linear& linear : block.linears) {
+      if (!linear) continue;
       std::vector<float> x(tokens * linear.weight->cols(), 0.5f), y(tokens * linear.weight->rows(), 0.5f);
       const MatrixView<float> in(x.data(), tokens, linear.weight->cols()), out(y.data(), tokens, linear.weight->rows());
       const auto start = std::chrono::steady_clock::now();

@@ -95,6 +95,12 @@ class Batch {
     }
   }
 
+  /// The same, or `fused` in their place where the block has it, whose output is split.
+  void apply(std::size_t b, Role fused, MatrixView<const float> x, std::initializer_list<Output> outputs) const {
+    if (!block(b)[fused]) return apply(b, x, outputs);
+    split_product(outputs, executor(), [&](MatrixView<float> y) { apply(b, x, {{fused, y}}); });
+  }
+
   void add_output(std::size_t b, Role linear, Role post_norm, const Matrix& input, MatrixView<float> x) const {
     Matrix y(x.rows, x.cols);
     apply(b, input.view(), {{linear, y.view()}});
@@ -107,7 +113,8 @@ class Batch {
     Matrix normed(x.rows, x.cols), query(x.rows, width), key(x.rows, kv_width), value(x.rows, kv_width),
         mixed(x.rows, width);
     pass_.norm(x, block(b).norm(Role::attention_norm), normed.view());
-    apply(b, normed.view(), {{Role::query, query.view()}, {Role::key, key.view()}, {Role::value, value.view()}});
+    apply(b, Role::query_key_value, normed.view(),
+          {{Role::query, query.view()}, {Role::key, key.view()}, {Role::value, value.view()}});
     for (std::size_t t = 0; t < turns_.size(); ++t) {
       const KeyValues cache = turns_[t].cache.layer(b);
       const MatrixView<const float> keys = part(key.view(), t), values = part(value.view(), t);
@@ -123,7 +130,7 @@ class Batch {
   void add_ffn(std::size_t b, MatrixView<float> x) const {
     Matrix normed(x.rows, x.cols), gate(x.rows, config().intermediate), up(x.rows, config().intermediate);
     pass_.norm(x, block(b).norm(Role::ffn_norm), normed.view());
-    apply(b, normed.view(), {{Role::gate, gate.view()}, {Role::up, up.view()}});
+    apply(b, Role::gate_up, normed.view(), {{Role::gate, gate.view()}, {Role::up, up.view()}});
     each_row(executor(), x.rows, [&](std::size_t r) {
       apply_gate(config().architecture().activation, gate.view().row(r), up.view().row(r), gate.view().row(r),
                  block(b).backend());

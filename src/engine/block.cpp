@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "linear.h"
+#include "matrix.h"
 #include "nibble/core/error.h"
 #include "nibble/engine/operations.h"
 #include "rotary.h"
@@ -75,23 +76,29 @@ void BlockPass::apply(MatrixView<const float> x, std::initializer_list<Output> o
   apply_linears(x, all, activations_, executor_);
 }
 
+void BlockPass::apply(const Linear& fused, MatrixView<const float> x, std::initializer_list<Output> outputs) const {
+  if (!fused) return apply(x, outputs);
+  split_product(outputs, executor_, [&](MatrixView<float> y) { apply(x, {{fused, y}}); });
+}
+
 void BlockPass::attention(const Block& block, MatrixView<const float> normed, std::span<const float> rope,
                           const KeyValues& cache, MatrixView<float> mixed) const {
   const std::size_t n = normed.rows, dim = config_.head_dim, width = config_.kv_heads * dim, start = cache.seen;
-  const Linear &query = block[Role::query], &key = block[Role::key], &value = block[Role::value];
+  const Linear& fused = block[Role::query_key_value];
+  const auto name = [&](Role role) -> const std::string& { return fused ? fused.name : block[role].name; };
   check_shape("mixed", block[Role::attention_output].name, mixed.rows, mixed.cols, n, config_.heads * dim);
-  check_shape("the table of angles", query.name, 1, rope.size(), 1, n * config_.turned_dim());
-  check_shape("the keys' cache", key.name, cache.keys.rows, cache.keys.stride, cache.values.rows, width);
-  check_shape("the values' cache", value.name, cache.values.rows, cache.values.stride, cache.keys.rows, width);
+  check_shape("the table of angles", name(Role::query), 1, rope.size(), 1, n * config_.turned_dim());
+  check_shape("the keys' cache", name(Role::key), cache.keys.rows, cache.keys.stride, cache.values.rows, width);
+  check_shape("the values' cache", name(Role::value), cache.values.rows, cache.values.stride, cache.keys.rows, width);
   if (start > cache.keys.rows || n > cache.keys.rows - start)
-    throw Error(ErrorCode::shape_mismatch, "layer '" + key.name + "': " + std::to_string(n) +
+    throw Error(ErrorCode::shape_mismatch, "layer '" + name(Role::key) + "': " + std::to_string(n) +
                                                " tokens do not fit a cache of " + std::to_string(cache.keys.rows) +
                                                ", of which " + std::to_string(start) + " are used");
   Rows queries(n * config_.heads * dim);
   const auto q = view(queries, config_.heads * dim);
   // Keys and values go straight to their place in the cache.
   const MatrixView<float> k = cache.keys.row_range(start, n), v = cache.values.row_range(start, n);
-  apply(normed, {{query, q}, {key, k}, {value, v}});
+  apply(fused, normed, {{block[Role::query], q}, {block[Role::key], k}, {block[Role::value], v}});
   attend(block, q, rope, cache, mixed);
 }
 
@@ -116,8 +123,17 @@ void BlockPass::attend(const Block& block, MatrixView<float> queries, std::span<
 }
 
 void BlockPass::ffn_gated(const Block& block, MatrixView<const float> normed, MatrixView<float> gated) const {
-  const Linear &gate = block[Role::gate], &up = block[Role::up];
+  const Linear &fused = block[Role::gate_up], &gate = block[Role::gate], &up = block[Role::up];
   const GatedActivation activation = config_.architecture().activation;
+  if (fused) {
+    const std::size_t width = config_.intermediate;
+    Matrix joined(normed.rows, 2 * width);
+    apply(normed, {{fused, joined.view()}});
+    return each_row(executor_, normed.rows, [&](std::size_t r) {
+      const std::span<float> row = joined.view().row(r);
+      apply_gate(activation, row.first(width), row.subspan(width), gated.row(r), block.backend());
+    });
+  }
   if (gate.bias.empty() && up.bias.empty() && !gate.adapter && !up.adapter) {
     listen(gate, normed);
     listen(up, normed);

@@ -22,6 +22,12 @@ std::vector<float> take(const std::vector<float>& table, std::size_t width, std:
 
 constexpr std::size_t place(Role role) { return static_cast<std::size_t>(role); }
 
+/// Numbers a block's layers for their masks: one of several in one has the number of the first of them, which the block
+/// then has not.
+constexpr std::size_t mask_of(Role role) {
+  return place(role == Role::query_key_value ? Role::query : role == Role::gate_up ? Role::gate : role);
+}
+
 }  // namespace
 
 RowLayout::RowLayout(const model::Config& config, std::span<const std::size_t> starts, std::size_t tokens)
@@ -40,8 +46,38 @@ RowLayout::RowLayout(const model::Config& config, std::span<const std::size_t> s
 
 train::Dropout BlockTraining::dropout(std::size_t index, Role role) const {
   train::Dropout out = dropout_;
-  out.stream = ((out.stream << 20) + index) * 8 + place(role);  // no two layers of a run, nor two passes, share a mask
+  out.stream =
+      ((out.stream << 20) + index) * 8 + mask_of(role);  // no two layers of a run, nor two passes, share a mask
   return out;
+}
+
+void BlockTraining::apply(const Block& block, std::size_t index, Role fused, MatrixView<const float> x,
+                          std::initializer_list<Output> outputs) const {
+  if (const Linear& linear = block[fused]) {
+    return split_product(outputs, executor_, [&](MatrixView<float> y) {
+      const LinearOutput all[] = {{linear, y, dropout(index, fused)}};
+      apply_linears(x, all, Activations::fp32, executor_);
+    });
+  }
+  std::vector<LinearOutput> all;
+  for (const Output& out : outputs) all.push_back({block[out.role], out.y, dropout(index, out.role)});
+  apply_linears(x, all, Activations::fp32, executor_);
+}
+
+void BlockTraining::apply_back(const Block& block, std::size_t index, Role fused, MatrixView<const float> x,
+                               std::initializer_list<OutputGradient> gradients, const BlockGradients& to,
+                               MatrixView<float> grad_x) const {
+  if (const Linear& linear = block[fused]) {
+    std::vector<MatrixView<const float>> parts;
+    for (const OutputGradient& g : gradients) parts.push_back(g.grad_y);
+    const Matrix joined = join(parts, executor_);
+    const LinearGradient all[] = {{linear, joined.view(), to[place(fused)], dropout(index, fused)}};
+    return linear_gradients(x, all, grad_x, executor_);
+  }
+  std::vector<LinearGradient> all;
+  for (const OutputGradient& g : gradients)
+    all.push_back({block[g.role], g.grad_y, to[place(g.role)], dropout(index, g.role)});
+  linear_gradients(x, all, grad_x, executor_);
 }
 
 void BlockTraining::norm(MatrixView<const float> x, std::span<const float> weight, MatrixView<float> y) const {
@@ -113,14 +149,13 @@ void BlockTraining::forward_attention(const Block& block, std::size_t index, Mat
   trace.query = Matrix(n, width);
   trace.key = Matrix(n, kv_width);
   trace.value = Matrix(n, kv_width);
-  const LinearOutput outputs[] = {{block[Role::query], trace.query.view(), dropout(index, Role::query)},
-                                  {block[Role::key], trace.key.view(), dropout(index, Role::key)},
-                                  {block[Role::value], trace.value.view(), dropout(index, Role::value)}};
-  apply_linears(trace.normed.view(), outputs, Activations::fp32, executor_);
+  apply(block, index, Role::query_key_value, trace.normed.view(),
+        {{Role::query, trace.query.view()}, {Role::key, trace.key.view()}, {Role::value, trace.value.view()}});
   norm_heads(block.norm(Role::query_norm), trace.query, trace.query_raw);
   norm_heads(block.norm(Role::key_norm), trace.key, trace.key_raw);
-  rotate(trace.query.view(), rotary_of(config_), layout_.rope(block));
-  rotate(trace.key.view(), rotary_of(config_), layout_.rope(block));
+  const Rotary heads = rotary_of(config_);
+  rotate(trace.query.view(), heads, layout_.rope(block));
+  rotate(trace.key.view(), heads, layout_.rope(block));
   trace.mixed = Matrix(n, width);
   attention(attention_of(block, trace), trace.mixed.view(), executor_, block.backend());
   Matrix attended(n, x.cols);
@@ -137,9 +172,8 @@ void BlockTraining::forward_ffn(const Block& block, std::size_t index, MatrixVie
   norm(x, block.norm(Role::ffn_norm), trace.ffn_normed.view());
   trace.gate = Matrix(n, config_.intermediate);
   trace.up = Matrix(n, config_.intermediate);
-  const LinearOutput outputs[] = {{block[Role::gate], trace.gate.view(), dropout(index, Role::gate)},
-                                  {block[Role::up], trace.up.view(), dropout(index, Role::up)}};
-  apply_linears(trace.ffn_normed.view(), outputs, Activations::fp32, executor_);
+  apply(block, index, Role::gate_up, trace.ffn_normed.view(),
+        {{Role::gate, trace.gate.view()}, {Role::up, trace.up.view()}});
   trace.gated = Matrix(n, config_.intermediate);
   each_row(executor_, n, [&](std::size_t r) {
     apply_gate(config_.architecture().activation, trace.gate.view().row(r), trace.up.view().row(r),
@@ -185,10 +219,8 @@ void BlockTraining::backward_ffn(const Block& block, std::size_t index, BlockTra
     gate_gradients(grad_gated.view(), trace.gate.view(), trace.up.view(), block.backend());
   }
   Matrix grad_normed(n, grad.cols);
-  const LinearGradient halves[] = {
-      {block[Role::gate], trace.gate.view(), to[place(Role::gate)], dropout(index, Role::gate)},
-      {block[Role::up], trace.up.view(), to[place(Role::up)], dropout(index, Role::up)}};
-  linear_gradients(trace.ffn_normed.view(), halves, grad_normed.view(), executor_);
+  apply_back(block, index, Role::gate_up, trace.ffn_normed.view(),
+             {{Role::gate, trace.gate.view()}, {Role::up, trace.up.view()}}, to, grad_normed.view());
   norm_gradient(trace.middle.view(), block.norm(Role::ffn_norm), grad_normed.view(), grad);
 }
 
@@ -206,16 +238,15 @@ void BlockTraining::backward_attention(const Block& block, std::size_t index, co
          grad_value = Matrix::zeros(n, kv_width);
   attention_gradient(attention_of(block, trace), trace.mixed.view(), grad_mixed.view(), grad_query.view(),
                      grad_key.view(), grad_value.view(), executor_, block.backend());
-  rotate(grad_query.view(), rotary_of(config_), layout_.rope(block), Turn::back);
-  rotate(grad_key.view(), rotary_of(config_), layout_.rope(block), Turn::back);
+  const Rotary heads = rotary_of(config_);
+  rotate(grad_query.view(), heads, layout_.rope(block), Turn::back);
+  rotate(grad_key.view(), heads, layout_.rope(block), Turn::back);
   norm_heads_gradient(block.norm(Role::query_norm), trace.query_raw, grad_query);
   norm_heads_gradient(block.norm(Role::key_norm), trace.key_raw, grad_key);
   Matrix grad_normed(input_wanted ? n : 0, grad.cols);
-  const LinearGradient inputs[] = {
-      {block[Role::query], grad_query.view(), to[place(Role::query)], dropout(index, Role::query)},
-      {block[Role::key], grad_key.view(), to[place(Role::key)], dropout(index, Role::key)},
-      {block[Role::value], grad_value.view(), to[place(Role::value)], dropout(index, Role::value)}};
-  linear_gradients(trace.normed.view(), inputs, input_wanted ? grad_normed.view() : MatrixView<float>(), executor_);
+  apply_back(block, index, Role::query_key_value, trace.normed.view(),
+             {{Role::query, grad_query.view()}, {Role::key, grad_key.view()}, {Role::value, grad_value.view()}}, to,
+             input_wanted ? grad_normed.view() : MatrixView<float>());
   if (input_wanted) norm_gradient(trace.x.view(), block.norm(Role::attention_norm), grad_normed.view(), grad);
 }
 

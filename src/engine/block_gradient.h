@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cstdint>
+#include <initializer_list>
 #include <span>
 #include <vector>
 
@@ -58,6 +59,21 @@ class BlockTraining {
 
  private:
   [[nodiscard]] train::Dropout dropout(std::size_t index, model::Role role) const;
+  /// One of the layers with the same input.
+  struct Output {
+    model::Role role;
+    MatrixView<float> y;
+  };
+  struct OutputGradient {
+    model::Role role;
+    MatrixView<const float> grad_y;
+  };
+  /// All of them, or `fused` in their place where the block has it.
+  void apply(const Block& block, std::size_t index, model::Role fused, MatrixView<const float> x,
+             std::initializer_list<Output> outputs) const;
+  void apply_back(const Block& block, std::size_t index, model::Role fused, MatrixView<const float> x,
+                  std::initializer_list<OutputGradient> gradients, const BlockGradients& to,
+                  MatrixView<float> grad_x) const;
   void norm(MatrixView<const float> x, std::span<const float> weight, MatrixView<float> y) const;
   void norm_gradient(MatrixView<const float> x, std::span<const float> weight, MatrixView<const float> grad_y,
                      MatrixView<float> grad_x) const;

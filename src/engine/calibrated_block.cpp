@@ -152,8 +152,11 @@ class EngineBlock final : public model::CalibratedBlock {
     if (source.is_linear()) {
       out.source.is_linear = true;
       out.source.linear = place_of(source);
-      if (source.out != modules.front().in)  // under grouped-query attention several channels come from one
-        out.source.rows = awq::value_sources(shared_.config.heads, shared_.config.kv_heads, shared_.config.head_dim);
+      if (input == Input::heads) {  // under grouped-query attention several channels come from one
+        const model::Config& c = shared_.config;
+        out.source.rows = awq::value_sources(c.heads, c.kv_heads, c.head_dim);
+        out.source.last_rows = c.elements(model::Size::keys);
+      }
     } else {
       out.source.norm = shared_.vector(name + ".weight");
       out.source.norm_plus_one = a.norm_plus_one;

@@ -19,14 +19,18 @@ struct Use {
   Size out, in;
   std::optional<Input> input;  ///< None: a norm.
   bool may_lack = false;
+  std::optional<Role> within = {};  ///< The layer that a block may have in place of it and others.
 };
 constexpr Use kUses[] = {
-    {Role::query, "query layer", Size::queries, Size::hidden, Input::attention},
-    {Role::key, "key layer", Size::keys, Size::hidden, Input::attention},
-    {Role::value, "value layer", Size::keys, Size::hidden, Input::attention},
+    {Role::query, "query layer", Size::queries, Size::hidden, Input::attention, false, Role::query_key_value},
+    {Role::key, "key layer", Size::keys, Size::hidden, Input::attention, false, Role::query_key_value},
+    {Role::value, "value layer", Size::keys, Size::hidden, Input::attention, false, Role::query_key_value},
+    {Role::query_key_value, "layer of queries, keys and values", Size::queries_keys_values, Size::hidden,
+     Input::attention, true},
     {Role::attention_output, "layer behind attention", Size::hidden, Size::queries, Input::heads},
-    {Role::gate, "gate layer", Size::intermediate, Size::hidden, Input::ffn},
-    {Role::up, "up layer", Size::intermediate, Size::hidden, Input::ffn},
+    {Role::gate, "gate layer", Size::intermediate, Size::hidden, Input::ffn, false, Role::gate_up},
+    {Role::up, "up layer", Size::intermediate, Size::hidden, Input::ffn, false, Role::gate_up},
+    {Role::gate_up, "layer of gates and what they multiply", Size::gates_ups, Size::hidden, Input::ffn, true},
     {Role::down, "down layer", Size::hidden, Size::intermediate, Input::gated},
     {Role::attention_norm, "norm before attention", Size::hidden, Size::hidden, {}},
     {Role::ffn_norm, "norm before the feed-forward layer", Size::hidden, Size::hidden, {}},
@@ -47,7 +51,9 @@ void check_architecture(const model::Architecture& architecture) {
     refuse("queries and keys are normed both or neither");
   for (const Use& use : kUses) {
     const Module* m = architecture.find(use.role);
-    if (m == nullptr && use.may_lack) continue;
+    const bool elsewhere = use.within && architecture.has(*use.within);
+    if (m != nullptr && elsewhere) refuse(std::string("its ") + use.what + " is a part of another layer, too");
+    if (m == nullptr && (use.may_lack || elsewhere)) continue;
     if (m == nullptr) refuse(std::string("its blocks have no ") + use.what);
     const std::string named = std::string("its ") + use.what + " '" + std::string(m->name) + "'";
     if (m->out != use.out || (use.input && m->in != use.in)) refuse(named + " has another shape than Llama's");

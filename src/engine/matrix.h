@@ -56,6 +56,34 @@ void each_row(Executor& executor, std::size_t rows, const Function& f) {
   });
 }
 
+/// Gives each of the outputs, matrices `y`, its columns of what `multiply` writes: they lie side by side in that.
+template <class Outputs, class Multiply>
+void split_product(const Outputs& outputs, Executor& executor, const Multiply& multiply) {
+  std::size_t width = 0;
+  for (const auto& out : outputs) width += out.y.cols;
+  Matrix joined(outputs.begin()->y.rows, width);
+  multiply(joined.view());
+  each_row(executor, joined.view().rows, [&](std::size_t r) {
+    std::span<const float> rest = joined.view().row(r);
+    for (const auto& out : outputs) {
+      std::ranges::copy(rest.first(out.y.cols), out.y.row(r).begin());
+      rest = rest.subspan(out.y.cols);
+    }
+  });
+}
+
+/// Matrices side by side.
+inline Matrix join(std::span<const MatrixView<const float>> parts, Executor& executor) {
+  std::size_t width = 0;
+  for (const auto& part : parts) width += part.cols;
+  Matrix out(parts.front().rows, width);
+  each_row(executor, out.view().rows, [&](std::size_t r) {
+    auto to = out.view().row(r).begin();
+    for (const auto& part : parts) to = std::ranges::copy(part.row(r), to).out;
+  });
+  return out;
+}
+
 /// to += x
 inline void add(MatrixView<const float> x, MatrixView<float> to, Executor& executor) {
   each_row(executor, x.rows, [&](std::size_t r) {

@@ -57,7 +57,8 @@ std::size_t Model::weight_bytes() const {
   std::size_t bytes = embedding_.storage_bytes() + head_.weight->storage_bytes() + norm_.size() * sizeof(float);
   for (const Block& block : blocks_) {
     for (const std::vector<float>& norm : block.norms) bytes += norm.size() * sizeof(float);
-    for (const Linear& l : block.linears) bytes += l.weight->storage_bytes() + l.bias.size() * sizeof(float);
+    for (const Linear& l : block.linears)
+      if (l) bytes += l.weight->storage_bytes() + l.bias.size() * sizeof(float);
   }
   return bytes;
 }

@@ -62,6 +62,7 @@ struct QatModel::Impl {
   Model base;
   QatModelOptions options;
   std::vector<Block> blocks;
+  std::vector<std::size_t> roles;         ///< Of a block's layers.
   std::vector<TrainedLinear> layers;      ///< By block and role.
   std::vector<BlockGradients> gradients;  ///< By block: all lead to `scratch`.
   std::vector<float> scratch;             ///< The gradients of one block's ŵ, zero between blocks.
@@ -69,11 +70,14 @@ struct QatModel::Impl {
   Impl(const Model& model, const QuantSpec& spec, const QatModelOptions& how)
       : base(model), options(how), blocks(model.blocks()), gradients(blocks.size()) {
     check(options, base);
-    layers.reserve(blocks.size() * model::kLinearRoles);
+    for (const model::Module& m : base.config().architecture().linears())
+      roles.push_back(static_cast<std::size_t>(m.role));
+    layers.reserve(blocks.size() * roles.size());
     std::size_t most = 0;
     for (const Block& block : blocks) {
       std::size_t size = 0;
-      for (const Linear& linear : block.linears) {
+      for (const std::size_t role : roles) {
+        const Linear& linear = block.linears[role];
         layers.emplace_back(linear.name, grid_of(linear, spec));
         size += layers.back().quant.weights.size();
       }
@@ -85,7 +89,7 @@ struct QatModel::Impl {
 
   [[nodiscard]] Executor& executor() const { return base.executor(); }
   [[nodiscard]] std::span<TrainedLinear> of_block(std::size_t b) {
-    return std::span(layers).subspan(b * model::kLinearRoles, model::kLinearRoles);
+    return std::span(layers).subspan(b * roles.size(), roles.size());
   }
 
   [[nodiscard]] train::FakeQuant grid_of(const Linear& linear, const QuantSpec& spec) const {
@@ -98,9 +102,9 @@ struct QatModel::Impl {
 
   void bind(std::size_t b) {
     float* at = scratch.data();
-    for (std::size_t role = 0; role < model::kLinearRoles; ++role) {
-      const TrainedLinear& layer = of_block(b)[role];
-      gradients[b][role] = {.weight = {at, layer.quant.rows(), layer.quant.cols()}};
+    for (std::size_t i = 0; i < roles.size(); ++i) {
+      const TrainedLinear& layer = of_block(b)[i];
+      gradients[b][roles[i]] = {.weight = {at, layer.quant.rows(), layer.quant.cols()}};
       at += layer.quant.weights.size();
     }
   }
@@ -108,23 +112,23 @@ struct QatModel::Impl {
   /// Packs ŵ of the parameters as they are.
   void update_weights() {
     for (std::size_t b = 0; b < blocks.size(); ++b)
-      for (std::size_t role = 0; role < model::kLinearRoles; ++role) {
-        TrainedLinear& layer = of_block(b)[role];
+      for (std::size_t i = 0; i < roles.size(); ++i) {
+        TrainedLinear& layer = of_block(b)[i];
         const MatrixView<float> values(layer.values.data(), layer.quant.rows(), layer.quant.cols());
         layer.quant.values(values, executor());
-        PackedMatrixPtr& weight = blocks[b].linears[role].weight;
-        weight = base.blocks()[b].linears[role].weight->backend().pack(FloatMatrix(values));
+        PackedMatrixPtr& weight = blocks[b].linears[roles[i]].weight;
+        weight = base.blocks()[b].linears[roles[i]].weight->backend().pack(FloatMatrix(values));
       }
   }
 
   /// From the gradients of a block's ŵ.
   void take_gradients(std::size_t b) {
-    for (std::size_t role = 0; role < model::kLinearRoles; ++role) {
-      TrainedLinear& layer = of_block(b)[role];
+    for (std::size_t i = 0; i < roles.size(); ++i) {
+      TrainedLinear& layer = of_block(b)[i];
       train::FakeQuantGradients to{
           .scales = layer.grad_scales, .zero_points = layer.grad_zero_points, .scale_factor = layer.scale_factor};
       to.weights = {layer.grad_weights.data(), layer.quant.rows(), layer.quant.cols()};
-      layer.quant.add_gradients(gradients[b][role].weight, to, executor());
+      layer.quant.add_gradients(gradients[b][roles[i]].weight, to, executor());
     }
     std::ranges::fill(scratch, 0.0f);
   }

@@ -244,7 +244,10 @@ std::size_t block_floats(const model::Config& c) {
   const std::size_t queries = c.heads * c.head_dim, keys = c.kv_heads * c.head_dim;
   const std::size_t attention = 2 * c.hidden + 2 * queries + 2 * keys;  // of the trace
   // The trace of the second half with the gradients of its output and its gates; or those of the first half, later.
-  const std::size_t ffn = 3 * c.hidden + 4 * c.intermediate, heads = 2 * c.hidden + 2 * queries + 2 * keys;
+  std::size_t ffn = 3 * c.hidden + 4 * c.intermediate, heads = 2 * c.hidden + 2 * queries + 2 * keys;
+  // Of layers of several in one the gradients lie joined beside what they were joined from.
+  if (c.architecture().has(model::Role::gate_up)) ffn += c.hidden;
+  if (c.architecture().has(model::Role::query_key_value)) heads += queries + 2 * keys;
   return attention + std::max(ffn, heads);
 }
 

@@ -52,6 +52,10 @@ const Module& Architecture::module(Role role) const {
                                         "' have no module of the role " + std::to_string(static_cast<int>(role)));
 }
 
+const Module& Architecture::query_module() const {
+  return module(has(Role::query_key_value) ? Role::query_key_value : Role::query);
+}
+
 std::vector<Module> Architecture::linears() const {
   std::vector<Module> out;
   std::copy_if(block.begin(), block.end(), std::back_inserter(out), [](const Module& m) { return m.is_linear(); });

@@ -124,7 +124,7 @@ class AwqBlock {
     o.duo_scaling = method.duo_scaling;
     if (group.source.is_linear && !group.source.rows.empty()) {
       o.source = group.source.rows;
-      o.sources = dense_[group.source.linear].rows;
+      o.sources = group.source.last_rows != 0 ? group.source.last_rows : dense_[group.source.linear].rows;
     }
     if (group.has_module) o.loss = module_loss(g);
     o.backend = &c_.backend;

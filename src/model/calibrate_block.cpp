@@ -52,6 +52,9 @@ void check_source(std::span<const LayerGroup> groups, std::size_t at) {
   need(source.rows.empty() ? channels <= rows : source.rows.size() == channels, ErrorCode::shape_mismatch, group,
        "they have " + std::to_string(channels) + " channels, and the layer that their scales fold into " +
            std::to_string(rows) + " rows");
+  need(source.last_rows <= rows, ErrorCode::shape_mismatch, group,
+       "their channels come from the last " + std::to_string(source.last_rows) + " rows of a layer that has " +
+           std::to_string(rows));
 }
 
 }  // namespace

@@ -276,7 +276,7 @@ void parse_biases(const Fields& f, const Architecture& architecture, Config& c) 
     always = always || m.bias == Bias::as_stored;
     if (m.bias_key.empty()) continue;
     known.insert(m.bias_key);
-    bias = f.flag(std::string(m.bias_key).c_str(), false) ? Bias::needed : Bias::none;
+    bias = f.flag(std::string(m.bias_key).c_str(), m.bias == Bias::needed) ? Bias::needed : Bias::none;
   }
   for (const char* field : {"attention_bias", "mlp_bias"})
     if (f.flag(field, false) && !known.contains(field) && !always)
@@ -355,6 +355,8 @@ std::size_t Config::elements(Size size) const {
     case Size::keys: return kv_heads * head_dim;
     case Size::head: return head_dim;
     case Size::intermediate: return intermediate;
+    case Size::queries_keys_values: return (heads + 2 * kv_heads) * head_dim;
+    case Size::gates_ups: return 2 * intermediate;
   }
   throw Error(ErrorCode::invalid_argument, "there is no size " + std::to_string(static_cast<int>(size)));
 }

@@ -22,8 +22,9 @@ void check_layers(const Config& c, const Checkpoint& in) {
 
 /// The codes of a layer, of two bits at least, lie in its tensors.
 void check_width(const Config& c, const Checkpoint& in) {
-  const std::string layer = c.architecture().name(0, Role::query);
-  const std::size_t rows = c.heads * c.head_dim;
+  const Module& query = c.architecture().query_module();
+  const std::string layer = c.architecture().name(0, query);
+  const std::size_t rows = c.elements(query.out);
   const auto refuse_width = [&](const std::string& why) {
     refuse("\"head_dim\" is " + std::to_string(c.head_dim) + " for " + std::to_string(c.heads) +
                " heads, so that tensor '" + layer + ".weight' would have " + std::to_string(rows) + " rows; " + why,

@@ -88,13 +88,15 @@ std::optional<PlainValue> plain(const GgufValue* value) {
 /// Sizes against the tensors that there are, before anything of such a size is allocated.
 void check_sizes(const GgufFile& file, const format::GgufFields& f, const std::string& arch, const Config& c) {
   const Architecture& a = c.architecture();
-  const auto weight = [&](std::size_t block, Role role) { return a.gguf_name(a.name(block, role) + ".weight"); };
-  const std::string last = weight(c.layers - 1, Role::attention_norm), q = weight(0, Role::query);
+  const auto weight = [&](std::size_t block, const Module& m) { return a.gguf_name(a.name(block, m) + ".weight"); };
+  const Module& query = a.query_module();
+  const std::string last = weight(c.layers - 1, a.module(Role::attention_norm)), q = weight(0, query);
   if (!file.contains(last))
     f.refuse(arch + ".block_count", "is " + std::to_string(c.layers) + ", and there is no tensor '" + last + "'",
              ErrorCode::not_found);
   const std::size_t rows = file.info(q).shape.front();
-  if (c.head_dim != rows / c.heads || rows % c.heads != 0)
+  const std::size_t heads = query.role == Role::query ? c.heads : c.heads + 2 * c.kv_heads;
+  if (c.head_dim != rows / heads || rows % heads != 0)
     f.refuse(arch + ".attention.key_length", "is " + std::to_string(c.head_dim) + " for " + std::to_string(c.heads) +
                                                  " heads, and tensor '" + q + "' has " + std::to_string(rows) +
                                                  " rows");

@@ -35,9 +35,15 @@ TEST_P(Table, HasEachRoleAndNameOnce) {
 
 // GPTQ and AWQ go through the layers in this order, and reports list them in it.
 TEST_P(Table, HasLinearLayersInTheOrderOfTheForwardPass) {
+  std::vector<Role> parts;
   const auto linears = table_.linears();
-  ASSERT_EQ(linears.size(), kLinearRoles);
-  for (std::size_t i = 0; i < linears.size(); ++i) EXPECT_EQ(static_cast<std::size_t>(linears[i].role), i);
+  for (const Module& m : linears) {
+    if (m.role == Role::query_key_value) parts.insert(parts.end(), {Role::query, Role::key, Role::value});
+    else if (m.role == Role::gate_up) parts.insert(parts.end(), {Role::gate, Role::up});
+    else parts.push_back(m.role);
+  }
+  ASSERT_EQ(parts.size(), 7u);
+  for (std::size_t i = 0; i < parts.size(); ++i) EXPECT_EQ(static_cast<std::size_t>(parts[i]), i);
   std::size_t count = 0;
   for (std::size_t i = 0; i < kInputs; ++i)
     for (const Module& m : table_.linears(static_cast<Input>(i))) EXPECT_EQ(m.role, linears[count++].role);
@@ -50,8 +56,14 @@ TEST_P(Table, FoldsAnInputIntoWhatHasItsChannels) {
     EXPECT_EQ(m.folds_into, table_.linears(m.input).front().folds_into) << m.name;
     EXPECT_EQ(m.in, table_.linears(m.input).front().in) << m.name;
     const Module& source = table_.module(m.folds_into);
-    EXPECT_EQ(source.out, source.role == Role::value ? Size::keys : m.in) << m.name;
-    if (source.role == Role::value) EXPECT_EQ(m.in, Size::queries);
+    EXPECT_EQ(source.out, source.role == Role::value             ? Size::keys
+                          : source.role == Role::query_key_value ? Size::queries_keys_values
+                          : source.role == Role::gate_up         ? Size::gates_ups
+                                                                 : m.in)
+        << m.name;
+    const bool values = source.role == Role::value || source.role == Role::query_key_value;
+    EXPECT_EQ(values, m.input == Input::heads) << m.name;
+    if (values) EXPECT_EQ(m.in, Size::queries);
   }
 }
 
@@ -101,6 +113,8 @@ TEST(Architectures, SizesAreThoseOfTheConfiguration) {
   EXPECT_EQ(c.elements(Size::keys), 12u);
   EXPECT_EQ(c.elements(Size::head), 6u);
   EXPECT_EQ(c.elements(Size::intermediate), 30u);
+  EXPECT_EQ(c.elements(Size::queries_keys_values), 48u);
+  EXPECT_EQ(c.elements(Size::gates_ups), 60u);
 }
 
 // A norm's weights are in the order of the values that it norms.
@@ -141,6 +155,13 @@ TEST(Architectures, TheEngineRefusesWhatItDoesNotRun) {
   refused("its norm of keys 'k_norm' has another shape", [](auto& block) {
     block.push_back({Role::query_norm, "q_norm", "attn_q_norm", Size::head});
     block.push_back({Role::key_norm, "k_norm", "attn_k_norm", Size::keys});
+  });
+  refused("its query layer is a part of another layer, too", [](auto& block) {
+    block.push_back({Role::query_key_value, "qkv", "attn_qkv", Size::queries_keys_values});
+  });
+  refused("its layer of gates and what they multiply 'gate_up' has another shape", [](auto& block) {
+    std::erase_if(block, [](const Module& m) { return m.role == Role::gate || m.role == Role::up; });
+    block.push_back({Role::gate_up, "gate_up", "ffn_up", Size::intermediate, Size::hidden, Input::ffn});
   });
   refused("its value layer 'self_attn.v_proj' has another shape",
           [&](auto& block) { of(block, Role::value).out = Size::queries; });

@@ -37,10 +37,12 @@ struct Linear {
   PackedMatrixPtr weight;
   std::vector<float> bias = {};                         ///< Or empty.
   std::optional<LinearAdapter> adapter = std::nullopt;  ///< Added to what the weight gives, in fp32.
+
+  explicit operator bool() const { return weight != nullptr; }
 };
 
 struct Block {
-  std::array<Linear, model::kLinearRoles> linears;      ///< By role.
+  std::array<Linear, model::kLinearRoles> linears;      ///< By role; without a weight where the architecture has none.
   std::array<std::vector<float>, model::kRoles> norms;  ///< By role; empty where the architecture has none.
   std::size_t window = 0;                               ///< A token sees itself and the window − 1 before it; 0: all.
 
@@ -135,6 +137,8 @@ class BlockPass {
   };
   /// Layers that share an input, in one call of the backend; each is shown to the hook.
   void apply(MatrixView<const float> x, std::initializer_list<Output> outputs) const;
+  /// The same, or `fused` in their place where there is one, whose output is split.
+  void apply(const Linear& fused, MatrixView<const float> x, std::initializer_list<Output> outputs) const;
   /// x += post_norm(linear(input)), or without a norm where the block has none of that role.
   void add_output(const Block& block, model::Role linear, model::Role post_norm, MatrixView<const float> input,
                   MatrixView<float> x, Scratch& scratch) const;

@@ -9,10 +9,10 @@
 //
 //   x ─ norm ─ query, key, value ─ heads ─ attention_output ─ (+ x) ─ norm ─ gate, up ─ activation ─ down ─ (+) ─►
 //
-// and an architecture says which tensors that takes, and what it does otherwise than Llama. What it cannot say nothing
-// here does: layers without positions, fused query, key and value, experts. Such an architecture
-// is added with a field for it and whatever reads the field. A table whose modules the engine does not run as they
-// stand is an error there (engine::check_architecture).
+// and an architecture says which tensors that takes, and what it does otherwise than Llama: query, key and value may be
+// one layer, and so may gate and up. What it cannot say nothing here does: layers without positions, experts. Such an
+// architecture is added with a field for it and whatever reads the field. A table whose modules the engine does not run
+// as they stand is an error there (engine::check_architecture).
 #pragma once
 
 #include <cstddef>
@@ -28,7 +28,8 @@
 
 namespace nibble::inline NIBBLE_ABI::model {
 
-/// What a module of a block is for. The linear layers come first, in the order of the forward pass.
+/// What a module of a block is for. The linear layers come first, in the order of the forward pass, and behind them
+/// those that a block has in place of several.
 enum class Role : std::uint8_t {
   query,
   key,
@@ -37,6 +38,8 @@ enum class Role : std::uint8_t {
   gate,
   up,
   down,
+  query_key_value,  ///< Their rows one below the other.
+  gate_up,
   attention_norm,  ///< Of the block's input, before query, key and value.
   query_norm,      ///< Of each head's query, before it is turned by its position (QK-norm).
   key_norm,
@@ -44,7 +47,7 @@ enum class Role : std::uint8_t {
   ffn_norm,             ///< Of what attention was added to, before gate and up.
   ffn_post_norm,        ///< Of what down gives, before it is added.
 };
-inline constexpr std::size_t kLinearRoles = 7, kRoles = 13;
+inline constexpr std::size_t kLinearRoles = 9, kRoles = 15;
 
 /// A side of a weight, which a Config gives in elements.
 enum class Size : std::uint8_t {
@@ -53,6 +56,8 @@ enum class Size : std::uint8_t {
   keys,          ///< kv_heads·head_dim, of the values too.
   head,          ///< head_dim
   intermediate,  ///< Of the feed-forward layer.
+  queries_keys_values,
+  gates_ups,  ///< Twice intermediate.
 };
 
 /// What a linear layer multiplies. Layers with the same input are multiplied in one call (gate and up together with the
@@ -82,9 +87,9 @@ struct Module {
   Size in = Size::hidden;
   Input input = Input::attention;
   /// AWQ divides the channels of an input by folding the divisors into what comes before it: that norm, or the rows of
-  /// that linear layer.
+  /// that linear layer, of several in one the last ones'.
   Role folds_into = Role::attention_norm;
-  Bias bias = Bias::none;          ///< Where config.json does not decide.
+  Bias bias = Bias::none;          ///< Where config.json does not decide: it has no such flag, or leaves it out.
   std::string_view bias_key = {};  ///< The flag of config.json that decides (needed or none); empty: there is none.
 
   [[nodiscard]] constexpr bool is_linear() const { return static_cast<std::size_t>(role) < kLinearRoles; }
@@ -116,7 +121,7 @@ struct Architecture {
   std::string_view model_type;         ///< Of config.json: "llama".
   std::string_view class_name;         ///< The first of "architectures" of config.json: "LlamaForCausalLM".
   std::string_view gguf_architecture;  ///< "general.architecture" of a GGUF file; several may share one.
-  std::span<const Module> block;       ///< The linear layers in the order of their roles, norms where they are applied.
+  std::span<const Module> block;       ///< In the order of the forward pass.
 
   GatedActivation activation = GatedActivation::silu;
   std::string_view activation_key = "hidden_act";  ///< The key of config.json that names it.
@@ -165,6 +170,8 @@ struct Architecture {
   [[nodiscard]] const Module* find(Role role) const;
   /// Error{not_found} if the block has none.
   [[nodiscard]] const Module& module(Role role) const;
+  /// The linear layer whose first rows give the queries.
+  [[nodiscard]] const Module& query_module() const;
   /// The linear layers, in the order of the forward pass.
   [[nodiscard]] std::vector<Module> linears() const;
   /// Those with this input, which lie side by side in linears().

@@ -59,6 +59,9 @@ struct ScaleSource {
   /// The row of that layer that each channel of the input comes from, where several come from one (heads that share a
   /// value); empty: its last rows, one a channel.
   std::vector<std::size_t> rows = {};
+  /// `rows` counts from the first of so many of that layer's last rows (where the layer gives more than values); 0:
+  /// from its first.
+  std::size_t last_rows = 0;
 
   [[nodiscard]] bool is_norm() const { return !norm.values.empty(); }
 };
