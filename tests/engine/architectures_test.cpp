@@ -104,8 +104,26 @@ TEST_P(Architectures, ConvertedModelsHaveTheSameLogits) {
   }
 }
 
+// AWQ takes a layer of several in one as AutoAWQ does: it is clipped, queries, keys and all, and the scales of what
+// comes behind it fold into the rows that are multiplied there, its last ones.
+TEST(LayersOfSeveralInOne, AreClippedAndFoldedIntoByTheirLastRows) {
+  const auto model = calibrated_model(NIBBLE_TEST_DATA "/golden/phi3");
+  const auto block = model->block(0);
+  const auto groups = block->groups();
+  ASSERT_EQ(groups[0].layers.size(), 1u);
+  EXPECT_EQ(groups[0].layers[0].rows, 64u);  // two heads of 16 values, and a key and a value for both
+  EXPECT_TRUE(groups[0].layers[0].clips);
+  const ScaleSource &values = groups[1].source, &up = groups[3].source;
+  EXPECT_EQ(values.linear, (LayerId{0, 0}));
+  EXPECT_EQ(values.last_rows, 16u);
+  ASSERT_EQ(values.rows.size(), 32u);
+  EXPECT_EQ(values.rows[16], 0u);
+  EXPECT_EQ(up.linear, (LayerId{2, 0}));
+  EXPECT_TRUE(up.rows.empty());
+}
+
 INSTANTIATE_TEST_SUITE_P(Golden, Architectures,
-                         testing::Values("gqa_tied", "bias", "mistral", "qwen3", "gemma2", "gemma3"),
+                         testing::Values("gqa_tied", "bias", "mistral", "qwen3", "gemma2", "gemma3", "phi3", "glm4"),
                          [](const auto& p) { return std::string(p.param); });
 
 }  // namespace

@@ -157,6 +157,8 @@ INSTANTIATE_TEST_SUITE_P(Models, GoldenLora,
                          testing::Values(Case{"gqa_tied", "gqa_tied"},
                                          Case{.name = "qwen3_nf4", .base = "qwen3", .nf4 = true}, Case{"bias", "bias"},
                                          Case{"qwen3", "qwen3"}, Case{"gemma2", "gemma2"}, Case{"gemma3", "gemma3"},
+                                         Case{"phi3", "phi3"}, Case{"glm4", "glm4"},
+                                         Case{.name = "phi3_dora", .base = "phi3", .dora = true},
                                          Case{.name = "gqa_tied_rslora", .base = "gqa_tied", .rslora = true},
                                          Case{.name = "gqa_tied_dora", .base = "gqa_tied", .dora = true},
                                          Case{.name = "bias_dora", .base = "bias", .dora = true}),
@@ -187,7 +189,7 @@ Result pass(const Case& c, double dropout, LoraModelOptions how, Executor* execu
 const Case kDora{.name = "gemma3", .base = "gemma3", .dora = true, .nf4 = true};
 
 TEST(LoraModel, CheckpointingChangesNoBit) {
-  for (const Case& c : {Case{"qwen3", "qwen3"}, kDora})
+  for (const Case& c : {Case{"qwen3", "qwen3"}, Case{"phi3", "phi3"}, Case{"glm4", "glm4"}, kDora})
     for (const DType type : {DType::f32, DType::bf16}) {
       const LoraModelOptions kept{.checkpointing = false, .adapter_type = type, .activation_type = type},
           again{.checkpointing = true, .adapter_type = type, .activation_type = type};
@@ -197,7 +199,7 @@ TEST(LoraModel, CheckpointingChangesNoBit) {
 
 TEST(LoraModel, ThreadsChangeNoBit) {
   testing_support::BackwardsExecutor three(3);
-  for (const Case& c : {Case{"bias", "bias"}, kDora})
+  for (const Case& c : {Case{"bias", "bias"}, Case{"phi3", "phi3"}, kDora})
     EXPECT_EQ(pass(c, 0.25, {}, &serial_executor()), pass(c, 0.25, {}, &three)) << c.name;
 }
 
@@ -237,8 +239,8 @@ TEST(LoraModel, ActivationsInBf16AreNearThoseInFp32AndHalfAsLarge) {
 
 /// With dropout the loss is another function, but one of the parameters all the same.
 TEST(LoraModel, GradientsWithDropoutAreThoseOfTheLossWithDropout) {
-  for (const bool dora : {false, true}) {
-    const Case c{.name = "gqa_tied", .base = "gqa_tied", .dora = dora};
+  for (const auto& [base, dora] : {std::pair{"gqa_tied", false}, {"gqa_tied", true}, {"phi3", false}}) {
+    const Case c{.name = base, .base = base, .dora = dora};
     const Model model = load(c);
     model::Adapter adapter = adapter_of(c, model);
     adapter.dropout = 0.3;

@@ -49,7 +49,7 @@ std::map<std::string, train::Parameter> by_name(QatModel& qat) {
 /// A weight that moves by a step of its grid takes ŵ with it, so that the loss's difference is that of ŵ, and the
 /// straight-through gradient is exact. At 8 bits with fp32 scales a step is small.
 TEST(QatModel, GradientsOfWeightsAreDifferencesOfTheLoss) {
-  for (const char* base : {"qwen3", "gemma2", "bias"})
+  for (const char* base : {"qwen3", "gemma2", "bias", "phi3", "glm4"})
     for (const float distillation : {0.0f, 0.5f, 1.0f}) {
       SCOPED_TRACE(std::string(base) + " " + std::to_string(distillation));
       const Model model = Model::load(kGolden + base);
@@ -166,17 +166,17 @@ TEST(QatModel, TrainingBringsItNearToTheBase) {
 }
 
 /// The same weights to the bit; the products are summed otherwise, so the loss is the same but for rounding.
-TEST(QatModel, TheSavedModelIsTheTrainedOne) {
+void expect_saved_as_trained(const std::string& base) {
   const testing_support::TemporaryFolder folder;
-  const Model model = Model::load(kGolden + "qwen3");
-  const train::Row row = row_of("qwen3");
+  const Model model = Model::load(kGolden + base);
+  const train::Row row = row_of(base);
   const QuantSpec spec = QuantSpec::parse("int2-g32-asym");
   QatModel qat(model, spec);
   some_steps(qat, row, 3);
   model::QuantizeModelOptions options;
   options.spec = spec;
   options.matrix = [&](const std::string& layer) { return qat.quantized(layer); };
-  model::quantize_model(kGolden + "qwen3", folder / "nibble", options);
+  model::quantize_model(kGolden + base, folder / "nibble", options);
   model::ConvertModelOptions convert;
   convert.to = CheckpointLayout::gptq_v2;
   model::convert_model(folder / "nibble", folder / "gptq", convert);
@@ -194,8 +194,12 @@ TEST(QatModel, TheSavedModelIsTheTrainedOne) {
   // Another matrix than was promised is refused, and nothing is left of the output.
   options.spec = QuantSpec::parse("int4-g32-asym");
   expect_error(ErrorCode::shape_mismatch, "int2-g32-asym",
-               [&] { model::quantize_model(kGolden + "qwen3", folder / "other", options); });
+               [&] { model::quantize_model(kGolden + base, folder / "other", options); });
   EXPECT_FALSE(std::filesystem::exists(folder / "other"));
+}
+
+TEST(QatModel, TheSavedModelIsTheTrainedOne) {
+  for (const char* base : {"qwen3", "phi3"}) expect_saved_as_trained(base);
 }
 
 TEST(QatModel, GoesOnFromACheckpointToTheSameBits) {

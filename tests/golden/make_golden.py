@@ -15,13 +15,17 @@ input_ids [1, 48] int64 and logits [48, vocabulary] float32, one forward pass in
   gemma2     Gemma 2: caps low enough to bite, a window shorter than the sequence in the first of two layers; stored in
              bfloat16
   gemma3     Gemma 3: five layers with a window and one without, each kind with its own rotary base; stored in bfloat16
+  phi3       Phi-3: query, key and value in one layer, gate and up in another, three quarters of each head turned, a
+             window shorter than the sequence; stored in bfloat16
+  glm4       GLM-4-0414: gate and up in one layer, half of each head turned in the pairs (2i, 2i + 1), biases on q, k
+             and v, norms behind attention and the feed-forward layer; stored in bfloat16
 """
 import json, pathlib, sys
 import torch
 import transformers
 from safetensors.torch import save_file
-from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen2Config,
-                          Qwen3Config)
+from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, Glm4Config, LlamaConfig, MistralConfig,
+                          Phi3Config, Qwen2Config, Qwen3Config)
 
 LENGTH = 48
 SHAPE = dict(vocab_size=96, hidden_size=64, intermediate_size=112, num_hidden_layers=2, num_attention_heads=4,
@@ -46,8 +50,15 @@ MODELS = {
                                query_pre_attn_scalar=16, sliding_window=16,
                                rope_parameters=dict(full_attention=dict(rope_type="default", rope_theta=1000000.0),
                                                     sliding_attention=dict(rope_type="default", rope_theta=10000.0))),
+    "phi3": Phi3Config(**dict(SHAPE, hidden_size=32, intermediate_size=64, num_attention_heads=2,
+                              num_key_value_heads=1), rms_norm_eps=1e-5, pad_token_id=None, sliding_window=16,
+                       rope_parameters=dict(rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.75)),
+    "glm4": Glm4Config(**dict(SHAPE, hidden_size=32, intermediate_size=64, eos_token_id=2), rms_norm_eps=1e-5,
+                       head_dim=16, pad_token_id=None, attention_bias=True,
+                       rope_parameters=dict(rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.5)),
 }
-STORED = {"qwen3": torch.bfloat16, "gemma2": torch.bfloat16, "gemma3": torch.bfloat16}  # float32 where nothing is said
+# float32 where nothing is said
+STORED = dict.fromkeys(["qwen3", "gemma2", "gemma3", "phi3", "glm4"], torch.bfloat16)
 
 
 def randomise(model, seed):

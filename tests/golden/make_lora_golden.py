@@ -3,12 +3,13 @@ adapter, the gradient of each of its parameters, and the parameters after steps 
 
   pip install torch transformers peft accelerate bitsandbytes safetensors
   python make_lora_golden.py
+  python make_lora_golden.py phi3     # only the cases whose name begins so
 
 Models are those beside this file; the adapter's values follow from `pattern`, so the files hold results alone. A row is
 two samples of the model's golden input_ids, the first SPLIT tokens and the rest; the first PROMPT tokens of each are not
 trained on. They are run apart, as packing must not show.
 """
-import math, pathlib
+import math, pathlib, sys
 import bitsandbytes.functional as bnb
 import torch
 from peft import LoraConfig, get_peft_model
@@ -17,8 +18,11 @@ from transformers import AutoModelForCausalLM
 
 SPLIT, PROMPT, STEPS, RATE, CLIP = 19, 4, 3, 1e-2, 0.3
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+FUSED = {"phi3": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"],
+         "glm4": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj"]}
 CASES = {
-    "gqa_tied": {}, "qwen3_nf4": {}, "bias": {}, "qwen3": {}, "gemma2": {}, "gemma3": {},
+    "gqa_tied": {}, "qwen3_nf4": {}, "bias": {}, "qwen3": {}, "gemma2": {}, "gemma3": {}, "phi3": {},
+    "glm4": {}, "phi3_dora": dict(use_dora=True),
     "gqa_tied_rslora": dict(use_rslora=True), "gqa_tied_dora": dict(use_dora=True), "bias_dora": dict(use_dora=True),
 }
 
@@ -45,14 +49,16 @@ def main():
     (here / "lora").mkdir(exist_ok=True)
     torch.set_num_threads(1)
     for case, options in CASES.items():
+        if sys.argv[1:] and not case.startswith(sys.argv[1]):
+            continue
         base = here / case.removesuffix("_nf4").removesuffix("_rslora").removesuffix("_dora")
         model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager")
         if case.endswith("_nf4"):
             for name, module in model.named_modules():
                 if isinstance(module, torch.nn.Linear) and name.split(".")[-1] in TARGETS:
                     module.weight.data = nf4(module.weight.data)
-        model = get_peft_model(model, LoraConfig(r=2, lora_alpha=6, lora_dropout=0.0, target_modules=TARGETS,
-                                                 task_type="CAUSAL_LM", **options))
+        model = get_peft_model(model, LoraConfig(r=2, lora_alpha=6, lora_dropout=0.0, task_type="CAUSAL_LM",
+                                                 target_modules=FUSED.get(base.name, TARGETS), **options))
         trained = {}
         for name, p in model.named_parameters():
             name = name.removeprefix("base_model.model.").replace(".default", "")  # as in adapter_model.safetensors

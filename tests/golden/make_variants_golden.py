@@ -3,7 +3,7 @@ another.
 
   pip install torch transformers safetensors
   python make_variants_golden.py
-  python make_variants_golden.py qwen3     # only the cases whose name begins so; the others stay
+  python make_variants_golden.py qwen3     # only the cases whose name begins so, and those not there yet
 
 Each case takes one of the models beside this file, changes config.json (null in "without" removes keys), and holds the
 logits after the last of the model's golden input_ids, float32.
@@ -58,6 +58,21 @@ CASES = [
      dict(rope_parameters=dict(full_attention=dict(rope_type="linear", factor=4.0, rope_theta=1000000.0),
                                sliding_attention=dict(rope_type="default", rope_theta=30000.0))), []),
     ("gemma3_capped_logits", "gemma3", dict(final_logit_softcapping=4.0), []),
+    ("phi3_window_null", "phi3", dict(sliding_window=None), []),
+    ("phi3_window_unstated", "phi3", {}, ["sliding_window"]),
+    ("phi3_whole_heads_unless_stated", "phi3", {}, ["rope_parameters"]),
+    ("phi3_a_part_outside", "phi3", dict(partial_rotary_factor=0.5, rope_theta=500.0), ["rope_parameters"]),
+    ("phi3_a_part_inside_beats_outside", "phi3", dict(partial_rotary_factor=0.5), []),
+    ("phi3_a_part_rounded_down", "phi3", dict(partial_rotary_factor=0.4), ["rope_parameters"]),
+    ("phi3_epsilon_unless_stated", "phi3", {}, ["rms_norm_eps"]),
+    ("glm4_in_the_published_form", "glm4",
+     dict(partial_rotary_factor=0.25, rope_theta=500.0, rope_scaling=None), ["rope_parameters"]),
+    ("glm4_half_heads_unless_stated", "glm4", {}, ["rope_parameters"]),
+    ("glm4_half_heads_unless_stated_inside", "glm4", dict(rope_parameters=DEFAULT), []),
+    ("glm4_whole_heads", "glm4", dict(rope_parameters=dict(DEFAULT, partial_rotary_factor=1.0)), []),
+    ("glm4_a_part_scaled", "glm4", dict(rope_parameters=dict(LINEAR, rope_theta=10000.0)), []),
+    ("glm4_biases_epsilon_and_groups_unless_stated", "glm4", {},
+     ["attention_bias", "rms_norm_eps", "num_key_value_heads"]),
     ("no_end_token", "gqa_tied", dict(bos_token_id=-1, eos_token_id=-1, pad_token_id=-1), []),
 ]
 
@@ -69,7 +84,7 @@ def main():
     before = json.loads((here / "variants.json").read_text()) if prefix else {}
     out = {}
     for name, base, change, without in CASES:
-        if not name.startswith(prefix):
+        if name in before and not name.startswith(prefix):
             out[name] = before[name]
             continue
         with tempfile.TemporaryDirectory() as folder:

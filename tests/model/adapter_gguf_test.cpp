@@ -72,6 +72,20 @@ TEST(AdapterGguf, IsWhatLlamaCppReads) {
   }
 }
 
+TEST(AdapterGguf, LayersOfSeveralInOneComeBack) {
+  const TemporaryFolder folder;
+  for (const char* base : {"phi3", "glm4"}) {
+    const Config config = Config::load(std::string(NIBBLE_TEST_DATA "/golden/") + base);
+    Adapter adapter = Adapter::make(config, {.rank = 4, .alpha = 6, .dropout = 0});
+    for (AdapterLayer& l : adapter.layers) std::iota(l.b.begin(), l.b.end(), 1.0f);
+    adapter.save_gguf(folder / "a.gguf", config, DType::f32);
+    expect_equal(adapter, Adapter::load(folder / "a.gguf"));
+    const GgufFile file(folder / "a.gguf");
+    EXPECT_EQ(file.info("blk.1.ffn_up.weight.lora_b").shape, (std::vector<std::size_t>{128, 4})) << base;
+    EXPECT_EQ(file.contains("blk.1.attn_qkv.weight.lora_a"), std::string(base) == "phi3");
+  }
+}
+
 TEST(AdapterGguf, RefusesWhatTheFileCannotSay) {
   const TemporaryFolder folder;
   const fs::path file = folder / "a.gguf";

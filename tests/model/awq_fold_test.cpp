@@ -106,6 +106,7 @@ INSTANTIATE_TEST_SUITE_P(Models, AwqFold,
                          testing::Values(NIBBLE_TEST_DATA "/golden/gqa_tied", NIBBLE_TEST_DATA "/golden/bias",
                                          NIBBLE_TEST_DATA "/golden/mistral", NIBBLE_TEST_DATA "/golden/qwen3",
                                          NIBBLE_TEST_DATA "/golden/gemma2", NIBBLE_TEST_DATA "/golden/gemma3",
+                                         NIBBLE_TEST_DATA "/golden/phi3", NIBBLE_TEST_DATA "/golden/glm4",
                                          NIBBLE_EXAMPLE_DATA "/austen-5m"));
 
 // A norm is stored in 16 bits: the scales become what it then divides by, so that nothing of the rounding is left.

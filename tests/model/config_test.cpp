@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "tests/support/expect_error.h"
@@ -334,6 +335,70 @@ TEST(Config, ReadsGemma3) {
   expect_error(ErrorCode::unsupported, "has neither full_attention nor sliding_attention", [&] { (void)parse(j); });
   j["rope_parameters"] = {{"sliding_attention", {{"rope_type", "linear"}, {"factor", 2.0}}}};
   expect_error(ErrorCode::unsupported, "has the rope_type 'linear'", [&] { (void)parse(j); });
+}
+
+TEST(Config, ReadsPhi3) {
+  Json j = llama();
+  j["model_type"] = "phi3";
+  for (const char* field : {"max_position_embeddings", "rms_norm_eps"}) j.erase(field);
+  EXPECT_EQ(parse(j).turned_dim(), 128u);
+  EXPECT_EQ(parse(j).context, 4096u);
+  EXPECT_EQ(parse(j).rms_eps, 1e-5);
+  EXPECT_EQ(parse(j).sliding_window, 0u);
+  EXPECT_EQ(parse(j).elements(Size::queries_keys_values), 6144u);
+  EXPECT_EQ(parse(j).elements(Size::gates_ups), 28672u);
+  j["sliding_window"] = 2047;
+  j["partial_rotary_factor"] = 0.75;
+  const Config c = parse(j);
+  EXPECT_EQ(c.sliding_window, 2047u);
+  EXPECT_EQ(c.turned_dim(), 96u);
+  ASSERT_EQ(c.inverse_frequencies().size(), 48u);
+  EXPECT_NEAR(c.inverse_frequencies()[1], std::pow(500000.0, -2.0 / 96), 1e-12);
+  for (const char* kind : {"longrope", "su"}) {
+    j["rope_scaling"] = {{"type", kind}, {"short_factor", Json::array({1.0})}, {"long_factor", Json::array({1.0})}};
+    expect_error(ErrorCode::unsupported, std::string("rope_type '") + kind + "'", [&] { (void)parse(j); });
+  }
+}
+
+TEST(Config, ReadsGlm4) {
+  Json j = llama();
+  j["model_type"] = "glm4";
+  for (const char* field : {"num_key_value_heads", "rms_norm_eps"}) j.erase(field);
+  const Config c = parse(j);
+  EXPECT_EQ(c.kv_heads, 2u);
+  EXPECT_EQ(c.turned_dim(), 64u);
+  EXPECT_EQ(c.rms_eps, 1.5625e-7);
+  EXPECT_EQ(c.bias_of(Role::key), Bias::needed);
+  EXPECT_EQ(c.bias_of(Role::attention_output), Bias::none);
+  j["attention_bias"] = false;
+  EXPECT_EQ(parse(j).bias_of(Role::key), Bias::none);
+}
+
+// The factor beside rope_theta counts before the one at the top, as in transformers.
+TEST(Config, AHeadMayBeTurnedInPart) {
+  Json j = llama();
+  j["model_type"] = "glm4";
+  const auto refuse = [&](const Json& factor, const std::string& says) {
+    j["partial_rotary_factor"] = factor;
+    expect_error(ErrorCode::corrupt_file, "\"partial_rotary_factor\" is " + says, [&] { (void)parse(j); });
+  };
+  refuse(1.5, "1.5; a head has no more values than all");
+  refuse(0.06, "0.06, so that 7 of the 128 values of a head are turned; rotary embeddings turn pairs");
+  refuse(0.001, "0.001, so that 0 of the 128");
+  refuse(0, "0; a positive number is needed");
+  refuse("half", "\"half\"; a positive number is needed");
+  j["partial_rotary_factor"] = 0.25;
+  EXPECT_EQ(parse(j).turned_dim(), 32u);
+  j["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", 10000.0}};
+  EXPECT_EQ(parse(j).turned_dim(), 32u);
+  j["rope_parameters"]["partial_rotary_factor"] = 1;
+  EXPECT_EQ(parse(j).turned_dim(), 128u);
+  j["rope_parameters"]["partial_rotary_factor"] = 2;
+  expect_error(ErrorCode::corrupt_file, "\"partial_rotary_factor\" is 2.0; a head", [&] { (void)parse(j); });
+  j = llama();
+  j["partial_rotary_factor"] = 0.5;
+  expect_error(ErrorCode::unsupported, "turns a part of each head only; this engine does not in a llama model",
+               [&] { (void)parse(j); });
 }
 
 TEST(Config, OnlyTheirOwnArchitecturesHonourSuchKeys) {

@@ -126,9 +126,10 @@ TEST_P(GoldenGguf, LogitsAgreeWithTransformers) {
 }
 
 // Llama 3's rotary scaling and tied embeddings; Qwen2's biases and order of rows; heads of 24, a sliding window; norms
-// of queries and keys; norms of 1 + weight, caps and windows by a pattern; two rotary bases.
+// of queries and keys; norms of 1 + weight, caps and windows by a pattern; two rotary bases; layers of several in one;
+// heads turned in part, and neighbour by neighbour.
 INSTANTIATE_TEST_SUITE_P(Transformers, GoldenGguf,
-                         testing::Values("gqa_tied", "bias", "mistral", "qwen3", "gemma2", "gemma3"),
+                         testing::Values("gqa_tied", "bias", "mistral", "qwen3", "gemma2", "gemma3", "phi3", "glm4"),
                          [](const auto& p) { return std::string(p.param); });
 
 // The names by which llama.cpp knows them.
@@ -151,6 +152,63 @@ TEST(ExportGguf, Qwen3HasItsOwnKeysAndNorms) {
   }
   EXPECT_EQ(file.info("blk.0.attn_q.weight").type, BlockType::q8_0);
   EXPECT_FALSE(file.contains("output.weight"));
+}
+
+// Of the window llama.cpp reads the size alone, and does without.
+TEST(ExportGguf, LayersOfSeveralInOneAndHeadsTurnedInPartHaveTheirKeys) {
+  const TemporaryFolder folder;
+  copy_with_tokenizer(golden("phi3"), folder / "model");
+  const auto report = export_gguf(folder / "model", folder / "model.gguf", {.type = BlockType::f32});
+  ASSERT_EQ(report.notes.size(), 1u);
+  EXPECT_NE(report.notes[0].find("no sliding window in this architecture: beyond 16"), std::string::npos);
+  const GgufFile file(folder / "model.gguf");
+  const auto value = [&](const char* key) { return file.metadata().at(key); };
+  EXPECT_EQ(value("phi3.rope.dimension_count"), GgufValue(std::uint32_t{12}));
+  EXPECT_EQ(value("phi3.attention.sliding_window"), GgufValue(std::uint32_t{16}));
+  EXPECT_EQ(value("phi3.feed_forward_length"), GgufValue(std::uint32_t{64}));
+  const Checkpoint model = Checkpoint::open(golden("phi3"));
+  for (const auto& [theirs, ours] : {std::pair{"blk.1.attn_qkv.weight", "model.layers.1.self_attn.qkv_proj.weight"},
+                                     std::pair{"blk.0.ffn_up.weight", "model.layers.0.mlp.gate_up_proj.weight"}})
+    EXPECT_EQ(file.read_f32(theirs), model.read_f32(ours)) << theirs;
+  EXPECT_FALSE(file.contains("blk.0.ffn_gate.weight"));
+
+  // Files of longer texts scale by their length.
+  std::vector<GgufTensor> tensors = file.tensors();
+  tensors.push_back({"rope_factors_long.weight", BlockType::f32, {6}, 0, 24});
+  GgufWriter writer(folder / "long.gguf", file.metadata(), tensors);
+  for (const GgufTensor& t : file.tensors()) writer.write(t.name, {file.data(t).data(), t.bytes});
+  const std::vector<float> factors(6, 2.0f);
+  writer.write("rope_factors_long.weight", std::as_bytes(std::span(factors)));
+  writer.finish();
+  expect_error(ErrorCode::unsupported, "'rope_factors_long.weight' scales rotary embeddings by the length",
+               [&] { (void)engine::Model::load(folder / "long.gguf"); });
+}
+
+TEST(ExportGguf, HeadsTurnedNeighbourByNeighbourKeepTheirRows) {
+  const TemporaryFolder folder;
+  copy_with_tokenizer(golden("glm4"), folder / "model");
+  (void)export_gguf(folder / "model", folder / "model.gguf", {.type = BlockType::f32});
+  const GgufFile file(folder / "model.gguf");
+  EXPECT_EQ(file.metadata().at("glm4.rope.dimension_count"), GgufValue(std::uint32_t{8}));
+  const Checkpoint model = Checkpoint::open(golden("glm4"));
+  for (const auto& [theirs, ours] :
+       {std::pair{"blk.1.attn_q.weight", "model.layers.1.self_attn.q_proj.weight"},
+        std::pair{"blk.1.attn_k.bias", "model.layers.1.self_attn.k_proj.bias"},
+        std::pair{"blk.1.post_attention_norm.weight", "model.layers.1.post_self_attn_layernorm.weight"},
+        std::pair{"blk.1.ffn_norm.weight", "model.layers.1.post_attention_layernorm.weight"},
+        std::pair{"blk.1.ffn_up.weight", "model.layers.1.mlp.gate_up_proj.weight"},
+        std::pair{"blk.1.post_ffw_norm.weight", "model.layers.1.post_mlp_layernorm.weight"}})
+    EXPECT_EQ(file.read_f32(theirs), model.read_f32(ours)) << theirs;
+
+  for (const auto& [turned, says] :
+       {std::pair{18u, "is 18; of the 16 values of a head"}, std::pair{7u, "is 7; of the"}}) {
+    GgufMetadata metadata = file.metadata();
+    metadata["glm4.rope.dimension_count"] = std::uint32_t{turned};
+    GgufWriter writer(folder / "bad.gguf", metadata, file.tensors());
+    for (const GgufTensor& t : file.tensors()) writer.write(t.name, {file.data(t).data(), t.bytes});
+    writer.finish();
+    expect_error(ErrorCode::corrupt_file, says, [&] { (void)Config::load(folder / "bad.gguf"); });
+  }
 }
 
 TEST(ExportGguf, GemmaHasItsOwnKeysAndStoresWhatNormsMultiplyBy) {

@@ -63,7 +63,8 @@ void copy_golden(const std::string& name, const fs::path& to) {
 class ThereAndBack : public testing::TestWithParam<const char*> {};
 
 // Llama 3's rotary scaling and tied embeddings; Qwen2's biases and order of rows; heads of 24, a sliding window; norms
-// of queries and keys; norms of 1 + weight, caps and windows by a pattern; two rotary bases.
+// of queries and keys; norms of 1 + weight, caps and windows by a pattern; two rotary bases; layers of several in one;
+// heads turned in part, and neighbour by neighbour.
 TEST_P(ThereAndBack, WeightsAndConfigurationAreTheSame) {
   const TemporaryFolder folder;
   copy_golden(GetParam(), folder / "model");
@@ -78,6 +79,7 @@ TEST_P(ThereAndBack, WeightsAndConfigurationAreTheSame) {
   EXPECT_EQ(after.heads, before.heads);
   EXPECT_EQ(after.kv_heads, before.kv_heads);
   EXPECT_EQ(after.head_dim, before.head_dim);
+  EXPECT_EQ(after.turned_dim(), before.turned_dim());
   EXPECT_EQ(after.vocab, before.vocab);
   EXPECT_EQ(after.context, before.context);
   EXPECT_EQ(after.rms_eps, before.rms_eps);
@@ -94,8 +96,24 @@ TEST_P(ThereAndBack, WeightsAndConfigurationAreTheSame) {
   for (std::size_t i = 0; i < x.size(); ++i) EXPECT_NEAR(x[i] / y[i], 1, 1e-6) << i;
 }
 INSTANTIATE_TEST_SUITE_P(Models, ThereAndBack,
-                         testing::Values("gqa_tied", "bias", "mistral", "qwen3", "gemma2", "gemma3"),
+                         testing::Values("gqa_tied", "bias", "mistral", "qwen3", "gemma2", "gemma3", "phi3", "glm4"),
                          [](const auto& p) { return std::string(p.param); });
+
+// int(head_dim·factor) is what transformers turns: a factor that is rounded down would lose a pair.
+TEST(GgufInput, ThePartOfAHeadComesBackWhole) {
+  const TemporaryFolder folder;
+  copy_golden("glm4", folder / "model");
+  (void)export_gguf(folder / "model", folder / "model.gguf", {.type = BlockType::f32});
+  const GgufFile file(folder / "model.gguf");
+  for (std::size_t turned = 2; turned <= 16; turned += 2) {
+    GgufMetadata metadata = file.metadata();
+    metadata["glm4.rope.dimension_count"] = static_cast<std::uint32_t>(turned);
+    GgufWriter writer(folder / "other.gguf", metadata, file.tensors());
+    for (const GgufTensor& t : file.tensors()) writer.write(t.name, {file.data(t).data(), t.bytes});
+    writer.finish();
+    EXPECT_EQ(Config::parse(config_json(folder / "other.gguf"), "config.json").turned_dim(), turned);
+  }
+}
 
 // Of files without one, versions of llama.cpp take windows of another size, or none.
 TEST(GgufInput, AWindowThatIsNotStatedIsNotGuessed) {

@@ -5,10 +5,10 @@
 
 namespace nibble::inline NIBBLE_ABI::model::tables {
 
-extern const Architecture llama, mistral, qwen2, qwen3, gemma2, gemma3;
+extern const Architecture llama, mistral, qwen2, qwen3, gemma2, gemma3, phi3, glm4;
 
 /// Where several share the architecture of their GGUF files, the first is what a file without a sliding window is
 /// taken for.
-inline constexpr const Architecture* kAll[] = {&llama, &mistral, &qwen2, &qwen3, &gemma2, &gemma3};
+inline constexpr const Architecture* kAll[] = {&llama, &mistral, &qwen2, &qwen3, &gemma2, &gemma3, &phi3, &glm4};
 
 }  // namespace nibble::inline NIBBLE_ABI::model::tables
