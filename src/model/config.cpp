@@ -2,23 +2,19 @@
 
 #include <algorithm>
 #include <cmath>
-#include <nlohmann/json.hpp>
-#include <numbers>
 #include <set>
 
 #include "config_check.h"
+#include "config_rope.h"
 #include "core/files.h"
 #include "core/json.h"
 #include "format/recognise.h"
 #include "gguf_weights.h"
-#include "known_keys.h"
 #include "nibble/core/error.h"
 
 namespace nibble::inline NIBBLE_ABI::model {
 
 namespace {
-
-using Json = nlohmann::json;
 
 const Architecture& architecture_of(const std::string& type, const std::string& name) {
   try {
@@ -26,175 +22,6 @@ const Architecture& architecture_of(const std::string& type, const std::string& 
   } catch (const Error& e) {
     throw Error(e.code(), "'" + name + "': " + e.what());
   }
-}
-
-/// No matrix has more rows or columns.
-constexpr std::uint64_t kMaxSize = 1u << 28;
-
-/// Typed access to one JSON object, with errors that name the field.
-class Fields {
- public:
-  Fields(const Json& object, std::string name) : object_(object), name_(std::move(name)) {}
-
-  const Json* find(const char* field) const {
-    const auto it = object_.find(field);
-    return it == object_.end() || it->is_null() ? nullptr : &*it;
-  }
-  std::size_t size(const char* field, std::optional<std::size_t> fallback = std::nullopt) const {
-    const Json* v = find(field);
-    if (v == nullptr && fallback) return *fallback;
-    if (v == nullptr) refuse(field, "is missing");
-    if (!v->is_number_unsigned() || v->get<std::uint64_t>() == 0 || v->get<std::uint64_t>() > kMaxSize)
-      refuse(field, "is " + shown(*v) + "; a positive whole number is needed");
-    return v->get<std::size_t>();
-  }
-  std::size_t size_or_zero(const char* field, std::size_t fallback) const {
-    const Json* v = find(field);
-    return v != nullptr && *v == 0 ? 0 : size(field, fallback);
-  }
-  double number(const char* field, std::optional<double> fallback, bool zero = false) const {
-    const Json* v = find(field);
-    if (v == nullptr && fallback) return *fallback;
-    if (v == nullptr) refuse(field, "is missing");
-    if (!v->is_number() || !(v->get<double>() > 0 || (zero && v->get<double>() == 0)))
-      refuse(field, "is " + shown(*v) + "; a positive number is needed");
-    return v->get<double>();
-  }
-  bool flag(const char* field, bool fallback) const {
-    const Json* v = find(field);
-    if (v == nullptr) return fallback;
-    if (!v->is_boolean()) refuse(field, "is " + shown(*v) + "; true or false is needed");
-    return v->get<bool>();
-  }
-  std::string text(const char* field, const std::string& fallback) const {
-    const Json* v = find(field);
-    if (v == nullptr) return fallback;
-    if (!v->is_string()) refuse(field, "is not text");
-    return v->get<std::string>();
-  }
-  /// An object; null for one that is empty or not there.
-  const Json* object(const char* field) const {
-    const Json* v = find(field);
-    if (v != nullptr && !v->is_object()) refuse(field, "is not an object");
-    return v == nullptr || v->empty() ? nullptr : v;
-  }
-  /// A token id or a list of them; −1 stands for none.
-  std::vector<std::int32_t> tokens(const char* field) const {
-    std::vector<std::int32_t> out;
-    const Json* v = find(field);
-    if (v == nullptr) return out;
-    const auto add = [&](const Json& id) {
-      if (id == -1) return;  // none
-      if (!id.is_number_unsigned() || id.get<std::uint64_t>() > 0x7FFFFFFF)
-        refuse(field, "holds " + shown(id) + "; token ids are needed");
-      out.push_back(id.get<std::int32_t>());
-    };
-    if (v == nullptr) return out;
-    if (!v->is_array()) add(*v);
-    else
-      for (const Json& id : *v) add(id);
-    return out;
-  }
-  /// Refuses keys that would change what the model computes; `style` says which table they are in.
-  void check_known(KeyStyle style, const Architecture& architecture) const {
-    check_known_keys(
-        style, architecture,
-        [&](std::string_view key) -> std::optional<PlainValue> {
-          const auto it = object_.find(key);
-          if (it == object_.end()) return std::nullopt;
-          if (it->is_boolean()) return it->get<bool>();
-          if (it->is_number()) return it->get<double>();
-          if (it->is_string()) return it->get<std::string>();
-          if (it->is_null()) return PlainValue();
-          return it->empty() ? PlainValue(false) : PlainValue(std::string("an ") + it->type_name());
-        },
-        [&](std::string_view key, const std::string& why) { unsupported(std::string(key).c_str(), why); });
-  }
-  [[nodiscard]] bool states(const char* field) const { return object_.contains(field); }
-  [[noreturn]] void refuse(const char* field, const std::string& why, ErrorCode code = ErrorCode::corrupt_file) const {
-    throw Error(code, "'" + name_ + "': \"" + field + "\" " + why);
-  }
-  [[noreturn]] void unsupported(const char* field, const std::string& why) const {
-    refuse(field, why, ErrorCode::unsupported);
-  }
-  /// A value in a message: what it is, where it holds others.
-  static std::string shown(const Json& v) {
-    if (v.is_structured() && !v.empty()) return std::string("an ") + v.type_name();
-    return v.dump(-1, ' ', true, Json::error_handler_t::replace).substr(0, 60);
-  }
-
- private:
-  const Json& object_;
-  std::string name_;
-};
-
-/// Where layers with a window have a base of their own: rope_local_base_freq, or an object for each type of layer
-/// inside rope_parameters. Returns that of the layers without a window.
-const Json* parse_window_rope(const Fields& fields, const std::string& name, const Architecture& architecture,
-                              const Json* parameters, Config& c) {
-  c.window_rope_theta = fields.number("rope_local_base_freq", architecture.window_rope_theta);
-  if (parameters == nullptr) return nullptr;
-  const Fields types(*parameters, name);
-  const Json *full = types.object("full_attention"), *windowed = types.object("sliding_attention");
-  if (full == nullptr && windowed == nullptr)
-    fields.unsupported("rope_parameters", "has neither full_attention nor sliding_attention, and a " + c.model_type +
-                                              " model has its own for each");
-  if (windowed != nullptr) {
-    const Fields rope(*windowed, name);
-    rope.check_known(KeyStyle::rope_parameters, architecture);
-    if (const std::string kind = rope.text("rope_type", "default"); kind != "default")
-      types.unsupported("sliding_attention", "has the rope_type '" + kind.substr(0, 60) + "'; default is known there");
-    c.window_rope_theta = rope.number("rope_theta", c.window_rope_theta);
-  }
-  return full;
-}
-
-/// int(head_dim·partial_rotary_factor), as in transformers, which takes the factor beside rope_theta in `rope` first.
-void parse_rotary_dim(const Fields& fields, const Fields* rope, const Architecture& architecture, Config& c) {
-  if (architecture.partial_rotary_factor == 0) return;
-  constexpr const char* key = "partial_rotary_factor";
-  double factor = fields.number(key, architecture.partial_rotary_factor);
-  if (rope != nullptr) factor = rope->number(key, factor);
-  const std::string stated = "is " + Json(factor).dump();
-  if (factor > 1) fields.refuse(key, stated + "; a head has no more values than all");
-  c.rotary_dim = static_cast<std::size_t>(static_cast<double>(c.head_dim) * factor);
-  if (c.rotary_dim == 0 || c.rotary_dim % 2 != 0)
-    fields.refuse(key, stated + ", so that " + std::to_string(c.rotary_dim) + " of the " + std::to_string(c.head_dim) +
-                           " values of a head are turned; rotary embeddings turn pairs");
-}
-
-/// Both the classic style (rope_theta beside rope_scaling) and the newer one (all inside rope_parameters). Where a file
-/// has both, rope_scaling holds and rope_parameters does not count, as in transformers.
-void parse_rope(const Fields& fields, const std::string& name, const Architecture& architecture, Config& c) {
-  c.rope_theta = fields.number("rope_theta", architecture.rope_theta);
-  const Json *scaling = fields.object("rope_scaling"), *parameters = fields.object("rope_parameters");
-  if (architecture.window_rope_theta != 0) parameters = parse_window_rope(fields, name, architecture, parameters, c);
-  const Json* object = scaling != nullptr ? scaling : parameters;
-  if (object == nullptr) return parse_rotary_dim(fields, nullptr, architecture, c);
-  const Fields rope(*object, name);
-  parse_rotary_dim(fields, &rope, architecture, c);
-  rope.check_known(KeyStyle::rope_parameters, architecture);
-  c.rope_theta = rope.number("rope_theta", c.rope_theta);
-  if (scaling != nullptr && parameters != nullptr)
-    if (const Fields other(*parameters, name); other.number("rope_theta", c.rope_theta) != c.rope_theta)
-      fields.refuse("rope_parameters",
-                    "and \"rope_scaling\" are both there and disagree about \"rope_theta\"; remove one");
-  const std::string kind = rope.text("rope_type", rope.text("type", "default"));
-  if (kind == "default") return;
-  RopeScaling s;
-  if (kind == "llama3") {
-    s.kind = RopeScaling::Kind::llama3;
-    s.low_freq_factor = rope.number("low_freq_factor", std::nullopt);
-    s.high_freq_factor = rope.number("high_freq_factor", std::nullopt);
-    s.original_context = static_cast<double>(
-        fields.size("original_max_position_embeddings", rope.size("original_max_position_embeddings", c.context)));
-    if (s.high_freq_factor <= s.low_freq_factor) rope.refuse("high_freq_factor", "must be above low_freq_factor");
-  } else if (kind != "linear") {
-    throw Error(ErrorCode::unsupported,
-                "'" + name + "': rope_type '" + kind + "' is not known; default, linear and llama3 are");
-  }
-  s.factor = rope.number("factor", std::nullopt);
-  c.rope_scaling = s;
 }
 
 /// layer_types: for each layer whether it sees everything; empty if the file does not say.
@@ -376,34 +203,6 @@ bool Config::windows_repeat(std::size_t every) const {
 float Config::attention_scale() const {
   const double by = query_pre_attn_scalar != 0 ? query_pre_attn_scalar : static_cast<double>(head_dim);
   return 1 / std::sqrt(static_cast<float>(by));
-}
-
-std::vector<double> Config::inverse_frequencies(bool with_window) const {
-  const bool of_its_own = with_window && window_rope_theta != 0;
-  const double base = of_its_own ? window_rope_theta : rope_theta;
-  std::vector<double> out(turned_dim() / 2);
-  for (std::size_t i = 0; i < out.size(); ++i) {
-    double f = std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(turned_dim()));
-    if (of_its_own) {
-      out[i] = f;
-      continue;
-    }
-    if (rope_scaling && rope_scaling->kind == RopeScaling::Kind::factors) {
-      f /= static_cast<double>(rope_scaling->factors[i]);
-    } else if (rope_scaling) {
-      const RopeScaling& s = *rope_scaling;
-      // Llama 3: long wavelengths are stretched, short ones kept, those between blended.
-      const double turns = s.original_context * f / (2 * std::numbers::pi);
-      double kept = 0;
-      if (s.kind == RopeScaling::Kind::llama3)
-        kept = turns > s.high_freq_factor  ? 1
-               : turns < s.low_freq_factor ? 0
-                                           : (turns - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor);
-      f = (1 - kept) * f / s.factor + kept * f;
-    }
-    out[i] = f;
-  }
-  return out;
 }
 
 void require_directory(const std::filesystem::path& model) {
