@@ -30,6 +30,7 @@ namespace nibble::inline NIBBLE_ABI::model {
 /// One of a block's linear layers: groups()[group].layers[layer].
 struct LayerId {
   std::size_t group = 0, layer = 0;
+  // NOLINTNEXTLINE(modernize-use-nullptr): it takes what the compiler compares with for a 0 of ours
   friend auto operator<=>(const LayerId&, const LayerId&) = default;
 };
 
