@@ -228,12 +228,14 @@ struct Optimizer::Impl {
     kernels::OptimizerFactors step = steps[c.tensor];
     if (!t.parameter.decay) step.keep = 1;
     const float* gradient = t.parameter.gradient.data();
-    if (scale == 1) return update(isa, step, t, c.first, c.last - c.first, gradient + c.first);
+    if (scale == 1 && t.eight_bits) return update(isa, step, t, c.first, c.last - c.first, gradient + c.first);
     std::array<float, kAdam8Block> scaled;
+    // Moments in fp32 too block after block: on Zen 5 one long pass over the four arrays takes 1.3 times as long.
     for (std::size_t at = c.first; at < c.last; at += kAdam8Block) {
       const std::size_t n = std::min(kAdam8Block, c.last - at);
-      for (std::size_t i = 0; i < n; ++i) scaled[i] = gradient[at + i] * scale;
-      update(isa, step, t, at, n, scaled.data());
+      if (scale != 1)
+        for (std::size_t i = 0; i < n; ++i) scaled[i] = gradient[at + i] * scale;
+      update(isa, step, t, at, n, scale == 1 ? gradient + at : scaled.data());
     }
   }
 };
