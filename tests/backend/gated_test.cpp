@@ -33,7 +33,7 @@ TEST(ApplyGate, FollowsTheDefinitions) {
     std::vector<float> y(gate.size());
     apply_gate(activation, gate, up, y);
     for (std::size_t i = 0; i < y.size(); ++i) {
-      // 1 + tanh and 1 + erf lose what is small beside 1: the error is of the gate's size, not the result's.
+      // 1 + erf loses what is small beside 1: the error is of the gate's size, not the result's.
       const auto g = static_cast<double>(gate[i]), u = static_cast<double>(up[i]);
       ASSERT_NEAR(static_cast<double>(y[i]), definition(g) * u, 4e-7 * std::abs(g * u)) << "gate " << g;
     }

@@ -44,6 +44,14 @@ TEST(Dropout, AsksThePlaceAlone) {
   EXPECT_EQ(mask(d, 20, 30), large);
 }
 
+TEST(Dropout, APartHasTheMaskOfItsPlace) {
+  const Dropout whole{.rate = 0.3f, .seed = 1, .stream = 2};
+  Dropout part = whole;
+  part.first_row = 13;
+  const auto all = mask(whole, 20, 30), last = mask(part, 7, 30);
+  EXPECT_TRUE(std::equal(last.begin(), last.end(), all.begin() + 13 * 30));
+}
+
 TEST(Dropout, TheMaskIsPhilox) {
   const Dropout d{.rate = 0.3f, .seed = 0x123456789abcdef0, .stream = 0xfedcba9876543210};
   std::vector<float> x(3 * 301);

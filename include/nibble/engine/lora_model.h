@@ -28,8 +28,8 @@ struct LoraModelOptions {
   /// f32 or bf16. In bf16 the adapter is multiplied, and saved, as its values rounded to that; the optimizer goes on
   /// from them in fp32, as a step is often smaller than what bf16 tells apart (Micikevicius et al. 2018, section 3.1).
   DType adapter_type = DType::f32;
-  /// f32 or bf16: what the state between blocks is rounded to, and kept as for the way back in half the memory. Within
-  /// a block all is fp32.
+  /// f32 or bf16: what the state between blocks is rounded to; for the way back it is kept so, bf16 in half the
+  /// memory. Within a block all is fp32.
   DType activation_type = DType::f32;
   std::uint64_t seed = 1;  ///< Of the masks of dropout (Adapter::dropout is its rate).
 };
