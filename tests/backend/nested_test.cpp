@@ -72,6 +72,7 @@ TEST(NestedMatmul, FromTwoThreadsAtOnce) {
 TEST(NestedMatmul, InAChildOfFork) {
   const auto all = cases();
   ASSERT_TRUE(all[1].holds_on(default_executor()));
+  testing_support::start_all_threads();
   EXPECT_EQ(exit_of([&] {
               bool right = true;
               for (const Case& c : all) right = right && c.holds_on(default_executor());

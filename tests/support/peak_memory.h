@@ -6,6 +6,8 @@
 #include <fstream>
 #include <string>
 
+#include "tests/support/sanitized.h"
+
 namespace nibble::testing_support {
 
 inline std::size_t status_bytes(const std::string& field) {
@@ -20,19 +22,6 @@ inline void reset_peak() { std::ofstream("/proc/self/clear_refs") << "5"; }
 inline std::size_t peak_bytes() { return status_bytes("VmHWM:"); }
 inline std::size_t held_bytes() { return status_bytes("VmRSS:"); }
 
-#if defined(__has_feature)  // clang
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define NIBBLE_SANITIZED 1
-#endif
-#else
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define NIBBLE_SANITIZED 1
-#endif
-#endif
-#if defined(NIBBLE_SANITIZED)
-constexpr bool memory_is_measurable = false;  // shadow memory is counted too
-#else
-constexpr bool memory_is_measurable = true;
-#endif
+constexpr bool memory_is_measurable = !sanitized;  // shadow memory is counted too
 
 }  // namespace nibble::testing_support
