@@ -3,8 +3,9 @@
 //
 // of_limit: for few tokens the bytes of weights read against the streaming read of this process; for many the
 // operations against its FMA or VNNI peak. The label says which; each limit is measured just before its case. One token
-// rotates over copies of the matrix that no cache holds, or (cache/…) reads one that a cache does. avx2/… and scalar/…
-// are those backends, the former against the FMA peak of 256 bits.
+// rotates over copies of the matrix that no cache holds (huge_pages: how much of them, and of what the streaming read
+// reads, lies in huge pages), or (cache/…) reads one that a cache does. avx2/… and scalar/… are those backends, the
+// former against the FMA peak of 256 bits.
 #include <benchmark/benchmark.h>
 
 #include <Eigen/Dense>
@@ -112,6 +113,7 @@ void run_nibble(benchmark::State& state, const Case& c) {
     benchmark::ClobberMemory();
   }
   count(state, c.shape, c.tokens, static_cast<double>(bytes), clock.seconds(), limit);
+  if (turns > 1) state.counters["huge_pages"] = bench::share_in_huge_pages();
 }
 
 using RowMajor = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;

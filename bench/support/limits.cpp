@@ -12,10 +12,13 @@
 #include <chrono>
 #include <cstdint>
 #include <cstring>
+#include <fstream>
 #include <functional>
-#include <memory>
+#include <string>
 #include <thread>
 #include <vector>
+
+#include "nibble/core/buffer.h"
 
 namespace nibble::bench {
 
@@ -119,37 +122,45 @@ __attribute__((target("avx512f,avx512vnni"))) double vnni_512(std::size_t rounds
 }
 #undef NIBBLE_TWELVE
 
-struct Free {
-  void operator()(void* p) const { std::free(p); }
-};
-using Bytes = std::unique_ptr<std::byte, Free>;
-Bytes allocate(std::size_t n) {
-  Bytes p(static_cast<std::byte*>(std::aligned_alloc(4096, n)));
-  std::memset(p.get(), 1, n);
-  return p;
+/// As the library's own weights lie: in huge pages where the system grants them.
+Buffer written(std::size_t n) {
+  Buffer buffer = Buffer::allocate(n);
+  std::memset(buffer.writable<std::byte>(), 1, n);
+  return buffer;
 }
 
 }  // namespace
 
 double streaming_read(int threads) {
   const std::size_t size = std::size_t{512} << 20, part = size / static_cast<std::size_t>(threads) / 256 * 256;
-  static const Bytes bytes = allocate(size);
+  static const Buffer bytes = written(size);
   return static_cast<double>(part) * threads /
-         best_seconds(threads, 3, [&](int t) { read_bytes(bytes.get() + part * static_cast<std::size_t>(t), part); });
+         best_seconds(threads, 3, [&](int t) { read_bytes(bytes.data() + part * static_cast<std::size_t>(t), part); });
 }
 
 double resident_read(std::size_t bytes) {
   const std::size_t size = bytes / 256 * 256, rounds = 1 + (std::size_t{64} << 20) / size;
-  const Bytes buffer = allocate(size);
+  const Buffer buffer = written(size);
   return static_cast<double>(size * rounds) / best_seconds(1, 5, [&](int) {
-           for (std::size_t r = 0; r < rounds; ++r) read_bytes(buffer.get(), size);
+           for (std::size_t r = 0; r < rounds; ++r) read_bytes(buffer.data(), size);
          });
+}
+
+double share_in_huge_pages() {
+  double all = 0, huge = 0;
+  std::ifstream smaps("/proc/self/smaps_rollup");
+  for (std::string line; std::getline(smaps, line);) {
+    if (line.starts_with("Anonymous:")) all = std::stod(line.substr(10));
+    if (line.starts_with("AnonHugePages:")) huge = std::stod(line.substr(14));
+  }
+  return all > 0 ? huge / all : 0;
 }
 
 double streaming_copy() {
   const std::size_t size = std::size_t{256} << 20;
-  static const Bytes from = allocate(size), to = allocate(size);
-  return static_cast<double>(size) / best_seconds(1, 3, [&](int) { std::memcpy(to.get(), from.get(), size); });
+  static const Buffer from = written(size), to = written(size);
+  return static_cast<double>(size) /
+         best_seconds(1, 3, [&](int) { std::memcpy(to.writable<std::byte>(), from.data(), size); });
 }
 
 namespace {

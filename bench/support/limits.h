@@ -10,6 +10,8 @@ namespace nibble::bench {
 double streaming_read(int threads);
 /// Bytes per second that one thread reads of a buffer that lies in the cache which holds `bytes`.
 double resident_read(std::size_t bytes);
+/// The share of this process's own memory that the system keeps in huge pages; 0 where it does not say.
+double share_in_huge_pages();
 /// Bytes per second of payload that memcpy moves between buffers of 256 MiB on one thread.
 double streaming_copy();
 /// fp32 operations per second (two per fused multiply-add) of `threads` threads, with the widest vectors there are, or

@@ -10,7 +10,8 @@
 
 namespace nibble::inline NIBBLE_ABI {
 
-/// Copies share the bytes. An owning buffer starts zeroed and is aligned to 64 bytes.
+/// Copies share the bytes. An owning buffer starts zeroed and is aligned to 64 bytes; one of 2 MiB and more lies in
+/// huge pages where the system grants them.
 class Buffer {
  public:
   Buffer() = default;

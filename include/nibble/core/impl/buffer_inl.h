@@ -3,6 +3,7 @@
 
 #include "nibble/core/buffer.h"
 
+#include "nibble/core/impl/huge_pages.h"
 #include "nibble/core/impl/memory.h"
 
 #include <cstdint>
@@ -39,6 +40,7 @@ inline std::shared_ptr<std::byte> zeroed_block(std::size_t size) {
 /// when it is freed, so that the heap would grow by a layer with every layer of a model. calloc's zeros cost nothing
 /// until they are touched.
 inline std::shared_ptr<std::byte> zeroed_block(std::size_t size) {
+  if (size >= kHugePage) return huge_block(size);
   void* block = size <= SIZE_MAX - kAlignment ? std::calloc(size + kAlignment, 1) : nullptr;
   if (block == nullptr) throw std::bad_alloc();
   const std::size_t over = reinterpret_cast<std::uintptr_t>(block) % kAlignment;
