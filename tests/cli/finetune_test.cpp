@@ -198,7 +198,10 @@ TEST(Finetune, CtrlCSavesAndSaysHowToGoOn) {
   const char* argv[] = {"sh", "-c", shell.c_str(), nullptr};
   pid_t child = 0;
   ASSERT_EQ(posix_spawn(&child, "/bin/sh", nullptr, nullptr, const_cast<char**>(argv), environ), 0);
-  std::this_thread::sleep_for(std::chrono::milliseconds(150));
+  // In the midst of training, which begins when the first step is logged; loading has nothing to save.
+  const fs::path log = out.string() + ".log";
+  for (int i = 0; i < 6000 && !(fs::exists(log) && fs::file_size(log) > 0); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
   ::kill(child, SIGINT);
   const int status = wait_for(child);
   if (status != 0) {  // it may have got through
