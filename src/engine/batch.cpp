@@ -23,6 +23,8 @@ using model::Role;
 bool share_weights(const Model& a, const Model& b) {
   if (a.blocks().size() != b.blocks().size() || a.head().weight != b.head().weight) return false;
   for (std::size_t i = 0; i < a.blocks().size(); ++i)
+    if (a.blocks()[i].router.weight != b.blocks()[i].router.weight) return false;
+  for (std::size_t i = 0; i < a.blocks().size(); ++i)
     for (std::size_t role = 0; role < model::kLinearRoles; ++role)
       if (a.blocks()[i].linears[role].weight != b.blocks()[i].linears[role].weight) return false;
   return true;
@@ -128,8 +130,14 @@ class Batch {
   }
 
   void add_ffn(std::size_t b, MatrixView<float> x) const {
-    Matrix normed(x.rows, x.cols), gate(x.rows, config().intermediate), up(x.rows, config().intermediate);
+    Matrix normed(x.rows, x.cols);
     pass_.norm(x, block(b).norm(Role::ffn_norm), normed.view());
+    if (block(b).router) {  // experts have no adapters
+      Matrix out(x.rows, x.cols);
+      pass_.ffn(block(b), normed.view(), out.view());
+      return pass_.add_ffn_output(block(b), out.view(), x);
+    }
+    Matrix gate(x.rows, config().intermediate), up(x.rows, config().intermediate);
     apply(b, Role::gate_up, normed.view(), {{Role::gate, gate.view()}, {Role::up, up.view()}});
     each_row(executor(), x.rows, [&](std::size_t r) {
       apply_gate(config().architecture().activation, gate.view().row(r), up.view().row(r), gate.view().row(r),

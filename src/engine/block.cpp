@@ -122,11 +122,12 @@ void BlockPass::attend(const Block& block, MatrixView<float> queries, std::span<
                     mixed, executor_, block.backend());
 }
 
-void BlockPass::ffn_gated(const Block& block, MatrixView<const float> normed, MatrixView<float> gated) const {
-  const Linear &fused = block[Role::gate_up], &gate = block[Role::gate], &up = block[Role::up];
+void BlockPass::feed_forward_gated(const Block& block, const Linears& layers, MatrixView<const float> normed,
+                                   MatrixView<float> gated) const {
+  const Linear &fused = layers[Role::gate_up], &gate = layers[Role::gate], &up = layers[Role::up];
   const GatedActivation activation = config_.architecture().activation;
   if (fused) {
-    const std::size_t width = config_.intermediate;
+    const std::size_t width = gated.cols;
     Matrix joined(normed.rows, 2 * width);
     apply(normed, {{fused, joined.view()}});
     return each_row(executor_, normed.rows, [&](std::size_t r) {
@@ -144,11 +145,15 @@ void BlockPass::ffn_gated(const Block& block, MatrixView<const float> normed, Ma
     }
     return;
   }
-  Rows values(normed.rows * config_.intermediate);
-  const auto ups = view(values, config_.intermediate);
+  Rows values(normed.rows * gated.cols);
+  const auto ups = view(values, gated.cols);
   apply(normed, {{gate, gated}, {up, ups}});
   for (std::size_t t = 0; t < normed.rows; ++t)
     apply_gate(activation, gated.row(t), ups.row(t), gated.row(t), block.backend());
+}
+
+void BlockPass::ffn_gated(const Block& block, MatrixView<const float> normed, MatrixView<float> gated) const {
+  feed_forward_gated(block, block.linears, normed, gated);
 }
 
 void BlockPass::attention_layer(const Block& block, MatrixView<const float> normed, std::span<const float> rope,
@@ -160,6 +165,7 @@ void BlockPass::attention_layer(const Block& block, MatrixView<const float> norm
 }
 
 void BlockPass::ffn(const Block& block, MatrixView<const float> normed, MatrixView<float> out) const {
+  if (block.router) return ffn_of_experts(block, normed, out);
   Rows gated(normed.rows * config_.intermediate);
   const auto g = view(gated, config_.intermediate);
   ffn_gated(block, normed, g);
@@ -171,8 +177,12 @@ void BlockPass::add_output(const Block& block, Role linear, Role post_norm, Matr
   scratch.delta.resize(x.rows * x.cols);
   const auto d = view(scratch.delta, x.cols);
   this->linear(block[linear], input, d);
-  if (const auto& weight = block.norm(post_norm); !weight.empty()) norm(d, weight, d);
-  add(x, d);
+  add_normed(block, post_norm, d, x);
+}
+
+void BlockPass::add_normed(const Block& block, Role post_norm, MatrixView<float> out, MatrixView<float> x) const {
+  if (const auto& weight = block.norm(post_norm); !weight.empty()) norm(out, weight, out);
+  add(x, out);
 }
 
 void BlockPass::add_attention_output(const Block& block, MatrixView<const float> mixed, MatrixView<float> x,
@@ -183,6 +193,10 @@ void BlockPass::add_attention_output(const Block& block, MatrixView<const float>
 void BlockPass::add_down(const Block& block, MatrixView<const float> gated, MatrixView<float> x,
                          Scratch& scratch) const {
   add_output(block, Role::down, Role::ffn_post_norm, gated, x, scratch);
+}
+
+void BlockPass::add_ffn_output(const Block& block, MatrixView<float> out, MatrixView<float> x) const {
+  add_normed(block, Role::ffn_post_norm, out, x);
 }
 
 void BlockPass::add_attention(const Block& block, MatrixView<float> x, std::span<const float> rope,
@@ -197,9 +211,16 @@ void BlockPass::add_attention(const Block& block, MatrixView<float> x, std::span
 
 void BlockPass::add_ffn(const Block& block, MatrixView<float> x, Scratch& scratch) const {
   scratch.normed.resize(x.rows * x.cols);
-  scratch.inner.resize(x.rows * config_.intermediate);
-  const auto y = view(scratch.normed, x.cols), gated = view(scratch.inner, config_.intermediate);
+  const auto y = view(scratch.normed, x.cols);
   norm(x, block.norm(Role::ffn_norm), y);
+  if (block.router) {
+    scratch.delta.resize(x.rows * x.cols);
+    const auto out = view(scratch.delta, x.cols);
+    ffn_of_experts(block, y, out);
+    return add_ffn_output(block, out, x);
+  }
+  scratch.inner.resize(x.rows * config_.intermediate);
+  const auto gated = view(scratch.inner, config_.intermediate);
   ffn_gated(block, y, gated);
   add_down(block, gated, x, scratch);
 }

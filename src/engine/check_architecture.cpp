@@ -36,6 +36,7 @@ constexpr Use kUses[] = {
     {Role::ffn_norm, "norm before the feed-forward layer", Size::hidden, Size::hidden, {}},
     {Role::attention_post_norm, "norm behind attention", Size::hidden, Size::hidden, {}, true},
     {Role::ffn_post_norm, "norm behind the feed-forward layer", Size::hidden, Size::hidden, {}, true},
+    {Role::router, "router", Size::experts, Size::hidden, {}, true},
     {Role::query_norm, "norm of queries", Size::head, Size::hidden, {}, true},
     {Role::key_norm, "norm of keys", Size::head, Size::hidden, {}, true},
 };
@@ -49,6 +50,14 @@ void check_architecture(const model::Architecture& architecture) {
   };
   if (architecture.has(Role::query_norm) != architecture.has(Role::key_norm))
     refuse("queries and keys are normed both or neither");
+  // Experts may have an inner width of their own.
+  const auto width = [&](Size size) {
+    const Module* down = architecture.find(Role::down);
+    return size == Size::intermediate && architecture.has_experts() && down != nullptr &&
+                   down->in == Size::expert_intermediate
+               ? down->in
+               : size;
+  };
   for (const Use& use : kUses) {
     const Module* m = architecture.find(use.role);
     const bool elsewhere = use.within && architecture.has(*use.within);
@@ -56,7 +65,12 @@ void check_architecture(const model::Architecture& architecture) {
     if (m == nullptr && (use.may_lack || elsewhere)) continue;
     if (m == nullptr) refuse(std::string("its blocks have no ") + use.what);
     const std::string named = std::string("its ") + use.what + " '" + std::string(m->name) + "'";
-    if (m->out != use.out || (use.input && m->in != use.in)) refuse(named + " has another shape than Llama's");
+    const bool matrix = use.input || use.role == Role::router;
+    if (m->out != width(use.out) || (matrix && m->in != width(use.in)))
+      refuse(named + " has another shape than Llama's");
+    const bool ffn = use.input == Input::ffn || use.input == Input::gated;
+    if (m->is_expert() != (ffn && architecture.has_experts()))
+      refuse(named + (m->is_expert() ? " is of experts" : " is not each expert's own, and there is a router"));
     if (use.input && m->input != *use.input) refuse(named + " multiplies another input than Llama's");
   }
 }

@@ -78,6 +78,14 @@ Linear Loader::linear(const std::string& name, std::size_t out, std::size_t in) 
   return l;
 }
 
+Linear Loader::floats(const std::string& name, std::size_t out, std::size_t in) const {
+  const BlockMatrix m = matrix(name + ".weight");
+  check_shape(name, m.rows, m.cols, out, in);
+  Linear packed{name, pack(m), {}};
+  release(name + ".weight");
+  return packed;
+}
+
 BlockMatrix Loader::matrix(const std::string& name) const {
   if (gguf_) return gguf_->matrix(name);
   const TensorInfo& t = checkpoint_.matrix_info(name);
@@ -89,10 +97,12 @@ BlockMatrix Loader::matrix(const std::string& name) const {
 
 Block Loader::block(std::size_t index) {
   Block out;
-  for (const model::Module& m : architecture_.block) {
-    const std::string name = architecture_.name(index, m);
-    if (m.is_linear()) out[m.role] = linear(name, config_.elements(m.out), config_.elements(m.in));
-    else out.norm(m.role) = norm_weight(name, config_.elements(m.out));
+  out.experts.resize(config_.experts);
+  for (const model::BlockModule& m : architecture_.modules(index, config_.experts)) {
+    const std::size_t rows = config_.elements(m->out), cols = config_.elements(m->in);
+    if (m->is_norm()) out.norm(m->role) = norm_weight(m.name, rows);
+    else if (!m->is_linear()) out.router = floats(m.name, rows, cols);
+    else (m->is_expert() ? out.experts[m.expert] : out.linears)[m->role] = linear(m.name, rows, cols);
   }
   out.window = config_.window_of(index);
   if (gguf_) gguf_->require_intact();
@@ -102,7 +112,8 @@ Block Loader::block(std::size_t index) {
 
 std::size_t Loader::block_bytes() const {
   std::size_t elements = 0;
-  for (const model::Module& m : architecture_.linears()) elements += config_.elements(m.out) * config_.elements(m.in);
+  for (const model::Module& m : architecture_.linears())
+    elements += config_.elements(m.out) * config_.elements(m.in) * (m.is_expert() ? config_.experts : 1);
   return elements * sizeof(float);
 }
 
@@ -130,11 +141,9 @@ Linear Loader::head() {
     head.name = own;
     return head;
   }
-  const BlockMatrix head = matrix(name + ".weight");
-  check_shape(name, head.rows, head.cols, config_.vocab, config_.hidden);
-  Linear packed{own, pack(head), {}};
-  release(name + ".weight");
-  return packed;
+  Linear head = floats(name, config_.vocab, config_.hidden);
+  head.name = own;
+  return head;
 }
 
 Embedding Loader::embedding(const Linear& head) const {

@@ -38,6 +38,8 @@ class Loader {
   /// What the norm multiplies by.
   [[nodiscard]] std::vector<float> norm_weight(const std::string& name, std::size_t size) const;
   [[nodiscard]] Linear linear(const std::string& name, std::size_t out, std::size_t in);
+  /// The same of a matrix that stays as it is stored, and is not counted.
+  [[nodiscard]] Linear floats(const std::string& name, std::size_t out, std::size_t in) const;
   /// A matrix that no format of layers is looked for in.
   [[nodiscard]] BlockMatrix matrix(const std::string& name) const;
   [[nodiscard]] bool contains(const std::string& name) const {

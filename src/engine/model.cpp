@@ -1,5 +1,6 @@
 #include "nibble/engine/model.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/mapped_files.h"
@@ -57,8 +58,12 @@ std::size_t Model::weight_bytes() const {
   std::size_t bytes = embedding_.storage_bytes() + head_.weight->storage_bytes() + norm_.size() * sizeof(float);
   for (const Block& block : blocks_) {
     for (const std::vector<float>& norm : block.norms) bytes += norm.size() * sizeof(float);
-    for (const Linear& l : block.linears)
+    const auto add = [&](const Linear& l) {
       if (l) bytes += l.weight->storage_bytes() + l.bias.size() * sizeof(float);
+    };
+    std::ranges::for_each(block.linears, add);
+    for (const Linears& expert : block.experts) std::ranges::for_each(expert, add);
+    add(block.router);
   }
   return bytes;
 }

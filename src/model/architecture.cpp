@@ -1,6 +1,7 @@
 #include "nibble/model/architecture.h"
 
 #include <algorithm>
+#include <charconv>
 #include <iterator>
 #include <optional>
 
@@ -16,7 +17,22 @@ struct BlockTensor {
   std::string_view index;
   const Module* module;
   std::string_view kind;
+  std::size_t expert = 0;
 };
+
+/// The number at the place that a module's name has for it, as name() writes it; 0 for a name without one. Nothing
+/// where the name is another.
+std::optional<std::size_t> match(const Module& module, std::string_view name) {
+  const std::size_t place = module.name.find('*');
+  if (place == std::string_view::npos) return module.name == name ? std::optional<std::size_t>(0) : std::nullopt;
+  const std::string_view before = module.name.substr(0, place), behind = module.name.substr(place + 1);
+  if (name.size() < module.name.size() || !name.starts_with(before) || !name.ends_with(behind)) return std::nullopt;
+  const std::string_view digits = name.substr(place, name.size() - before.size() - behind.size());
+  std::size_t expert = 0;
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), expert);
+  const bool plain = digits.size() == 1 || digits.front() != '0';
+  return error == std::errc() && end == digits.data() + digits.size() && plain ? std::optional(expert) : std::nullopt;
+}
 
 /// Nothing for a tensor that belongs to no module of a block.
 std::optional<BlockTensor> parse(const Architecture& architecture, std::string_view tensor) {
@@ -26,7 +42,7 @@ std::optional<BlockTensor> parse(const Architecture& architecture, std::string_v
   if (dot == last) return std::nullopt;
   const std::string_view name = tensor.substr(dot + 1, last - dot - 1);
   for (const Module& m : architecture.block)
-    if (m.name == name) return BlockTensor{tensor.substr(0, dot), &m, tensor.substr(last)};
+    if (const auto expert = match(m, name)) return BlockTensor{tensor.substr(0, dot), &m, tensor.substr(last), *expert};
   return std::nullopt;
 }
 
@@ -68,13 +84,31 @@ std::vector<Module> Architecture::linears(Input input) const {
   return out;
 }
 
-std::string Architecture::name(std::size_t index, const Module& module) const {
-  return std::string(block_prefix) + std::to_string(index) + "." + std::string(module.name);
+std::vector<BlockModule> Architecture::modules(std::size_t index, std::size_t expert_count) const {
+  std::vector<BlockModule> out;
+  for (std::size_t m = 0; m < block.size();) {
+    std::size_t end = m + 1;
+    while (block[m].is_expert() && end < block.size() && block[end].is_expert() && block[end].input == block[m].input)
+      ++end;
+    for (std::size_t e = 0; e < (block[m].is_expert() ? expert_count : 1); ++e)
+      for (std::size_t i = m; i < end; ++i) out.push_back({&block[i], e, name(index, block[i], e)});
+    m = end;
+  }
+  return out;
 }
 
-std::vector<std::string> Architecture::linear_names(std::size_t index) const {
+std::string Architecture::name(std::size_t index, const Module& module, std::size_t expert) const {
+  std::string out = std::string(block_prefix) + std::to_string(index) + ".";
+  const std::size_t place = module.name.find('*');
+  out += module.name.substr(0, place);
+  if (place != std::string_view::npos) (out += std::to_string(expert)) += module.name.substr(place + 1);
+  return out;
+}
+
+std::vector<std::string> Architecture::linear_names(std::size_t index, std::size_t expert_count) const {
   std::vector<std::string> out;
-  for (const Module& m : linears()) out.push_back(name(index, m));
+  for (BlockModule& m : modules(index, expert_count))
+    if (m->is_linear()) out.push_back(std::move(m.name));
   return out;
 }
 
@@ -86,7 +120,7 @@ bool Architecture::is_linear_weight(std::string_view tensor) const {
 bool Architecture::is_norm_weight(std::string_view tensor) const {
   if (tensor == std::string(final_norm.name) + ".weight") return true;
   const auto part = parse(*this, tensor);
-  return part && !part->module->is_linear() && part->kind == ".weight";
+  return part && part->module->is_norm() && part->kind == ".weight";
 }
 
 std::string Architecture::gguf_name(std::string_view tensor) const {
@@ -97,6 +131,11 @@ std::string Architecture::gguf_name(std::string_view tensor) const {
   if (!part) return {};
   return std::string(gguf_block_prefix) + std::string(part->index) + "." + std::string(part->module->gguf_name) +
          std::string(part->kind);
+}
+
+std::optional<std::size_t> Architecture::expert_of(std::string_view tensor) const {
+  const auto part = parse(*this, tensor);
+  return part && part->module->is_expert() ? std::optional(part->expert) : std::nullopt;
 }
 
 bool Architecture::is_interleaved(std::string_view tensor) const {
@@ -120,9 +159,9 @@ const Architecture& find_architecture(std::string_view model_type) {
                                           "; quantizing by rounding, converting and inspecting need no known one");
 }
 
-const Architecture* find_gguf_architecture(std::string_view gguf_architecture) {
+const Architecture* find_gguf_architecture(std::string_view gguf_architecture, bool experts) {
   for (const Architecture* a : architectures())
-    if (a->gguf_architecture == gguf_architecture) return a;
+    if (a->gguf_architecture == gguf_architecture && a->has_experts() == experts) return a;
   return nullptr;
 }
 

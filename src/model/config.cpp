@@ -84,7 +84,8 @@ void parse_windows(const Fields& f, const Architecture& architecture, Config& c)
     layers_with_window = std::count(full.begin(), full.end(), false);
   }
   if (full.empty()) {
-    if (if_used) c.full_layers = std::min(f.size_or_zero("max_window_layers", architecture.full_layers), c.layers);
+    if (if_used && architecture.full_layers != 0)
+      c.full_layers = std::min(f.size_or_zero("max_window_layers", architecture.full_layers), c.layers);
     if (c.full_layers == c.layers) c.sliding_window = 0;
   } else if (layers_with_window == 0) {
     c.sliding_window = 0;
@@ -135,6 +136,23 @@ void check_activation(const Fields& f, const std::string& name, const Architectu
                                             std::string(architecture.model_type) + " model; " + usual + " is");
 }
 
+/// The number of experts goes by two names, which transformers takes for one.
+void parse_experts(const Fields& f, const Architecture& architecture, Config& c) {
+  if (!architecture.has_experts()) return;
+  const auto count = [&](const char* key) { return f.size(key, architecture.experts); };
+  const char *local = "num_local_experts", *all = "num_experts";
+  c.experts = count(f.find(local) != nullptr ? local : all);
+  if (f.find(local) != nullptr && f.find(all) != nullptr && count(all) != c.experts)
+    f.refuse(all, "is " + std::to_string(count(all)) + ", and \"num_local_experts\" " + std::to_string(c.experts));
+  c.experts_per_token = f.size("num_experts_per_tok", architecture.experts_per_token);
+  if (c.experts_per_token > c.experts)
+    f.refuse("num_experts_per_tok",
+             "is " + std::to_string(c.experts_per_token) + ", of " + std::to_string(c.experts) + " experts");
+  if (architecture.expert_intermediate != 0)
+    c.expert_intermediate = f.size("moe_intermediate_size", architecture.expert_intermediate);
+  if (architecture.norm_topk_prob) c.normalizes_experts = f.flag("norm_topk_prob", *architecture.norm_topk_prob);
+}
+
 }  // namespace
 
 Config Config::parse(std::string_view text, const std::string& name) {
@@ -164,6 +182,7 @@ Config Config::parse(std::string_view text, const std::string& name) {
   c.context = f.size("max_position_embeddings", architecture.context);
   c.rms_eps = f.number("rms_norm_eps", architecture.rms_eps, true);
   c.tied_embeddings = f.flag("tie_word_embeddings", architecture.tied_embeddings);
+  parse_experts(f, architecture, c);
   parse_windows(f, architecture, c);
   parse_biases(f, architecture, c);
   parse_scores(f, architecture, c);
@@ -184,6 +203,8 @@ std::size_t Config::elements(Size size) const {
     case Size::intermediate: return intermediate;
     case Size::queries_keys_values: return (heads + 2 * kv_heads) * head_dim;
     case Size::gates_ups: return 2 * intermediate;
+    case Size::experts: return experts;
+    case Size::expert_intermediate: return expert_intermediate;
   }
   throw Error(ErrorCode::invalid_argument, "there is no size " + std::to_string(static_cast<int>(size)));
 }

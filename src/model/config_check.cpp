@@ -20,6 +20,19 @@ void check_layers(const Config& c, const Checkpoint& in) {
            ErrorCode::not_found);
 }
 
+/// Each expert of each block has a tensor at least, so that no more are looked for than there can be.
+void check_experts(const Config& c, const Checkpoint& in) {
+  if (c.experts <= in.tensors().size() / c.layers) return;
+  for (const TensorInfo& t : in.tensors())
+    if (t.shape.size() == 3)
+      refuse("tensor '" + t.name + "' is a stack; each expert's weights are read from tensors of their own, '" +
+                 c.architecture().linear_names(0, 1).back() + ".weight' say, as published files have them",
+             ErrorCode::unsupported);
+  refuse("there are " + std::to_string(c.experts) + " experts in each of " + std::to_string(c.layers) +
+             " blocks, the configuration says, and only " + std::to_string(in.tensors().size()) + " tensors",
+         ErrorCode::not_found);
+}
+
 /// The codes of a layer, of two bits at least, lie in its tensors.
 void check_width(const Config& c, const Checkpoint& in) {
   const Module& query = c.architecture().query_module();
@@ -55,14 +68,15 @@ void check_vocabulary(const Config& c, const Checkpoint& in) {
 void check_biases(const Config& c, const Checkpoint& in) {
   const Architecture& a = c.architecture();
   for (std::size_t i = 0; i < c.layers; ++i)
-    for (const Module& m : a.linears()) {
-      const std::string name = a.name(i, m) + ".bias", key = "\"" + std::string(m.bias_key) + "\"";
-      if (c.bias_of(m.role) == Bias::none && in.contains(name))
+    for (const BlockModule& m : a.modules(i, c.experts)) {
+      if (!m->is_linear()) continue;
+      const std::string name = m.name + ".bias", key = "\"" + std::string(m->bias_key) + "\"";
+      if (c.bias_of(m->role) == Bias::none && in.contains(name))
         refuse("tensor '" + name + "' is a bias that " +
-               (m.bias_key.empty() ? "no " + c.model_type + " model has, so that others leave it out; remove it"
-                                   : "the configuration says nothing of, so that others leave it out; set " + key +
-                                         " if it belongs to the model, or remove it"));
-      if (c.bias_of(m.role) == Bias::needed && !in.contains(name))
+               (m->bias_key.empty() ? "no " + c.model_type + " model has, so that others leave it out; remove it"
+                                    : "the configuration says nothing of, so that others leave it out; set " + key +
+                                          " if it belongs to the model, or remove it"));
+      if (c.bias_of(m->role) == Bias::needed && !in.contains(name))
         refuse("there is no tensor '" + name + "', though " + key + " is true");
     }
 }
@@ -94,6 +108,7 @@ void check_config(const Config& config, const Checkpoint& checkpoint) {
     refuse("\"num_hidden_layers\" is " + std::to_string(config.layers) + ", and there are " +
                std::to_string(all.size()) + " tensors",
            ErrorCode::not_found);
+  check_experts(config, checkpoint);
   const auto in_block = [&](const TensorInfo& t) { return t.name.starts_with(config.architecture().block_prefix); };
   if (std::none_of(all.begin(), all.end(), in_block)) return;
   check_layers(config, checkpoint);

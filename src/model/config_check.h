@@ -10,7 +10,7 @@
 namespace nibble::inline NIBBLE_ABI::model {
 
 /// Error{not_found | shape_mismatch | corrupt_file} names the field or tensor where
-///   - the last of num_hidden_layers is not there;
+///   - the last of num_hidden_layers is not there, or there are fewer tensors than experts;
 ///   - head_dim or vocab_size is not what a tensor has, or, of a quantized one, more than its bytes can hold;
 ///   - a bias is stored that the configuration says there is not, or the other way round;
 ///   - a stored head differs from the embedding that it is said to be tied to: some readers take one, some the other.

@@ -22,6 +22,7 @@ bool caps_logits(const Architecture& a) { return a.logit_cap.has_value(); }
 bool has_pattern(const Architecture& a) { return a.windows == Windows::pattern; }
 bool names_activation_so(const Architecture& a) { return a.activation_key == "hidden_activation"; }
 bool turns_a_part(const Architecture& a) { return a.partial_rotary_factor != 0; }
+bool has_experts(const Architecture& a) { return a.has_experts(); }
 bool has_local_rope(const Architecture& a) { return a.window_rope_theta != 0; }
 
 constexpr KnownKey kKeys[] = {
@@ -58,9 +59,16 @@ constexpr KnownKey kKeys[] = {
     {"parallel_attn", "use_parallel_residual", Neutral::off, "puts attention and MLP side by side"},
     {"use_parallel_residual", "", Neutral::off, "puts attention and MLP side by side"},
     {"hidden_activation", "", Neutral::silu, "names another activation", names_activation_so},
-    {"num_local_experts", "", Neutral::off, "says that this is a mixture of experts"},
-    {"num_experts", "", Neutral::off, "says that this is a mixture of experts"},
+    {"num_local_experts", "", Neutral::off, "says that this is a mixture of experts", has_experts},
+    {"num_experts", "", Neutral::off, "says that this is a mixture of experts", has_experts},
     {"n_routed_experts", "", Neutral::off, "says that this is a mixture of experts"},
+    {"decoder_sparse_step", "interleave_moe_layer_step", Neutral::one, "leaves blocks without experts"},
+    {"mlp_only_layers", "leading_dense_block_count", Neutral::off, "leaves blocks without experts"},
+    {"", "expert_shared_count", Neutral::off, "adds an expert that sees every token"},
+    {"", "expert_group_count", Neutral::off, "chooses experts by groups"},
+    {"", "expert_gating_func", Neutral::one, "has the router weigh experts otherwise"},
+    {"", "expert_weights_scale", Neutral::one, "scales what experts give"},
+    {"", "expert_weights_norm", Neutral::on, "weights experts by their shares of what the router gives all"},
     // Scales along the way.
     {"embedding_multiplier", "embedding_scale", Neutral::one, "scales the embeddings"},
     {"scale_emb", "", Neutral::one, "scales the embeddings"},

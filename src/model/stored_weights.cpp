@@ -17,7 +17,7 @@ std::vector<std::string> promised_modules(const Config& c, std::size_t blocks) {
   const Architecture& a = c.architecture();
   std::vector<std::string> out{std::string(a.embedding.name)};
   for (std::size_t i = 0; i < blocks; ++i)
-    for (const Module& m : a.block) out.push_back(a.name(i, m));
+    for (BlockModule& m : a.modules(i, c.experts)) out.push_back(std::move(m.name));
   out.emplace_back(a.final_norm.name);
   if (!c.tied_embeddings) out.emplace_back(a.head.name);
   return out;
@@ -29,7 +29,7 @@ std::optional<std::string> prefix_of(const Architecture& architecture, std::stri
   constexpr std::string_view block = "layers.0.";
   for (std::size_t at = tensor.find(block); at != std::string_view::npos; at = tensor.find(block, at + 1)) {
     if (at > 0 && tensor[at - 1] != '.') continue;
-    for (const std::string& linear : architecture.linear_names(0)) {
+    for (const std::string& linear : architecture.linear_names(0, 1)) {
       const std::string_view rest = std::string_view(linear).substr(std::string_view("model.").size());
       if (tensor.substr(at).starts_with(rest) && tensor.substr(at + rest.size()).starts_with('.'))
         return std::string(tensor.substr(0, at));
@@ -75,7 +75,7 @@ void check_missing(const Checkpoint& checkpoint, const Config& config, const std
   // No more blocks are looked for than there are tensors: the others are missing whatever a configuration says.
   const std::size_t blocks = std::min(config.layers, checkpoint.tensors().size());
   const Architecture& architecture = config.architecture();
-  const std::size_t beyond = (config.layers - blocks) * architecture.block.size();
+  const std::size_t beyond = (config.layers - blocks) * architecture.modules(0, config.experts).size();
   const auto promised = promised_modules(config, blocks);
   std::vector<std::string> missing;
   for (const std::string& module : promised)
@@ -132,9 +132,10 @@ std::vector<std::string> check_stored_weights(const Checkpoint& checkpoint, cons
   check_missing(checkpoint, config, found, from);
   const Architecture& architecture = config.architecture();
   for (std::size_t i = 0; i < config.layers; ++i)
-    for (const Module& m : architecture.linears()) {
-      const LinearShape linear{architecture.name(i, m), config.elements(m.out), config.elements(m.in)};
-      check_linear(checkpoint, linear, found.contains(linear.name));
+    for (const BlockModule& m : architecture.modules(i, config.experts)) {
+      const LinearShape linear{m.name, config.elements(m->out), config.elements(m->in)};
+      if (m->is_linear()) check_linear(checkpoint, linear, found.contains(linear.name));
+      else if (m->role == Role::router) check_linear(checkpoint, linear, false);
     }
   return quantized;
 }

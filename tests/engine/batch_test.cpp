@@ -65,7 +65,8 @@ INSTANTIATE_TEST_SUITE_P(Models, Batch,
                          testing::Values(std::pair{"bias", "fp32"}, std::pair{"qwen3", "nf4-dq"},
                                          std::pair{"gemma3", "int8"}, std::pair{"gemma2", "fp32"},
                                          std::pair{"gqa_tied", "int4-g32-asym"}, std::pair{"phi3", "int4-g32-asym"},
-                                         std::pair{"glm4", "fp32"}),
+                                         std::pair{"glm4", "fp32"}, std::pair{"mixtral", "fp32"},
+                                         std::pair{"qwen3_moe", "int8"}),
                          [](const auto& info) { return std::string(info.param.first); });
 
 std::string said(const auto& call) {

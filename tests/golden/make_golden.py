@@ -19,13 +19,17 @@ input_ids [1, 48] int64 and logits [48, vocabulary] float32, one forward pass in
              window shorter than the sequence; stored in bfloat16
   glm4       GLM-4-0414: gate and up in one layer, half of each head turned in the pairs (2i, 2i + 1), biases on q, k
              and v, norms behind attention and the feed-forward layer; stored in bfloat16
+  mixtral    Mixtral: of four experts two a token; the file holds each expert's tensors by themselves, under the names
+             of the published checkpoints
+  qwen3_moe  Qwen3-MoE: of six experts three a token, their weights normalized; norms of queries and keys; stored in
+             bfloat16
 """
 import json, pathlib, sys
 import torch
 import transformers
 from safetensors.torch import save_file
 from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, Glm4Config, LlamaConfig, MistralConfig,
-                          Phi3Config, Qwen2Config, Qwen3Config)
+                          MixtralConfig, Phi3Config, Qwen2Config, Qwen3Config, Qwen3MoeConfig)
 
 LENGTH = 48
 SHAPE = dict(vocab_size=96, hidden_size=64, intermediate_size=112, num_hidden_layers=2, num_attention_heads=4,
@@ -56,9 +60,16 @@ MODELS = {
     "glm4": Glm4Config(**dict(SHAPE, hidden_size=32, intermediate_size=64, eos_token_id=2), rms_norm_eps=1e-5,
                        head_dim=16, pad_token_id=None, attention_bias=True,
                        rope_parameters=dict(rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.5)),
+    "mixtral": MixtralConfig(**dict(SHAPE, hidden_size=32, intermediate_size=32, num_attention_heads=2,
+                                    num_key_value_heads=1), rms_norm_eps=1e-5, num_local_experts=4,
+                             num_experts_per_tok=2, rope_parameters=dict(rope_type="default", rope_theta=1000000.0)),
+    "qwen3_moe": Qwen3MoeConfig(**dict(SHAPE, hidden_size=32, intermediate_size=64, num_attention_heads=2,
+                                       num_key_value_heads=1), rms_norm_eps=1e-6, head_dim=32, moe_intermediate_size=16,
+                                num_experts=6, num_experts_per_tok=3, norm_topk_prob=True, use_sliding_window=False,
+                                rope_parameters=dict(rope_type="default", rope_theta=1000000.0)),
 }
 # float32 where nothing is said
-STORED = dict.fromkeys(["qwen3", "gemma2", "gemma3", "phi3", "glm4"], torch.bfloat16)
+STORED = dict.fromkeys(["qwen3", "gemma2", "gemma3", "phi3", "glm4", "qwen3_moe"], torch.bfloat16)
 
 
 def randomise(model, seed):
@@ -95,7 +106,10 @@ def main():
             path.write_text(json.dumps(published_form(json.loads(path.read_text())), indent=2) + "\n")
 
         # The golden logits come from the files as they lie on the disk.
-        load = lambda dtype: AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
+        eager = dict(attn_implementation="eager")
+        if "moe" in name or name == "mixtral":
+            eager["experts_implementation"] = "eager"  # the other has no float64
+        load = lambda dtype: AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **eager).eval()
         ids = torch.randint(config.vocab_size, (1, LENGTH), generator=torch.Generator().manual_seed(100 + seed))
         with torch.no_grad():
             logits = load(torch.float32)(ids, use_cache=False).logits[0]

@@ -73,6 +73,18 @@ CASES = [
     ("glm4_a_part_scaled", "glm4", dict(rope_parameters=dict(LINEAR, rope_theta=10000.0)), []),
     ("glm4_biases_epsilon_and_groups_unless_stated", "glm4", {},
      ["attention_bias", "rms_norm_eps", "num_key_value_heads"]),
+    ("mixtral_window", "mixtral", dict(sliding_window=16), []),
+    ("mixtral_one_expert_a_token", "mixtral", dict(num_experts_per_tok=1), []),
+    ("mixtral_experts_by_their_other_name", "mixtral", dict(num_experts=4), ["num_local_experts"]),
+    ("mixtral_unless_stated", "mixtral", {}, ["num_experts_per_tok", "rms_norm_eps", "rope_parameters"]),
+    ("mixtral_normalizes_always", "mixtral", dict(norm_topk_prob=False), []),
+    ("qwen3_moe_shares_of_all", "qwen3_moe", dict(norm_topk_prob=False), []),
+    ("qwen3_moe_shares_of_all_unless_stated", "qwen3_moe", {}, ["norm_topk_prob"]),
+    ("qwen3_moe_in_the_published_form", "qwen3_moe",
+     dict(num_experts=6, rope_theta=5000.0, rope_scaling=None, sliding_window=16, max_window_layers=1),
+     ["num_local_experts", "rope_parameters"]),
+    ("qwen3_moe_window_in_every_layer", "qwen3_moe", dict(WINDOW, max_window_layers=1), []),
+    ("qwen3_moe_every_expert", "qwen3_moe", dict(num_experts_per_tok=6), []),
     ("no_end_token", "gqa_tied", dict(bos_token_id=-1, eos_token_id=-1, pad_token_id=-1), []),
 ]
 

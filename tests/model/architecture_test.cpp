@@ -29,8 +29,10 @@ TEST_P(Table, HasEachRoleAndNameOnce) {
     EXPECT_TRUE(gguf_names.insert(m.gguf_name).second) << m.gguf_name;
   }
   EXPECT_EQ(&find_architecture(table_.model_type), &table_);
-  ASSERT_NE(find_gguf_architecture(table_.gguf_architecture), nullptr);
-  EXPECT_EQ(find_gguf_architecture(table_.gguf_architecture)->gguf_architecture, table_.gguf_architecture);
+  const Architecture* found = find_gguf_architecture(table_.gguf_architecture, table_.has_experts());
+  ASSERT_NE(found, nullptr);
+  EXPECT_EQ(found->gguf_architecture, table_.gguf_architecture);
+  EXPECT_EQ(found->has_experts(), table_.has_experts());
 }
 
 // GPTQ and AWQ go through the layers in this order, and reports list them in it.
@@ -72,7 +74,8 @@ TEST_P(Table, IsRunByTheEngine) { EXPECT_NO_THROW(engine::check_architecture(tab
 TEST_P(Table, NamesTensorsThereAndBack) {
   for (const Module& m : table_.block) {
     const std::string name = table_.name(12, m), gguf = "blk.12." + std::string(m.gguf_name);
-    EXPECT_EQ(name, "model.layers.12." + std::string(m.name));
+    if (!m.is_expert()) EXPECT_EQ(name, "model.layers.12." + std::string(m.name));
+    EXPECT_EQ(table_.expert_of(name + ".weight"), m.is_expert() ? std::optional<std::size_t>(0) : std::nullopt);
     EXPECT_EQ(table_.gguf_name(name + ".weight"), gguf + ".weight");
     EXPECT_EQ(table_.gguf_name(name + ".bias"), gguf + ".bias");
     EXPECT_EQ(table_.is_linear_weight(name + ".weight"), m.is_linear()) << name;
@@ -97,12 +100,43 @@ INSTANTIATE_TEST_SUITE_P(All, Table, testing::ValuesIn(architectures().begin(), 
 TEST(Architectures, AreFoundByNameOrTheErrorListsThem) {
   EXPECT_EQ(find_architecture("mistral").class_name, "MistralForCausalLM");
   EXPECT_EQ(find_gguf_architecture("llama"), &find_architecture("llama"));  // not Mistral's, which shares it
+  EXPECT_EQ(find_gguf_architecture("llama", true), &find_architecture("mixtral"));
+  EXPECT_EQ(find_gguf_architecture("qwen3moe"), nullptr);
   EXPECT_EQ(find_gguf_architecture("gpt2"), nullptr);
   expect_error(ErrorCode::unsupported,
                "model_type 'gpt2' is not one that this library computes with, which are llama, mistral, qwen2",
                [] { (void)find_architecture("gpt2"); });
   expect_error(ErrorCode::not_found, "'llama' have no module",
                [] { (void)find_architecture("llama").module(Role::query_norm); });
+}
+
+TEST(Architectures, ExpertsHaveANumberInTheirNames) {
+  const Architecture& table = find_architecture("mixtral");
+  const std::string one = table.name(3, table.module(Role::up), 17);
+  EXPECT_EQ(one, "model.layers.3.block_sparse_moe.experts.17.w3");
+  EXPECT_EQ(table.expert_of(one + ".weight"), 17u);
+  EXPECT_EQ(table.gguf_name(one + ".weight"), "blk.3.ffn_up_exps.weight");
+  EXPECT_TRUE(table.is_linear_weight(one + ".weight"));
+  const std::string router = table.name(3, Role::router) + ".weight";
+  EXPECT_EQ(table.gguf_name(router), "blk.3.ffn_gate_inp.weight");
+  EXPECT_FALSE(table.is_linear_weight(router) || table.is_norm_weight(router));
+  for (const char* none : {"*", "", "017", "-1", "1.5", "x", "99999999999999999999"}) {
+    const std::string tensor = "model.layers.3.block_sparse_moe.experts." + std::string(none) + ".w3.weight";
+    EXPECT_EQ(table.expert_of(tensor), std::nullopt) << none;
+    EXPECT_EQ(table.gguf_name(tensor), "") << none;
+  }
+}
+
+// Calibration and reports have groups of layers in this order.
+TEST(Architectures, ExpertsFollowOneAnotherWhereTheyShareAnInput) {
+  const Architecture& table = find_architecture("qwen3_moe");
+  std::vector<std::string> names = table.linear_names(0, 2);
+  names.erase(names.begin(), names.begin() + 4);  // attention
+  for (std::string& name : names) name.erase(0, std::string("model.layers.0.mlp.experts.").size());
+  EXPECT_EQ(names, (std::vector<std::string>{"0.gate_proj", "0.up_proj", "1.gate_proj", "1.up_proj", "0.down_proj",
+                                             "1.down_proj"}));
+  EXPECT_EQ(table.modules(5, 2).size(), table.block.size() + 3);
+  EXPECT_EQ(table.linear_names(0).size(), 4u);
 }
 
 TEST(Architectures, SizesAreThoseOfTheConfiguration) {
@@ -115,6 +149,9 @@ TEST(Architectures, SizesAreThoseOfTheConfiguration) {
   EXPECT_EQ(c.elements(Size::intermediate), 30u);
   EXPECT_EQ(c.elements(Size::queries_keys_values), 48u);
   EXPECT_EQ(c.elements(Size::gates_ups), 60u);
+  c.experts = 7, c.expert_intermediate = 5;
+  EXPECT_EQ(c.elements(Size::experts), 7u);
+  EXPECT_EQ(c.elements(Size::expert_intermediate), 5u);
 }
 
 // A norm's weights are in the order of the values that it norms.
@@ -167,6 +204,14 @@ TEST(Architectures, TheEngineRefusesWhatItDoesNotRun) {
           [&](auto& block) { of(block, Role::value).out = Size::queries; });
   refused("its up layer 'mlp.up_proj' multiplies another input",
           [&](auto& block) { of(block, Role::up).input = Input::attention; });
+  refused("its gate layer 'mlp.gate_proj' is not each expert's own, and there is a router", [](auto& block) {
+    block.push_back({Role::router, "gate", "ffn_gate_inp", Size::experts});
+  });
+  refused("its value layer 'v.*' is of experts", [&](auto& block) { of(block, Role::value).name = "v.*"; });
+  refused("its router 'gate' has another shape", [&](auto& block) {
+    for (const Role role : {Role::gate, Role::up, Role::down}) of(block, role).name = "experts.*";
+    block.push_back({Role::router, "gate", "ffn_gate_inp", Size::experts, Size::intermediate});
+  });
 }
 
 }  // namespace

@@ -5,7 +5,10 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
+#include <functional>
 #include <nlohmann/json.hpp>
+#include <numeric>
+#include <set>
 
 #include "nibble/engine/model.h"
 #include "nibble/model/convert.h"
@@ -36,10 +39,12 @@ class ConfigCheck : public testing::Test {
     std::map<std::string, std::vector<float>> values;
     const Checkpoint in = Checkpoint::open(kGolden / base);
     std::vector<TensorInfo> infos = in.tensors();
+    std::erase_if(infos, [&](const TensorInfo& t) { return removed_.contains(t.name); });
     for (const TensorInfo& t : infos) values[t.name] = in.read_f32(t.name);
     for (const auto& [name, size] : added_) {
       infos.push_back({name, DType::f32, size, 0, 0});
-      values[name] = std::vector<float>(size.size() == 2 ? size[0] * size[1] : size[0], 0.25f);
+      const std::size_t count = std::accumulate(size.begin(), size.end(), std::size_t{1}, std::multiplies<>());
+      values[name] = std::vector<float>(count, 0.25f);
     }
     SafetensorsWriter writer(out / "model.safetensors", infos, {});
     for (const TensorInfo& t : infos) writer.write(t.name, std::as_bytes(std::span(values[t.name])));
@@ -58,6 +63,7 @@ class ConfigCheck : public testing::Test {
   }
   TemporaryFolder folder_;
   std::vector<std::pair<std::string, std::vector<std::size_t>>> added_;
+  std::set<std::string> removed_;
   int made_ = 0;
 };
 
@@ -141,6 +147,52 @@ TEST_F(ConfigCheck, GgufCarriesTheMeaningOrIsNotWritten) {
                 {{"rope_parameters",
                   {{"rope_type", "llama3"}, {"factor", 8.0}, {"low_freq_factor", 1.0}, {"high_freq_factor", 4.0}}}}),
           "does not read in a qwen2 model");
+}
+
+// No more experts are looked for than there can be, and none is left out.
+TEST_F(ConfigCheck, ExpertsAreThoseOfTheFile) {
+  const std::string mlp = "model.layers.1.block_sparse_moe.";
+  for (const char* none : {"num_local_experts", "num_experts_per_tok"})
+    refuse(model("mixtral", {{none, 0}}), ErrorCode::corrupt_file,
+           "\"" + std::string(none) + "\" is 0; a positive whole number is needed");
+  refuse(model("mixtral", {{"num_experts_per_tok", 5}}), ErrorCode::corrupt_file,
+         "\"num_experts_per_tok\" is 5, of 4 experts");
+  refuse(model("mixtral", {{"num_experts", 6}}), ErrorCode::corrupt_file,
+         "\"num_experts\" is 6, and \"num_local_experts\" 4");
+  refuse(model("mixtral", {{"num_local_experts", 1 << 28}}), ErrorCode::not_found,
+         "there are 268435456 experts in each of 2 blocks, the configuration says, and only 41 tensors");
+  refuse(model("mixtral", {{"num_local_experts", 5}}), ErrorCode::not_found,
+         "6 are missing: 'model.layers.0.block_sparse_moe.experts.4.w1.weight'");
+  refuse(model("mixtral", {{"num_local_experts", 3}}), ErrorCode::shape_mismatch,
+         "tensor 'model.layers.0.block_sparse_moe.gate.weight' is 4 × 32; the configuration needs 3 × 32");
+
+  removed_ = {mlp + "experts.3.w2.weight"};
+  refuse(model("mixtral", {}), ErrorCode::not_found, "1 are missing: '" + mlp + "experts.3.w2.weight'");
+  added_ = {{mlp + "experts.3.w2.weight", {32, 16}}};
+  refuse(model("mixtral", {}), ErrorCode::shape_mismatch,
+         "tensor '" + mlp + "experts.3.w2.weight' is 32 × 16; the configuration needs 32 × 32");
+  removed_ = {mlp + "gate.weight"};
+  added_ = {{mlp + "gate.weight", {4, 16}}};
+  refuse(model("mixtral", {}), ErrorCode::shape_mismatch,
+         "tensor '" + mlp + "gate.weight' is 4 × 16; the configuration needs 4 × 32");
+  added_ = {{mlp + "gate.weight", {4, 32}}, {mlp + "experts.0.w1.bias", {32}}};
+  refuse(model("mixtral", {}), ErrorCode::corrupt_file, "is a bias that no mixtral model has");
+}
+
+// Of a model that was saved by its stacks the error says what it lacks.
+TEST_F(ConfigCheck, StacksOfExpertsAreNotTakenForExperts) {
+  const Checkpoint published = Checkpoint::open(kGolden / "mixtral");
+  for (const TensorInfo& t : published.tensors())
+    if (t.name.find(".experts.") != std::string::npos) removed_.insert(t.name);
+  for (const std::string block : {"0", "1"}) {
+    added_.push_back({"model.layers." + block + ".mlp.experts.gate_up_proj", {4, 64, 32}});
+    added_.push_back({"model.layers." + block + ".mlp.experts.down_proj", {4, 32, 32}});
+  }
+  refuse(model("mixtral", {}), ErrorCode::not_found,
+         "there are tensors that no mixtral model has: 'model.layers.0.mlp.e");
+  refuse(model("mixtral", {{"num_local_experts", 128}}), ErrorCode::unsupported,
+         "tensor 'model.layers.0.mlp.experts.down_proj' is a stack; each expert's weights are read from tensors of "
+         "their own, 'model.layers.0.block_sparse_moe.experts.0.w2.weight' say");
 }
 
 }  // namespace

@@ -4,7 +4,8 @@
 //   x ─ norm ─ query, key, value ─ attention ─ attention_output ─ (+ x) ─ norm ─ gate, up ─ down ─ (+) ─►
 //     └────────────────────── attention_layer ──────────────────────┘   └─────────── ffn ───────────┘
 //
-// In some architectures what a half gives is normed once more before it is added.
+// In some architectures what a half gives is normed once more before it is added. In a mixture of experts gate, up and
+// down are each expert's own, and a router says which of them see a token (engine/routing.h).
 // What there is of it, and under which names, is the architecture's table (model/architecture.h).
 #pragma once
 
@@ -19,6 +20,7 @@
 #include <vector>
 
 #include "nibble/backend/backend.h"
+#include "nibble/engine/routing.h"
 #include "nibble/model/config.h"
 
 namespace nibble::inline NIBBLE_ABI::engine {
@@ -41,13 +43,22 @@ struct Linear {
   explicit operator bool() const { return weight != nullptr; }
 };
 
+/// By role; without a weight where the architecture has none.
+struct Linears : std::array<Linear, model::kLinearRoles> {
+  using array::operator[];
+  [[nodiscard]] Linear& operator[](model::Role role) { return at(static_cast<std::size_t>(role)); }
+  [[nodiscard]] const Linear& operator[](model::Role role) const { return at(static_cast<std::size_t>(role)); }
+};
+
 struct Block {
-  std::array<Linear, model::kLinearRoles> linears;      ///< By role; without a weight where the architecture has none.
+  Linears linears;                                      ///< But for those that experts have.
   std::array<std::vector<float>, model::kRoles> norms;  ///< By role; empty where the architecture has none.
   std::size_t window = 0;                               ///< A token sees itself and the window − 1 before it; 0: all.
+  Linear router = {};                                   ///< In floating point; without a weight: there are no experts.
+  std::vector<Linears> experts = {};                    ///< Gate, up and down of each.
 
-  [[nodiscard]] Linear& operator[](model::Role role) { return linears.at(static_cast<std::size_t>(role)); }
-  [[nodiscard]] const Linear& operator[](model::Role role) const { return linears.at(static_cast<std::size_t>(role)); }
+  [[nodiscard]] Linear& operator[](model::Role role) { return linears[role]; }
+  [[nodiscard]] const Linear& operator[](model::Role role) const { return linears[role]; }
   /// Whose kernels compute what lies between the linear layers.
   [[nodiscard]] const Backend* backend() const {
     const PackedMatrixPtr& weight = (*this)[model::Role::attention_output].weight;
@@ -63,7 +74,8 @@ struct Block {
 /// inputs or shapes than those of model/architecture.h, a norm for queries and none for keys.
 void check_architecture(const model::Architecture& architecture);
 
-/// Sees the input [tokens, in] of each linear layer before it is applied.
+/// Sees the input [tokens, in] of each linear layer before it is applied, and that of routers; of an expert's layers
+/// zeros in the rows of tokens that it does not see.
 using LinearHook = std::function<void(std::string_view layer, MatrixView<const float> input)>;
 
 /// One block's keys and values [room, kv_heads·head_dim], of which the first `seen` are there; a pass over n tokens
@@ -113,7 +125,21 @@ class BlockPass {
   void ffn_gated(const Block& block, MatrixView<const float> normed, MatrixView<float> gated) const;
   void linear(const Linear& linear, MatrixView<const float> x, MatrixView<float> y) const { apply(x, {{linear, y}}); }
 
-  /// attention and attention_output; ffn_gated and down.
+  // A block of experts has these in place of ffn_gated and down. Matrices of [places] have the rows of all experts'
+  // tokens as the routing orders them.
+  [[nodiscard]] Routing route(const Block& block, MatrixView<const float> normed) const;
+  /// What the experts see, [places, hidden].
+  void gather(const Routing& routing, MatrixView<const float> normed, MatrixView<float> rows) const;
+  /// activation(gate)·up, [places, width]: the inputs of their down layers.
+  void experts_gated(const Block& block, const Routing& routing, MatrixView<const float> rows,
+                     MatrixView<float> gated) const;
+  /// What down makes of them, weighted and added up for each token in the order of the experts, [tokens, hidden].
+  void experts_down(const Block& block, const Routing& routing, MatrixView<const float> gated,
+                    MatrixView<float> out) const;
+  /// The inner width of an expert.
+  [[nodiscard]] std::size_t expert_width() const;
+
+  /// attention and attention_output; ffn_gated and down, or what experts have in their place.
   void attention_layer(const Block& block, MatrixView<const float> normed, std::span<const float> rope,
                        const KeyValues& cache, MatrixView<float> out) const;
   void ffn(const Block& block, MatrixView<const float> normed, MatrixView<float> out) const;
@@ -129,6 +155,8 @@ class BlockPass {
   void add_attention_output(const Block& block, MatrixView<const float> mixed, MatrixView<float> x,
                             Scratch& scratch) const;
   void add_down(const Block& block, MatrixView<const float> gated, MatrixView<float> x, Scratch& scratch) const;
+  /// From what ffn() or experts_down() gave, which is normed in place where the block has a norm for it.
+  void add_ffn_output(const Block& block, MatrixView<float> out, MatrixView<float> x) const;
 
  private:
   struct Output {
@@ -139,7 +167,13 @@ class BlockPass {
   void apply(MatrixView<const float> x, std::initializer_list<Output> outputs) const;
   /// The same, or `fused` in their place where there is one, whose output is split.
   void apply(const Linear& fused, MatrixView<const float> x, std::initializer_list<Output> outputs) const;
-  /// x += post_norm(linear(input)), or without a norm where the block has none of that role.
+  /// One feed-forward layer: the block's, or an expert's of some rows.
+  void feed_forward_gated(const Block& block, const Linears& layers, MatrixView<const float> normed,
+                          MatrixView<float> gated) const;
+  void ffn_of_experts(const Block& block, MatrixView<const float> normed, MatrixView<float> out) const;
+  /// x += post_norm(out), or without a norm where the block has none of that role.
+  void add_normed(const Block& block, model::Role post_norm, MatrixView<float> out, MatrixView<float> x) const;
+  /// x += post_norm(linear(input)).
   void add_output(const Block& block, model::Role linear, model::Role post_norm, MatrixView<const float> input,
                   MatrixView<float> x, Scratch& scratch) const;
   /// Norms each head of the rows in place, unless there is no weight [head_dim].

@@ -10,9 +10,11 @@
 //   x ─ norm ─ query, key, value ─ heads ─ attention_output ─ (+ x) ─ norm ─ gate, up ─ activation ─ down ─ (+) ─►
 //
 // and an architecture says which tensors that takes, and what it does otherwise than Llama: query, key and value may be
-// one layer, and so may gate and up. What it cannot say nothing here does: layers without positions, experts. Such an
-// architecture is added with a field for it and whatever reads the field. A table whose modules the engine does not run
-// as they stand is an error there (engine::check_architecture).
+// one layer, and so may gate and up. A block that has a router is a mixture of experts: gate, up and down are then each
+// expert's own, under a name with a place for its number. What a table cannot say nothing here does: layers without
+// positions, experts that all tokens share, blocks with experts beside blocks without. Such an architecture is added
+// with a field for it and whatever reads the field. A table whose modules the engine does not run as they stand is an
+// error there (engine::check_architecture).
 #pragma once
 
 #include <cstddef>
@@ -46,8 +48,9 @@ enum class Role : std::uint8_t {
   attention_post_norm,  ///< Of what attention_output gives, before it is added to the block's input.
   ffn_norm,             ///< Of what attention was added to, before gate and up.
   ffn_post_norm,        ///< Of what down gives, before it is added.
+  router,               ///< Says which experts a token goes to: a matrix that stays in floating point, as norms do.
 };
-inline constexpr std::size_t kLinearRoles = 9, kRoles = 15;
+inline constexpr std::size_t kLinearRoles = 9, kRoles = 16;
 
 /// A side of a weight, which a Config gives in elements.
 enum class Size : std::uint8_t {
@@ -57,7 +60,9 @@ enum class Size : std::uint8_t {
   head,          ///< head_dim
   intermediate,  ///< Of the feed-forward layer.
   queries_keys_values,
-  gates_ups,  ///< Twice intermediate.
+  gates_ups,            ///< Twice intermediate.
+  experts,              ///< How many there are.
+  expert_intermediate,  ///< Of one expert's feed-forward layer, where config.json has a key of its own for it.
 };
 
 /// What a linear layer multiplies. Layers with the same input are multiplied in one call (gate and up together with the
@@ -65,7 +70,7 @@ enum class Size : std::uint8_t {
 enum class Input : std::uint8_t {
   attention,  ///< The normed input of the block, [hidden].
   heads,      ///< What the heads saw, [queries].
-  ffn,        ///< The normed input of the feed-forward layer, [hidden].
+  ffn,        ///< The normed input of the feed-forward layer, [hidden]; an expert's: of the tokens that go to it.
   gated,      ///< activation(gate)·up, [intermediate].
 };
 inline constexpr std::size_t kInputs = 4;
@@ -80,10 +85,12 @@ enum class Bias : std::uint8_t {
 /// A tensor that every block has; a linear layer may have a bias too.
 struct Module {
   Role role;
-  std::string_view name;       ///< Hugging Face's, within the block: "self_attn.q_proj".
-  std::string_view gguf_name;  ///< llama.cpp's, within the block: "attn_q".
-  Size out;                    ///< Rows of a linear layer; the values of a norm.
-  // Of linear layers only:
+  /// Hugging Face's, within the block: "self_attn.q_proj". An asterisk stands for an expert's number, and says that
+  /// each expert has its own: "mlp.experts.*.gate_proj".
+  std::string_view name;
+  std::string_view gguf_name;  ///< llama.cpp's, within the block: "attn_q". Of experts: of one stack of all.
+  Size out;                    ///< Rows of a linear layer or a router; the values of a norm.
+  // Of linear layers only, but for the router's `in`:
   Size in = Size::hidden;
   Input input = Input::attention;
   /// AWQ divides the channels of an input by folding the divisors into what comes before it: that norm, or the rows of
@@ -93,13 +100,24 @@ struct Module {
   std::string_view bias_key = {};  ///< The flag of config.json that decides (needed or none); empty: there is none.
 
   [[nodiscard]] constexpr bool is_linear() const { return static_cast<std::size_t>(role) < kLinearRoles; }
+  [[nodiscard]] constexpr bool is_norm() const { return !is_linear() && role != Role::router; }
+  [[nodiscard]] constexpr bool is_expert() const { return name.find('*') != std::string_view::npos; }
+};
+
+/// A module of one block of a model; of those that each expert has, one expert's.
+struct BlockModule {
+  const Module* module;
+  std::size_t expert;  ///< 0 where experts have no own.
+  std::string name;    ///< "model.layers.3.mlp.experts.7.gate_proj"
+
+  const Module* operator->() const { return module; }
 };
 
 /// Which layers have a sliding window, where config.json does not list layer_types.
 enum class Windows : std::uint8_t {
   never,    ///< Whatever the file states.
   always,   ///< All layers.
-  if_used,  ///< Where use_sliding_window is true: all layers but the first max_window_layers.
+  if_used,  ///< Where use_sliding_window is true: all layers but the first max_window_layers, if there is such a key.
   pattern,  ///< All layers but every window_pattern-th: of 2 the layers 1, 3, 5 … see everything.
 };
 
@@ -148,7 +166,7 @@ struct Architecture {
   std::size_t head_dim = 0;    ///< 0: hidden_size/num_attention_heads.
   Windows windows = Windows::never;
   std::size_t window = 0;                    ///< sliding_window
-  std::size_t full_layers = 0;               ///< max_window_layers
+  std::size_t full_layers = 0;               ///< max_window_layers; 0: there is no such key.
   std::size_t window_pattern = 0;            ///< Of Windows::pattern.
   std::string_view window_pattern_key = {};  ///< The key that says otherwise; empty: there is none.
   double rms_eps = 1e-6;                     ///< rms_norm_eps
@@ -159,6 +177,14 @@ struct Architecture {
   /// rope_local_base_freq, of layers with a window, whose rotary embeddings are never scaled; 0: as in other layers.
   double window_rope_theta = 0;
   bool tied_embeddings = false;  ///< tie_word_embeddings
+  // Of mixtures of experts:
+  std::string_view experts_key = {};    ///< What files call their number. Both names that there are are read.
+  std::size_t experts = 0;              ///< num_experts or num_local_experts; 0: the blocks have none.
+  std::size_t experts_per_token = 0;    ///< num_experts_per_tok
+  std::size_t expert_intermediate = 0;  ///< moe_intermediate_size; 0: there is no such key.
+  /// norm_topk_prob: what a token's experts give is weighted by their shares of what the router gives these experts,
+  /// and not of what it gives all. None: by those always, and there is no such key.
+  std::optional<bool> norm_topk_prob = std::nullopt;
 
   // The same in all so far.
   std::string_view block_prefix = "model.layers.", gguf_block_prefix = "blk.";
@@ -166,6 +192,7 @@ struct Architecture {
             head = {"lm_head", "output"};
 
   [[nodiscard]] bool has(Role role) const { return find(role) != nullptr; }
+  [[nodiscard]] bool has_experts() const { return has(Role::router); }
   /// Null if the block has none.
   [[nodiscard]] const Module* find(Role role) const;
   /// Error{not_found} if the block has none.
@@ -177,17 +204,23 @@ struct Architecture {
   /// Those with this input, which lie side by side in linears().
   [[nodiscard]] std::vector<Module> linears(Input input) const;
 
+  /// All modules of block `index` of a model with so many experts, in the order of the forward pass: of the modules
+  /// that experts have, those with one input expert by expert.
+  [[nodiscard]] std::vector<BlockModule> modules(std::size_t index, std::size_t expert_count) const;
   /// "model.layers.3.self_attn.q_proj"
-  [[nodiscard]] std::string name(std::size_t index, const Module& module) const;
+  [[nodiscard]] std::string name(std::size_t index, const Module& module, std::size_t expert = 0) const;
   [[nodiscard]] std::string name(std::size_t index, Role role) const { return name(index, module(role)); }
-  /// Of the linear layers of block `index`, in the order of linears().
-  [[nodiscard]] std::vector<std::string> linear_names(std::size_t index) const;
+  /// Of the linear layers of block `index`, in the order of modules().
+  [[nodiscard]] std::vector<std::string> linear_names(std::size_t index, std::size_t expert_count = 0) const;
   /// Whether a tensor is the weight of a block's linear layer, whichever block's.
   [[nodiscard]] bool is_linear_weight(std::string_view tensor) const;
   /// Whether a tensor is the weight of a norm, the last one or a block's.
   [[nodiscard]] bool is_norm_weight(std::string_view tensor) const;
-  /// The GGUF name of a tensor, ".weight" or ".bias" kept; empty for one that has none.
+  /// The GGUF name of a tensor, ".weight" or ".bias" kept; empty for one that has none. Of an expert's: that of the
+  /// stack which it lies in.
   [[nodiscard]] std::string gguf_name(std::string_view tensor) const;
+  /// Whose tensor it is, of those that each expert has.
+  [[nodiscard]] std::optional<std::size_t> expert_of(std::string_view tensor) const;
   /// Whether a tensor's rows lie in another order in a GGUF file, see gguf_interleaved_rope.
   [[nodiscard]] bool is_interleaved(std::string_view tensor) const;
 };
@@ -197,7 +230,8 @@ std::span<const Architecture* const> architectures();
 
 /// That of config.json's model_type. Error{unsupported} lists those that are known.
 const Architecture& find_architecture(std::string_view model_type);
-/// The first whose GGUF files state this "general.architecture"; null if there is none.
-const Architecture* find_gguf_architecture(std::string_view gguf_architecture);
+/// The first whose GGUF files state this "general.architecture" and that has experts, or has none; null if there is
+/// none.
+const Architecture* find_gguf_architecture(std::string_view gguf_architecture, bool experts = false);
 
 }  // namespace nibble::inline NIBBLE_ABI::model

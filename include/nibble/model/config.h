@@ -41,6 +41,10 @@ struct Config {
   double window_rope_theta = 0;      ///< rope_theta of layers with a window, unscaled there; 0: as in other layers.
   double query_pre_attn_scalar = 0;  ///< Scores are divided by its root; 0: by that of head_dim.
   double attention_cap = 0, logit_cap = 0;  ///< See Architecture; 0: none.
+  std::size_t experts = 0;                  ///< Of each block; 0: it has one feed-forward layer, without a router.
+  std::size_t experts_per_token = 0;        ///< So many of them see a token.
+  std::size_t expert_intermediate = 0;      ///< Of an expert, where that is not `intermediate`.
+  bool normalizes_experts = true;           ///< See Architecture::norm_topk_prob.
   std::array<Bias, kLinearRoles> biases{};  ///< By role; Bias::as_stored if nothing says otherwise.
   bool tied_embeddings = false;
   std::optional<std::int32_t> bos;

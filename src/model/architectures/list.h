@@ -5,10 +5,11 @@
 
 namespace nibble::inline NIBBLE_ABI::model::tables {
 
-extern const Architecture llama, mistral, qwen2, qwen3, gemma2, gemma3, phi3, glm4;
+extern const Architecture llama, mistral, qwen2, qwen3, gemma2, gemma3, phi3, glm4, mixtral, qwen3_moe;
 
 /// Where several share the architecture of their GGUF files, the first is what a file without a sliding window is
 /// taken for.
-inline constexpr const Architecture* kAll[] = {&llama, &mistral, &qwen2, &qwen3, &gemma2, &gemma3, &phi3, &glm4};
+inline constexpr const Architecture* kAll[] = {&llama,  &mistral, &qwen2, &qwen3,   &gemma2,
+                                               &gemma3, &phi3,    &glm4,  &mixtral, &qwen3_moe};
 
 }  // namespace nibble::inline NIBBLE_ABI::model::tables

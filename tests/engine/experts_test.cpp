@@ -1,0 +1,157 @@
+// Mixtures of experts: which experts see a token, and what does not depend on what.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "nibble/core/error.h"
+#include "nibble/engine/evaluate.h"
+#include "nibble/engine/generate.h"
+#include "nibble/engine/model.h"
+#include "tests/support/expect_error.h"
+
+namespace nibble::inline NIBBLE_ABI::engine {
+namespace {
+
+using testing_support::expect_error;
+
+const std::string kGolden = NIBBLE_TEST_DATA "/golden/";
+
+std::vector<std::int32_t> ids(std::size_t count) {
+  std::vector<std::int32_t> out;
+  for (std::size_t i = 0; i < count; ++i) out.push_back(static_cast<std::int32_t>((i * i * 7 + i) % 96));
+  return out;
+}
+
+Routing route_of(const std::vector<float>& logits, std::size_t experts, std::size_t per_token, bool normalizes) {
+  return route({logits.data(), logits.size() / experts, experts}, per_token, normalizes);
+}
+
+TEST(Route, SendsATokenToTheExpertsThatAreGivenTheMost) {
+  const float a = std::log(1.0f), b = std::log(2.0f), c = std::log(5.0f);
+  const Routing r = route_of({a, b, c,  //
+                              c, b, a},
+                             3, 2, false);
+  EXPECT_EQ(r.begins, (std::vector<std::size_t>{0, 1, 3, 4}));
+  EXPECT_EQ(r.tokens, (std::vector<std::size_t>{1, 0, 1, 0}));
+  const float expected[] = {0.625f, 0.25f, 0.25f, 0.625f};
+  for (std::size_t i = 0; i < 4; ++i) EXPECT_NEAR(r.weights[i], expected[i], 1e-6) << i;
+
+  const Routing shares = route_of({a, b, c, c, b, a}, 3, 2, true);
+  EXPECT_EQ(shares.tokens, r.tokens);
+  for (std::size_t i = 0; i < 4; ++i) EXPECT_NEAR(shares.weights[i], expected[i] / 0.875f, 1e-6) << i;
+}
+
+TEST(Route, TakesTheLowerNumbersOfEquals) {
+  EXPECT_EQ(route_of({1, 3, 3, 3, 1}, 5, 2, true).begins, (std::vector<std::size_t>{0, 0, 1, 2, 2, 2}));
+  EXPECT_EQ(route_of({0, 0, 0, 0, 0}, 5, 3, true).begins, (std::vector<std::size_t>{0, 1, 2, 3, 3, 3}));
+  // All but one are given nothing in fp32.
+  EXPECT_EQ(route_of({-500, -400, 0, -300}, 4, 2, true).begins, (std::vector<std::size_t>{0, 1, 1, 2, 2}));
+}
+
+// What is no number is said where the logits of the model are looked at; here nothing is touched that is not there.
+TEST(Route, GivesATokenAsManyExpertsWhateverTheLogits) {
+  const float nan = std::numeric_limits<float>::quiet_NaN(), inf = std::numeric_limits<float>::infinity();
+  for (const std::vector<float>& logits :
+       {std::vector<float>{nan, nan, nan}, {1, nan, 2}, {inf, inf, 0}, {-inf, -inf, -inf}, {nan, 1, inf}}) {
+    const Routing r = route_of(logits, 3, 2, true);
+    EXPECT_EQ(r.places(), 2u);
+    for (std::size_t e = 0; e < 3; ++e) EXPECT_LE(r.count(e), 1u);
+  }
+  EXPECT_EQ(route({nullptr, 0, 4}, 2, true).begins, (std::vector<std::size_t>(5)));
+  expect_error(ErrorCode::invalid_argument, "route: 4 of 3 experts a token", [] {
+    (void)route_of({1, 2, 3}, 3, 4, true);
+  });
+  expect_error(ErrorCode::invalid_argument, "route: 0 of 3", [] { (void)route_of({1, 2, 3}, 3, 0, true); });
+}
+
+class Experts : public testing::TestWithParam<const char*> {
+ protected:
+  std::string folder_ = kGolden + GetParam();
+};
+
+// Each expert multiplies the tokens that it sees, however many those are, by kernels that may differ by their number.
+TEST_P(Experts, GiveTheSameBitsForAnyThreadsAndWhateverTokensAreBeside) {
+  const auto text = ids(80);
+  for (const char* spec : {"", "int4-g16-sym", "int8", "nf4-b16"}) {
+    LoadOptions options;
+    if (*spec != 0) options.quantize = QuantSpec::parse(spec);
+    const Model model = Model::load(folder_, options);
+    options.executor = &serial_executor();
+    const Model serial = Model::load(folder_, options);
+    KvCache all(model.config(), text.size()), one(model.config(), text.size()), parts(model.config(), text.size());
+    const auto expected = model.forward(text, all);
+    EXPECT_EQ(serial.forward(text, one), expected) << spec;
+    std::vector<float> logits;
+    for (std::size_t at = 0, next = 1; at < text.size(); at += next, next = std::min(2 * next + 1, text.size() - at)) {
+      next = std::min(next, text.size() - at);
+      const auto part = model.forward(std::span(text).subspan(at, next), parts);
+      logits.insert(logits.end(), part.begin(), part.end());
+    }
+    EXPECT_EQ(logits, expected) << spec;
+  }
+}
+
+// The definition, with nothing gathered.
+TEST_P(Experts, AddWhatEachMakesOfATokenInTheirOrder) {
+  const Model model = Model::load(folder_);
+  const model::Config& c = model.config();
+  const Block& block = model.blocks().front();
+  const BlockPass pass(c, model.executor(), Activations::fp32, nullptr);
+  const std::size_t tokens = 9, width = pass.expert_width();
+  std::vector<float> x(tokens * c.hidden), out(x.size()), logits(tokens * c.experts);
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = std::sin(static_cast<float>(i * i));
+  const MatrixView<float> in(x.data(), tokens, c.hidden), all(out.data(), tokens, c.hidden);
+  pass.ffn(block, in, all);
+  for (std::size_t t = 0; t < tokens; ++t) {
+    const auto row = in.row_range(t, 1);
+    const Routing routing = pass.route(block, row);
+    std::vector<float> sum(c.hidden), gate(width), up(width), given(c.hidden);
+    for (std::size_t e = 0; e < c.experts; ++e) {
+      if (routing.count(e) == 0) continue;
+      pass.linear(block.experts[e][model::Role::gate], row, {gate.data(), 1, width});
+      pass.linear(block.experts[e][model::Role::up], row, {up.data(), 1, width});
+      for (std::size_t i = 0; i < width; ++i) gate[i] = gate[i] / (1 + std::exp(-gate[i])) * up[i];
+      pass.linear(block.experts[e][model::Role::down], {gate.data(), 1, width}, {given.data(), 1, c.hidden});
+      for (std::size_t i = 0; i < c.hidden; ++i) sum[i] += given[i] * routing.weights[routing.begins[e]];
+    }
+    for (std::size_t i = 0; i < c.hidden; ++i) ASSERT_NEAR(all(t, i), sum[i], 1e-5) << t << " " << i;
+  }
+}
+
+TEST_P(Experts, CountAmongTheWeights) {
+  const Checkpoint checkpoint = Checkpoint::open(folder_);
+  std::size_t bytes = 0;
+  for (const TensorInfo& t : checkpoint.tensors()) bytes += t.bytes;
+  const Model model = Model::load(folder_);
+  EXPECT_GE(model.weight_bytes(), bytes);
+  LoadOptions options;
+  options.quantize = QuantSpec::parse("int8-channel");
+  EXPECT_LT(Model::load(folder_, options).bits_per_weight(), 10);
+}
+
+// A hook is shown a row for each token, so that what is no number is found where it is.
+TEST_P(Experts, NameTheTokenWhoseInputsAreNoNumbers) {
+  Model model = Model::load(folder_);
+  const auto text = ids(12);
+  std::size_t rows = 0, zeros = 0;
+  model.set_linear_hook([&](std::string_view name, MatrixView<const float> x) {
+    EXPECT_EQ(x.rows, text.size()) << name;
+    if (!model.config().architecture().expert_of(std::string(name) + ".weight")) return;
+    for (std::size_t t = 0; t < x.rows; ++t) {
+      ++rows;
+      const auto row = x.row(t);
+      zeros += std::all_of(row.begin(), row.end(), [](float v) { return v == 0; });
+    }
+  });
+  KvCache cache(model.config(), text.size());
+  (void)model.forward(text, cache);
+  const model::Config& c = model.config();
+  EXPECT_EQ(zeros * c.experts, rows * (c.experts - c.experts_per_token));
+}
+
+INSTANTIATE_TEST_SUITE_P(Golden, Experts, testing::Values("mixtral", "qwen3_moe"),
+                         [](const auto& p) { return std::string(p.param); });
+
+}  // namespace
+}  // namespace nibble::inline NIBBLE_ABI::engine
