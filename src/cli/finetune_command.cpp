@@ -46,7 +46,7 @@ engine::Model load_base(const Options& o) {
 std::size_t parameters_of(const model::Config& c) {
   std::size_t block = 0;
   for (const model::Module& m : c.architecture().block)
-    block += c.elements(m.out) * (m.is_linear() ? c.elements(m.in) : 1);
+    block += c.elements(m.out) * (m.is_norm() ? 1 : c.elements(m.in)) * (m.is_expert() ? c.experts : 1);
   return c.layers * block + c.hidden + c.vocab * c.hidden * (c.tied_embeddings ? 1 : 2);
 }
 

@@ -36,7 +36,8 @@ Shape shape_of(const model::Config& c) {
   out.layers = c.layers;
   for (const model::Module& m : c.architecture().linears()) {
     const bool attends = m.input == model::Input::attention || m.input == model::Input::heads;
-    (attends ? out.attention : out.ffn).push_back({c.elements(m.out), c.elements(m.in)});
+    auto& matrices = attends ? out.attention : out.ffn;
+    matrices.insert(matrices.end(), m.is_expert() ? c.experts : 1, {c.elements(m.out), c.elements(m.in)});
   }
   out.other = (c.tied_embeddings ? 1 : 2) * c.vocab * c.hidden;
   out.kv_width = 2 * c.kv_heads * c.head_dim;

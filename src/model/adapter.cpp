@@ -32,7 +32,8 @@ std::string shown(const AdapterLayer& l) {
 /// The names of a block's linear layers, for messages.
 std::string linear_names(const Config& config) {
   std::string out;
-  for (const Module& m : config.architecture().linears()) out += (out.empty() ? "" : ", ") + std::string(m.name);
+  for (const Module& m : config.architecture().linears())
+    if (!m.is_expert()) out += (out.empty() ? "" : ", ") + std::string(m.name);
   return out;
 }
 
@@ -113,7 +114,8 @@ std::optional<LinearShape> find_linear(const Config& config, std::string_view la
   // "01" is no block, though it reads as one.
   if (error != std::errc() || block >= config.layers || std::to_string(block) != index) return std::nullopt;
   for (const Module& m : architecture.block)
-    if (m.is_linear() && m.name == name) return LinearShape{config.elements(m.out), config.elements(m.in)};
+    if (m.is_linear() && !m.is_expert() && m.name == name)
+      return LinearShape{config.elements(m.out), config.elements(m.in)};
   return std::nullopt;
 }
 
@@ -222,7 +224,7 @@ Adapter Adapter::make(const Config& config, const AdapterOptions& options) {
   std::vector<std::pair<std::string, const Module*>> chosen;
   for (std::size_t i = 0; i < config.layers; ++i)
     for (const Module& m : architecture.block)
-      if (m.is_linear())
+      if (m.is_linear() && !m.is_expert())
         if (const std::string name = architecture.name(i, m); wanted(name)) chosen.emplace_back(name, &m);
   for (std::size_t t = 0; t < found.size(); ++t)
     if (!found[t])

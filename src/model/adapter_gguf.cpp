@@ -151,7 +151,7 @@ class GgufAdapterReader {
         const std::string_view index = rest.substr(0, dot), module = rest.substr(std::min(rest.size(), dot + 1));
         const bool number = !index.empty() && index.find_first_not_of("0123456789") == std::string_view::npos;
         for (const Module& m : a.block)
-          if (number && m.is_linear() && m.gguf_name == module)
+          if (number && m.is_linear() && !m.is_expert() && m.gguf_name == module)
             return std::string(a.block_prefix) + std::string(index) + "." + std::string(m.name);
       }
     }

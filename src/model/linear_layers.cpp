@@ -94,8 +94,11 @@ LinearLayers by_table(const Config& config) {
   LinearLayers out;
   const Architecture& architecture = config.architecture();
   for (std::size_t i = 0; i < config.layers; ++i)
-    for (const std::string& name : architecture.linear_names(i))
-      out.linears.push_back({name + std::string(kWeight), name});
+    for (const BlockModule& m : architecture.modules(i, config.experts)) {
+      const std::string tensor = m.name + std::string(kWeight);
+      if (m->is_linear()) out.linears.push_back({tensor, m.name});
+      else if (m->role == Role::router) out.left.push_back({tensor, LeftAs::router});
+    }
   const std::string head(architecture.head.name);
   if (!config.tied_embeddings) out.heads.push_back({head + std::string(kWeight), head});
   return out;

@@ -38,11 +38,11 @@ struct LeftTensor {
 struct LinearLayers {
   std::vector<LinearTensor> linears;   ///< In file order by rule, in that of the blocks by table.
   std::vector<LinearTensor> heads;     ///< Quantized only if asked for.
-  std::vector<LeftTensor> left;        ///< By rule only.
+  std::vector<LeftTensor> left;        ///< By table only routers.
   std::vector<std::string> quantized;  ///< Layers that are quantized already, in file order.
   bool by_rule = false;
 
-  /// The names of linear layers that stay in floating point whatever is chosen: routers, say. By rule only.
+  /// The names of linear layers that stay in floating point whatever is chosen: routers, say.
   [[nodiscard]] std::vector<std::string> left_layers() const;
   /// The same and the heads: what a quantization_config names as not quantized. Of an architecture that is known a head
   /// that is tied, too, which the file does not name.
