@@ -62,6 +62,11 @@ GgufMetadata model_metadata(const Config& c, const std::string& name, BlockType 
   number("context_length", c.context);
   number("embedding_length", c.hidden);
   number("feed_forward_length", c.intermediate);
+  if (c.experts != 0) {
+    number("expert_count", c.experts);
+    number("expert_used_count", c.experts_per_token);
+    if (c.expert_intermediate != 0) number("expert_feed_forward_length", c.expert_intermediate);
+  }
   number("attention.head_count", c.heads);
   number("attention.head_count_kv", c.kv_heads);
   number("attention.key_length", c.head_dim);
@@ -134,10 +139,11 @@ class Job {
   }
 
  private:
-  enum class Kind { vector, matrix, factors };
+  enum class Kind { vector, matrix, stack, factors };
   struct Entry {
-    std::string name;  ///< Hugging Face's.
-    Kind kind;
+    std::string name;                     ///< Hugging Face's; of a stack its module's weight in the first expert.
+    Kind kind;                            ///< A router is written as a vector is, in fp32.
+    std::vector<std::string> parts = {};  ///< Of a stack: each expert's.
   };
 
   void note(std::string text) { report_.notes.push_back(std::move(text)); }
@@ -172,6 +178,18 @@ class Job {
   void add_linear(const std::string& name, std::size_t out, std::size_t in) {
     add(name + ".weight", Kind::matrix, options_.type, {out, in});
     if (in_.contains(name + ".bias")) add(name + ".bias", Kind::vector, BlockType::f32, {out});
+    count_weights(out, in);
+  }
+
+  void add_stack(std::size_t block, const Module& m, std::size_t out, std::size_t in) {
+    add(architecture_.name(block, m) + ".weight", Kind::stack, options_.type, {config_.experts, out, in});
+    for (std::size_t e = 0; e < config_.experts; ++e) {
+      entries_.back().parts.push_back(architecture_.name(block, m, e) + ".weight");
+      count_weights(out, in);
+    }
+  }
+
+  void count_weights(std::size_t out, std::size_t in) {
     const BlockType type = fallback(options_.type, in);
     const double count = static_cast<double>(out) * static_cast<double>(in);
     bits_ += 8.0 * static_cast<double>(block_bytes(type)) / static_cast<double>(block_size(type)) * count;
@@ -195,6 +213,11 @@ class Job {
   void check_carried() {
     const Config& c = config_;
     check_scores();
+    if (!c.normalizes_experts)
+      throw Error(ErrorCode::unsupported,
+                  "\"norm_topk_prob\" is false, and llama.cpp weights a token's experts by "
+                  "their shares of what the router gives these in every " +
+                      std::string(architecture_.gguf_architecture) + " model");
     const bool pattern = architecture_.windows == Windows::pattern;
     if (pattern ? !c.windows_repeat(architecture_.window_pattern) : c.windows_differ() && c.sliding_window < c.context)
       throw Error(ErrorCode::unsupported, "some layers have a sliding window of " + std::to_string(c.sliding_window) +
@@ -218,8 +241,11 @@ class Job {
     for (std::size_t i = 0; i < c.layers; ++i)
       for (const Module& m : architecture_.block) {
         const std::string name = architecture_.name(i, m);
-        if (m.is_linear()) add_linear(name, c.elements(m.out), c.elements(m.in));
-        else add(name + ".weight", Kind::vector, BlockType::f32, {c.elements(m.out)});
+        const std::size_t out = c.elements(m.out), in = c.elements(m.in);
+        if (m.is_expert()) add_stack(i, m, out, in);
+        else if (m.is_linear()) add_linear(name, out, in);
+        else if (m.is_norm()) add(name + ".weight", Kind::vector, BlockType::f32, {out});
+        else add(name + ".weight", Kind::vector, BlockType::f32, {out, in});
       }
     add_weight(architecture_.final_norm, Kind::vector, BlockType::f32, {c.hidden});
     if (!c.tied_embeddings) add_weight(architecture_.head, Kind::matrix, ends, {c.vocab, c.hidden});
@@ -232,16 +258,18 @@ class Job {
   }
 
   void check_shape(const std::string& name, std::size_t rows, std::size_t cols, const GgufTensor& t) const {
-    if (rows == t.shape.front() && cols == (t.shape.size() == 2 ? t.shape[1] : 1)) return;
+    const std::size_t dimensions = t.shape.size(), wanted = t.shape[dimensions == 3 ? 1 : 0];
+    if (rows == wanted && cols == (dimensions == 1 ? 1 : t.shape.back())) return;
     throw Error(ErrorCode::shape_mismatch, "tensor '" + name + "' is " + std::to_string(rows) + " × " +
                                                std::to_string(cols) + "; the configuration needs " +
-                                               std::to_string(t.shape.front()) + " rows");
+                                               std::to_string(wanted) + " rows");
   }
 
   std::vector<float> read_vector(const Entry& e, const GgufTensor& t) const {
     if (e.kind == Kind::factors) return rope_factors(config_);
     std::vector<float> ours = in_.read_f32(e.name);
-    check_shape(e.name, ours.size(), 1, t);
+    const std::size_t cols = t.shape.size() == 1 ? 1 : t.shape.back();
+    check_shape(e.name, ours.size() / cols, cols, t);
     if (architecture_.norm_plus_one && architecture_.is_norm_weight(e.name))
       for (float& w : ours) w += 1;
     if (!architecture_.is_interleaved(e.name)) return ours;
@@ -250,10 +278,10 @@ class Job {
     return theirs;
   }
 
-  BlockMatrix read_matrix(const Entry& e, const GgufTensor& t) {
-    const std::string layer = e.name.substr(0, e.name.size() - std::string_view(".weight").size());
+  BlockMatrix read_matrix(const std::string& name, const GgufTensor& t) {
+    const std::string layer = name.substr(0, name.size() - std::string_view(".weight").size());
     if (const auto q = decode_quantized(in_, layer)) {
-      check_shape(e.name, q->rows, q->cols, t);
+      check_shape(name, q->rows, q->cols, t);
       if (exact_block_type(*q) == t.type) {
         ++exact_;
         return to_blocks(*q);
@@ -262,21 +290,36 @@ class Job {
       std::vector<float> values(q->rows * q->cols);
       const MatrixView<float> view(values.data(), q->rows, q->cols);
       backend_.dequantize(*q, 0, view, executor_);
-      return BlockMatrix::encode(view, t.type, e.name, executor_);
+      return BlockMatrix::encode(view, t.type, name, executor_);
     }
-    const FloatMatrix m = in_.matrix(e.name);
-    check_shape(e.name, m.rows, m.cols, t);
-    BlockMatrix out = BlockMatrix::encode(m, t.type, e.name, executor_);
-    in_.release(e.name);
+    const FloatMatrix m = in_.matrix(name);
+    check_shape(name, m.rows, m.cols, t);
+    BlockMatrix out = BlockMatrix::encode(m, t.type, name, executor_);
+    in_.release(name);
+    return out;
+  }
+
+  /// The experts' matrices one behind the other.
+  Buffer read_stack(const Entry& e, const GgufTensor& t) {
+    Buffer out;
+    for (std::size_t i = 0; i < e.parts.size(); ++i) {
+      const BlockMatrix m = read_matrix(e.parts[i], t);
+      if (i == 0) out = Buffer::allocate(e.parts.size() * m.blocks.size());
+      std::memcpy(out.writable<std::byte>() + i * m.blocks.size(), m.blocks.data(), m.blocks.size());
+    }
     return out;
   }
 
   void write_entry(const Entry& e, const GgufTensor& t, GgufWriter& writer) {
+    if (e.kind == Kind::stack) {
+      const Buffer stack = read_stack(e, t);
+      return writer.write(t.name, {stack.data(), stack.size()});
+    }
     if (e.kind != Kind::matrix) {
       const std::vector<float> values = read_vector(e, t);
       return writer.write(t.name, std::as_bytes(std::span(values)));
     }
-    const BlockMatrix ours = read_matrix(e, t);
+    const BlockMatrix ours = read_matrix(e.name, t);
     if (!architecture_.is_interleaved(e.name)) return writer.write(t.name, {ours.blocks.data(), ours.blocks.size()});
     BlockMatrix theirs = BlockMatrix::allocate(ours.type, ours.rows, ours.cols);
     for (std::size_t r = 0; r < ours.rows; ++r)

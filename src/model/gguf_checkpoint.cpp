@@ -34,7 +34,7 @@ class GgufTensors final : public TensorProvider {
  public:
   GgufTensors(const std::filesystem::path& path, GgufView view) : weights_(path) {
     for (const std::string& name : weights_.names()) {
-      const GgufTensor& t = weights_.info(name);
+      const GgufTensor t = weights_.info(name);
       if (t.unread != nullptr) (void)weights_.read_f32(name);  // refuses it, before any work
       if (view == GgufView::exact && weights_.config().architecture().is_linear_weight(name) && t.shape.size() == 2 &&
           exact_spec(t.type))
@@ -120,9 +120,10 @@ std::string gguf_quantization(const std::filesystem::path& path) {
   const GgufWeights weights(path);
   const Architecture& architecture = weights.config().architecture();
   std::map<std::string_view, std::size_t> counts;
-  for (const std::string& name : weights.names())
-    if (const GgufTensor& t = weights.info(name); architecture.is_linear_weight(name) && !is_float(t.type))
-      ++counts[name_of(t.type)];
+  for (const std::string& name : weights.names()) {
+    if (!architecture.is_linear_weight(name) || architecture.expert_of(name).value_or(0) != 0) continue;
+    if (const GgufTensor t = weights.info(name); !is_float(t.type)) ++counts[name_of(t.type)];
+  }
   std::string out;
   for (const auto& [type, count] : counts)
     out +=

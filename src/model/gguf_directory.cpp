@@ -57,7 +57,8 @@ Json rope_scaling(const Config& c, const std::string& file) {
 const Architecture& architecture_of(const Config& c) {
   const Architecture& first = c.architecture();
   for (const Architecture* a : architectures())
-    if (a->gguf_architecture == first.gguf_architecture && c.sliding_window != 0 && a->windows != Windows::never)
+    if (a->gguf_architecture == first.gguf_architecture && a->has_experts() == first.has_experts() &&
+        c.sliding_window != 0 && a->windows != Windows::never)
       return *a;
   return first;
 }
@@ -86,6 +87,14 @@ void write_scores(const Config& c, Json& out) {
   cap("final_logit_softcapping", a.logit_cap, c.logit_cap);
 }
 
+void write_experts(const Config& c, Json& out) {
+  const Architecture& a = c.architecture();
+  out[std::string(a.experts_key)] = c.experts;
+  out["num_experts_per_tok"] = c.experts_per_token;
+  if (a.expert_intermediate != 0) out["moe_intermediate_size"] = c.expert_intermediate;
+  if (a.norm_topk_prob) out["norm_topk_prob"] = c.normalizes_experts;
+}
+
 std::string config_of(const fs::path& path) {
   const GgufWeights weights(path);
   const Config& c = weights.config();
@@ -108,6 +117,7 @@ std::string config_of(const fs::path& path) {
   out["tie_word_embeddings"] = c.tied_embeddings;
   if (c.sliding_window != 0) out["sliding_window"] = c.sliding_window;
   write_scores(c, out);
+  if (architecture.has_experts()) write_experts(c, out);
   if (architecture.windows == Windows::if_used) out["use_sliding_window"] = c.sliding_window != 0;
   for (const Module& m : architecture.linears())
     if (const std::string key(m.bias_key); !key.empty() && !out.contains(key))

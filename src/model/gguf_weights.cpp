@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <map>
+#include <set>
 
 #include "core/files.h"
 #include "format/gguf_fields.h"
@@ -102,6 +103,22 @@ void check_sizes(const GgufFile& file, const format::GgufFields& f, const std::s
                                                  " rows");
 }
 
+/// Of a mixture of experts, whose weights llama.cpp normalizes in every architecture that is known here.
+void read_experts(const GgufFile& file, const format::GgufFields& f, const std::string& arch, Config& c) {
+  const Architecture& a = c.architecture();
+  if (!a.has_experts()) return;
+  const std::string count = arch + ".expert_count", used = arch + ".expert_used_count";
+  c.experts = f.size(count);
+  c.experts_per_token = f.size(used);
+  if (c.experts_per_token > c.experts)
+    f.refuse(used, "is " + std::to_string(c.experts_per_token) + ", of " + std::to_string(c.experts) + " experts");
+  if (a.expert_intermediate != 0) c.expert_intermediate = f.size(arch + ".expert_feed_forward_length");
+  for (const GgufTensor& t : file.tensors())
+    if (t.shape.size() == 3 && (t.shape[0] != c.experts || t.bytes == 0))
+      f.refuse(count, "is " + std::to_string(c.experts) + ", and tensor '" + t.name + "' is a stack of " +
+                          std::to_string(t.shape[0]));
+}
+
 /// Windows, scales and caps, which llama.cpp knows by the architecture where the file says nothing.
 void read_scores(const format::GgufFields& f, const std::string& arch, Config& c) {
   const Architecture& a = c.architecture();
@@ -126,30 +143,39 @@ void read_scores(const format::GgufFields& f, const std::string& arch, Config& c
 /// The architectures of GGUF files, each once.
 std::string known_names() {
   std::string out;
+  std::set<std::string_view> seen;
   for (const Architecture* a : architectures())
-    if (find_gguf_architecture(a->gguf_architecture) == a)
-      out += (out.empty() ? "" : ", ") + std::string(a->gguf_architecture);
+    if (seen.insert(a->gguf_architecture).second) out += (out.empty() ? "" : ", ") + std::string(a->gguf_architecture);
   return out;
+}
+
+/// Which of those that share a name it is shows by whether there are experts.
+const Architecture& architecture_of(const format::GgufFields& f, const std::string& arch) {
+  const std::string count = arch + ".expert_count";
+  const bool experts = f.number(count).value_or(0) > 0;
+  if (const Architecture* found = find_gguf_architecture(arch, experts)) return *found;
+  if (find_gguf_architecture(arch, !experts) == nullptr)
+    f.refuse("general.architecture", "is '" + arch + "'; this engine knows " + known_names(), ErrorCode::unsupported);
+  f.refuse(count,
+           experts ? "says that this is a mixture of experts, which this engine does not know in this architecture"
+                   : "names no experts, which every model of this architecture has",
+           ErrorCode::unsupported);
 }
 
 Config read_config(const GgufFile& file, const std::string& name) {
   const format::GgufFields f(file.metadata(), name);
   Config c;
   const std::string arch = f.text("general.architecture", "");
-  const Architecture* architecture = find_gguf_architecture(arch);
-  if (architecture == nullptr)
-    f.refuse("general.architecture", "is '" + arch + "'; this engine knows " + known_names(), ErrorCode::unsupported);
-  if (f.number(arch + ".expert_count").value_or(0) > 0)
-    f.refuse(arch + ".expert_count", "says that this is a mixture of experts", ErrorCode::unsupported);
+  const Architecture& architecture = architecture_of(f, arch);
   if (const auto parts = f.number("split.count").value_or(1); parts > 1)
     f.refuse("split.count", "says that this is one of " + std::to_string(parts) + " files; merge them first",
              ErrorCode::unsupported);
   check_known_keys(
-      KeyStyle::gguf, *architecture, [&](std::string_view key) { return plain(f.find(arch + "." + std::string(key))); },
+      KeyStyle::gguf, architecture, [&](std::string_view key) { return plain(f.find(arch + "." + std::string(key))); },
       [&](std::string_view key, const std::string& why) {
         f.refuse(arch + "." + std::string(key), why, ErrorCode::unsupported);
       });
-  c.model_type = architecture->model_type;
+  c.model_type = architecture.model_type;
   c.layers = f.size(arch + ".block_count");
   c.hidden = f.size(arch + ".embedding_length");
   c.intermediate = f.size(arch + ".feed_forward_length");
@@ -162,14 +188,15 @@ Config read_config(const GgufFile& file, const std::string& name) {
   c.head_dim = f.size(key_length, c.hidden / c.heads);
   if (c.head_dim % 2 != 0) f.refuse(key_length, "must be even: rotary embeddings turn pairs");
   check_sizes(file, f, arch, c);
+  read_experts(file, f, arch, c);
   if (f.size(arch + ".attention.value_length", c.head_dim) != c.head_dim)
     f.refuse(arch + ".attention.value_length", "is not the key's", ErrorCode::unsupported);
   c.context = f.size(arch + ".context_length");
   c.rms_eps = f.positive(arch + ".attention.layer_norm_rms_epsilon");
   read_scores(f, arch, c);
-  const GgufTensor& embedding = file.info(std::string(architecture->embedding.gguf_name) + ".weight");
+  const GgufTensor& embedding = file.info(std::string(architecture.embedding.gguf_name) + ".weight");
   c.vocab = embedding.shape.empty() ? 0 : embedding.shape.front();
-  c.tied_embeddings = !file.contains(std::string(architecture->head.gguf_name) + ".weight");
+  c.tied_embeddings = !file.contains(std::string(architecture.head.gguf_name) + ".weight");
   read_rope(file, f, arch, c);
   c.bos = read_token(f, "tokenizer.ggml.bos_token_id");
   if (const auto eos = read_token(f, "tokenizer.ggml.eos_token_id")) c.eos = {*eos};
@@ -182,14 +209,21 @@ GgufWeights::GgufWeights(const std::filesystem::path& path)
     : file_(path), config_(read_config(file_, path.string())), architecture_(config_.architecture()) {}
 
 std::vector<std::string> GgufWeights::names() const {
-  std::map<std::string, std::string> known;
-  const auto add = [&](const std::string& layer) {
-    for (const char* kind : {".weight", ".bias"}) known.emplace(gguf_name(layer + kind), layer + kind);
+  /// A module of a block, or one outside.
+  struct Place {
+    std::size_t block;
+    const Module* module;
+    std::string name;
+  };
+  std::map<std::string, Place> known;
+  const auto add = [&](const Place& place) {
+    for (const char* kind : {".weight", ".bias"})
+      known.emplace(gguf_name(place.name + kind), Place{place.block, place.module, place.name + kind});
   };
   for (const EndModule& end : {architecture_.embedding, architecture_.final_norm, architecture_.head})
-    add(std::string(end.name));
+    add({0, nullptr, std::string(end.name)});
   for (std::size_t i = 0; i < config_.layers; ++i)
-    for (const Module& m : architecture_.block) add(architecture_.name(i, m));
+    for (const Module& m : architecture_.block) add({i, &m, architecture_.name(i, m)});
   std::vector<std::string> out;
   for (const GgufTensor& t : file_.tensors()) {
     if (t.name == "rope_freqs.weight" || t.name.ends_with(".attn_rot_embd.weight")) continue;  // in the configuration
@@ -198,9 +232,26 @@ std::vector<std::string> GgufWeights::names() const {
       throw Error(ErrorCode::unsupported, "tensor '" + t.name + "' has no place in a " + config_.model_type +
                                               " model of " + std::to_string(config_.layers) +
                                               " blocks as this library knows it");
-    out.push_back(it->second);
+    const auto& [block, module, name] = it->second;
+    if (module == nullptr || !module->is_expert()) out.push_back(name);
+    else
+      for (std::size_t e = 0; e < config_.experts; ++e)
+        out.push_back(architecture_.name(block, *module, e) + name.substr(name.rfind('.')));
   }
   return out;
+}
+
+GgufTensor GgufWeights::info(const std::string& name) const {
+  GgufTensor t = file_.info(gguf_name(name));
+  const auto expert = architecture_.expert_of(name);
+  if (!expert) return t;
+  if (t.shape.size() != 3 || *expert >= t.shape[0])
+    throw Error(ErrorCode::shape_mismatch,
+                "tensor '" + t.name + "' is no stack of " + std::to_string(config_.experts) + " experts' matrices");
+  t.bytes /= t.shape[0];
+  t.offset += *expert * t.bytes;
+  t.shape.erase(t.shape.begin());
+  return t;
 }
 
 std::vector<float> GgufWeights::read_f32(const std::string& name) const {
@@ -214,6 +265,13 @@ std::vector<float> GgufWeights::read_f32(const std::string& name) const {
 }
 
 BlockMatrix GgufWeights::matrix(const std::string& name) const {
+  if (architecture_.expert_of(name)) {
+    const GgufTensor t = info(name);
+    if (t.unread != nullptr) (void)file_.read_f32(t.name);  // says so
+    const BlockMatrix part{t.type, t.shape[0], t.shape[1], file_.data(t)};
+    part.validate(t.name);
+    return is_float(t.type) ? part.aligned() : part;
+  }
   BlockMatrix theirs = file_.matrix(gguf_name(name));
   // One of the wrong shape stays as it is: whoever asked looks at that.
   if (!architecture_.is_interleaved(name) || theirs.rows % config_.head_dim != 0)

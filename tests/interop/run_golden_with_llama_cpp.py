@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 # How many tokens at most, and what is too far off.
 MODELS = {"gqa_tied": (48, 1e-4), "bias": (48, 1e-4), "mistral": (16, 1e-4), "qwen3": (48, 1e-4), "gemma2": (48, 5e-3),
-          "gemma3": (48, 5e-3), "phi3": (16, 1e-4), "glm4": (48, 1e-4)}
+          "gemma3": (48, 5e-3), "phi3": (16, 1e-4), "glm4": (48, 1e-4), "mixtral": (48, 1e-4), "qwen3_moe": (48, 1e-4)}
 golden = pathlib.Path(__file__).resolve().parents[1] / "golden"
 
 

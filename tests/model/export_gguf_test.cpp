@@ -109,6 +109,20 @@ void copy_with_tokenizer(const fs::path& from, const fs::path& to) {
   std::ofstream(to / "tokenizer.json") << d;
 }
 
+/// The file without its stacks, in whose place the first expert's matrices lie.
+fs::path without_experts(const TemporaryFolder& folder, const GgufFile& file) {
+  std::vector<GgufTensor> tensors = file.tensors();
+  for (GgufTensor& t : tensors)
+    if (t.shape.size() == 3) t.shape.erase(t.shape.begin());
+  GgufWriter writer(folder / "dense.gguf", file.metadata(), tensors);
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const GgufTensor& t = file.tensors()[i];
+    writer.write(t.name, {file.data(t).data(), t.bytes / (t.shape.size() == 3 ? t.shape[0] : 1)});
+  }
+  writer.finish();
+  return folder / "dense.gguf";
+}
+
 class GoldenGguf : public testing::TestWithParam<const char*> {};
 
 TEST_P(GoldenGguf, LogitsAgreeWithTransformers) {
@@ -129,7 +143,8 @@ TEST_P(GoldenGguf, LogitsAgreeWithTransformers) {
 // of queries and keys; norms of 1 + weight, caps and windows by a pattern; two rotary bases; layers of several in one;
 // heads turned in part, and neighbour by neighbour.
 INSTANTIATE_TEST_SUITE_P(Transformers, GoldenGguf,
-                         testing::Values("gqa_tied", "bias", "mistral", "qwen3", "gemma2", "gemma3", "phi3", "glm4"),
+                         testing::Values("gqa_tied", "bias", "mistral", "qwen3", "gemma2", "gemma3", "phi3", "glm4",
+                                         "mixtral", "qwen3_moe"),
                          [](const auto& p) { return std::string(p.param); });
 
 // The names by which llama.cpp knows them.
@@ -229,6 +244,86 @@ TEST(ExportGguf, GemmaHasItsOwnKeysAndStoresWhatNormsMultiplyBy) {
     const auto stored = file.read_f32(theirs), weights = model.read_f32(ours);
     for (std::size_t i = 0; i < stored.size(); ++i) ASSERT_EQ(stored[i], 1 + weights[i]) << theirs;
   }
+}
+
+TEST(ExportGguf, ExpertsLieInStacks) {
+  const TemporaryFolder folder;
+  copy_with_tokenizer(golden("mixtral"), folder / "model");
+  (void)export_gguf(folder / "model", folder / "model.gguf", {.type = BlockType::f32});
+  const GgufFile file(folder / "model.gguf");
+  EXPECT_EQ(file.metadata().at("llama.expert_count"), GgufValue(std::uint32_t{4}));
+  EXPECT_EQ(file.metadata().at("llama.expert_used_count"), GgufValue(std::uint32_t{2}));
+  const Checkpoint model = Checkpoint::open(golden("mixtral"));
+  const std::string mlp = "model.layers.1.block_sparse_moe.";
+  for (const auto& [theirs, ours] : {std::pair{"gate", "w1"}, std::pair{"up", "w3"}, std::pair{"down", "w2"}}) {
+    const std::string stack = "blk.1.ffn_" + std::string(theirs) + "_exps.weight";
+    EXPECT_EQ(file.info(stack).shape, (std::vector<std::size_t>{4, 32, 32}));
+    std::vector<float> experts;
+    for (int e = 0; e < 4; ++e) {
+      const auto one = model.read_f32(mlp + "experts." + std::to_string(e) + "." + ours + ".weight");
+      experts.insert(experts.end(), one.begin(), one.end());
+    }
+    EXPECT_EQ(file.read_f32(stack), experts);
+  }
+  EXPECT_EQ(file.read_f32("blk.1.ffn_gate_inp.weight"), model.read_f32(mlp + "gate.weight"));
+
+  const auto changed = [&](const char* key, std::uint32_t value) {
+    GgufMetadata metadata = file.metadata();
+    metadata[key] = value;
+    GgufWriter writer(folder / "bad.gguf", metadata, file.tensors());
+    for (const GgufTensor& t : file.tensors()) writer.write(t.name, {file.data(t).data(), t.bytes});
+    writer.finish();
+    return folder / "bad.gguf";
+  };
+  for (const std::uint32_t count : {3u, 1u << 28})
+    expect_error(ErrorCode::corrupt_file, "is a stack of 4",
+                 [&] { (void)Config::load(changed("llama.expert_count", count)); });
+  expect_error(ErrorCode::corrupt_file, "'llama.expert_used_count' is 5, of 4 experts",
+               [&] { (void)Config::load(changed("llama.expert_used_count", 5)); });
+  expect_error(ErrorCode::unsupported, "adds an expert that sees every token",
+               [&] { (void)Config::load(changed("llama.expert_shared_count", 1)); });
+  expect_error(ErrorCode::shape_mismatch, "no stack of",  // a dense model's tensors are none
+               [&] { (void)engine::Model::load(without_experts(folder, file)); });
+}
+
+TEST(ExportGguf, CodesOfExpertsAreKept) {
+  const TemporaryFolder folder;
+  copy_with_tokenizer(golden("mixtral"), folder / "model");
+  QuantizeModelOptions options;
+  options.spec = QuantSpec::parse("int4-g32-sym");
+  (void)quantize_model(folder / "model", folder / "int4", options);
+  fs::copy_file(folder / "model" / "tokenizer.json", folder / "int4" / "tokenizer.json",
+                fs::copy_options::overwrite_existing);
+  const auto report = export_gguf(folder / "int4", folder / "model.gguf", {.type = BlockType::q4_0});
+  EXPECT_EQ(report.bits_per_weight, 4.5);
+  ASSERT_EQ(report.notes.size(), 1u);
+  EXPECT_NE(report.notes[0].find("32 layers keep the codes"), std::string::npos) << report.notes[0];
+  const engine::Model model = engine::Model::load(folder / "model.gguf");
+  EXPECT_EQ(model.bits_per_weight(), 4.5);
+  const std::string layer = "model.layers.1.block_sparse_moe.experts.2.w3";
+  const QuantizedMatrix before = *decode_quantized(Checkpoint::open(folder / "int4"), layer);
+  const QuantizedMatrix after = to_quantized(GgufWeights(folder / "model.gguf").matrix(layer + ".weight"));
+  EXPECT_EQ(std::memcmp(after.codes.data(), before.codes.data(), before.codes.size()), 0);
+  for (const BlockType type : {BlockType::q8_0, BlockType::bf16}) {
+    (void)export_gguf(folder / "model", folder / "other.gguf", {.type = type});
+    const Ids ids = {1, 5, 90, 7, 7, 30, 2};
+    const auto exact = logits(engine::Model::load(folder / "model"), ids),
+               given = logits(engine::Model::load(folder / "other.gguf"), ids);
+    double error = 0, size = 0;
+    for (std::size_t i = 0; i < exact.size(); ++i)
+      error += std::pow(given[i] - exact[i], 2), size += std::pow(exact[i], 2);
+    EXPECT_LT(error / size, 5e-3) << name_of(type);
+  }
+}
+
+TEST(ExportGguf, RefusesWeightsOfExpertsThatLlamaCppWouldNormalize) {
+  const TemporaryFolder folder;
+  copy_with_tokenizer(golden("qwen3_moe"), folder / "model");
+  Json config = Json::parse(std::ifstream(folder / "model" / "config.json"));
+  config.erase("norm_topk_prob");
+  std::ofstream(folder / "model" / "config.json") << config;
+  expect_error(ErrorCode::unsupported, "\"norm_topk_prob\" is false, and llama.cpp",
+               [&] { (void)export_gguf(folder / "model", folder / "x.gguf", {}); });
 }
 
 // llama.cpp takes these for granted, so that another value would be another model.
@@ -409,7 +504,7 @@ TEST(GgufModel, RefusesMetadataThatCannotBe) {
   broken("llama.attention.layer_norm_rms_epsilon", u32(1), "not a floating-point number");
   broken("llama.rope.freq_base", GgufValue(-1.0f), "a positive number");
   broken("llama.rope.dimension_count", u32(8), "rotates all 16", unsupported);
-  broken("llama.expert_count", u32(8), "mixture of experts", unsupported);
+  broken("llama.expert_count", u32(8), "'llama.expert_used_count' is missing");  // Mixtral's files say "llama" too
   broken("llama.block_count", u32(1u << 28), "'llama.block_count' is 268435456, and there is no tensor",
          ErrorCode::not_found);
   broken("llama.attention.key_length", u32(1u << 26), "tensor 'blk.0.attn_q.weight' has 64 rows");

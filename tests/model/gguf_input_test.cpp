@@ -90,13 +90,19 @@ TEST_P(ThereAndBack, WeightsAndConfigurationAreTheSame) {
   EXPECT_EQ(after.logit_cap, before.logit_cap);
   EXPECT_EQ(after.query_pre_attn_scalar, before.query_pre_attn_scalar);
   EXPECT_EQ(after.window_rope_theta, before.window_rope_theta);
+  EXPECT_EQ(after.model_type, before.model_type);
+  EXPECT_EQ(after.experts, before.experts);
+  EXPECT_EQ(after.experts_per_token, before.experts_per_token);
+  EXPECT_EQ(after.expert_intermediate, before.expert_intermediate);
+  EXPECT_EQ(after.normalizes_experts, before.normalizes_experts);
   for (std::size_t i = 0; i < before.layers; ++i) EXPECT_EQ(after.window_of(i), before.window_of(i)) << i;
   const auto x = after.inverse_frequencies(), y = before.inverse_frequencies();
   ASSERT_EQ(x.size(), y.size());
   for (std::size_t i = 0; i < x.size(); ++i) EXPECT_NEAR(x[i] / y[i], 1, 1e-6) << i;
 }
 INSTANTIATE_TEST_SUITE_P(Models, ThereAndBack,
-                         testing::Values("gqa_tied", "bias", "mistral", "qwen3", "gemma2", "gemma3", "phi3", "glm4"),
+                         testing::Values("gqa_tied", "bias", "mistral", "qwen3", "gemma2", "gemma3", "phi3", "glm4",
+                                         "mixtral", "qwen3_moe"),
                          [](const auto& p) { return std::string(p.param); });
 
 // int(head_dim·factor) is what transformers turns: a factor that is rounded down would lose a pair.
