@@ -53,14 +53,18 @@ DenseBlock DenseBlock::load(CalibratedBlock& block) {
 
 void fold(DenseBlock& block, BlockScales& scales) {
   for (std::size_t g = 0; g < scales.size(); ++g) {
+    if (scaled_with_previous(block.groups, g)) scales[g] = scales[g - 1];  // as the norm that is folded into has them
     auto& [by_input, by_source] = scales[g];
     if (by_input.empty()) continue;
     ScaleSource& source = block.groups[g].source;
-    if (source.is_linear)
+    if (scaled_with_previous(block.groups, g)) source = block.groups[g - 1].source;
+    else if (source.is_linear)
       awq::fold_into_linear(block[source.linear].view(), block.layer(source.linear).bias.values,
                             by_source.empty() ? by_input : by_source);
     else fold_into_stored_norm(source, by_input);
     for (DenseBlock::DenseMatrix& l : block.linears[g]) awq::scale_columns(l.view(), by_input);
+    for (StoredVector& m : block.groups[g].scaled_along)
+      awq::scale_columns({m.values.data(), m.values.size() / by_input.size(), by_input.size()}, by_input);
   }
 }
 

@@ -61,7 +61,8 @@ void check_source(std::span<const LayerGroup> groups, std::size_t at) {
 
 void check_input(const LayerGroup& group, MatrixView<const float> input, std::size_t tokens) {
   input.validate(group.layers.front().name);
-  need(input.rows == tokens && input.cols == group.layers.front().cols, ErrorCode::shape_mismatch, group,
+  const bool rows = group.routed ? input.rows <= tokens : input.rows == tokens;
+  need(rows && input.cols == group.layers.front().cols, ErrorCode::shape_mismatch, group,
        "the block showed " + shape(input.rows, input.cols) + " values; " + shape(tokens, group.layers.front().cols) +
            " are needed");
 }
@@ -91,11 +92,22 @@ void check_groups(std::span<const LayerGroup> groups) {
                std::to_string(channels) + " as the others");
     check_source(groups, g);
     const ScaleSource& source = group.source;
-    const bool is_new = source.is_linear   ? layers.insert(source.linear).second
-                        : source.is_norm() ? norms.insert(source.norm.name).second
-                                           : true;
+    for (const StoredVector& matrix : group.scaled_along)
+      need(!scaled_with_previous(groups, g) && matrix.values.size() % channels == 0, ErrorCode::shape_mismatch, group,
+           "'" + matrix.name + "', which is scaled along, has " + std::to_string(matrix.values.size()) +
+               " values, of " + std::to_string(channels) + " channels, and belongs to the first group of its norm");
+    const bool is_new = scaled_with_previous(groups, g) ? true
+                        : source.is_linear              ? layers.insert(source.linear).second
+                        : source.is_norm()              ? norms.insert(source.norm.name).second
+                                                        : true;
     need(is_new, ErrorCode::invalid_argument, group, "their scales fold into what another group's fold into");
   }
+}
+
+std::size_t end_of_pass(std::span<const LayerGroup> groups, std::size_t first) {
+  std::size_t end = first + 1;
+  while (end < groups.size() && groups[end].beside_previous) ++end;
+  return end;
 }
 
 FinishedBlock::Layer round_layer(const CalibrationContext& c, const std::string& name, FloatMatrix weights,

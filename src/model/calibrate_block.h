@@ -49,7 +49,8 @@ class SequenceStates {
 
 /// "inputs of model.layers.3.mlp.down_proj": the first of those that share them.
 std::string input_name(const LayerGroup& group);
-/// Error{shape_mismatch}, for an engine's author, unless `input` is [tokens, cols] of the group.
+/// Error{shape_mismatch}, for an engine's author, unless `input` is [tokens, cols] of the group, or of some of the
+/// tokens where it is routed.
 void check_input(const LayerGroup& group, MatrixView<const float> input, std::size_t tokens);
 /// Error{invalid_argument} or {shape_mismatch} names what the groups say that cannot be: no layers, layers of different
 /// inputs, a source that does not fit, comes later, or is another group's too.
@@ -62,6 +63,9 @@ FinishedBlock gptq_block(const CalibrationContext& context, CalibratedBlock& blo
 FinishedBlock awq_block(const CalibrationContext& context, CalibratedBlock& block);
 /// The head, behind which nothing comes: by GPTQ, or to nearest, and its loss in both cases.
 FinishedBlock quantize_head(const CalibrationContext& context, CalibratedBlock& head);
+
+/// The first group behind those that are gathered in one pass with group `first`.
+std::size_t end_of_pass(std::span<const LayerGroup> groups, std::size_t first);
 
 /// One layer rounded to nearest.
 FinishedBlock::Layer round_layer(const CalibrationContext& context, const std::string& name, FloatMatrix weights,

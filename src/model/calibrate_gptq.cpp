@@ -76,37 +76,45 @@ class GptqBlock {
   FinishedBlock take() { return std::move(done_); }
 
  private:
-  /// Each group sees what the quantized layers before it give: a pass for each, which ends where the group begins, so
-  /// that none runs a layer that is not settled yet; and, in the end, one to the next block.
+  /// Each group sees what the quantized layers before it give: a pass for each, or for those that do not depend on each
+  /// other, which ends where the group begins, so that none runs a layer that is not settled yet; and, in the end, one
+  /// to the next block.
   void sequential(double share) {
     const double part = share / static_cast<double>(std::max<std::size_t>(1, groups_.size()));
-    for (std::size_t g = 0; g < groups_.size(); ++g) {
-      const double at = static_cast<double>(g) * part;
-      gather(g, at, at + 0.7 * part);
-      solve(g, at + 0.7 * part);
+    for (std::size_t g = 0, end = 0; g < groups_.size(); g = end) {
+      end = end_of_pass(groups_, g);
+      const double at = static_cast<double>(g) * part, all = static_cast<double>(end - g) * part;
+      gather(g, end, at, at + 0.7 * all);
+      for (std::size_t i = g; i < end; ++i) solve(i, at + 0.7 * all + 0.3 * part * static_cast<double>(i - g));
     }
   }
 
-  void gather(std::size_t g, double first, double last) {
+  /// For groups g to end − 1.
+  void gather(std::size_t g, std::size_t end, double first, double last) {
     const Resume resume = g == 0 ? Resume::never : block_.resumes_at(g);
     const bool settles = resume == Resume::with_states;  // all before is done with: the next passes begin here
-    if (!listens_[g] && !settles) return;
-    if (listens_[g]) start(g);
+    bool listens = false;
+    for (std::size_t i = g; i < end; ++i)
+      if (listens_[i]) {
+        start(i);
+        listens = true;
+      }
+    if (!listens && !settles) return;
     std::unique_ptr<CalibrationStore> kept;
     if (resume == Resume::with_input)
       kept = std::make_unique<CalibrationStore>(c_.states.sequences(), c_.states.tokens(), channels(g),
                                                 c_.options.cache_bytes, c_.folder);
     sequences_.each(settles, first, last, input_name(groups_[g]), [&](std::size_t sequence, MatrixView<float> x) {
-      bool shown = false;
+      std::size_t next = g;  // to be shown
       pass(sequence, x, [&](std::size_t group, MatrixView<const float> input) {
-        if (group != g) return !shown;
-        shown = true;
-        check_input(groups_[g], input, c_.states.tokens());
-        if (listens_[g]) add(g, input);
+        if (group != next || next == end) return next < end;
+        ++next;
+        check_input(groups_[group], input, c_.states.tokens());
+        if (listens_[group]) add(group, input);
         if (kept) kept->write(sequence, input);
-        return false;
+        return next < end;
       });
-      require_shown(g, shown);
+      require_shown(std::min(next, end - 1), next == end);
     });
     if (resume == Resume::never) return;
     from_ = g;
@@ -156,7 +164,9 @@ class GptqBlock {
 
   [[nodiscard]] std::size_t channels(std::size_t g) const { return groups_[g].layers.front().cols; }
   void start(std::size_t g) { hessians_[g].emplace(channels(g), input_name(groups_[g])); }
-  void add(std::size_t g, MatrixView<const float> input) { hessians_[g]->add(input, c_.executor, &c_.backend); }
+  void add(std::size_t g, MatrixView<const float> input) {
+    if (input.rows > 0) hessians_[g]->add(input, c_.executor, &c_.backend);
+  }
 
   void solve(std::size_t g, double at) {
     for (std::size_t l = 0; l < groups_[g].layers.size(); ++l) {

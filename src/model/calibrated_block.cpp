@@ -14,6 +14,12 @@ namespace {
 
 }  // namespace
 
+bool scaled_with_previous(std::span<const LayerGroup> groups, std::size_t group) {
+  if (group == 0 || !groups[group].beside_previous) return false;
+  const ScaleSource &source = groups[group].source, &before = groups[group - 1].source;
+  return source.is_norm() && !source.is_linear && !before.is_linear && source.norm.name == before.norm.name;
+}
+
 void CalibratedBlock::resume(std::size_t, MatrixView<const float>, MatrixView<float>, Listener) {
   refuse("a pass can begin within it (resumes_at)", "resume()");
 }

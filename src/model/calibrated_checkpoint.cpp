@@ -176,9 +176,9 @@ CalibratedCheckpoint::CalibratedCheckpoint(const fs::path& from)
     : from_(from), checkpoint_(open_checkpoint(from, GgufView::decoded)) {
   const LinearLayers found = find_linear_layers(checkpoint_, Outline::load(from), from.string());
   refuse_quantized(found.quantized, from.string());
-  if (!found.by_rule) return;
-  for (const LinearTensor& l : found.linears)
-    for (std::string& layer : l.layers()) left_.push_back(std::move(layer));
+  if (found.by_rule)
+    for (const LinearTensor& l : found.linears)
+      for (std::string& layer : l.layers()) left_.push_back(std::move(layer));
   for (std::string& layer : found.left_layers()) left_.push_back(std::move(layer));
 }
 

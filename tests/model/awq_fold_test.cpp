@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <random>
+#include <set>
 
 #include "nibble/engine/calibrate.h"
 #include "nibble/engine/model.h"
@@ -36,19 +37,22 @@ void write_folded(const fs::path& from, const fs::path& to, bool exact) {
   for (std::size_t i = 0; i < c.layers; ++i) {
     DenseBlock block = DenseBlock::load(*model->block(i));
     const auto scales = [&](std::size_t n) { return random_scales(n, random, exact); };
-    BlockScales s{{{scales(c.hidden), {}},
-                   {{}, scales(c.kv_heads * c.head_dim)},
-                   {scales(c.hidden), {}},
-                   {scales(c.intermediate), {}}}};
+    BlockScales s{{{scales(c.hidden), {}}, {{}, scales(c.kv_heads * c.head_dim)}, {scales(c.hidden), {}}}};
+    const std::size_t feed_forwards = std::max<std::size_t>(1, c.experts);
+    s.resize(2 + feed_forwards);  // experts share those of the first
+    for (std::size_t e = 0; e < feed_forwards; ++e) s.push_back({scales(block.groups.back().layers.front().cols), {}});
     for (const std::size_t source : sources) s[1].scales.push_back(s[1].source[source]);
     for (LayerGroup& group : block.groups) group.source.norm.type = DType::f32;
     fold(block, s);
-    std::size_t norms = 0;
+    std::set<std::string> norms;
     for (std::size_t g = 0; g < block.groups.size(); ++g) {
       if (const StoredVector& norm = block.groups[g].source.norm; !norm.values.empty()) {
-        EXPECT_NE(values[norm.name], norm.values) << norm.name;
+        if (norms.insert(norm.name).second) EXPECT_NE(values[norm.name], norm.values) << norm.name;
         values[norm.name] = norm.values;
-        ++norms;
+      }
+      for (const StoredVector& router : block.groups[g].scaled_along) {
+        EXPECT_NE(values[router.name], router.values) << router.name;
+        values[router.name] = router.values;
       }
       for (std::size_t l = 0; l < block.linears[g].size(); ++l) {
         const CalibratedLayer& layer = block.layer({g, l});
@@ -58,7 +62,7 @@ void write_folded(const fs::path& from, const fs::path& to, bool exact) {
         if (!layer.bias.values.empty()) values[layer.bias.name] = layer.bias.values;
       }
     }
-    EXPECT_EQ(norms, 2u);
+    EXPECT_EQ(norms.size(), 2u);
   }
   fs::create_directories(to);
   fs::copy_file(from / "config.json", to / "config.json");
@@ -107,6 +111,7 @@ INSTANTIATE_TEST_SUITE_P(Models, AwqFold,
                                          NIBBLE_TEST_DATA "/golden/mistral", NIBBLE_TEST_DATA "/golden/qwen3",
                                          NIBBLE_TEST_DATA "/golden/gemma2", NIBBLE_TEST_DATA "/golden/gemma3",
                                          NIBBLE_TEST_DATA "/golden/phi3", NIBBLE_TEST_DATA "/golden/glm4",
+                                         NIBBLE_TEST_DATA "/golden/mixtral", NIBBLE_TEST_DATA "/golden/qwen3_moe",
                                          NIBBLE_EXAMPLE_DATA "/austen-5m"));
 
 // A norm is stored in 16 bits: the scales become what it then divides by, so that nothing of the rounding is left.

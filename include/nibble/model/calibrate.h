@@ -18,7 +18,11 @@
 //   } sink;
 //   auto report = nibble::model::calibrate(my_model, token_ids, options, sink);
 //
-// Memory: one block with its statistics (four matrices of in × in at most), and the hidden states up to cache_bytes.
+// In a mixture of experts each expert's layers see the tokens that go to it. AWQ scales the gates and ups of all experts
+// and the router's columns alike, for they have one norm before them, and an expert's down by itself.
+//
+// Memory: one block with its statistics (four matrices of in × in at most, and half a one of doubles for each expert),
+// and the hidden states up to cache_bytes.
 #pragma once
 
 #include <cstddef>
@@ -77,7 +81,7 @@ struct LayerReport {
   /// GPTQ's damping.
   double loss = 0, rounding_loss = 0;
   double damp_percent = 0;  ///< GPTQ: the one that served.
-  double coverage = 1;      ///< Share of the calibration tokens that it saw.
+  double coverage = 1;      ///< Share of the calibration tokens that it saw: an expert's layers do not see all.
   double ratio = 0;         ///< AWQ: the exponent chosen for the scales of its inputs.
   std::size_t dead_channels = 0;
   std::vector<std::string> recovery;  ///< GPTQ: what it took to factor the Hessian.

@@ -34,7 +34,7 @@ struct LayerId {
   friend auto operator<=>(const LayerId&, const LayerId&) = default;
 };
 
-/// What a block has beside its matrices: a norm's weight, a bias.
+/// What a block has beside its linear layers: a norm's weight, a bias; a router's matrix, row by row.
 struct StoredVector {
   std::string name = {};  ///< Under which it comes back if it changes: "model.layers.3.input_layernorm.weight".
   std::vector<float> values = {};  ///< Empty: there is none.
@@ -74,13 +74,30 @@ struct LayerGroup {
   /// AWQ's loss is measured behind the module that begins with this input (all of attention, say), which run_module()
   /// runs; else on the outputs of the layers themselves.
   bool has_module = false;
+
+  // Of experts, each of which has groups of its own:
+
+  /// The input is of a part of a sequence's tokens: the listener is shown [some, cols], and no rows where there are
+  /// none. A layer that saw less than 0.5 % of the tokens of all sequences is rounded to nearest, and its report says
+  /// so.
+  bool routed = false;
+  /// The input depends on no layer of the group before, so that GPTQ gathers both in one pass. Groups beside each other
+  /// whose source is one norm are scaled together by AWQ, on what each of them sees.
+  bool beside_previous = false;
+  /// Matrices [rows, cols] that multiply this input and stay in floating point, a router's: AWQ multiplies their
+  /// columns by the scales. Of groups that are scaled together the first has them.
+  std::vector<StoredVector> scaled_along = {};
 };
+
+/// Whether AWQ scales a group by the scales of the group before.
+bool scaled_with_previous(std::span<const LayerGroup> groups, std::size_t group);
 
 /// A block: what lies between one state of the hidden states and the next. Errors that it throws as nibble::Error come
 /// to the caller with the block's number before them; whatever it throws, the blocks finished before are kept.
 class CalibratedBlock {
  public:
-  /// Is shown the input [tokens, cols] of a group before it is multiplied, groups in their order. False: nothing that
+  /// Is shown the input [tokens, cols] of a group before it is multiplied, groups in their order, and each of them in
+  /// every pass, of experts that see no token too. False: nothing that
   /// follows is needed, and the pass may end there (and does where resumes_at(group) is with_states).
   using Listener = FunctionRef<bool(std::size_t group, MatrixView<const float> input)>;
 
