@@ -52,6 +52,7 @@ struct LoraModel::Impl {
         layers(adapter.layers.size()),
         gradients(blocks.size()),
         first_block(blocks.size()) {
+    require_trainable(base.config().architecture(), "LoraModel");
     adapter.check(base.config());
     check_type("adapters", options.adapter_type);
     check_type("activations", options.activation_type);

@@ -44,6 +44,7 @@ void check_rate(const char* name, double rate) {
 }
 
 void check(const QatModelOptions& o, const Model& base) {
+  require_trainable(base.config().architecture(), "QatModel");
   check_rate("weight_rate", o.weight_rate);
   check_rate("scale_rate", o.scale_rate);
   check_rate("zero_point_rate", o.zero_point_rate);

@@ -240,6 +240,14 @@ std::size_t logit_rows(std::size_t vocabulary) {
   return std::max<std::size_t>(1, (std::size_t{16} << 20) / vocabulary);
 }
 
+void require_trainable(const model::Architecture& architecture, const char* what) {
+  if (!architecture.has_experts()) return;
+  throw Error(ErrorCode::unsupported, std::string(what) + ": a model of the architecture '" +
+                                          std::string(architecture.model_type) +
+                                          "' is a mixture of experts, and no gradient finds its way back through a "
+                                          "router here; it can be run and quantized, not trained");
+}
+
 std::size_t block_floats(const model::Config& c) {
   const std::size_t queries = c.heads * c.head_dim, keys = c.kv_heads * c.head_dim;
   const std::size_t attention = 2 * c.hidden + 2 * queries + 2 * keys;  // of the trace

@@ -18,6 +18,10 @@ std::size_t logit_rows(std::size_t vocabulary);
 /// Floats a token that one block's way forth and back holds at once at most.
 std::size_t block_floats(const model::Config& config);
 
+/// Error{unsupported} names an architecture whose blocks have no way back here: a mixture of experts. `what` is the
+/// model that is to be trained.
+void require_trainable(const model::Architecture& architecture, const char* what);
+
 struct TrainingPass {
   const Model& base;  ///< Whose embedding, final norm and head are used.
   std::span<const Block> blocks;

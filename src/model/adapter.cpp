@@ -263,6 +263,11 @@ Adapter Adapter::load(const fs::path& path, const Config* model) {
 void Adapter::check(const Config& config) const {
   for (const AdapterLayer& l : layers) {
     const auto shape = find_linear(config, l.name);
+    if (!shape && config.architecture().expert_of(l.name + ".weight"))
+      throw Error(ErrorCode::unsupported, shown(l) +
+                                              " is of an expert, and adapters are of the layers here that all "
+                                              "tokens go through: " +
+                                              linear_names(config));
     if (!shape)
       throw Error(ErrorCode::not_found, shown(l) + " is no linear layer of a block of the model, which has " +
                                             std::to_string(config.layers) + " blocks and in each " +

@@ -6,8 +6,9 @@
 
 #include "nibble/core/error.h"
 #include "nibble/engine/evaluate.h"
-#include "nibble/engine/generate.h"
+#include "nibble/engine/lora_model.h"
 #include "nibble/engine/model.h"
+#include "nibble/engine/qat_model.h"
 #include "tests/support/expect_error.h"
 
 namespace nibble::inline NIBBLE_ABI::engine {
@@ -148,6 +149,36 @@ TEST_P(Experts, NameTheTokenWhoseInputsAreNoNumbers) {
   (void)model.forward(text, cache);
   const model::Config& c = model.config();
   EXPECT_EQ(zeros * c.experts, rows * (c.experts - c.experts_per_token));
+}
+
+TEST_P(Experts, AreNotTrained) {
+  const Model model = Model::load(folder_);
+  const std::string says = "a model of the architecture '" + std::string(GetParam()) + "' is a mixture of experts";
+  model::AdapterOptions options;
+  options.rank = 4;
+  const model::Adapter adapter = model::Adapter::make(model.config(), options);
+  ASSERT_FALSE(adapter.layers.empty());
+  for (const model::AdapterLayer& l : adapter.layers) EXPECT_NE(l.name.find("self_attn"), std::string::npos) << l.name;
+  expect_error(ErrorCode::unsupported, "LoraModel: " + says, [&] { LoraModel(model, adapter); });
+  expect_error(ErrorCode::unsupported, "QatModel: " + says, [&] { QatModel(model, QuantSpec::parse("int4-g16-sym")); });
+}
+
+// Adapters of attention are at work, and those of experts are said not to be.
+TEST_P(Experts, HaveNoAdapters) {
+  const Model base = Model::load(folder_);
+  model::AdapterOptions options;
+  options.rank = 4;
+  model::Adapter adapter = model::Adapter::make(base.config(), options);
+  for (model::AdapterLayer& l : adapter.layers)
+    for (std::size_t i = 0; i < l.b.size(); ++i) l.b[i] = std::sin(static_cast<float>(i));
+  const auto text = ids(12);
+  KvCache a(base.config(), 12), b(base.config(), 12);
+  EXPECT_NE(base.with_adapter(adapter).forward(text, a), base.forward(text, b));
+  const model::Architecture& architecture = base.config().architecture();
+  adapter.layers.front().name = architecture.name(0, architecture.module(model::Role::up), 1);
+  expect_error(ErrorCode::unsupported, "is of an expert", [&] { (void)base.with_adapter(adapter); });
+  adapter.layers.front().name = "model.layers.0." + std::string(architecture.module(model::Role::up).name);
+  expect_error(ErrorCode::not_found, "is no linear layer", [&] { (void)base.with_adapter(adapter); });
 }
 
 INSTANTIATE_TEST_SUITE_P(Golden, Experts, testing::Values("mixtral", "qwen3_moe"),

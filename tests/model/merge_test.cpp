@@ -66,7 +66,7 @@ TEST_F(Merge, OriginalWeightsKeepTheirTypeAndAreRoundedOnce) {
 }
 
 TEST_F(Merge, GoldenModelsInAllWays) {
-  for (const char* name : {"gqa_tied", "qwen3", "phi3", "glm4"}) {
+  for (const char* name : {"gqa_tied", "qwen3", "phi3", "glm4", "mixtral"}) {
     const fs::path model = kGolden / name;
     const Adapter adapter = random_adapter(model, 0.05);
     const auto original = merge(model, adapter, into(MergeInto::original, "nf4"));
