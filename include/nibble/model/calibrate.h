@@ -18,8 +18,8 @@
 //   } sink;
 //   auto report = nibble::model::calibrate(my_model, token_ids, options, sink);
 //
-// In a mixture of experts each expert's layers see the tokens that go to it. AWQ scales the gates and ups of all experts
-// and the router's columns alike, for they have one norm before them, and an expert's down by itself.
+// In a mixture of experts each expert's layers see the tokens that go to it. AWQ scales the gates and ups of all
+// experts and the router's columns alike, for they have one norm before them, and an expert's down by itself.
 //
 // Memory: one block with its statistics (four matrices of in × in at most, and half a one of doubles for each expert),
 // and the hidden states up to cache_bytes.
