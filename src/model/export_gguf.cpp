@@ -1,9 +1,9 @@
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 #include "core/output_path.h"
 #include "gguf_chat_template.h"
+#include "gguf_metadata.h"
 #include "gguf_weights.h"
 #include "nibble/core/error.h"
 #include "nibble/core/impl/memory.h"
@@ -18,83 +18,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// llama.cpp's number for "mostly this type" (general.file_type).
-std::uint32_t file_type(BlockType type) {
-  switch (type) {
-    case BlockType::f16: return 1;
-    case BlockType::q4_0: return 2;
-    case BlockType::q4_1: return 3;
-    case BlockType::q8_0: return 7;
-    case BlockType::q5_0: return 8;
-    case BlockType::q5_1: return 9;
-    case BlockType::q4_k: return 14;
-    case BlockType::q5_k: return 16;
-    case BlockType::q6_k: return 18;
-    case BlockType::bf16: return 32;
-    default: return 0;
-  }
-}
-
 /// What llama.cpp takes instead where rows are no whole blocks.
 BlockType fallback(BlockType type, std::size_t cols) {
   while (cols % block_size(type) != 0)
     type = type == BlockType::q4_k ? BlockType::q5_0 : type == BlockType::q6_k ? BlockType::q8_0 : BlockType::f16;
   return type;
-}
-
-/// Where llama.cpp does with the window what the model does, or nothing.
-bool states_window(const Config& c) {
-  if (c.architecture().windows == Windows::pattern) return c.sliding_window != 0;
-  return c.sliding_window != 0 && !c.windows_differ();
-}
-
-GgufMetadata model_metadata(const Config& c, const std::string& name, BlockType type) {
-  const std::string arch(c.architecture().gguf_architecture);
-  GgufMetadata out{{"general.architecture", arch},
-                   {"general.name", name},
-                   {"general.type", std::string("model")},
-                   {"general.quantization_version", std::uint32_t{2}},
-                   {"general.file_type", file_type(type)}};
-  const auto number = [&](const char* key, std::size_t value) {
-    out[arch + "." + key] = static_cast<std::uint32_t>(value);
-  };
-  number("block_count", c.layers);
-  number("context_length", c.context);
-  number("embedding_length", c.hidden);
-  number("feed_forward_length", c.intermediate);
-  if (c.experts != 0) {
-    number("expert_count", c.experts);
-    number("expert_used_count", c.experts_per_token);
-    if (c.expert_intermediate != 0) number("expert_feed_forward_length", c.expert_intermediate);
-  }
-  number("attention.head_count", c.heads);
-  number("attention.head_count_kv", c.kv_heads);
-  number("attention.key_length", c.head_dim);
-  number("attention.value_length", c.head_dim);
-  number("rope.dimension_count", c.turned_dim());
-  number("vocab_size", c.vocab);
-  if (states_window(c)) number("attention.sliding_window", c.sliding_window);
-  out[arch + ".attention.layer_norm_rms_epsilon"] = static_cast<float>(c.rms_eps);
-  out[arch + ".rope.freq_base"] = static_cast<float>(c.rope_theta);
-  if (c.window_rope_theta != 0) out[arch + ".rope.freq_base_swa"] = static_cast<float>(c.window_rope_theta);
-  if (c.attention_cap != 0) out[arch + ".attn_logit_softcapping"] = static_cast<float>(c.attention_cap);
-  if (c.logit_cap != 0) out[arch + ".final_logit_softcapping"] = static_cast<float>(c.logit_cap);
-  if (c.rope_scaling && c.rope_scaling->kind == RopeScaling::Kind::linear) {
-    out[arch + ".rope.scaling.type"] = std::string("linear");
-    out[arch + ".rope.scaling.factor"] = static_cast<float>(c.rope_scaling->factor);
-  }
-  return out;
-}
-
-/// What llama.cpp divides each frequency by where the scaling is not the same for all; else nothing.
-std::vector<float> rope_factors(const Config& c) {
-  if (!c.rope_scaling || c.rope_scaling->kind == RopeScaling::Kind::linear) return {};
-  Config plain = c;
-  plain.rope_scaling.reset();
-  const auto scaled = c.inverse_frequencies(), unscaled = plain.inverse_frequencies();
-  std::vector<float> out(scaled.size());
-  for (std::size_t i = 0; i < out.size(); ++i) out[i] = static_cast<float>(unscaled[i] / scaled[i]);
-  return out;
 }
 
 class Job {

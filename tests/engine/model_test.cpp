@@ -65,7 +65,7 @@ TEST_P(Golden, LogitsDependNeitherOnTheThreadsNorOnTheTokensBehind) {
   KvCache a(one.config(), ids_.size()), b(many.config(), ids_.size());
   const auto all = many.forward(ids_, b);
   EXPECT_EQ(one.forward(ids_, a), all);
-  for (const std::size_t first : {1, 5, 17}) {  // the experts' products are of other numbers of tokens then
+  for (const std::size_t first : {1u, 5u, 17u}) {  // the experts' products are of other numbers of tokens then
     KvCache c(many.config(), ids_.size());
     const auto some = many.forward(std::span(ids_).first(first), c);
     EXPECT_TRUE(std::equal(some.begin(), some.end(), all.begin())) << first;
