@@ -374,6 +374,51 @@ TEST(Config, ReadsGlm4) {
   EXPECT_EQ(parse(j).bias_of(Role::key), Bias::none);
 }
 
+TEST(Config, ReadsMixturesOfExperts) {
+  Json j = llama();
+  j["model_type"] = "mixtral";
+  Config c = parse(j);
+  EXPECT_EQ(c.experts, 8u);
+  EXPECT_EQ(c.experts_per_token, 2u);
+  EXPECT_EQ(c.expert_intermediate, 0u);
+  EXPECT_TRUE(c.normalizes_experts);
+  EXPECT_EQ(c.sliding_window, 0u);
+
+  j["model_type"] = "qwen3_moe";
+  c = parse(j);
+  EXPECT_EQ(c.experts, 128u);
+  EXPECT_EQ(c.experts_per_token, 8u);
+  EXPECT_EQ(c.expert_intermediate, 768u);
+  EXPECT_FALSE(c.normalizes_experts);
+  j.update({{"num_experts", 16}, {"num_experts_per_tok", 4}, {"moe_intermediate_size", 96}, {"norm_topk_prob", true}});
+  j.update({{"decoder_sparse_step", 1}, {"mlp_only_layers", Json::array()}});
+  c = parse(j);
+  EXPECT_EQ(c.experts, 16u);
+  EXPECT_EQ(c.experts_per_token, 4u);
+  EXPECT_EQ(c.elements(c.architecture().module(Role::down).in), 96u);
+  EXPECT_TRUE(c.normalizes_experts);
+}
+
+TEST(Config, RefusesBlocksWithoutExpertsBesideOthers) {
+  Json j = llama();
+  j["model_type"] = "qwen3_moe";
+  j["decoder_sparse_step"] = 2;
+  expect_error(ErrorCode::unsupported, "\"decoder_sparse_step\" is 2, which leaves blocks without experts",
+               [&] { (void)parse(j); });
+  j.erase("decoder_sparse_step");
+  j["mlp_only_layers"] = {1};
+  expect_error(ErrorCode::unsupported, "\"mlp_only_layers\" is", [&] { (void)parse(j); });
+  j.erase("mlp_only_layers");
+  j["n_routed_experts"] = 4;
+  expect_error(ErrorCode::unsupported, "\"n_routed_experts\" is 4", [&] { (void)parse(j); });
+  j = llama();
+  j["num_experts"] = 4;
+  expect_error(
+      ErrorCode::unsupported,
+      "\"num_experts\" is 4, which says that this is a mixture of experts; this engine does not in a llama model",
+      [&] { (void)parse(j); });
+}
+
 // The factor beside rope_theta counts before the one at the top, as in transformers.
 TEST(Config, AHeadMayBeTurnedInPart) {
   Json j = llama();
