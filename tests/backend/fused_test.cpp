@@ -43,8 +43,9 @@ TEST(MatmulFused, GivesWhatSeparateProductsGive) {
   const struct {
     std::size_t rows;
     const char* spec;
-  } cases[] = {{130, "int4-g32-sym"}, {64, "int4-g32-sym"}, {70, "int8"},
-               {33, "nf4"},           {65, "llm-int8"},     {64, "int4-g7-sym"}};
+  } cases[] = {{130, "int4-g32-sym"}, {64, "int4-g32-sym"},  {70, "int8"},
+               {33, "nf4"},           {65, "llm-int8"},      {64, "int4-g7-sym"},
+               {64, "int5-g32-sym"},  {65, "int6-g32-asym"}, {64, "int7-g32-sym"}};
   for (const Backend* b : available())
     for (const Activations how : {Activations::fp32, Activations::int8})
       for (const std::size_t n : {std::size_t{1}, std::size_t{4}, tokens}) {
@@ -87,7 +88,8 @@ TEST(MatmulFused, GivesWhatSeparateProductsGive) {
 TEST(MatmulFused, AScalePerTokenAndGroupIsTheExactIntegerResult) {
   constexpr std::size_t tokens = 5, in = 200, out = 70;
   const auto x = normal(tokens * in, 4, 2);
-  for (const char* spec : {"int4-g32-asym", "int4-g64-sym", "int8", "int8-g16-sym-f32"}) {
+  for (const char* spec :
+       {"int4-g32-asym", "int4-g64-sym", "int5-g32-asym", "int6-g16-sym", "int7-g64-sym", "int8", "int8-g16-sym-f32"}) {
     const auto q = quantized(out, in, spec, 5);
     std::vector<float> expected(tokens * out);
     for (std::size_t t = 0; t < tokens; ++t)
@@ -134,7 +136,8 @@ TEST(MatmulFused, RefusesBeforeItWrites) {
 TEST(ActOrder, IsPackedUnpackedAndMultiplied) {
   constexpr std::size_t tokens = 40, in = 144, out = 70;
   const auto x = normal(tokens * in, 6), g = normal(tokens * out, 7);
-  for (const char* spec : {"int4-g16-asym", "int4-g32-sym", "int8-g64-asym", "int3-g16-sym", "int2-g48-asym"}) {
+  for (const char* spec : {"int4-g16-asym", "int4-g32-sym", "int8-g64-asym", "int3-g16-sym", "int2-g48-asym",
+                           "int5-g32-sym", "int6-g16-asym", "int7-g32-asym"}) {
     const auto q = act_order(out, in, spec, 8);
     std::vector<float> first, first_int8;
     for (const Backend* b : available()) {

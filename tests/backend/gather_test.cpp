@@ -31,8 +31,9 @@ void expect_rows(const Backend& b, const PackedMatrix& packed, const std::vector
 
 TEST(GatherRows, GivesWhatDequantizeGives) {
   const auto w = normal(kRows * kCols, 1);
-  for (const char* spec : {"int4-g20-sym", "int4-g100-asym", "int8", "int3-g60-asym", "int2-g20-sym", "int6-g50-sym",
-                           "nf4", "nf4-dq", "fp4", "llm-int8", "int4-g7-sym"}) {
+  for (const char* spec :
+       {"int4-g20-sym", "int4-g100-asym", "int8", "int3-g60-asym", "int2-g20-sym", "int5-channel-sym", "int6-g50-sym",
+        "int7-channel-asym", "nf4", "nf4-dq", "fp4", "llm-int8", "int4-g7-sym"}) {
     const QuantizedMatrix q = quantize(MatrixView<const float>(w.data(), kRows, kCols), spec);
     std::vector<float> expected(kRows * kCols);
     find_backend("scalar").dequantize(q, 0, {expected.data(), kRows, kCols}, serial_executor());

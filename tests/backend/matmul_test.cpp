@@ -43,8 +43,8 @@ constexpr Shape kShapes[] = {{1, 300, 33}, {2, 64, 1}, {3, 17, 70}, {13, 520, 32
 TEST(Matmul, KeepsItsBoundAndIsTheSameOnEveryBackend) {
   for (const Shape s : kShapes) {
     const auto w = normal(s.in * s.out, 1), x = normal(s.tokens * s.in, 2);
-    for (const char* text :
-         {"int4-g32-asym", "int3-g7-sym", "nf4-b64-dq", "fp4-b48", "int8", "dynamic8-b100", "int2-tensor-sym"}) {
+    for (const char* text : {"int4-g32-asym", "int3-g7-sym", "int5-g32-sym", "int6-g16-asym", "int7-channel-sym",
+                             "nf4-b64-dq", "fp4-b48", "int8", "dynamic8-b100", "int2-tensor-sym"}) {
       const auto q = quantize(MatrixView<const float>(w.data(), s.out, s.in), text);
       std::vector<float> first, first_t;
       for (const Backend* b : available()) {
@@ -102,8 +102,8 @@ TEST(Matmul, ATokensResultDoesNotDependOnItsBatch) {
     const auto w = normal(rows * cols, 11), x = normal(9 * cols, 12);
     for (const char* text :
          {"int4-g32-sym", "int4-g32-asym", "int4-g128-sym-f32", "int4-channel-asym", "int4-g48-sym-bf16",
-          "int2-g16-asym", "int3-g40-sym", "int6-g32-asym", "int8", "int8-tensor-asym", "int8-g64-sym", "nf4",
-          "nf4-b64-dq", "fp4-b8", "int4-g12-asym", "int4-g32-asymraw-f32", "nf4-b100"})
+          "int2-g16-asym", "int3-g40-sym", "int5-g128-sym", "int6-g32-asym", "int7-g64-sym", "int8", "int8-tensor-asym",
+          "int8-g64-sym", "nf4", "nf4-b64-dq", "fp4-b8", "int4-g12-asym", "int4-g32-asymraw-f32", "nf4-b100"})
       for (const Backend* b : available()) {
         const auto packed = b->pack(quantize(MatrixView<const float>(w.data(), rows, cols), text));
         std::vector<float> together(9 * rows), alone(9 * rows), three(9 * rows);
@@ -122,7 +122,7 @@ TEST(Matmul, ATokensResultDoesNotDependOnItsBatch) {
 TEST(Matmul, ATransposedProductDoesNotDependOnItsBatchOrThreads) {
   constexpr std::size_t rows = 300, cols = 1100, tokens = 520;
   const auto w = normal(rows * cols, 11), x = normal(tokens * rows, 12);
-  for (const char* text : {"nf4-b64-dq", "int4-g32-asym", "int8"})
+  for (const char* text : {"nf4-b64-dq", "int4-g32-asym", "int5-g32-asym", "int6-g16-sym", "int7-channel-sym", "int8"})
     for (const Backend* b : available()) {
       const auto packed = b->pack(quantize(MatrixView<const float>(w.data(), rows, cols), text));
       std::vector<float> serial(tokens * cols), threads(tokens * cols), alone(cols);
@@ -141,8 +141,10 @@ TEST(Matmul, ATransposedProductDoesNotDependOnItsBatchOrThreads) {
 /// The definition in backend.h, spelled out.
 TEST(Matmul, EightBitActivationsGiveTheExactIntegerResult) {
   for (const auto& [rows, cols] : {std::pair<std::size_t, std::size_t>{70, 544}, {64, 300}, {1, 8}, {129, 37}})
-    for (const char* text : {"int4-g32-sym", "int4-g32-asym", "int4-channel-sym-f32", "int3-g40-asym",
-                             "int2-g16-sym-bf16", "int8", "int8-g64-asym", "int8-tensor-sym", "int6-g32-sym"}) {
+    for (const char* text :
+         {"int4-g32-sym", "int4-g32-asym", "int4-channel-sym-f32", "int3-g40-asym", "int2-g16-sym-bf16", "int5-g32-sym",
+          "int5-g32-asym", "int5-channel-sym", "int6-g32-sym", "int6-g16-asym", "int6-g128-sym", "int7-g64-asym",
+          "int7-channel-asym", "int7-g40-sym", "int8", "int8-g64-asym", "int8-tensor-sym"}) {
       const auto w = normal(rows * cols, 21), x = normal(7 * cols, 22, 3);
       const auto q = quantize(MatrixView<const float>(w.data(), rows, cols), text);
       std::vector<float> expected(7 * rows);
@@ -224,9 +226,12 @@ TEST(Matmul, FloatActivationsGiveTheExactFixedPointResult) {
   constexpr std::size_t tokens = 7;
   for (const auto& [rows, cols] : {std::pair<std::size_t, std::size_t>{70, 1088}, {64, 300}, {1, 8}, {129, 37}})
     for (const char* text :
-         {"int4-g32-sym", "int4-g32-asym", "int4-channel-sym-f32", "int4-g512-asym", "int4-g40-sym", "int3-g40-asym",
-          "int3-g32-sym", "int3-g128-asym", "int3-channel-sym", "int2-g16-sym-bf16", "int2-g64-asym", "int2-tensor-sym",
-          "int8", "int8-g64-asym", "int8-g20-sym", "int8-tensor-sym", "int6-g32-sym", "int5-channel-asym"}) {
+         {"int4-g32-sym",   "int4-g32-asym",     "int4-channel-sym-f32", "int4-g512-asym",   "int4-g40-sym",
+          "int3-g40-asym",  "int3-g32-sym",      "int3-g128-asym",       "int3-channel-sym", "int2-g16-sym-bf16",
+          "int2-g64-asym",  "int2-tensor-sym",   "int5-g32-sym",         "int5-g64-asym",    "int5-g128-sym",
+          "int5-g40-sym",   "int5-channel-asym", "int6-g16-sym",         "int6-g32-asym",    "int6-g64-sym",
+          "int6-g512-asym", "int6-channel-sym",  "int7-g32-sym",         "int7-g128-asym",   "int7-channel-sym",
+          "int8",           "int8-g64-asym",     "int8-g20-sym",         "int8-tensor-sym"}) {
       const auto w = normal(rows * cols, 43), x = hard_activations(tokens, cols);
       const auto q = quantize(MatrixView<const float>(w.data(), rows, cols), text);
       std::vector<float> expected(tokens * rows);
@@ -334,10 +339,11 @@ TEST(Pack, UnpackGivesTheCanonicalFormBack) {
   };
   for (const auto& [rows, cols] : {std::pair<std::size_t, std::size_t>{70, 544}, {64, 300}, {1, 1}, {129, 37}}) {
     const auto w = normal(rows * cols, 31);
-    for (const char* text :
-         {"int4-g32-sym", "int4-g32-asym", "int2-g16-asym-bf16", "int2-g24-sym", "int3-g7-sym", "int3-g64-asym",
-          "int3-channel-sym", "int5-channel-sym", "int6-tensor-asym", "int7-g64-sym", "int8", "int8-g48-asym",
-          "int4-g32-asymraw-f32", "nf4", "nf4-b64-dq", "fp4-b20", "dynamic8-b64", "llm-int8"}) {
+    for (const char* text : {"int4-g32-sym",  "int4-g32-asym", "int2-g16-asym-bf16",   "int2-g24-sym",
+                             "int3-g7-sym",   "int3-g64-asym", "int3-channel-sym",     "int5-channel-sym",
+                             "int5-g32-asym", "int6-g16-sym",  "int6-tensor-asym",     "int7-g64-sym",
+                             "int8",          "int8-g48-asym", "int4-g32-asymraw-f32", "nf4",
+                             "nf4-b64-dq",    "fp4-b20",       "dynamic8-b64",         "llm-int8"}) {
       const auto q = quantize(MatrixView<const float>(w.data(), rows, cols), text);
       const auto back = default_backend().unpack(*default_backend().pack(q));
       EXPECT_EQ(back.spec, q.spec);
@@ -352,6 +358,19 @@ TEST(Pack, UnpackGivesTheCanonicalFormBack) {
   const std::vector<float> dense(64);
   EXPECT_THROW((void)default_backend().unpack(*default_backend().pack(MatrixView<const float>(dense.data(), 8, 8))),
                Error);
+}
+
+/// What a packed matrix takes beside what is stored: the table of values, and the bytes that may be read past the end.
+TEST(Pack, HoldsCodesAtTheirOwnWidth) {
+  constexpr std::size_t rows = 128, cols = 1024;
+  const auto w = normal(rows * cols, 32);
+  for (int bits = 2; bits <= 8; ++bits)
+    for (const char* where : {"g32", "g128", "channel"})
+      for (const char* how : {"sym", "asym"}) {
+        const auto q = quantize(MatrixView<const float>(w.data(), rows, cols),
+                                "int" + std::to_string(bits) + "-" + where + "-" + how);
+        EXPECT_LE(default_backend().pack(q)->storage_bytes(), q.storage_bytes() + 128) << q.spec.to_string();
+      }
 }
 
 TEST(Matmul, EightBitActivationsRefuseWhatTheyCannotTake) {

@@ -12,53 +12,59 @@ namespace nibble::inline NIBBLE_ABI {
 /// The codes of one row of a panel, by column: words lie kInterleavedRows apart.
 class CodeLayout {
  public:
-  /// `bits`: 2, 3, 4 or 8.
-  explicit constexpr CodeLayout(int bits) : bits_(bits) {}
+  /// `bits`: 2 … 8.
+  explicit constexpr CodeLayout(int bits) : bits_(static_cast<unsigned>(bits)) {}
 
   /// The fewest columns that fill whole words, and those words.
-  [[nodiscard]] constexpr std::size_t step_columns() const {
-    return bits_ == 3 ? 32 : 32 / static_cast<unsigned>(bits_);
-  }
-  [[nodiscard]] constexpr std::size_t step_words() const { return bits_ == 3 ? 3 : 1; }
+  [[nodiscard]] constexpr std::size_t step_columns() const { return 32 / (bits_ & (~bits_ + 1)); }
+  [[nodiscard]] constexpr std::size_t step_words() const { return step_columns() * bits_ / 32; }
   /// Words of a row of `depth` columns, a multiple of step_columns().
   [[nodiscard]] constexpr std::size_t words(std::size_t depth) const { return depth / step_columns() * step_words(); }
 
   /// Sets a code of a row whose words are zero.
   constexpr void put(std::uint32_t* row, std::size_t column, std::uint8_t code) const {
-    const Place at = place(column);
-    row[at.word * kernels::kInterleavedRows] |= (code & mask()) << at.shift;
-    if (bits_ == 3)
-      row[at.third_word * kernels::kInterleavedRows] |= static_cast<std::uint32_t>(code >> 2) << at.third_shift;
+    unsigned left = code;
+    for (unsigned plane = 8, before = 0; plane > 0; plane /= 2) {
+      if ((bits_ & plane) == 0) continue;
+      const Place at = place(column, plane, before);
+      row[at.word * kernels::kInterleavedRows] |= (left & ((1u << plane) - 1)) << at.shift;
+      left >>= plane;
+      before += plane;
+    }
   }
   [[nodiscard]] constexpr std::uint8_t get(const std::uint32_t* row, std::size_t column) const {
-    const Place at = place(column);
-    std::uint32_t code = row[at.word * kernels::kInterleavedRows] >> at.shift & mask();
-    if (bits_ == 3) code |= (row[at.third_word * kernels::kInterleavedRows] >> at.third_shift & 1) << 2;
+    unsigned code = 0;
+    for (unsigned plane = 8, before = 0; plane > 0; plane /= 2) {
+      if ((bits_ & plane) == 0) continue;
+      const Place at = place(column, plane, before);
+      code |= (row[at.word * kernels::kInterleavedRows] >> at.shift & ((1u << plane) - 1)) << before;
+      before += plane;
+    }
     return static_cast<std::uint8_t>(code);
   }
 
  private:
   struct Place {
-    std::size_t word, third_word;
-    unsigned shift, third_shift;
+    std::size_t word;
+    unsigned shift;
   };
-  [[nodiscard]] constexpr std::uint32_t mask() const { return bits_ == 3 ? 3 : (1u << bits_) - 1; }
-  /// Four columns share a shift within the four bytes of a word; the next four have the next bits of the same bytes.
-  [[nodiscard]] constexpr Place place(std::size_t column) const {
+  /// Of a column's bits in the plane of `plane` bits; `before` of a code are in the planes before it. Four columns
+  /// share a shift within the four bytes of a word; the next four have the next bits of the same bytes.
+  [[nodiscard]] constexpr Place place(std::size_t column, unsigned plane, unsigned before) const {
     const std::size_t step = column / step_columns() * step_words(), part = column % step_columns() / 4;
-    const auto byte = static_cast<unsigned>(column % 4 * 8);
-    if (bits_ != 3) return {step, 0, byte + static_cast<unsigned>(part) * static_cast<unsigned>(bits_), 0};
-    return {step + part / 4, step + 2, byte + static_cast<unsigned>(part % 4 * 2), byte + static_cast<unsigned>(part)};
+    const std::size_t parts_of_word = 8 / plane;
+    return {step + step_columns() * before / 32 + part / parts_of_word,
+            static_cast<unsigned>(column % 4 * 8 + part % parts_of_word * plane)};
   }
 
-  int bits_;
+  unsigned bits_;
 };
 
 /// Every code of a step comes back whatever its neighbours are: no two share a bit.
 constexpr bool code_layout_is_a_bijection(int bits) {
   const CodeLayout layout(bits);
   const auto top = static_cast<std::uint8_t>((1u << bits) - 1);
-  std::uint32_t words[3 * kernels::kInterleavedRows] = {};
+  std::uint32_t words[7 * kernels::kInterleavedRows] = {};
   for (std::size_t k = 0; k < layout.step_columns(); ++k) {
     if (layout.get(words, k) != 0) return false;
     layout.put(words, k, top);
@@ -69,6 +75,7 @@ constexpr bool code_layout_is_a_bijection(int bits) {
   return true;
 }
 static_assert(code_layout_is_a_bijection(2) && code_layout_is_a_bijection(3) && code_layout_is_a_bijection(4) &&
+              code_layout_is_a_bijection(5) && code_layout_is_a_bijection(6) && code_layout_is_a_bijection(7) &&
               code_layout_is_a_bijection(8));
 
 }  // namespace nibble::inline NIBBLE_ABI

@@ -38,8 +38,9 @@ NIBBLE_INLINE InputKind input_kind(const CpuMatrix& w, Activations asked) {
 NIBBLE_INLINE bool share_input(const CpuMatrix& a, const CpuMatrix& b) {
   const InterleavedMatrix *m = detail::interleaved(a), *n = detail::interleaved(b);
   if (m == nullptr || n == nullptr) return m == n;
-  return m->depth() == n->depth() && (m->chunks().code_bits == 8) == (n->chunks().code_bits == 8) &&
-         m->group_size() == n->group_size() && m->threshold() == n->threshold() &&
+  const kernels::ChunkLayout a_chunks = m->chunks(), b_chunks = n->chunks();
+  return m->depth() == n->depth() && (a_chunks.code_bits == 8) == (b_chunks.code_bits == 8) &&
+         a_chunks.chunk == b_chunks.chunk && m->group_size() == n->group_size() && m->threshold() == n->threshold() &&
          std::ranges::equal(m->order(), n->order());
 }
 

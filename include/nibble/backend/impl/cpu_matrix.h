@@ -100,9 +100,9 @@ class InterleavedMatrix final : public CpuMatrix {
   std::vector<std::uint32_t> order_;
   Buffer kept_scales_;  ///< Where scales_ holds what was made of them (double quantization, LLM.int8): for unpack().
   NestedScales nested_;
-  int code_bits_;  ///< As held: 2, 3, 4 or 8.
+  int code_bits_;  ///< As held: 2 … 8.
   ScaleType scale_type_;
-  std::int32_t zero_point_;  ///< Of symmetric codes.
+  std::int32_t zero_point_;  ///< Where no group has its own.
   std::size_t depth_, group_size_, groups_;
   Buffer codes_, scales_, zeros_;
   float values_[16] = {};

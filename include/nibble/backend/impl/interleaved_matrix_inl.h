@@ -25,13 +25,11 @@ inline std::size_t columns_per_group(const QuantSpec& spec, std::size_t cols) {
              : cols;
 }
 
-/// The width that codes are held in: their own where the kernels have it and groups are whole steps, else the next
-/// wider one.
+/// The width that codes are held in: their own where groups are whole steps, else 4 or 8, which have the shortest.
 inline int held_bits(const QuantSpec& spec, std::size_t cols) {
-  if (spec.bits > 4) return 8;
   const std::size_t group = columns_per_group(spec, cols);
   const auto whole_steps = [&](int bits) { return group == cols || group % CodeLayout(bits).step_columns() == 0; };
-  return spec.bits < 4 && whole_steps(spec.bits) ? spec.bits : 4;
+  return whole_steps(spec.bits) ? spec.bits : spec.bits <= 4 ? 4 : 8;
 }
 
 /// The type that the kernels take scales in: the spec's own where they know it (kernels::InterleavedPanel::scale_type).
@@ -80,12 +78,12 @@ NIBBLE_INLINE InterleavedMatrix::InterleavedMatrix(const Backend& backend, const
       nested_(q.nested),
       code_bits_(detail::held_bits(q.spec, q.cols)),
       scale_type_(detail::held_scale_type(q.spec)),
-      zero_point_(1 << (q.spec.bits - 1)),
+      zero_point_(q.spec.has_zero_points() ? 0 : q.zero_point(0)),
       depth_(detail::round_up(q.cols, CodeLayout(code_bits_).step_columns())) {
   const std::size_t group = detail::columns_per_group(q.spec, q.cols);
   groups_ = (q.cols + group - 1) / group;
   group_size_ = detail::round_up(group, CodeLayout(code_bits_).step_columns());
-  for (std::size_t i = 0; i < 16 && code_bits_ < 8; ++i) {
+  for (std::size_t i = 0; i < 16 && code_bits_ <= 4; ++i) {
     const std::size_t code = code_bits_ == 2 ? i % 4 : i;  // the kernels leave the next code's bits above a 2-bit code
     if (q.spec.is_codebook()) values_[i] = q.codebook[code];
     else values_[i] = static_cast<float>(static_cast<int>(code) - (q.spec.has_zero_points() ? 0 : q.zero_point(0)));
@@ -108,7 +106,7 @@ NIBBLE_INLINE void InterleavedMatrix::pack_codes(const QuantizedMatrix& q) {
 }
 
 NIBBLE_INLINE void InterleavedMatrix::pack_groups(const QuantizedMatrix& q) {
-  const bool has_zeros = q.spec.has_zero_points() || code_bits_ == 8;
+  const bool has_zeros = q.spec.has_zero_points();
   const std::size_t count = panels() * groups_ * kernels::kInterleavedRows;
   scales_ = Buffer::allocate(count * static_cast<std::size_t>(scale_bytes(scale_type_)));
   if (has_zeros) zeros_ = Buffer::allocate(count);
@@ -160,7 +158,7 @@ NIBBLE_INLINE void InterleavedMatrix::decode_column(std::size_t panel, std::size
   for (std::size_t j = 0; j < kernels::kInterleavedRows; ++j) {
     const std::uint8_t code = layout.get(words + j, column);
     const float scale = load_scale(scale_type_, scales_.data(), at + j);
-    const float value = code_bits_ == 8 ? static_cast<float>(code) : values_[code];
+    const float value = code_bits_ > 4 ? static_cast<float>(code - zero_point_) : values_[code];
     out[j] = (zeros_.size() == 0 ? value : value - static_cast<float>(zeros_.as<std::uint8_t>()[at + j])) * scale;
   }
 }

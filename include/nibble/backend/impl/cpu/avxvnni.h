@@ -8,8 +8,8 @@ NIBBLE_KERNELS(simd) {
 namespace vec {
 
 inline I dot4(I sum, I a, I b) { return _mm256_dpbusd_avx_epi32(sum, a, b); }
-/// No cheaper for codes below 16.
-inline I dot4_nibbles(I sum, I a, I b) { return dot4(sum, a, b); }
+/// No cheaper for codes below 128.
+inline I dot4_small(I sum, I a, I b) { return dot4(sum, a, b); }
 
 }  // namespace vec
 

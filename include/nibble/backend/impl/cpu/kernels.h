@@ -45,7 +45,7 @@ constexpr size_t kMaxFewTokens = 32;
 constexpr size_t kInterleavedRows = 64;
 
 /// 64 rows of a quantized matrix, their codes side by side, so that a vector's lanes are rows and a row's sum needs no
-/// reduction across lanes. Codes of 2, 3, 4 and 8 bits; 5 to 7 bits are widened to 8.
+/// reduction across lanes. Codes of 2 to 8 bits.
 ///
 ///             row 0            row 1                  row 63
 ///   word 0  | k 0…7, 32 bits | k 0…7, 32 bits | … | k 0…7 |      4 bits: k4k0 k5k1 k6k2 k7k3, two codes a byte, the
@@ -53,18 +53,19 @@ constexpr size_t kInterleavedRows = 64;
 ///
 ///   8 bits: a word is k0 k1 k2 k3.   2 bits: byte j of a word is k(12+j) k(8+j) k(4+j) k(j), the last in bits 0 and 1.
 ///   3 bits: three words for 32 columns: the two low bits of k 0…15, of k 16…31, as above; bit i of byte j of the third
-///   word is the upper bit of k(4i+j).
+///   word is the upper bit of k(4i+j).   5 to 7 bits: the four low bits as above, then the others as for 1 (the third
+///   word), 2, and 2 and 1 bits: in words of 32, 16 and 32 columns (cpu/generic/code_words.h has the rule).
 ///
 ///   scales, zeros: [group][64]. Rows past the matrix's last have scale 0; columns past its last are padded with code 0
 ///   and meet activations of 0. Three bytes past the last word can be read.
 struct InterleavedPanel {
   const uint32_t* codes;
   const void* scales;
-  const uint8_t* zeros;  ///< Zero points; null where all are zero_point. 8-bit codes always have them.
-  const float* values;   ///< Below 8 bits: what each four bits that hold a code stand for, before the scale.
+  const uint8_t* zeros;  ///< Zero points; null where all are zero_point.
+  const float* values;   ///< Up to 4 bits: what each four bits that hold a code stand for, before the scale.
   size_t depth;          ///< Columns, padded to whole steps of words.
   size_t group_size;     ///< A multiple of the columns in a step.
-  int32_t code_bits;     ///< 2, 3, 4 or 8.
+  int32_t code_bits;     ///< 2 … 8.
   int32_t scale_type;    ///< 0: f32, 1: f16, 2: bf16.
   int32_t zero_point;    ///< Of integer codes, where `zeros` is null.
 };
@@ -76,7 +77,7 @@ struct ChunkLayout {
   int32_t code_bits;
 };
 /// The longest chunk of fixed-point activations: what keeps the parts of its sums within 24 bits.
-constexpr size_t fixed_chunk(int32_t code_bits) { return code_bits == 8 ? 128 : 256; }
+constexpr size_t fixed_chunk(int32_t code_bits) { return code_bits > 4 ? 128 : 256; }
 
 /// Tokens of activations in 24-bit fixed point (backend/fixed_point.h), as encode_fixed of the same table wrote them.
 struct FixedTokens {
@@ -193,7 +194,7 @@ struct KernelTable {
   /// Up to so many tokens gemv_codes is faster than decoding panels for gemm_panel; measured.
   size_t few_tokens;
   /// Columns [first, last), at most kPanelDepth and whole steps, as two panels [kPanelDepth][32], one after the other;
-  /// unless `scaled`, the values alone, for codes below 8 bits without zero points.
+  /// unless `scaled`, the values alone, for codes of up to 4 bits without zero points.
   void (*decode_codes)(const InterleavedPanel& panel, size_t first, size_t last, bool scaled, float* panels);
   /// out[t][64] = Σ over groups of (scale·scale of x)·(exact integer sum of (code − zero_point)·x). Groups of at most
   /// 65536 columns.

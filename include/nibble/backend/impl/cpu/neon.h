@@ -17,8 +17,8 @@ inline I dot4(I sum, I a, I b) {
   const I high = vpaddq_s32(vmull_s16(vget_low_s16(a1), vget_low_s16(b1)), vmull_high_s16(a1, b1));
   return add_int(sum, vpaddq_s32(low, high));
 }
-/// The same for codes below 16: their products fit 16 bits in pairs.
-inline I dot4_nibbles(I sum, I a, I b) {
+/// The same for codes below 128: their products fit 16 bits in pairs.
+inline I dot4_small(I sum, I a, I b) {
   const int8x16_t codes = vreinterpretq_s8_s32(a), x = vreinterpretq_s8_s32(b);
   const int16x8_t low = vmull_s8(vget_low_s8(codes), vget_low_s8(x)), high = vmull_high_s8(codes, x);
   return vpadalq_s16(sum, vpaddq_s16(low, high));

@@ -7,8 +7,8 @@ namespace nibble::inline NIBBLE_ABI::kernels {
 NIBBLE_KERNELS(simd) {
 namespace vec {
 
-/// Codes below 16 are signed bytes too.
-inline I dot4_nibbles(I sum, I a, I b) { return vdotq_s32(sum, vreinterpretq_s8_s32(a), vreinterpretq_s8_s32(b)); }
+/// Codes below 128 are signed bytes too.
+inline I dot4_small(I sum, I a, I b) { return vdotq_s32(sum, vreinterpretq_s8_s32(a), vreinterpretq_s8_s32(b)); }
 /// The instruction takes signed by signed: a·b = (a − 128)·b + 64·b + 64·b.
 inline I dot4(I sum, I a, I b) {
   const int8x16_t x = vreinterpretq_s8_s32(b), half = vdupq_n_s8(64);

@@ -65,6 +65,8 @@ inline I set_bytes(const char* p) {
   return set_int(word);
 }
 inline I and_int(I a, I b) { return a & b; }
+/// a | (b & mask).
+inline I or_and(I a, I b, I mask) { return a | (b & mask); }
 inline I mul_int(I a, I b) { return static_cast<I>(static_cast<uint32_t>(a) * static_cast<uint32_t>(b)); }
 inline I mul_high(I a, I b) {
   return static_cast<I>(uint64_t{static_cast<uint32_t>(a)} * static_cast<uint32_t>(b) >> 32);
@@ -77,7 +79,8 @@ inline I dot4(I sum, I a, I b) {
   }
   return sum;
 }
-inline I dot4_nibbles(I sum, I a, I b) { return dot4(sum, a, b); }
+/// The same for codes below 128.
+inline I dot4_small(I sum, I a, I b) { return dot4(sum, a, b); }
 inline I low_byte(I x) { return x & 255; }
 using Table16 = const float*;
 inline Table16 load_table16(const float* p) { return p; }

@@ -70,6 +70,8 @@ inline I sub_int(I a, I b) { return _mm256_sub_epi32(a, b); }
 /// a·b for |a| < 2^15, −2^15 ≤ b < 2^15.
 inline I mul_small(I a, int32_t b) { return _mm256_madd_epi16(a, set_int(b & 0xFFFF)); }
 inline I and_int(I a, I b) { return _mm256_and_si256(a, b); }
+/// a | (b & mask).
+inline I or_and(I a, I b, I mask) { return _mm256_or_si256(a, _mm256_and_si256(b, mask)); }
 inline I mul_int(I a, I b) { return _mm256_mullo_epi32(a, b); }
 inline I mul_high(I a, I b) {
   const I even = _mm256_mul_epu32(a, b), odd = _mm256_mul_epu32(_mm256_srli_epi64(a, 32), _mm256_srli_epi64(b, 32));

@@ -76,6 +76,8 @@ inline I sub_int(I a, I b) { return _mm512_sub_epi32(a, b); }
 /// a·b for |a| < 2^15, −2^15 ≤ b < 2^15.
 inline I mul_small(I a, int32_t b) { return _mm512_madd_epi16(a, set_int(b & 0xFFFF)); }
 inline I and_int(I a, I b) { return _mm512_and_si512(a, b); }
+/// a | (b & mask).
+inline I or_and(I a, I b, I mask) { return _mm512_ternarylogic_epi32(a, b, mask, 0xF8); }
 inline I mul_int(I a, I b) { return _mm512_mullo_epi32(a, b); }
 inline I mul_high(I a, I b) {
   const I even = _mm512_mul_epu32(a, b), odd = _mm512_mul_epu32(_mm512_srli_epi64(a, 32), _mm512_srli_epi64(b, 32));

@@ -12,8 +12,8 @@ inline I dot4(I sum, I a, I b) {
   asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
   return sum;
 }
-/// No cheaper for codes below 16.
-inline I dot4_nibbles(I sum, I a, I b) { return dot4(sum, a, b); }
+/// No cheaper for codes below 128.
+inline I dot4_small(I sum, I a, I b) { return dot4(sum, a, b); }
 
 }  // namespace vec
 

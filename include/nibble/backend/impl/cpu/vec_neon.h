@@ -37,6 +37,8 @@ inline I bits_of(F x) { return vreinterpretq_s32_f32(x); }
 inline I to_int(F x) { return vcvtnq_s32_f32(x); }
 inline F to_float(I x) { return vcvtq_f32_s32(x); }
 inline I and_int(I a, I b) { return vandq_s32(a, b); }
+/// a | (b & mask).
+inline I or_and(I a, I b, I mask) { return vorrq_s32(a, vandq_s32(b, mask)); }
 inline I mul_int(I a, I b) { return vmulq_s32(a, b); }
 inline I mul_high(I a, I b) {
   const uint32x4_t x = vreinterpretq_u32_s32(a), y = vreinterpretq_u32_s32(b);

@@ -15,10 +15,10 @@ struct ByteForm {
   static inline vec::I codes(const vec::I (&word)[CodeWords<Bits>::words]) {
     return code_bytes<Bits, Part>(word);
   }
-  /// dot4 takes unsigned by signed bytes; dot4_nibbles is for codes below 16.
+  /// dot4 takes unsigned by signed bytes; dot4_small is for codes below 128.
   static inline vec::I add(vec::I sum, vec::I codes, vec::I x) {
     if constexpr (Bits == 8) return vec::dot4(sum, codes, x);
-    else return vec::dot4_nibbles(sum, codes, x);
+    else return vec::dot4_small(sum, codes, x);
   }
   static inline vec::I widen(vec::I sum, vec::I) { return sum; }
 };

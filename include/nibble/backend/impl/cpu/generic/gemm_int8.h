@@ -7,6 +7,12 @@
 template <size_t Tokens, size_t Vectors>
 inline void begin_group(const InterleavedPanel& p, size_t group, size_t row, const int32_t* x_sums,
                         size_t x_sums_stride, vec::I (&sum)[Tokens][1][Vectors]) {
+  if (p.zeros == nullptr) {
+    for (size_t t = 0; t < Tokens; ++t)
+      for (size_t v = 0; v < Vectors; ++v)
+        sum[t][0][v] = vec::set_int(-p.zero_point * x_sums[t * x_sums_stride + group]);
+    return;
+  }
   vec::I zero[Vectors];
   load_zeros(p, group, row, zero);
   for (size_t t = 0; t < Tokens; ++t)

@@ -68,6 +68,7 @@ inline void decode_step(const uint32_t* from, vec::Table16 values, const vec::F 
       const vec::I code = code_of<Bits, decltype(column)::value>(word[v]);
       vec::F value;
       if constexpr (Bits == 8) value = vec::to_float(vec::low_byte(code));
+      else if constexpr (Bits > 4) value = vec::to_float(code);
       else value = vec::table16(values, code);
       if (scaled) value = vec::mul(vec::sub(value, zero[v]), scale[v]);
       const size_t r = row + v * vec::lanes, half = r / kPanelWidth;
@@ -88,7 +89,7 @@ NIBBLE_KERNEL void decode_columns(const InterleavedPanel& p, size_t first, size_
       load_scales(p, group, row, scale);
       for (size_t v = 0; v < vectors; ++v)
         zero[v] = p.zeros == nullptr
-                      ? vec::set(0.0f)
+                      ? vec::set(Bits > 4 ? static_cast<float>(p.zero_point) : 0.0f)  // else it is in the values
                       : vec::to_float(vec::load_codes(p.zeros + param_index(group, row) + v * vec::lanes));
       for (; k < end; k += CodeWords<Bits>::columns)
         decode_step<Bits>(words_at<Bits>(p, k, row), values, zero, scale, scaled, row,

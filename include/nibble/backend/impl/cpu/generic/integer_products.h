@@ -4,10 +4,11 @@
 // Activations lie so that one 32-bit word of them, in every lane, meets
 // a few columns of codes. A Form (byte_forms.h, pair_forms.h) says which, and the instruction that multiplies them.
 
-/// Products of `steps` steps added to `sum`.
+/// Products of `steps` steps added to `sum`. Inlined whatever its length: out of line the sums would lie in memory,
+/// since bytes of activations may be those of a sum for all that the compiler knows.
 template <class Form, size_t Tokens, size_t Vectors>
-inline void dot_steps(const uint32_t* from, size_t steps, const char* x, size_t x_stride,
-                      vec::I (&sum)[Tokens][Form::digits][Vectors]) {
+inline __attribute__((always_inline)) void dot_steps(const uint32_t* from, size_t steps, const char* x, size_t x_stride,
+                                                     vec::I (&sum)[Tokens][Form::digits][Vectors]) {
   using Words = CodeWords<Form::bits>;
   for (size_t i = 0; i < steps; ++i, from += Words::stride, x += Form::parts * Form::digits * 4) {
     // One stream of whole panels: the lines of sixteen words ahead, into the second level.
@@ -15,8 +16,8 @@ inline void dot_steps(const uint32_t* from, size_t steps, const char* x, size_t 
       for (size_t line = 0; line < Vectors * vec::lanes; line += 16)
         __builtin_prefetch(from + (16 + w) * kInterleavedRows + line, 0, 2);
     vec::I word[Vectors][Words::words];
-    load_step<Form::bits>(from, word);
     unroll<Form::parts>([&](auto part) __attribute__((always_inline)) {
+      load_part<Form::bits, decltype(part)::value * Words::parts / Form::parts>(from, word);
       vec::I codes[Vectors];
       for (size_t v = 0; v < Vectors; ++v) codes[v] = Form::template codes<decltype(part)::value>(word[v]);
       for (size_t t = 0; t < Tokens; ++t)
@@ -30,8 +31,8 @@ inline void dot_steps(const uint32_t* from, size_t steps, const char* x, size_t 
 
 /// The same for a form whose partial sums hold run_columns columns: each run from zero, then widened.
 template <class Form, size_t Tokens, size_t Vectors>
-inline void dot_columns(const uint32_t* from, size_t columns, const char* x, size_t x_stride,
-                        vec::I (&sum)[Tokens][Form::digits][Vectors]) {
+inline __attribute__((always_inline)) void dot_columns(const uint32_t* from, size_t columns, const char* x,
+                                                       size_t x_stride, vec::I (&sum)[Tokens][Form::digits][Vectors]) {
   using Words = CodeWords<Form::bits>;
   if constexpr (Form::run_columns == 0) {
     dot_steps<Form, Tokens, Vectors>(from, columns / Words::columns, x, x_stride, sum);
@@ -64,6 +65,9 @@ inline void for_width(const InterleavedPanel& p, Kernel kernel) {
     case 2: return kernel(Index<2>());
     case 3: return kernel(Index<3>());
     case 4: return kernel(Index<4>());
+    case 5: return kernel(Index<5>());
+    case 6: return kernel(Index<6>());
+    case 7: return kernel(Index<7>());
     default: return kernel(Index<8>());
   }
 }

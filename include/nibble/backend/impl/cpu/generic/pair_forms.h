@@ -1,8 +1,9 @@
 // Forms (integer_products.h) for units without a byte product of four into 32 bits: AVX2.
 //
 // Codes below 16 by signed bytes: two products of at most 15·128 fit 16 bits, and so do the sums of eight such pairs,
-// which are widened to 32 bits once in 32 columns. Codes of 8 bits would overflow; they are taken as 16-bit integers,
-// two columns at a time, and 24-bit activations as two digits of 12 bits.
+// which are widened to 32 bits once in 32 columns. Pairs of codes of 5 to 7 bits fit 16 bits, their sums do not. Codes
+// of 8 bits would overflow; they are taken as 16-bit integers, two columns at a time, and 24-bit activations as two
+// digits of 12 bits.
 
 #include "nibble/backend/impl/cpu/generic/code_words.h"
 #include "nibble/backend/impl/cpu/generic/fixed_bytes.h"
@@ -12,13 +13,16 @@ struct PairForm {
   static constexpr int bits = Bits;
   static constexpr size_t digits = Digits, bytes_per_column = Digits;
   static constexpr size_t parts = CodeWords<Bits>::parts;
-  static constexpr size_t run_columns = 32;
+  static constexpr size_t run_columns = Bits <= 4 ? 32 : 0;
 
   template <size_t Part>
   static inline vec::I codes(const vec::I (&word)[CodeWords<Bits>::words]) {
     return code_bytes<Bits, Part>(word);
   }
-  static inline vec::I add(vec::I pairs, vec::I codes, vec::I x) { return vec::add_pairs(pairs, codes, x); }
+  static inline vec::I add(vec::I sum, vec::I codes, vec::I x) {
+    if constexpr (run_columns == 0) return vec::dot4_small(sum, codes, x);
+    else return vec::add_pairs(sum, codes, x);
+  }
   static inline vec::I widen(vec::I sum, vec::I pairs) { return vec::widen_pairs(sum, pairs); }
 };
 
