@@ -1,5 +1,5 @@
 // matmul/<spec>/<activation>/<rows>x<columns>/n<tokens>/t<threads>: y = x·Wᵀ through the library, and beside it, in the
-// same process, what one would do without it: Eigen's sgemm, and dequantizing first.
+// same process, what one would do without it: Eigen's sgemm, and dequantizing first. <spec> may be a type of GGUF's.
 //
 // of_limit: for few tokens the bytes of weights read against the streaming read of this process; for many the
 // operations against its FMA or VNNI peak. The label says which; each limit is measured just before its case. One token
@@ -16,6 +16,7 @@
 #include "bench/kernels/peers.h"
 #include "bench/support/limits.h"
 #include "bench/support/random.h"
+#include "nibble/matrix/block_matrix.h"
 #include "nibble/quantize/quantize.h"
 
 namespace nibble {
@@ -34,6 +35,22 @@ const QuantizedMatrix& quantized(const std::string& spec, Shape s) {
   return known.emplace(key, quantize(MatrixView<const float>(w.data(), s.rows, s.cols), spec)).first->second;
 }
 
+/// Blocks of any type, of random bytes whose every pair is an ordinary number as f16: what they multiply to takes no
+/// part in the time.
+BlockMatrix random_blocks(BlockType type, Shape s) {
+  BlockMatrix m = BlockMatrix::allocate(type, s.rows, s.cols);
+  const auto values = bench::random(m.blocks.size(), 1);
+  auto* bytes = m.blocks.writable<std::uint8_t>();
+  for (std::size_t i = 0; i < values.size(); ++i)
+    bytes[i] = static_cast<std::uint8_t>(static_cast<int>(values[i] * 64) % 8 + (i % 2 == 0 ? 0x20 : 0x28));
+  return m;
+}
+
+PackedMatrixPtr pack(const Backend& backend, const std::string& spec, Shape s) {
+  if (const auto type = parse_block_type(spec)) return backend.pack(random_blocks(*type, s));
+  return backend.pack(quantized(spec, s));
+}
+
 /// Packed copies of a matrix, of `bytes` in all at least: for one token more than any cache holds. Those of the last
 /// matrix are kept, since packing takes longer than multiplying.
 const std::vector<PackedMatrixPtr>& packed_copies(const Backend& backend, const std::string& spec, Shape s,
@@ -43,8 +60,7 @@ const std::vector<PackedMatrixPtr>& packed_copies(const Backend& backend, const 
   const std::string key = std::string(backend.name()) + spec + std::to_string(s.rows) + "x" + std::to_string(s.cols);
   if (key != of) copies.clear();
   of = key;
-  while (copies.empty() || copies.size() * copies[0]->storage_bytes() < bytes)
-    copies.push_back(backend.pack(quantized(spec, s)));
+  while (copies.empty() || copies.size() * copies[0]->storage_bytes() < bytes) copies.push_back(pack(backend, spec, s));
   return copies;
 }
 
@@ -180,6 +196,21 @@ void add_matmul() {
       }
 }
 
+/// matmul/…: the other widths, and GGUF's blocks, at one shape.
+void add_widths_and_blocks() {
+  std::vector<std::string> specs{"int5-g32-sym", "int6-g32-sym", "int7-g32-sym"};
+  for (const BlockType type : kBlockTypes)
+    if (!is_float(type)) specs.emplace_back(name_of(type));
+  for (const std::string& spec : specs)
+    for (const bool int8 : {false, true}) {
+      if (int8 && bench::vnni_peak(1) == 0) continue;
+      for (const std::size_t n : {1, 8, 32, 128}) {
+        const Case c{"", spec, int8, {4096, 4096}, n, 1};
+        add(name_of("matmul", c), c);
+      }
+    }
+}
+
 /// cache/…: one token by weights that lie in the third level (4096×4096) or the second (1024×1024).
 /// scalar/… and avx2/…: other backends by name.
 void add_variants() {
@@ -208,6 +239,7 @@ const int registered = [] {
           ->Unit(benchmark::kMillisecond)
           ->UseRealTime();
   add_matmul();
+  add_widths_and_blocks();
   add_variants();
   benchmark::AddCustomContext("streaming_read_t1", std::to_string(bench::streaming_read(1)));
   benchmark::AddCustomContext("fma_peak_t1", std::to_string(bench::fma_peak(1)));

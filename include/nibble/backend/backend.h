@@ -69,9 +69,9 @@ class Backend {
   [[nodiscard]] virtual QuantizedMatrix unpack(const PackedMatrix& packed) const;
   /// pack() for unquantized weights, kept in their own type.
   [[nodiscard]] virtual PackedMatrixPtr pack(FloatMatrix weights) const = 0;
-  /// pack() for GGUF's blocks. The built-in backends take those of an exact_spec to the kernels of that spec, and
-  /// decode the others panel by panel, on the fly. Error: as BlockMatrix::validate; unsupported from a backend that
-  /// does not know blocks.
+  /// pack() for GGUF's blocks. The CPU backends take all that are no floats to the kernels of integer codes, held in
+  /// about their own size: those of an exact_spec as matrices of it. Error: as BlockMatrix::validate; unsupported from
+  /// a backend that does not know blocks.
   [[nodiscard]] virtual PackedMatrixPtr pack(BlockMatrix blocks) const;
 
   /// y [n, out] = x [n, in] · Wᵀ, without loss of activations: bit-identical on every built-in backend, for any batch
@@ -82,6 +82,7 @@ class Backend {
   ///   the chunk's integer sum S exact, y = Σ RN(S)·(scale·2^−k) by fused multiply-add:
   ///   |error| ≤ Σ_chunks (absmax/0x7F7F7F·Σ|w| + (chunks + 1)·ε·|chunk's sum|). A chunk with NaN or infinity makes
   ///   its token's results NaN;
+  ///   GGUF's blocks with a minimum: after each chunk's sum y += RN(Σ q)·(−min·2^−k), Σ q exact, by another one;
   /// - 4-bit codebooks: y = Σ scale·(Σ x·codebook[code]), chunks of 256, fused multiply-adds in order, in fp32:
   ///   |error| ≤ (257 + chunks)·ε·Σ|x·w|;
   /// - LLM.int8: x is quantized per row and multiplied exactly in integers, its outlier columns in fp32;
@@ -103,8 +104,9 @@ class Backend {
 
   /// matmul with activations in 8 bits (W8A8, W4A8): each row of x is rounded to q = x·127/absmax, half to even, and
   ///   y[t][o] = (Σ over groups of scale·S, by fused multiply-add in their order) · absmax[t]/127,
-  /// where S = Σ (code − zero_point)·q is exact. Much faster, at a loss that `nibble compare` measures. Errors:
-  /// shape_mismatch; unsupported where has_int8_matmul is false; non_finite names the place in x.
+  /// where S = Σ (code − zero_point)·q is exact (GGUF's blocks with a minimum: after each group's −min·Σ q, by another
+  /// fused multiply-add). Much faster, at a loss that `nibble compare` measures. Errors: shape_mismatch; unsupported
+  /// where has_int8_matmul is false; non_finite names the place in x.
   virtual void matmul_int8(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y,
                            Executor& executor) const;
 

@@ -6,8 +6,8 @@
 //   Q4_0 ↔ int4-g32-sym    Q5_0 ↔ int5-g32-sym    Q8_0 ↔ int8-g32-sym    (f16 scales, which may be negative)
 //   Q6_K → int6-g16-sym-f32    Q8_K → int8-g256-sym-f32                  (the two-level scale multiplied out, exactly)
 //
-// The others (Q4_1, Q5_1, Q4_K, Q5_K: a real-valued minimum; IQ4_NL: its own table) have no such form; backends decode
-// them in panels, on the fly.
+// The others (Q4_1, Q5_1, Q4_K, Q5_K: a real-valued minimum; IQ4_NL: its own table) have no such form; the CPU backends
+// multiply their codes all the same (Backend::matmul).
 #pragma once
 
 #include <cstddef>

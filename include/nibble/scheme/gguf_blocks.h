@@ -69,7 +69,7 @@ NIBBLE_HD constexpr void set_split_nibbles(std::uint8_t* codes, const std::uint8
 }
 
 /// Every block has `size` values in groups of `group`, and decode_run<N>(first, out): N values from `first` on, all of
-/// one group. On a device that is what a thread decodes.
+/// one group. On a device that is what a thread decodes. code(i) is that of value i.
 struct Q4_0 {
   static constexpr std::size_t size = kGroup, group = size;
   f16 d;
@@ -85,6 +85,7 @@ struct Q4_1 {
   static constexpr std::size_t size = kGroup, group = size;
   f16 d, m;
   std::uint8_t codes[16];
+  NIBBLE_HD constexpr std::uint8_t code(std::size_t i) const { return split_nibble(codes, i); }
   template <std::size_t N>
   NIBBLE_HD constexpr void decode_run(std::size_t first, float* out) const {
     const auto scale = static_cast<float>(d), min = static_cast<float>(m);
@@ -150,6 +151,7 @@ struct IQ4_NL {
   static constexpr std::size_t size = kGroup, group = size;
   f16 d;
   std::uint8_t codes[16];
+  NIBBLE_HD constexpr std::uint8_t code(std::size_t i) const { return split_nibble(codes, i); }
   NIBBLE_HD static constexpr float entry(unsigned code) {
 #ifdef __CUDA_ARCH__
     return static_cast<float>(packed_entry(code));
@@ -197,6 +199,10 @@ struct Q4_K {
   f16 d, dmin;
   SixBitScales scales;
   std::uint8_t codes[128];
+  NIBBLE_HD constexpr std::uint8_t code(std::size_t i) const {
+    const std::size_t g = i / group;
+    return static_cast<std::uint8_t>((codes[g / 2 * group + i % group] >> (g % 2 * 4)) & 15);
+  }
   template <std::size_t N>
   NIBBLE_HD constexpr void decode_run(std::size_t first, float* out) const {
     const std::size_t g = first / group;
@@ -214,6 +220,11 @@ struct Q5_K {
   SixBitScales scales;
   std::uint8_t high[32];
   std::uint8_t codes[128];
+  NIBBLE_HD constexpr std::uint8_t code(std::size_t i) const {
+    const std::size_t g = i / group;
+    const int low = (codes[g / 2 * group + i % group] >> (g % 2 * 4)) & 15, fifth = (high[i % group] >> g) & 1;
+    return static_cast<std::uint8_t>(low | fifth << 4);
+  }
   template <std::size_t N>
   NIBBLE_HD constexpr void decode_run(std::size_t first, float* out) const {
     const std::size_t g = first / group;

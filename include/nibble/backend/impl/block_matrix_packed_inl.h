@@ -1,55 +1,130 @@
-// GGUF blocks as weights: those with an exact canonical form become it, the others are decoded panel by panel.
+// GGUF blocks as weights: integer codes, interleaved. Those with an exact canonical form of about their own size become
+// it; the others are taken from their blocks with what their groups share.
 #pragma once
 
-#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <string>
 
+#include "nibble/backend/impl/code_layout.h"
 #include "nibble/backend/impl/cpu_matmul.h"
 #include "nibble/backend/impl/cpu_matrix.h"
+#include "nibble/core/error.h"
 
 namespace nibble::inline NIBBLE_ABI {
 
 namespace detail {
 
-using kernels::kPanelDepth;
-using kernels::kPanelWidth;
-
-/// Q4_1, Q5_1, Q4_K, Q5_K and IQ4_NL stay as they are in memory. A token costs a pass over the plain decoder, so they
-/// are the slow types for few tokens; for many the decoding is shared.
-class BlockPanels final : public CpuMatrix {
- public:
-  BlockPanels(const Backend& backend, BlockMatrix m) : CpuMatrix(backend, m.rows, m.cols), m_(std::move(m)) {}
-  std::size_t storage_bytes() const override { return m_.storage_bytes(); }
-
-  const float* input_panel(const kernels::KernelTable&, std::size_t row0, std::size_t k0, std::size_t k1,
-                           float* panel) const override {
-    float rows[kPanelWidth][kPanelDepth];
-    const std::size_t width = std::min(kPanelWidth, m_.rows - row0);
-    for (std::size_t j = 0; j < kPanelWidth; ++j) {
-      if (j < width) m_.decode_row(row0 + j, k0, k1, rows[j]);
-      else std::fill_n(rows[j], k1 - k0, 0.0f);
-    }
-    for (std::size_t k = 0; k < k1 - k0; ++k)
-      for (std::size_t j = 0; j < kPanelWidth; ++j) panel[k * kPanelWidth + j] = rows[j][k];
-    return panel;
-  }
-  void output_panel(const kernels::KernelTable&, std::size_t col0, std::size_t r0, std::size_t r1,
-                    float* panel) const override {
-    std::fill_n(panel, (r1 - r0) * kPanelWidth, 0.0f);
-    const std::size_t last = std::min(col0 + kPanelWidth, m_.cols);
-    for (std::size_t r = r0; r < r1; ++r) m_.decode_row(r, col0, last, panel + (r - r0) * kPanelWidth);
-  }
-
- private:
-  BlockMatrix m_;
+/// How a block type lies in an InterleavedMatrix: a value of a group is
+///   (code − zero_point)·(scale·scale_step) + offset·offset_step.
+struct BlockForm {
+  int code_bits = 0;  ///< As InterleavedPanel's; 0: as its canonical form.
+  std::int32_t zero_point = 0;
+  bool has_steps = false, has_offset = false;
 };
+template <class Block>
+inline constexpr BlockForm block_form{};
+template <>
+inline constexpr BlockForm block_form<blocks::Q4_1>{4, 0, false, true};
+template <>
+inline constexpr BlockForm block_form<blocks::Q5_1>{5, 0, false, true};
+template <>
+inline constexpr BlockForm block_form<blocks::Q4_K>{4, 0, true, true};
+template <>
+inline constexpr BlockForm block_form<blocks::Q5_K>{5, 0, true, true};
+template <>
+inline constexpr BlockForm block_form<blocks::Q6_K>{6, 32, true, false};
+template <>
+inline constexpr BlockForm block_form<blocks::IQ4_NL>{kernels::kTableBits, 128, false, false};
+
+static_assert([] {
+  for (std::size_t code = 0; code < 16; ++code)
+    if (kernels::kTableCodes[code] - block_form<blocks::IQ4_NL>.zero_point != blocks::iq4_nl_table()[code])
+      return false;
+  return true;
+}());
+
+inline BlockForm form_of(BlockType type) {
+  return visit_block(type, [](auto block) { return block_form<decltype(block)>; });
+}
+
+struct GroupNumbers {
+  f16 scale, offset;
+  std::int8_t scale_step = 1, offset_step = 1;
+};
+template <class Block>
+GroupNumbers numbers_of(const Block& b, std::size_t group) {
+  if constexpr (requires { b.dmin; }) {  // a minimum is subtracted; its sign is the offset's
+    return {b.d, f16::from_bits(b.dmin.bits ^ 0x8000), static_cast<std::int8_t>(b.scales.scale(group)),
+            static_cast<std::int8_t>(b.scales.min(group))};
+  } else if constexpr (requires { b.scales; }) {
+    return {b.d, {}, b.scales[group]};
+  } else if constexpr (requires { b.m; }) {
+    return {b.d, b.m};
+  } else {
+    return {b.d, {}};
+  }
+}
+
+/// The canonical spec of the blocks' values, or of their codes alone.
+inline QuantSpec spec_of(BlockType type) {
+  if (const auto exact = exact_spec(type)) return *exact;
+  return QuantSpec::parse("int" + std::to_string(kernels::held_bits(form_of(type).code_bits)) + "-g32-sym");
+}
 
 }  // namespace detail
+
+NIBBLE_INLINE InterleavedMatrix::InterleavedMatrix(const Backend& backend, const BlockMatrix& m)
+    : CpuMatrix(backend, m.rows, m.cols),
+      spec_(detail::spec_of(m.type)),
+      code_bits_(detail::form_of(m.type).code_bits),
+      scale_type_(ScaleType::f16),
+      zero_point_(detail::form_of(m.type).zero_point),
+      depth_(m.cols),
+      group_size_(spec_.group_size),
+      groups_(m.cols / group_size_) {
+  for (int i = 0; i < 16; ++i)
+    values_[i] = static_cast<float>((code_bits_ == kernels::kTableBits ? kernels::kTableCodes[i] : i) - zero_point_);
+  visit_block(m.type, [&](auto block) {
+    if constexpr (detail::block_form<decltype(block)>.code_bits != 0) pack_blocks<decltype(block)>(m);
+  });
+}
+
+template <class Block>
+NIBBLE_INLINE void InterleavedMatrix::pack_blocks(const BlockMatrix& m) {
+  constexpr detail::BlockForm form = detail::block_form<Block>;
+  constexpr std::size_t groups = Block::size / Block::group;
+  constexpr CodeLayout layout(kernels::held_bits(form.code_bits));
+  static_assert(std::has_single_bit(groups) && Block::group % layout.step_columns() == 0);
+  span_shift_ = std::countr_zero(groups);
+  codes_ = Buffer::allocate(panels() * words_per_panel() * 4 + 3);  // kernels load at any byte of the last word
+  const std::size_t numbers = panels() * kernels::kInterleavedRows;
+  scales_ = Buffer::allocate(numbers * spans() * sizeof(f16));
+  if (form.has_offset) offsets_ = Buffer::allocate(scales_.size());
+  if (form.has_steps) scale_steps_ = Buffer::allocate(numbers * groups_);
+  if (form.has_steps && form.has_offset) offset_steps_ = Buffer::allocate(numbers * groups_);
+  Block block;
+  for (std::size_t r = 0; r < m.rows; ++r)
+    for (std::size_t s = 0; s < spans(); ++s) {
+      std::memcpy(&block, m.row(r) + s * sizeof block, sizeof block);
+      std::uint32_t* const to = codes_.writable<std::uint32_t>() + row_words(r);
+      for (std::size_t i = 0; i < Block::size; ++i) layout.put(to, s * Block::size + i, block.code(i));
+      for (std::size_t g = 0; g < groups; ++g) {
+        const detail::GroupNumbers n = detail::numbers_of(block, g);
+        const std::size_t span = param_index(r, s, spans()), group = param_index(r, s * groups + g, groups_);
+        scales_.writable<f16>()[span] = n.scale;
+        if (form.has_offset) offsets_.writable<f16>()[span] = n.offset;
+        if (form.has_steps) scale_steps_.writable<std::int8_t>()[group] = n.scale_step;
+        if (form.has_steps && form.has_offset) offset_steps_.writable<std::int8_t>()[group] = n.offset_step;
+      }
+    }
+}
 
 NIBBLE_INLINE PackedMatrixPtr cpu_pack(const Backend& backend, BlockMatrix m) {
   m.validate("weights");
   if (is_float(m.type)) return cpu_pack(backend, m.aligned().as_floats());
-  if (exact_spec(m.type)) return cpu_pack(backend, to_quantized(m));
-  return std::make_shared<detail::BlockPanels>(backend, std::move(m));
+  if (detail::form_of(m.type).code_bits != 0) return std::make_shared<InterleavedMatrix>(backend, m);
+  return cpu_pack(backend, to_quantized(m));
 }
 
 }  // namespace nibble::inline NIBBLE_ABI

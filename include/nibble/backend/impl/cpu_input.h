@@ -24,6 +24,7 @@ struct CpuInput {
 
   std::vector<std::int8_t> codes;        ///< [token][depth]; fixed: [token] of encode_fixed's digits
   std::vector<std::int32_t> sums;        ///< [token][group] of codes; fixed: [token][chunk][3]
+  std::vector<float> totals;             ///< fixed: [token][chunk] of the activations in fixed point
   std::vector<float> token_scale;        ///< absmax/127 of a token
   std::vector<float> group_scale;        ///< int8_group: [token][group], and token_scale is 1; fixed: [token][chunk]
   std::vector<std::uint8_t> is_outlier;  ///< LLM.int8: a flag per packed column
@@ -33,8 +34,13 @@ struct CpuInput {
 
   /// The fixed-point tokens [first, …) of a matrix whose chunks are `layout`.
   [[nodiscard]] kernels::FixedTokens fixed_tokens(const kernels::ChunkLayout& layout, std::size_t first) const {
-    return {codes.data() + first * stride,       stride, sums.data() + first * chunks * 3,
-            group_scale.data() + first * chunks, chunks, layout};
+    return {codes.data() + first * stride,
+            stride,
+            sums.data() + first * chunks * 3,
+            totals.data() + first * chunks,
+            group_scale.data() + first * chunks,
+            chunks,
+            layout};
   }
 
   /// Error{non_finite} names the first place of x that 8 bits cannot hold.

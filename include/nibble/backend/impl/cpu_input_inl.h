@@ -39,7 +39,7 @@ NIBBLE_INLINE bool share_input(const CpuMatrix& a, const CpuMatrix& b) {
   const InterleavedMatrix *m = detail::interleaved(a), *n = detail::interleaved(b);
   if (m == nullptr || n == nullptr) return m == n;
   const kernels::ChunkLayout a_chunks = m->chunks(), b_chunks = n->chunks();
-  return m->depth() == n->depth() && (a_chunks.code_bits == 8) == (b_chunks.code_bits == 8) &&
+  return m->depth() == n->depth() && kernels::are_bytes(a_chunks.code_bits) == kernels::are_bytes(b_chunks.code_bits) &&
          a_chunks.chunk == b_chunks.chunk && m->group_size() == n->group_size() && m->threshold() == n->threshold() &&
          std::ranges::equal(m->order(), n->order());
 }
@@ -119,14 +119,15 @@ NIBBLE_INLINE void CpuInput::fix(const kernels::KernelTable& isa, const Interlea
   const auto count = [&](std::size_t columns) { return (columns + layout.chunk - 1) / layout.chunk; };
   const std::size_t groups = layout.depth / layout.group_size;
   chunks = groups * count(layout.group_size) + count(layout.depth % layout.group_size);
-  stride = layout.depth * (layout.code_bits == 8 ? isa.fixed_bytes_of_8_bits : isa.fixed_bytes);
+  stride = layout.depth * (kernels::are_bytes(layout.code_bits) ? isa.fixed_bytes_of_8_bits : isa.fixed_bytes);
   codes.resize(x.rows * stride);
   sums.resize(x.rows * chunks * 3);
+  totals.resize(x.rows * chunks);
   group_scale.resize(x.rows * chunks);
   parallel_for(executor, x.rows, 8, [&](std::size_t begin, std::size_t end) {
     for (std::size_t t = begin; t < end; ++t)
       isa.encode_fixed(x.data + t * x.stride, layout, codes.data() + t * stride, sums.data() + t * chunks * 3,
-                       group_scale.data() + t * chunks);
+                       totals.data() + t * chunks, group_scale.data() + t * chunks);
   });
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "nibble/backend/backend.h"
+#include "nibble/backend/impl/code_layout.h"
 #include "nibble/backend/impl/cpu/kernels.h"
 
 namespace nibble::inline NIBBLE_ABI {
@@ -46,8 +47,12 @@ class InterleavedMatrix final : public CpuMatrix {
   /// of equal size, whose columns are brought together.
   static bool fits(const QuantizedMatrix& q);
   InterleavedMatrix(const Backend& backend, const QuantizedMatrix& q);
+  /// Blocks that are integer codes with a scale a group, and an offset, that a QuantizedMatrix cannot hold as small.
+  InterleavedMatrix(const Backend& backend, const BlockMatrix& m);
 
   std::size_t storage_bytes() const override;
+  /// Whether a QuantizedMatrix holds the same values.
+  [[nodiscard]] bool can_unpack() const { return offsets_.size() == 0 && code_bits_ != kernels::kTableBits; }
   [[nodiscard]] QuantizedMatrix unpack() const;
   kernels::ChunkLayout chunks() const override {
     return {depth_, group_size_, spec_.is_affine() ? kernels::fixed_chunk(code_bits_) : kernels::kPanelDepth,
@@ -85,10 +90,19 @@ class InterleavedMatrix final : public CpuMatrix {
  private:
   void pack_codes(const QuantizedMatrix& q);
   void pack_groups(const QuantizedMatrix& q);
-  [[nodiscard]] bool keeps_scales() const { return spec_.double_quant || is_llm_int8(); }
-  [[nodiscard]] std::size_t words_per_panel() const {
-    return depth_ * static_cast<std::size_t>(code_bits_) / 32 * kernels::kInterleavedRows;
+  template <class Block>
+  void pack_blocks(const BlockMatrix& m);
+  /// Where a row's numbers of a group, or of a span, lie in its panel's.
+  [[nodiscard]] std::size_t param_index(std::size_t row, std::size_t group, std::size_t groups) const {
+    return (row / kernels::kInterleavedRows * groups + group) * kernels::kInterleavedRows +
+           row % kernels::kInterleavedRows;
   }
+  [[nodiscard]] std::size_t spans() const { return groups_ >> span_shift_; }
+  /// What multiplies a row's codes in a group.
+  [[nodiscard]] float scale_of(std::size_t row, std::size_t group) const;
+  [[nodiscard]] bool keeps_scales() const { return spec_.double_quant || is_llm_int8(); }
+  [[nodiscard]] CodeLayout code_layout() const { return CodeLayout(kernels::held_bits(code_bits_)); }
+  [[nodiscard]] std::size_t words_per_panel() const { return code_layout().words(depth_) * kernels::kInterleavedRows; }
   /// Where the words of a row begin in codes_.
   [[nodiscard]] std::size_t row_words(std::size_t row) const {
     return row / kernels::kInterleavedRows * words_per_panel() + row % kernels::kInterleavedRows;
@@ -100,11 +114,12 @@ class InterleavedMatrix final : public CpuMatrix {
   std::vector<std::uint32_t> order_;
   Buffer kept_scales_;  ///< Where scales_ holds what was made of them (double quantization, LLM.int8): for unpack().
   NestedScales nested_;
-  int code_bits_;  ///< As held: 2 … 8.
+  int code_bits_;  ///< As held: 2 … 8, or kernels::kTableBits.
   ScaleType scale_type_;
   std::int32_t zero_point_;  ///< Where no group has its own.
   std::size_t depth_, group_size_, groups_;
-  Buffer codes_, scales_, zeros_;
+  int span_shift_ = 0;  ///< A scale serves 2^span_shift_ groups, each with its step (kernels::InterleavedPanel).
+  Buffer codes_, scales_, zeros_, scale_steps_, offsets_, offset_steps_;
   float values_[16] = {};
 };
 

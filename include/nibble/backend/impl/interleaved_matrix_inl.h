@@ -82,7 +82,7 @@ NIBBLE_INLINE InterleavedMatrix::InterleavedMatrix(const Backend& backend, const
       depth_(detail::round_up(q.cols, CodeLayout(code_bits_).step_columns())) {
   const std::size_t group = detail::columns_per_group(q.spec, q.cols);
   groups_ = (q.cols + group - 1) / group;
-  group_size_ = detail::round_up(group, CodeLayout(code_bits_).step_columns());
+  group_size_ = detail::round_up(group, code_layout().step_columns());
   for (std::size_t i = 0; i < 16 && code_bits_ <= 4; ++i) {
     const std::size_t code = code_bits_ == 2 ? i % 4 : i;  // the kernels leave the next code's bits above a 2-bit code
     if (q.spec.is_codebook()) values_[i] = q.codebook[code];
@@ -96,7 +96,7 @@ NIBBLE_INLINE InterleavedMatrix::InterleavedMatrix(const Backend& backend, const
 
 NIBBLE_INLINE void InterleavedMatrix::pack_codes(const QuantizedMatrix& q) {
   codes_ = Buffer::allocate(panels() * words_per_panel() * 4 + 3);  // kernels load at any byte of the last word
-  const CodeLayout layout(code_bits_);
+  const CodeLayout layout = code_layout();
   std::vector<std::uint8_t> row(q.cols);
   for (std::size_t r = 0; r < q.rows; ++r) {
     unpack_codes(q.row_codes(r), q.cols, q.spec.bits, row.data());
@@ -112,9 +112,7 @@ NIBBLE_INLINE void InterleavedMatrix::pack_groups(const QuantizedMatrix& q) {
   if (has_zeros) zeros_ = Buffer::allocate(count);
   for (std::size_t r = 0; r < q.rows; ++r)
     for (std::size_t g = 0; g < groups_; ++g) {
-      const std::size_t to =
-          (r / kernels::kInterleavedRows * groups_ + g) * kernels::kInterleavedRows + r % kernels::kInterleavedRows;
-      const std::size_t column = std::min(g * group_size_, q.cols - 1);
+      const std::size_t to = param_index(r, g, groups_), column = std::min(g * group_size_, q.cols - 1);
       const std::size_t from = q.group_of(r, order_.empty() ? column : order_[column]);
       store_scale(scale_type_, scales_.writable<std::byte>(), to, q.multiplier(from));
       if (has_zeros) zeros_.writable<std::uint8_t>()[to] = static_cast<std::uint8_t>(q.zero_point(from));
@@ -122,8 +120,8 @@ NIBBLE_INLINE void InterleavedMatrix::pack_groups(const QuantizedMatrix& q) {
 }
 
 NIBBLE_INLINE std::size_t InterleavedMatrix::storage_bytes() const {
-  return codes_.size() + scales_.size() + zeros_.size() + kept_scales_.size() + sizeof values_ +
-         g_idx_.size() * sizeof g_idx_[0] + order_.size() * sizeof order_[0];
+  return codes_.size() + scales_.size() + zeros_.size() + scale_steps_.size() + offsets_.size() + offset_steps_.size() +
+         kept_scales_.size() + sizeof values_ + g_idx_.size() * sizeof g_idx_[0] + order_.size() * sizeof order_[0];
 }
 
 NIBBLE_INLINE QuantizedMatrix InterleavedMatrix::unpack() const {
@@ -132,27 +130,32 @@ NIBBLE_INLINE QuantizedMatrix InterleavedMatrix::unpack() const {
   q.nested = nested_;
   q.g_idx = g_idx_;
   if (keeps_scales()) q.scales = kept_scales_;
-  const CodeLayout layout(code_bits_);
+  const CodeLayout layout = code_layout();
   std::vector<std::uint8_t> row(cols());
   for (std::size_t r = 0; r < rows(); ++r) {
     const std::uint32_t* from = codes_.as<std::uint32_t>() + row_words(r);
     for (std::size_t k = 0; k < cols(); ++k) row[order_.empty() ? k : order_[k]] = layout.get(from, k);
     nibble::pack_codes(row.data(), cols(), spec_.bits, q.codes.writable<std::uint8_t>() + r * q.row_bytes());
     for (std::size_t g = 0; g < groups_; ++g) {
-      const std::size_t at =
-          (r / kernels::kInterleavedRows * groups_ + g) * kernels::kInterleavedRows + r % kernels::kInterleavedRows;
       const std::size_t column = std::min(g * group_size_, cols() - 1);
       const std::size_t to = q.group_of(r, order_.empty() ? column : order_[column]);
       if (keeps_scales()) continue;
-      store_scale(spec_.scale_type, q.scales.writable<std::byte>(), to, load_scale(scale_type_, scales_.data(), at));
-      if (spec_.has_zero_points()) q.zero_points.writable<std::uint8_t>()[to] = zeros_.as<std::uint8_t>()[at];
+      store_scale(spec_.scale_type, q.scales.writable<std::byte>(), to, scale_of(r, g));
+      if (spec_.has_zero_points())
+        q.zero_points.writable<std::uint8_t>()[to] = zeros_.as<std::uint8_t>()[param_index(r, g, groups_)];
     }
   }
   return q;
 }
 
+NIBBLE_INLINE float InterleavedMatrix::scale_of(std::size_t row, std::size_t group) const {
+  const float shared = load_scale(scale_type_, scales_.data(), param_index(row, group >> span_shift_, spans()));
+  if (scale_steps_.size() == 0) return shared;
+  return shared * static_cast<float>(scale_steps_.as<std::int8_t>()[param_index(row, group, groups_)]);
+}
+
 NIBBLE_INLINE void InterleavedMatrix::decode_column(std::size_t panel, std::size_t column, float* out) const {
-  const CodeLayout layout(code_bits_);
+  const CodeLayout layout = code_layout();
   const auto* words = codes_.as<std::uint32_t>() + panel * words_per_panel();
   const std::size_t at = (panel * groups_ + column / group_size_) * kernels::kInterleavedRows;
   for (std::size_t j = 0; j < kernels::kInterleavedRows; ++j) {
@@ -165,10 +168,19 @@ NIBBLE_INLINE void InterleavedMatrix::decode_column(std::size_t panel, std::size
 
 NIBBLE_INLINE kernels::InterleavedPanel InterleavedMatrix::panel(std::size_t index) const {
   const std::size_t group_at = index * groups_ * kernels::kInterleavedRows;
+  const std::size_t span_at =
+      index * spans() * kernels::kInterleavedRows * static_cast<std::size_t>(scale_bytes(scale_type_));
+  const auto at = [](const Buffer& from, std::size_t offset) {
+    return from.size() == 0 ? nullptr : from.data() + offset;
+  };
   kernels::InterleavedPanel p{};
   p.codes = codes_.as<std::uint32_t>() + index * words_per_panel();
-  p.scales = scales_.data() + group_at * static_cast<std::size_t>(scale_bytes(scale_type_));
-  p.zeros = zeros_.size() == 0 ? nullptr : zeros_.as<std::uint8_t>() + group_at;
+  p.scales = scales_.data() + span_at;
+  p.scale_steps = reinterpret_cast<const std::int8_t*>(at(scale_steps_, group_at));
+  p.offsets = at(offsets_, span_at);
+  p.offset_steps = reinterpret_cast<const std::int8_t*>(at(offset_steps_, group_at));
+  p.zeros = reinterpret_cast<const std::uint8_t*>(at(zeros_, group_at));
+  p.span_shift = span_shift_;
   p.values = values_;
   p.depth = depth_;
   p.group_size = group_size_;
@@ -191,7 +203,7 @@ NIBBLE_INLINE const float* InterleavedMatrix::input_panel(const kernels::KernelT
                                                           std::size_t k0, std::size_t k1, float* panel) const {
   // Both halves are decoded; the caller's panel has room for both and walks them in order.
   const std::size_t half = row0 % kernels::kInterleavedRows / kernels::kPanelWidth;
-  const std::size_t last = detail::round_up(k1, CodeLayout(code_bits_).step_columns());
+  const std::size_t last = detail::round_up(k1, code_layout().step_columns());
   if (half == 0) isa.decode_codes(this->panel(row0 / kernels::kInterleavedRows), k0, last, !scales_after_sums(), panel);
   return panel + half * kernels::kPanelDepth * kernels::kPanelWidth;
 }
@@ -200,7 +212,7 @@ NIBBLE_INLINE void InterleavedMatrix::output_panel(const kernels::KernelTable& i
                                                    std::size_t r1, float* panel) const {
   float both[2 * kernels::kPanelDepth * kernels::kPanelWidth];
   const std::size_t width = std::min(kernels::kPanelWidth, cols() - col0);
-  const std::size_t last = detail::round_up(col0 + width, CodeLayout(code_bits_).step_columns());
+  const std::size_t last = detail::round_up(col0 + width, code_layout().step_columns());
   std::fill_n(panel, (r1 - r0) * kernels::kPanelWidth, 0.0f);
   for (std::size_t first = r0 / kernels::kInterleavedRows * kernels::kInterleavedRows; first < r1;
        first += kernels::kInterleavedRows) {
@@ -221,7 +233,7 @@ NIBBLE_INLINE void InterleavedMatrix::output_columns(const kernels::KernelTable&
   constexpr std::size_t half = kernels::kPanelDepth * kernels::kPanelWidth;
   float both[2 * half];
   const std::size_t width = std::min(kernels::kPanelWidth, cols() - col0);
-  const std::size_t last = detail::round_up(col0 + width, CodeLayout(code_bits_).step_columns());
+  const std::size_t last = detail::round_up(col0 + width, code_layout().step_columns());
   for (std::size_t r = r0; r < r1; r += kernels::kInterleavedRows) {
     isa.decode_codes(panel(r / kernels::kInterleavedRows), col0, last, true, both);
     for (std::size_t j = 0; j < width; ++j)

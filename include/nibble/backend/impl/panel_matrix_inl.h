@@ -120,10 +120,11 @@ NIBBLE_INLINE PackedMatrixPtr cpu_pack(const Backend& backend, FloatMatrix weigh
 }
 
 NIBBLE_INLINE QuantizedMatrix cpu_unpack(const PackedMatrix& packed) {
-  if (const auto* m = dynamic_cast<const InterleavedMatrix*>(&packed)) return m->unpack();
+  if (const auto* m = dynamic_cast<const InterleavedMatrix*>(&packed); m != nullptr && m->can_unpack())
+    return m->unpack();
   if (const auto* m = dynamic_cast<const detail::QuantizedPanels*>(&packed)) return m->matrix();
-  throw Error(ErrorCode::unsupported,
-              "unpack: the matrix of " + detail::shape(packed.rows(), packed.cols()) + " was never quantized");
+  throw Error(ErrorCode::unsupported, "unpack: the matrix of " + detail::shape(packed.rows(), packed.cols()) +
+                                          " was never a matrix of one scale and zero point a group");
 }
 
 }  // namespace nibble::inline NIBBLE_ABI

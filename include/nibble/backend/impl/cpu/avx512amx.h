@@ -81,7 +81,7 @@ NIBBLE_KERNEL void gemm_block(const InterleavedPanel& p, const Int8Tokens& x, si
     const size_t group_end = k + p.group_size < p.depth ? k + p.group_size : p.depth;
     vec::I sum[1][1][4];
     for (size_t t = 0; t < tokens; ++t) {
-      begin_group<1, 4>(p, group, 0, x.sums + (token + t) * x.groups, x.groups, sum);
+      begin_group<1, 4>(p, group, 0, x, token + t, sum);
       for (size_t v = 0; v < 4; ++v) _mm512_store_si512(sums + t * kInterleavedRows + 16 * v, sum[0][0][v]);
     }
     for (size_t first = k; first < group_end; first += kBlockColumns) {
@@ -93,14 +93,14 @@ NIBBLE_KERNEL void gemm_block(const InterleavedPanel& p, const Int8Tokens& x, si
     }
     for (size_t t = 0; t < tokens; ++t) {
       for (size_t v = 0; v < 4; ++v) sum[0][0][v] = _mm512_load_si512(sums + t * kInterleavedRows + 16 * v);
-      const float* scales = x.scales == nullptr ? nullptr : x.scales + (token + t) * x.groups;
-      end_group<1, 4>(p, group, 0, scales, x.groups, sum, out + t * kInterleavedRows);
+      end_group<false>(p, group, 0, x, token + t, sum, out + t * kInterleavedRows);
     }
   }
 }
 
 NIBBLE_KERNEL void gemm_int8_tiles(const InterleavedPanel& p, const Int8Tokens& x, size_t tokens, float* out) {
-  const bool whole_tiles = p.depth % kTileColumns == 0 && (p.group_size % kTileColumns == 0 || p.group_size >= p.depth);
+  const bool whole_tiles = p.offsets == nullptr && p.depth % kTileColumns == 0 &&
+                           (p.group_size % kTileColumns == 0 || p.group_size >= p.depth);
   size_t t = 0;
   if (whole_tiles && tokens >= kTileTokens) {
     TileConfig config;

@@ -44,6 +44,12 @@ constexpr size_t kMaxFewTokens = 32;
 /// Rows of an interleaved panel.
 constexpr size_t kInterleavedRows = 64;
 
+/// In place of a width: codes of 4 bits that stand for kTableCodes, bytes with a zero point of 128: GGUF's IQ4_NL.
+constexpr int32_t kTableBits = -4;
+constexpr uint8_t kTableCodes[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
+/// The bits of a code as it lies in words.
+constexpr int32_t held_bits(int32_t code_bits) { return code_bits == kTableBits ? 4 : code_bits; }
+
 /// 64 rows of a quantized matrix, their codes side by side, so that a vector's lanes are rows and a row's sum needs no
 /// reduction across lanes. Codes of 2 to 8 bits.
 ///
@@ -56,18 +62,24 @@ constexpr size_t kInterleavedRows = 64;
 ///   word is the upper bit of k(4i+j).   5 to 7 bits: the four low bits as above, then the others as for 1 (the third
 ///   word), 2, and 2 and 1 bits: in words of 32, 16 and 32 columns (cpu/generic/code_words.h has the rule).
 ///
-///   scales, zeros: [group][64]. Rows past the matrix's last have scale 0; columns past its last are padded with code 0
+///   What code c of a group stands for is (c − zero)·scale, and + offset where there are offsets. zeros: [group][64].
+///   scales and offsets: [span][64], a span 2^span_shift groups; those of a group are multiplied by its steps where
+///   there are any, [group][64]. Rows past the matrix's last have scale 0; columns past its last are padded with code 0
 ///   and meet activations of 0. Three bytes past the last word can be read.
 struct InterleavedPanel {
   const uint32_t* codes;
   const void* scales;
-  const uint8_t* zeros;  ///< Zero points; null where all are zero_point.
-  const float* values;   ///< Up to 4 bits: what each four bits that hold a code stand for, before the scale.
-  size_t depth;          ///< Columns, padded to whole steps of words.
-  size_t group_size;     ///< A multiple of the columns in a step.
-  int32_t code_bits;     ///< 2 … 8.
-  int32_t scale_type;    ///< 0: f32, 1: f16, 2: bf16.
-  int32_t zero_point;    ///< Of integer codes, where `zeros` is null.
+  const int8_t* scale_steps;   ///< Null for 1.
+  const void* offsets;         ///< Null for none; only of codes of 4 and 5 bits, with a zero_point of 0.
+  const int8_t* offset_steps;  ///< Null for 1.
+  const uint8_t* zeros;        ///< Zero points; null where all are zero_point.
+  const float* values;         ///< Up to 4 bits: what each four bits that hold a code stand for, before the scale.
+  size_t depth;                ///< Columns, padded to whole steps of words.
+  size_t group_size;           ///< A multiple of the columns in a step.
+  int32_t code_bits;           ///< 2 … 8, or kTableBits.
+  int32_t scale_type;          ///< Of scales and offsets. 0: f32, 1: f16, 2: bf16.
+  int32_t span_shift;
+  int32_t zero_point;  ///< Of integer codes, where `zeros` is null.
 };
 
 /// The chunks that a row's sum is made of: `chunk` columns from the start of each group, the last of a group or row
@@ -77,13 +89,18 @@ struct ChunkLayout {
   int32_t code_bits;
 };
 /// The longest chunk of fixed-point activations: what keeps the parts of its sums within 24 bits.
-constexpr size_t fixed_chunk(int32_t code_bits) { return code_bits > 4 ? 128 : 256; }
+constexpr size_t fixed_chunk(int32_t code_bits) {
+  return held_bits(code_bits) > 4 || code_bits == kTableBits ? 128 : 256;
+}
+/// Whether codes are multiplied as bytes of all values.
+constexpr bool are_bytes(int32_t code_bits) { return code_bits == 8 || code_bits == kTableBits; }
 
 /// Tokens of activations in 24-bit fixed point (backend/fixed_point.h), as encode_fixed of the same table wrote them.
 struct FixedTokens {
   const void* digits;  ///< [token], `stride` bytes from one to the next.
   size_t stride;
   const int32_t* sums;  ///< [token][chunk][3]
+  const float* totals;  ///< [token][chunk]: RN(Σ q).
   const float* scales;  ///< [token][chunk]: 2^−k; NaN where a value was not finite.
   size_t chunks;
   ChunkLayout layout;
@@ -196,14 +213,17 @@ struct KernelTable {
   /// Columns [first, last), at most kPanelDepth and whole steps, as two panels [kPanelDepth][32], one after the other;
   /// unless `scaled`, the values alone, for codes of up to 4 bits without zero points.
   void (*decode_codes)(const InterleavedPanel& panel, size_t first, size_t last, bool scaled, float* panels);
-  /// out[t][64] = Σ over groups of (scale·scale of x)·(exact integer sum of (code − zero_point)·x). Groups of at most
-  /// 65536 columns.
+  /// out[t][64] = Σ over groups of (scale·scale of x)·(exact integer sum of (code − zero_point)·x), and after each
+  /// group's + (offset·scale of x)·(exact sum of x), by fused multiply-add. Groups of at most 65536 columns, 1024 with
+  /// offsets.
   void (*gemm_int8)(const InterleavedPanel& panel, const Int8Tokens& x, size_t tokens, float* out);
   /// Bytes a column that encode_fixed writes, below 8 bits and for them. How they lie is the table's own affair.
   size_t fixed_bytes, fixed_bytes_of_8_bits;
   /// One token to fixed point: x [layout.depth], `layout` with the panel's sizes and fixed_chunk.
-  void (*encode_fixed)(const float* x, const ChunkLayout& layout, void* digits, int32_t* sums, float* scales);
-  /// out[t][64] = Σ over chunks, by fused multiply-add in their order, of RN(Σ (code − zero_point)·q)·(scale·2^−k).
+  void (*encode_fixed)(const float* x, const ChunkLayout& layout, void* digits, int32_t* sums, float* totals,
+                       float* scales);
+  /// out[t][64] = Σ over chunks, by fused multiply-add in their order, of RN(Σ (code − zero_point)·q)·(scale·2^−k), and
+  /// after each chunk's + RN(Σ q)·(offset·2^−k).
   void (*gemm_fixed)(const InterleavedPanel& panel, const FixedTokens& x, size_t tokens, float* out);
   /// adam_update (train/adam8.h) of n elements.
   void (*adam)(const OptimizerFactors& step, const float* gradients, size_t n, float* m, float* v, float* parameters);

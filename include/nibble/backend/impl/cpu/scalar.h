@@ -38,6 +38,7 @@ inline I to_int(F x) { return static_cast<I>(lrintf(x)); }
 inline F to_float(I x) { return static_cast<F>(x); }
 inline I add_where_greater(I sum, F x, F threshold, int32_t width) { return x > threshold ? sum + width : sum; }
 inline I load_codes(const uint8_t* p) { return *p; }
+inline I load_signed(const int8_t* p) { return *p; }
 inline void store_codes(uint8_t* p, I codes) { *p = static_cast<uint8_t>(codes); }
 inline I load_words(const uint32_t* p) {
   I out;
@@ -81,6 +82,15 @@ inline I dot4(I sum, I a, I b) {
 }
 /// The same for codes below 128.
 inline I dot4_small(I sum, I a, I b) { return dot4(sum, a, b); }
+/// The entries of 16 that four bytes index, each below 16.
+using Bytes16 = const uint8_t*;
+inline Bytes16 load_bytes16(const uint8_t* p) { return p; }
+inline I look_up_bytes(Bytes16 table, I index) {
+  uint32_t out = 0;
+  for (int byte = 0; byte < 4; ++byte)
+    out |= static_cast<uint32_t>(table[(static_cast<uint32_t>(index) >> (8 * byte)) & 15u]) << (8 * byte);
+  return static_cast<I>(out);
+}
 inline I low_byte(I x) { return x & 255; }
 using Table16 = const float*;
 inline Table16 load_table16(const float* p) { return p; }

@@ -43,6 +43,9 @@ inline I add_where_greater(I sum, F x, F threshold, int32_t width) {
 inline I load_codes(const uint8_t* p) {
   return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
 }
+inline I load_signed(const int8_t* p) {
+  return _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+}
 inline void store_codes(uint8_t* p, I codes) {  // every lane is 0 … 255
   const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(codes), _mm256_extracti128_si256(codes, 1));
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(words, words));
@@ -79,6 +82,11 @@ inline I mul_high(I a, I b) {
 }
 inline I xor_int(I a, I b) { return _mm256_xor_si256(a, b); }
 inline I low_byte(I x) { return _mm256_and_si256(x, set_int(255)); }
+using Bytes16 = I;
+inline Bytes16 load_bytes16(const uint8_t* p) {
+  return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+inline I look_up_bytes(Bytes16 table, I index) { return _mm256_shuffle_epi8(table, index); }
 struct Table16 {
   __m256 low, high;
 };

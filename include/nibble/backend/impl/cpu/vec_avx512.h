@@ -50,6 +50,9 @@ inline I add_where_greater(I sum, F x, F threshold, int32_t width) {
 inline I load_codes(const uint8_t* p) {
   return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
+inline I load_signed(const int8_t* p) {
+  return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
 inline void store_codes(uint8_t* p, I codes) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(codes));
 }
@@ -85,6 +88,11 @@ inline I mul_high(I a, I b) {
 }
 inline I xor_int(I a, I b) { return _mm512_xor_si512(a, b); }
 inline I low_byte(I x) { return _mm512_and_si512(x, set_int(255)); }
+using Bytes16 = I;
+inline Bytes16 load_bytes16(const uint8_t* p) {
+  return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+inline I look_up_bytes(Bytes16 table, I index) { return _mm512_shuffle_epi8(table, index); }
 using Table16 = __m512;
 inline Table16 load_table16(const float* p) { return load(p); }
 inline F table16(Table16 table, I index) { return _mm512_permutexvar_ps(index, table); }

@@ -57,6 +57,7 @@ inline uint8x8_t load_four(const void* p) {
   return vreinterpret_u8_u32(vdup_n_u32(word));
 }
 inline I load_codes(const uint8_t* p) { return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(vmovl_u8(load_four(p))))); }
+inline I load_signed(const int8_t* p) { return vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u8(load_four(p))))); }
 inline void store_codes(uint8_t* p, I codes) {
   const uint16x4_t words = vmovn_u32(vreinterpretq_u32_s32(codes));
   const uint32_t bytes = vget_lane_u32(vreinterpret_u32_u8(vmovn_u16(vcombine_u16(words, words))), 0);
@@ -85,6 +86,11 @@ inline I set_bytes(const char* p) {
   int32_t word;
   __builtin_memcpy(&word, p, sizeof word);
   return set_int(word);
+}
+using Bytes16 = uint8x16_t;
+inline Bytes16 load_bytes16(const uint8_t* p) { return vld1q_u8(p); }
+inline I look_up_bytes(Bytes16 table, I index) {
+  return vreinterpretq_s32_u8(vqtbl1q_u8(table, vreinterpretq_u8_s32(index)));
 }
 using Table16 = uint8x16x4_t;
 inline Table16 load_table16(const float* p) { return vld1q_u8_x4(reinterpret_cast<const uint8_t*>(p)); }

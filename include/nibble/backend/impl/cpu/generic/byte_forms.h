@@ -17,7 +17,7 @@ struct ByteForm {
   }
   /// dot4 takes unsigned by signed bytes; dot4_small is for codes below 128.
   static inline vec::I add(vec::I sum, vec::I codes, vec::I x) {
-    if constexpr (Bits == 8) return vec::dot4(sum, codes, x);
+    if constexpr (are_bytes(Bits)) return vec::dot4(sum, codes, x);
     else return vec::dot4_small(sum, codes, x);
   }
   static inline vec::I widen(vec::I sum, vec::I) { return sum; }

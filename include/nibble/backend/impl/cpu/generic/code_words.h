@@ -13,10 +13,14 @@
 //   6 bits   3 words, 16 columns: words 0 and 1 as for 4 bits, word 2 as for 2 bits
 //   7 bits   7 words, 32 columns: words 0 to 3 as for 4 bits, 4 and 5 as for 2 bits, word 6 the seventh bits
 
+//
+// Codes of kTableBits lie as those of 4 bits do, and come out as the bytes that they stand for.
+
 template <int Bits>
 struct CodeWords {
-  static constexpr size_t columns = 32 / (Bits & -Bits);
-  static constexpr size_t words = columns * Bits / 32;
+  static constexpr int held = held_bits(Bits);
+  static constexpr size_t columns = 32 / (held & -held);
+  static constexpr size_t words = columns * held / 32;
   static constexpr size_t parts = columns / 4;
   static constexpr size_t stride = words * kInterleavedRows;  ///< From a step to the next, in words.
 };
@@ -24,7 +28,8 @@ struct CodeWords {
 /// The plane of `Plane` bits in the words of a step.
 template <int Bits, int Plane>
 struct CodePlane {
-  static constexpr int before = Bits & ~(2 * Plane - 1);  ///< The bits of a code in the planes before it.
+  static constexpr int before =
+      CodeWords<Bits>::held & ~(2 * Plane - 1);  ///< The bits of a code in the planes before it.
   static constexpr size_t word = CodeWords<Bits>::columns * before / 32, parts_of_word = 8 / Plane;
 };
 
@@ -47,6 +52,8 @@ template <int Bits, size_t Part>
 inline vec::I code_bytes(const vec::I (&word)[CodeWords<Bits>::words]) {
   if constexpr (Bits == 8) {
     return word[0];
+  } else if constexpr (Bits == kTableBits) {
+    return vec::look_up_bytes(vec::load_bytes16(kTableCodes), code_bytes<4, Part>(word));
   } else {
     constexpr int first = (Bits & 4) != 0 ? 4 : 2;  // the first plane, which is added to nothing
     constexpr size_t parts = 8 / first;
@@ -66,11 +73,12 @@ inline vec::I add_plane_code(vec::I code, const vec::I (&word)[CodeWords<Bits>::
   return add_bits<from, P::before, ((1 << Plane) - 1) << P::before>(code, word[P::word + part / P::parts_of_word]);
 }
 
-/// The code of one column in the low bits of each lane. Above them anything where Bits is 2, 4 or 8.
+/// The code of one column, as it lies, in the low bits of each lane. Above them anything where Bits is 2, 4 or 8.
 template <int Bits, size_t Column>
 inline vec::I code_of(const vec::I (&word)[CodeWords<Bits>::words]) {
-  if constexpr ((Bits & (Bits - 1)) == 0) {
-    return vec::shift_right<8 * (Column % 4) + Column / 4 * Bits>(word[0]);
+  constexpr int held = CodeWords<Bits>::held;
+  if constexpr ((held & (held - 1)) == 0) {
+    return vec::shift_right<8 * (Column % 4) + Column / 4 * held>(word[0]);
   } else {
     vec::I code = vec::set_int(0);
     if constexpr ((Bits & 4) != 0) code = add_plane_code<Bits, Column, 4>(code, word);
@@ -90,7 +98,7 @@ inline void load_step(const uint32_t* from, vec::I (&word)[Vectors][CodeWords<Bi
 template <int Bits, int Plane, size_t Part, size_t Vectors>
 inline void load_plane(const uint32_t* from, vec::I (&word)[Vectors][CodeWords<Bits>::words]) {
   using P = CodePlane<Bits, Plane>;
-  if constexpr ((Bits & Plane) != 0 && Part % P::parts_of_word == 0) {
+  if constexpr ((CodeWords<Bits>::held & Plane) != 0 && Part % P::parts_of_word == 0) {
     constexpr size_t w = P::word + Part / P::parts_of_word;
     for (size_t v = 0; v < Vectors; ++v) word[v][w] = vec::load_words(from + w * kInterleavedRows + v * vec::lanes);
   }

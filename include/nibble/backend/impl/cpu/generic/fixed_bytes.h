@@ -20,11 +20,11 @@ struct FixedBytes : Form {
   }
   /// −zero·Σdigit; a chunk's sum fits 16 bits.
   static inline vec::I begin(vec::I minus_zero, int32_t digits) { return vec::mul_small(minus_zero, digits); }
-  /// RN(Σ) of a chunk of at most 256 columns: with fewer than 16 codes of 32 columns the two lower digits together
+  /// RN(Σ) of a chunk of at most 256 columns: with codes below 16 of 32 columns the two lower digits together
   /// fit 24 bits; else what they carry goes to the upper one first.
   static inline vec::F round(const vec::I (&sum)[3], size_t columns) {
     const vec::I low = vec::add_int(sum[0], vec::shift_left<8>(sum[1]));
-    if (Form::bits <= 4 && columns <= 32)
+    if (!are_bytes(Form::bits) && Form::bits <= 4 && columns <= 32)
       return vec::fma(vec::to_float(sum[2]), vec::set(65536.0f), vec::to_float(low));
     const vec::I high = vec::add_int(sum[2], vec::shift_right_signed<16>(low));
     return vec::fma(vec::to_float(high), vec::set(65536.0f), vec::to_float(vec::and_int(low, vec::set_int(0xFFFF))));

@@ -60,7 +60,7 @@ NIBBLE_KERNEL void gemv_codes(const InterleavedPanel& p, const float* x, size_t 
 /// One step of every row of a pass into a panel.
 template <int Bits, size_t Vectors>
 inline void decode_step(const uint32_t* from, vec::Table16 values, const vec::F (&zero)[Vectors],
-                        const vec::F (&scale)[Vectors], bool scaled, size_t row, float* panel) {
+                        const vec::F (&scale)[Vectors], const vec::F* offset, bool scaled, size_t row, float* panel) {
   vec::I word[Vectors][CodeWords<Bits>::words];
   load_step<Bits>(from, word);
   unroll<CodeWords<Bits>::columns>([&](auto column) __attribute__((always_inline)) {
@@ -71,6 +71,7 @@ inline void decode_step(const uint32_t* from, vec::Table16 values, const vec::F 
       else if constexpr (Bits > 4) value = vec::to_float(code);
       else value = vec::table16(values, code);
       if (scaled) value = vec::mul(vec::sub(value, zero[v]), scale[v]);
+      if (offset != nullptr) value = vec::add(value, offset[v]);  // adding none would lose the sign of a zero
       const size_t r = row + v * vec::lanes, half = r / kPanelWidth;
       vec::store(panel + (half * kPanelDepth + decltype(column)::value) * kPanelWidth + r % kPanelWidth, value);
     }
@@ -85,15 +86,16 @@ NIBBLE_KERNEL void decode_columns(const InterleavedPanel& p, size_t first, size_
     for (size_t k = first; k < last;) {
       const size_t group = k / p.group_size, group_end = (group + 1) * p.group_size;
       const size_t end = group_end < last ? group_end : last;
-      vec::F scale[vectors], zero[vectors];
+      vec::F scale[vectors], zero[vectors], offset[vectors];
       load_scales(p, group, row, scale);
+      if (p.offsets != nullptr) load_offsets(p, group, row, offset);
       for (size_t v = 0; v < vectors; ++v)
         zero[v] = p.zeros == nullptr
                       ? vec::set(Bits > 4 ? static_cast<float>(p.zero_point) : 0.0f)  // else it is in the values
                       : vec::to_float(vec::load_codes(p.zeros + param_index(group, row) + v * vec::lanes));
       for (; k < end; k += CodeWords<Bits>::columns)
-        decode_step<Bits>(words_at<Bits>(p, k, row), values, zero, scale, scaled, row,
-                          panels + (k - first) * kPanelWidth);
+        decode_step<Bits>(words_at<Bits>(p, k, row), values, zero, scale, p.offsets == nullptr ? nullptr : offset,
+                          scaled, row, panels + (k - first) * kPanelWidth);
     }
 }
 

@@ -3,14 +3,27 @@
 /// The index of a pass's first parameter in a panel's arrays.
 inline size_t param_index(size_t group, size_t row) { return group * kInterleavedRows + row; }
 
+/// What `numbers` has for a group: that of its span, times the group's step where there are steps.
+template <size_t Vectors>
+inline void load_numbers(const InterleavedPanel& p, const void* numbers, const int8_t* steps, size_t group, size_t row,
+                         vec::F (&out)[Vectors]) {
+  for (size_t v = 0; v < Vectors; ++v) {
+    const size_t i = param_index(group >> p.span_shift, row) + v * vec::lanes;
+    if (p.scale_type == 1) out[v] = vec::load_f16(static_cast<const uint16_t*>(numbers) + i);
+    else if (p.scale_type == 2) out[v] = vec::load_bf16(static_cast<const uint16_t*>(numbers) + i);
+    else out[v] = vec::load(static_cast<const float*>(numbers) + i);
+  }
+  if (steps == nullptr) return;
+  for (size_t v = 0; v < Vectors; ++v)
+    out[v] = vec::mul(out[v], vec::to_float(vec::load_signed(steps + param_index(group, row) + v * vec::lanes)));
+}
 template <size_t Vectors>
 inline void load_scales(const InterleavedPanel& p, size_t group, size_t row, vec::F (&scale)[Vectors]) {
-  for (size_t v = 0; v < Vectors; ++v) {
-    const size_t i = param_index(group, row) + v * vec::lanes;
-    if (p.scale_type == 1) scale[v] = vec::load_f16(static_cast<const uint16_t*>(p.scales) + i);
-    else if (p.scale_type == 2) scale[v] = vec::load_bf16(static_cast<const uint16_t*>(p.scales) + i);
-    else scale[v] = vec::load(static_cast<const float*>(p.scales) + i);
-  }
+  load_numbers(p, p.scales, p.scale_steps, group, row, scale);
+}
+template <size_t Vectors>
+inline void load_offsets(const InterleavedPanel& p, size_t group, size_t row, vec::F (&offset)[Vectors]) {
+  load_numbers(p, p.offsets, p.offset_steps, group, row, offset);
 }
 
 template <size_t Vectors>

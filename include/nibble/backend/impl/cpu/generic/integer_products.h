@@ -11,13 +11,18 @@ inline __attribute__((always_inline)) void dot_steps(const uint32_t* from, size_
                                                      vec::I (&sum)[Tokens][Form::digits][Vectors]) {
   using Words = CodeWords<Form::bits>;
   for (size_t i = 0; i < steps; ++i, from += Words::stride, x += Form::parts * Form::digits * 4) {
-    // One stream of whole panels: the lines of sixteen words ahead, into the second level.
+    // One stream of whole panels, into the second level: the lines of as many words ahead as were fastest.
+    constexpr size_t ahead = Form::digits == 1 ? 16 : 32;
     for (size_t w = 0; w < Words::words; ++w)
       for (size_t line = 0; line < Vectors * vec::lanes; line += 16)
-        __builtin_prefetch(from + (16 + w) * kInterleavedRows + line, 0, 2);
+        __builtin_prefetch(from + (ahead + w) * kInterleavedRows + line, 0, 2);
     vec::I word[Vectors][Words::words];
+    // All words at once where there is room for them, in the order of memory; else each where it is needed.
+    if constexpr (Tokens == 1) load_step<Form::bits>(from, word);
     unroll<Form::parts>([&](auto part) __attribute__((always_inline)) {
-      load_part<Form::bits, decltype(part)::value * Words::parts / Form::parts>(from, word);
+      constexpr size_t parts_of_four = Form::parts / Words::parts;  // a form may take four columns in two parts
+      if constexpr (Tokens > 1 && decltype(part)::value % parts_of_four == 0)
+        load_part<Form::bits, decltype(part)::value / parts_of_four>(from, word);
       vec::I codes[Vectors];
       for (size_t v = 0; v < Vectors; ++v) codes[v] = Form::template codes<decltype(part)::value>(word[v]);
       for (size_t t = 0; t < Tokens; ++t)
@@ -58,18 +63,32 @@ inline const uint32_t* words_at(const InterleavedPanel& p, size_t k, size_t row)
   return p.codes + k / CodeWords<Bits>::columns * CodeWords<Bits>::stride + row;
 }
 
-/// Calls kernel<Bits>() for the panel's width.
+template <int Value>
+struct Width {
+  static constexpr int value = Value;
+};
+/// Calls kernel(Width<bits>()) for the panel's width.
 template <class Kernel>
 inline void for_width(const InterleavedPanel& p, Kernel kernel) {
   switch (p.code_bits) {
-    case 2: return kernel(Index<2>());
-    case 3: return kernel(Index<3>());
-    case 4: return kernel(Index<4>());
-    case 5: return kernel(Index<5>());
-    case 6: return kernel(Index<6>());
-    case 7: return kernel(Index<7>());
-    default: return kernel(Index<8>());
+    case kTableBits: return kernel(Width<kTableBits>());
+    case 2: return kernel(Width<2>());
+    case 3: return kernel(Width<3>());
+    case 4: return kernel(Width<4>());
+    case 5: return kernel(Width<5>());
+    case 6: return kernel(Width<6>());
+    case 7: return kernel(Width<7>());
+    default: return kernel(Width<8>());
   }
+}
+
+/// Calls kernel(Width<bits>(), Width<whether there are offsets>()): products with offsets are compiled apart, since
+/// what they need of registers would slow all others down. GGUF has offsets for codes of 4 and 5 bits.
+template <class Kernel>
+inline void for_form(const InterleavedPanel& p, Kernel kernel) {
+  if (p.offsets == nullptr) return for_width(p, [&](auto bits) { kernel(bits, Width<0>()); });
+  if (p.code_bits == 5) return kernel(Width<5>(), Width<1>());
+  return kernel(Width<4>(), Width<1>());
 }
 
 /// Calls pass(Index<tokens>, first token) for as many tokens at once as there are, up to `Most`.

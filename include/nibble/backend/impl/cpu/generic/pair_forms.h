@@ -26,27 +26,33 @@ struct PairForm {
   static inline vec::I widen(vec::I sum, vec::I pairs) { return vec::widen_pairs(sum, pairs); }
 };
 
-/// 8-bit codes and 8-bit activations: dot4 as it is.
-template <size_t Digits>
-struct PairForm<8, Digits> {
-  static constexpr int bits = 8;
-  static constexpr size_t digits = Digits, bytes_per_column = Digits, parts = 1, run_columns = 0;
-  template <size_t>
+/// Bytes and 8-bit activations: dot4 as it is.
+template <int Bits, size_t Digits>
+struct WholeForm {
+  static constexpr int bits = Bits;
+  static constexpr size_t digits = Digits, bytes_per_column = Digits, run_columns = 0;
+  static constexpr size_t parts = CodeWords<Bits>::parts;
+  template <size_t Part>
   static inline vec::I codes(const vec::I (&word)[1]) {
-    return word[0];
+    return code_bytes<Bits, Part>(word);
   }
   static inline vec::I add(vec::I sum, vec::I codes, vec::I x) { return vec::dot4(sum, codes, x); }
   static inline vec::I widen(vec::I sum, vec::I) { return sum; }
 };
+template <size_t Digits>
+struct PairForm<8, Digits> : WholeForm<8, Digits> {};
+template <size_t Digits>
+struct PairForm<kTableBits, Digits> : WholeForm<kTableBits, Digits> {};
 
 /// q = d1·4096 + d0, signed digits of 12 bits in 16, as [columns/4][columns 0, 2 | columns 1, 3][digit][2].
+template <int Bits>
 struct FixedWords {
-  static constexpr int bits = 8;
-  static constexpr size_t digits = 2, bytes_per_column = 4, parts = 2, run_columns = 0;
+  static constexpr int bits = Bits;
+  static constexpr size_t digits = 2, bytes_per_column = 4, parts = 2 * CodeWords<Bits>::parts, run_columns = 0;
 
   template <size_t Part>
   static inline vec::I codes(const vec::I (&word)[1]) {
-    return vec::and_int(vec::shift_right<8 * Part>(word[0]), vec::set_int(0x00FF00FF));
+    return vec::and_int(vec::shift_right<8 * (Part % 2)>(code_bytes<Bits, Part / 2>(word)), vec::set_int(0x00FF00FF));
   }
   static inline vec::I add(vec::I sum, vec::I codes, vec::I x) { return vec::dot2(sum, codes, x); }
   static inline vec::I widen(vec::I sum, vec::I) { return sum; }
@@ -87,7 +93,11 @@ struct FixedFormOf {
 };
 template <>
 struct FixedFormOf<8> {
-  using type = FixedWords;
+  using type = FixedWords<8>;
+};
+template <>
+struct FixedFormOf<kTableBits> {
+  using type = FixedWords<kTableBits>;
 };
 template <int Bits>
 using FixedForm = typename FixedFormOf<Bits>::type;
