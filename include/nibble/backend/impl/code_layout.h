@@ -23,38 +23,33 @@ class CodeLayout {
 
   /// Sets a code of a row whose words are zero.
   constexpr void put(std::uint32_t* row, std::size_t column, std::uint8_t code) const {
-    unsigned left = code;
-    for (unsigned plane = 8, before = 0; plane > 0; plane /= 2) {
-      if ((bits_ & plane) == 0) continue;
-      const Place at = place(column, plane, before);
-      row[at.word * kernels::kInterleavedRows] |= (left & ((1u << plane) - 1)) << at.shift;
-      left >>= plane;
-      before += plane;
-    }
+    for_each_piece(column, [&](std::size_t word, unsigned shift, unsigned done, unsigned mask) {
+      row[word * kernels::kInterleavedRows] |= (code >> done & mask) << shift;
+    });
   }
   [[nodiscard]] constexpr std::uint8_t get(const std::uint32_t* row, std::size_t column) const {
     unsigned code = 0;
-    for (unsigned plane = 8, before = 0; plane > 0; plane /= 2) {
-      if ((bits_ & plane) == 0) continue;
-      const Place at = place(column, plane, before);
-      code |= (row[at.word * kernels::kInterleavedRows] >> at.shift & ((1u << plane) - 1)) << before;
-      before += plane;
-    }
+    for_each_piece(column, [&](std::size_t word, unsigned shift, unsigned done, unsigned mask) {
+      code |= (row[word * kernels::kInterleavedRows] >> shift & mask) << done;
+    });
     return static_cast<std::uint8_t>(code);
   }
 
  private:
-  struct Place {
-    std::size_t word;
-    unsigned shift;
-  };
-  /// Of a column's bits in the plane of `plane` bits; `before` of a code are in the planes before it. Four columns
-  /// share a shift within the four bytes of a word; the next four have the next bits of the same bytes.
-  [[nodiscard]] constexpr Place place(std::size_t column, unsigned plane, unsigned before) const {
+  /// Calls piece(word, shift of its bits, bits of the code before them, mask) for a column's code: once if its part is
+  /// whole, else for each bit. Four columns share a shift within the four bytes of a word.
+  template <class Piece>
+  constexpr void for_each_piece(std::size_t column, Piece piece) const {
     const std::size_t step = column / step_columns() * step_words(), part = column % step_columns() / 4;
-    const std::size_t parts_of_word = 8 / plane;
-    return {step + step_columns() * before / 32 + part / parts_of_word,
-            static_cast<unsigned>(column % 4 * 8 + part % parts_of_word * plane)};
+    const auto byte = static_cast<unsigned>(column % 4 * 8);
+    const unsigned whole = 8 / bits_, spare = 8 % bits_;
+    if (part < step_words() * whole) {
+      piece(step + part / whole, byte + static_cast<unsigned>(part % whole) * bits_, 0u, (1u << bits_) - 1);
+      return;
+    }
+    const auto first = static_cast<unsigned>(part - step_words() * whole) * bits_;
+    for (unsigned i = 0; i < bits_; ++i)
+      piece(step + (first + i) / spare, byte + whole * bits_ + (first + i) % spare, i, 1u);
   }
 
   unsigned bits_;

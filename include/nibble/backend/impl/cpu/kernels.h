@@ -58,9 +58,8 @@ constexpr int32_t held_bits(int32_t code_bits) { return code_bits == kTableBits 
 ///   word 1  | k 8…15         | k 8…15         | … |       |      lower k in the low nibble
 ///
 ///   8 bits: a word is k0 k1 k2 k3.   2 bits: byte j of a word is k(12+j) k(8+j) k(4+j) k(j), the last in bits 0 and 1.
-///   3 bits: three words for 32 columns: the two low bits of k 0…15, of k 16…31, as above; bit i of byte j of the third
-///   word is the upper bit of k(4i+j).   5 to 7 bits: the four low bits as above, then the others as for 1 (the third
-///   word), 2, and 2 and 1 bits: in words of 32, 16 and 32 columns (cpu/generic/code_words.h has the rule).
+///   3, 5, 6 and 7 bits: a byte has room for two codes or one, and bits to spare, in which the codes of further columns
+///   are spread (cpu/generic/code_words.h has the rule).
 ///
 ///   What code c of a group stands for is (c − zero)·scale, and + offset where there are offsets. zeros: [group][64].
 ///   scales and offsets: [span][64], a span 2^span_shift groups; those of a group are multiplied by its steps where

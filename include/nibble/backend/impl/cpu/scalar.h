@@ -17,6 +17,7 @@ constexpr size_t lanes = 1;
 constexpr size_t tile_tokens = 1;
 constexpr size_t few_tokens = 4;
 constexpr size_t int8_sums = 4;
+constexpr size_t int8_tokens = 4;
 constexpr size_t fixed_sums = 12;
 constexpr size_t fixed_tokens = 4;
 constexpr size_t code_sums = 4;

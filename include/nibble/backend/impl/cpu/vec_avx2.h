@@ -16,6 +16,7 @@ constexpr size_t lanes = 8;
 constexpr size_t tile_tokens = 3;  // 12 accumulators + 4 weights of 16 registers, the broadcast from memory
 constexpr size_t few_tokens = 4;
 constexpr size_t int8_sums = 8;
+constexpr size_t int8_tokens = 4;
 constexpr size_t fixed_sums = 8;  // and as many products and codes before the registers are full
 constexpr size_t fixed_tokens = 1;
 constexpr size_t code_sums = 8;  // 8 sums, 2 words, 2 scales, 2 zero points, a weight

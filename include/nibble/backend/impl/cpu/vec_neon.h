@@ -15,6 +15,7 @@ constexpr size_t lanes = 4;
 constexpr size_t tile_tokens = 2;  // 16 accumulators + 8 weights of 32 registers
 constexpr size_t few_tokens = 4;
 constexpr size_t int8_sums = 16;
+constexpr size_t int8_tokens = 8;
 constexpr size_t fixed_sums = 24;
 constexpr size_t fixed_tokens = 4;
 constexpr size_t code_sums = 8;  // 8 sums, 4 words, 4 scales, 4 zero points, and the table takes four

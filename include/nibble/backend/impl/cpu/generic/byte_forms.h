@@ -8,12 +8,13 @@ template <int Bits, size_t Digits>
 struct ByteForm {
   static constexpr int bits = Bits;
   static constexpr size_t digits = Digits, bytes_per_column = Digits;
-  static constexpr size_t parts = CodeWords<Bits>::parts;
+  static constexpr size_t splits = 1;       ///< What a part is multiplied in.
   static constexpr size_t run_columns = 0;  ///< Sums grow to their end without a stop.
 
-  template <size_t Part>
-  static inline vec::I codes(const vec::I (&word)[CodeWords<Bits>::words]) {
-    return code_bytes<Bits, Part>(word);
+  /// What is multiplied of a part's bytes.
+  template <size_t Split>
+  static inline vec::I codes(vec::I bytes) {
+    return bytes;
   }
   /// dot4 takes unsigned by signed bytes; dot4_small is for codes below 128.
   static inline vec::I add(vec::I sum, vec::I codes, vec::I x) {

@@ -1,19 +1,20 @@
 // How codes lie in the words of an interleaved panel (InterleavedPanel in kernels.h), for each width.
 //
-// A step is the fewest columns that fill whole words. Its codes come out four columns at a time, as "bytes": lane r
-// holds the codes of row r, columns 4i … 4i + 3, a byte each. A width is a sum of powers of two, and a code lies in as
-// many planes, the widest first with its lowest bits: 8, 4, 2, 2 + 1 (3 bits), 4 + 1, 4 + 2 and 4 + 2 + 1. In the words
-// of a plane of p bits, bytes i are bits p·(i % (8/p)) … of word i / (8/p).
+// A step is the fewest columns that fill whole words. Its codes come out four columns at a time, a "part": lane r holds
+// the codes of row r, columns 4i … 4i + 3, a byte each. Each byte of a word holds as many codes of b bits as it has
+// room for, which makes 8/b whole parts a word, and 8 % b spare bits above them. Parts that are left over are spread
+// over the spare bits: those of word 0, from the lowest, then those of word 1, and so on, are the bits of the first
+// such part, then of the second.
 //
-//   8 bits   1 word,   4 columns: the bytes themselves
-//   4 bits   1 word,   8 columns: bytes 0 in the low nibbles, bytes 1 in the high ones
-//   2 bits   1 word,  16 columns: bytes i in bits 2i, 2i + 1 of each byte
-//   3 bits   3 words, 32 columns: words 0 and 1 hold the two low bits as above, bit i of each byte of word 2 the third
-//   5 bits   5 words, 32 columns: words 0 to 3 as for 4 bits, bit i of each byte of word 4 the fifth
-//   6 bits   3 words, 16 columns: words 0 and 1 as for 4 bits, word 2 as for 2 bits
-//   7 bits   7 words, 32 columns: words 0 to 3 as for 4 bits, 4 and 5 as for 2 bits, word 6 the seventh bits
-
+//   8 bits   1 word,   4 columns: a whole part
+//   4 bits   1 word,   8 columns: part 0 in the low nibbles, part 1 in the high ones
+//   2 bits   1 word,  16 columns: part i in bits 2i, 2i + 1 of each byte
+//   3 bits   3 words, 32 columns: parts 0 to 5 whole, two a word; two spread over three words' two spare bits
+//   5 bits   5 words, 32 columns: parts 0 to 4 whole; three spread over five words' three
+//   6 bits   3 words, 16 columns: parts 0 to 2 whole; one spread over three words' two
+//   7 bits   7 words, 32 columns: parts 0 to 6 whole; one spread over seven words' one
 //
+// So most parts cost one operation or two, where a plane of bits for each power of two would cost four to six.
 // Codes of kTableBits lie as those of 4 bits do, and come out as the bytes that they stand for.
 
 template <int Bits>
@@ -23,93 +24,52 @@ struct CodeWords {
   static constexpr size_t words = columns * held / 32;
   static constexpr size_t parts = columns / 4;
   static constexpr size_t stride = words * kInterleavedRows;  ///< From a step to the next, in words.
+  static constexpr int whole = 8 / held, spare = 8 % held;    ///< Whole parts of a word, spare bits of each byte.
+  static constexpr size_t spread = parts - words * whole;     ///< Parts that are spread, numbered after the whole ones.
 };
 
-/// The plane of `Plane` bits in the words of a step.
-template <int Bits, int Plane>
-struct CodePlane {
-  static constexpr int before =
-      CodeWords<Bits>::held & ~(2 * Plane - 1);  ///< The bits of a code in the planes before it.
-  static constexpr size_t word = CodeWords<Bits>::columns * before / 32, parts_of_word = 8 / Plane;
+/// What `Word` holds of a spread part: bits From … of each byte are bits To … of the codes; Count is 0 for nothing.
+template <int Bits, size_t Spread, size_t Word>
+struct CodePiece {
+  using Words = CodeWords<Bits>;
+  // As bits of a byte of all spread parts, one after the other.
+  static constexpr int part_first = Spread * Words::held, part_last = part_first + Words::held;
+  static constexpr int word_first = Word * Words::spare, word_last = word_first + Words::spare;
+  static constexpr int first = part_first > word_first ? part_first : word_first;
+  static constexpr int last = part_last < word_last ? part_last : word_last;
+  static constexpr int count = last > first ? last - first : 0;
+  static constexpr int from = Words::whole * Words::held + first - word_first, to = first - part_first;
+  static constexpr bool completes = count > 0 && last == part_last;  ///< No later word holds any of the part.
 };
 
-/// `plane`'s bits of the codes in x, which begin at bit From of each byte or lane, moved to where they belong in a code
-/// and added to `codes`. Other bits of x may be anything.
-template <int From, int To, int Mask>
-inline vec::I add_bits(vec::I codes, vec::I x) {
-  if constexpr (From >= To) return vec::or_and(codes, vec::shift_right<From - To>(x), vec::set_int(Mask));
-  else return vec::or_and(codes, vec::shift_left<To - From>(x), vec::set_int(Mask));
+/// Adds a piece of x to codes: to those of the lowest byte whose piece is `Byte`'s (Ones is 1), or to those of every
+/// byte (Ones is 0x01010101). Other bits of x may be anything. The first piece begins the codes.
+template <class Piece, int Ones, int Byte>
+inline void add_piece(vec::I& codes, vec::I x) {
+  if constexpr (Piece::count > 0) {
+    constexpr int from = Piece::from + 8 * Byte, to = Piece::to;
+    const vec::I mask = vec::set_int((((1 << Piece::count) - 1) << to) * Ones);
+    if constexpr (to == 0) codes = vec::and_int(vec::shift_right<from>(x), mask);
+    else if constexpr (from >= to) codes = vec::or_and(codes, vec::shift_right<from - to>(x), mask);
+    else codes = vec::or_and(codes, vec::shift_left<to - from>(x), mask);
+  }
+}
+template <class Piece>
+inline void add_piece_bytes(vec::I& codes, vec::I word) {
+  add_piece<Piece, 0x01010101, 0>(codes, word);
 }
 
-template <int Bits, size_t Part, int Plane>
-inline vec::I add_plane_bytes(vec::I codes, const vec::I (&word)[CodeWords<Bits>::words]) {
-  using P = CodePlane<Bits, Plane>;
-  constexpr int mask = ((1 << Plane) - 1) * 0x01010101 << P::before;
-  return add_bits<Plane*(Part % P::parts_of_word), P::before, mask>(codes, word[P::word + Part / P::parts_of_word]);
-}
-
+/// Whole part `Part` of a word.
 template <int Bits, size_t Part>
-inline vec::I code_bytes(const vec::I (&word)[CodeWords<Bits>::words]) {
+inline vec::I whole_bytes(vec::I word) {
   if constexpr (Bits == 8) {
-    return word[0];
-  } else if constexpr (Bits == kTableBits) {
-    return vec::look_up_bytes(vec::load_bytes16(kTableCodes), code_bytes<4, Part>(word));
+    return word;
   } else {
-    constexpr int first = (Bits & 4) != 0 ? 4 : 2;  // the first plane, which is added to nothing
-    constexpr size_t parts = 8 / first;
-    constexpr int mask = ((1 << first) - 1) * 0x01010101;
-    vec::I codes = vec::and_int(vec::shift_right<first*(Part % parts)>(word[Part / parts]), vec::set_int(mask));
-    if constexpr (first == 4 && (Bits & 2) != 0) codes = add_plane_bytes<Bits, Part, 2>(codes, word);
-    if constexpr ((Bits & 1) != 0) codes = add_plane_bytes<Bits, Part, 1>(codes, word);
-    return codes;
+    constexpr int held = CodeWords<Bits>::held, mask = ((1 << held) - 1) * 0x01010101;
+    const vec::I codes = vec::and_int(vec::shift_right<Part * held>(word), vec::set_int(mask));
+    if constexpr (Bits == kTableBits) return vec::look_up_bytes(vec::load_bytes16(kTableCodes), codes);
+    else return codes;
   }
-}
-
-template <int Bits, size_t Column, int Plane>
-inline vec::I add_plane_code(vec::I code, const vec::I (&word)[CodeWords<Bits>::words]) {
-  using P = CodePlane<Bits, Plane>;
-  constexpr size_t part = Column / 4;
-  constexpr int from = 8 * (Column % 4) + Plane * (part % P::parts_of_word);
-  return add_bits<from, P::before, ((1 << Plane) - 1) << P::before>(code, word[P::word + part / P::parts_of_word]);
-}
-
-/// The code of one column, as it lies, in the low bits of each lane. Above them anything where Bits is 2, 4 or 8.
-template <int Bits, size_t Column>
-inline vec::I code_of(const vec::I (&word)[CodeWords<Bits>::words]) {
-  constexpr int held = CodeWords<Bits>::held;
-  if constexpr ((held & (held - 1)) == 0) {
-    return vec::shift_right<8 * (Column % 4) + Column / 4 * held>(word[0]);
-  } else {
-    vec::I code = vec::set_int(0);
-    if constexpr ((Bits & 4) != 0) code = add_plane_code<Bits, Column, 4>(code, word);
-    if constexpr ((Bits & 2) != 0) code = add_plane_code<Bits, Column, 2>(code, word);
-    if constexpr ((Bits & 1) != 0) code = add_plane_code<Bits, Column, 1>(code, word);
-    return code;
-  }
-}
-
-/// The words of `Vectors` vectors of rows, as [vector][word].
-template <int Bits, size_t Vectors>
-inline void load_step(const uint32_t* from, vec::I (&word)[Vectors][CodeWords<Bits>::words]) {
-  for (size_t w = 0; w < CodeWords<Bits>::words; ++w)
-    for (size_t v = 0; v < Vectors; ++v) word[v][w] = vec::load_words(from + w * kInterleavedRows + v * vec::lanes);
-}
-
-template <int Bits, int Plane, size_t Part, size_t Vectors>
-inline void load_plane(const uint32_t* from, vec::I (&word)[Vectors][CodeWords<Bits>::words]) {
-  using P = CodePlane<Bits, Plane>;
-  if constexpr ((CodeWords<Bits>::held & Plane) != 0 && Part % P::parts_of_word == 0) {
-    constexpr size_t w = P::word + Part / P::parts_of_word;
-    for (size_t v = 0; v < Vectors; ++v) word[v][w] = vec::load_words(from + w * kInterleavedRows + v * vec::lanes);
-  }
-}
-/// Those words of a step that its part is the first to need: all at once would fill the registers.
-template <int Bits, size_t Part, size_t Vectors>
-inline void load_part(const uint32_t* from, vec::I (&word)[Vectors][CodeWords<Bits>::words]) {
-  load_plane<Bits, 8, Part>(from, word);
-  load_plane<Bits, 4, Part>(from, word);
-  load_plane<Bits, 2, Part>(from, word);
-  load_plane<Bits, 1, Part>(from, word);
 }
 
 /// body(std::integral_constant-like index) for 0 … N − 1, unrolled, without a std header.
@@ -123,4 +83,51 @@ inline __attribute__((always_inline)) void unroll(Body body) {
     body(Index<I>());
     unroll<N, I + 1>(body);
   }
+}
+
+/// Any part of a step.
+template <int Bits, size_t Part>
+inline vec::I code_bytes(const vec::I (&word)[CodeWords<Bits>::words]) {
+  using Words = CodeWords<Bits>;
+  constexpr size_t wholes = Words::words * Words::whole;
+  if constexpr (Part < wholes) {
+    return whole_bytes<Bits, Part % Words::whole>(word[Part / Words::whole]);
+  } else {
+    vec::I codes = vec::set_int(0);
+    unroll<Words::words>([&](auto w) __attribute__((always_inline)) {
+      add_piece_bytes<CodePiece<Bits, Part - wholes, decltype(w)::value>>(codes, word[decltype(w)::value]);
+    });
+    return codes;
+  }
+}
+
+/// The code of one column, as it lies, in the low bits of each lane. Above them anything where Bits is 2, 4 or 8.
+template <int Bits, size_t Column>
+inline vec::I code_of(const vec::I (&word)[CodeWords<Bits>::words]) {
+  using Words = CodeWords<Bits>;
+  constexpr size_t part = Column / 4, wholes = Words::words * Words::whole;
+  constexpr int byte = Column % 4;
+  if constexpr (part < wholes) {
+    const vec::I code = vec::shift_right<8 * byte + part % Words::whole * Words::held>(word[part / Words::whole]);
+    if constexpr (Words::spare == 0) return code;
+    else return vec::and_int(code, vec::set_int((1 << Words::held) - 1));
+  } else {
+    vec::I code = vec::set_int(0);
+    unroll<Words::words>([&](auto w) __attribute__((always_inline)) {
+      add_piece<CodePiece<Bits, part - wholes, decltype(w)::value>, 1, byte>(code, word[decltype(w)::value]);
+    });
+    return code;
+  }
+}
+
+/// One word of `Vectors` vectors of rows.
+template <size_t Vectors>
+inline void load_word(const uint32_t* from, vec::I (&word)[Vectors]) {
+  for (size_t v = 0; v < Vectors; ++v) word[v] = vec::load_words(from + v * vec::lanes);
+}
+/// The words of a step, as [vector][word].
+template <int Bits, size_t Vectors>
+inline void load_step(const uint32_t* from, vec::I (&word)[Vectors][CodeWords<Bits>::words]) {
+  for (size_t w = 0; w < CodeWords<Bits>::words; ++w)
+    for (size_t v = 0; v < Vectors; ++v) word[v][w] = vec::load_words(from + w * kInterleavedRows + v * vec::lanes);
 }

@@ -62,7 +62,7 @@ NIBBLE_KERNEL void gemm_int8_tokens(const InterleavedPanel& p, const Int8Tokens&
 
 NIBBLE_KERNEL void gemm_int8(const InterleavedPanel& p, const Int8Tokens& x, size_t tokens, float* out) {
   for_form(p, [&](auto bits, auto has_offsets) {
-    for_tokens<4>(tokens, [&](auto count, size_t t) {
+    for_tokens<vec::int8_tokens>(tokens, [&](auto count, size_t t) {
       gemm_int8_tokens<IntegerForm<decltype(bits)::value, 1>, decltype(count)::value,
                        decltype(has_offsets)::value != 0>(p, x, t, out);
     });

@@ -4,33 +4,60 @@
 // Activations lie so that one 32-bit word of them, in every lane, meets
 // a few columns of codes. A Form (byte_forms.h, pair_forms.h) says which, and the instruction that multiplies them.
 
+/// Products of one part of a step added to `sum`; x is where the step's activations begin.
+template <class Form, size_t Part, size_t Tokens, size_t Vectors>
+inline __attribute__((always_inline)) void dot_part(const vec::I (&bytes)[Vectors], const char* x, size_t x_stride,
+                                                    vec::I (&sum)[Tokens][Form::digits][Vectors]) {
+  unroll<Form::splits>([&](auto split) __attribute__((always_inline)) {
+    vec::I codes[Vectors];
+    for (size_t v = 0; v < Vectors; ++v) codes[v] = Form::template codes<decltype(split)::value>(bytes[v]);
+    for (size_t t = 0; t < Tokens; ++t)
+      for (size_t d = 0; d < Form::digits; ++d) {
+        constexpr size_t before = Part * Form::splits + decltype(split)::value;
+        const vec::I four = vec::set_bytes(x + t * x_stride + (before * Form::digits + d) * 4);
+        for (size_t v = 0; v < Vectors; ++v) sum[t][d][v] = Form::add(sum[t][d][v], codes[v], four);
+      }
+  });
+}
+
+/// Products of a step added to `sum`: of each word its whole parts as it is loaded, and a spread part with the word
+/// that completes it.
+template <class Form, size_t Tokens, size_t Vectors>
+inline __attribute__((always_inline)) void dot_step(const uint32_t* from, const char* x, size_t x_stride,
+                                                    vec::I (&sum)[Tokens][Form::digits][Vectors]) {
+  using Words = CodeWords<Form::bits>;
+  vec::I spread[Words::spread + 1][Vectors];  // and one, since there is no array of none
+  unroll<Words::words>([&](auto index) __attribute__((always_inline)) {
+    constexpr size_t w = decltype(index)::value;
+    vec::I word[Vectors];
+    load_word(from + w * kInterleavedRows, word);
+    unroll<Words::whole>([&](auto part) __attribute__((always_inline)) {
+      vec::I bytes[Vectors];
+      for (size_t v = 0; v < Vectors; ++v) bytes[v] = whole_bytes<Form::bits, decltype(part)::value>(word[v]);
+      dot_part<Form, w * Words::whole + decltype(part)::value>(bytes, x, x_stride, sum);
+    });
+    unroll<Words::spread>([&](auto part) __attribute__((always_inline)) {
+      constexpr size_t s = decltype(part)::value;
+      using Piece = CodePiece<Form::bits, s, w>;
+      for (size_t v = 0; v < Vectors; ++v) add_piece_bytes<Piece>(spread[s][v], word[v]);
+      if constexpr (Piece::completes) dot_part<Form, Words::words * Words::whole + s>(spread[s], x, x_stride, sum);
+    });
+  });
+}
+
 /// Products of `steps` steps added to `sum`. Inlined whatever its length: out of line the sums would lie in memory,
 /// since bytes of activations may be those of a sum for all that the compiler knows.
 template <class Form, size_t Tokens, size_t Vectors>
 inline __attribute__((always_inline)) void dot_steps(const uint32_t* from, size_t steps, const char* x, size_t x_stride,
                                                      vec::I (&sum)[Tokens][Form::digits][Vectors]) {
   using Words = CodeWords<Form::bits>;
-  for (size_t i = 0; i < steps; ++i, from += Words::stride, x += Form::parts * Form::digits * 4) {
+  for (size_t i = 0; i < steps; ++i, from += Words::stride, x += Words::columns * Form::bytes_per_column) {
     // One stream of whole panels, into the second level: the lines of as many words ahead as were fastest.
     constexpr size_t ahead = Form::digits == 1 ? 16 : 32;
     for (size_t w = 0; w < Words::words; ++w)
       for (size_t line = 0; line < Vectors * vec::lanes; line += 16)
         __builtin_prefetch(from + (ahead + w) * kInterleavedRows + line, 0, 2);
-    vec::I word[Vectors][Words::words];
-    // All words at once where there is room for them, in the order of memory; else each where it is needed.
-    if constexpr (Tokens == 1) load_step<Form::bits>(from, word);
-    unroll<Form::parts>([&](auto part) __attribute__((always_inline)) {
-      constexpr size_t parts_of_four = Form::parts / Words::parts;  // a form may take four columns in two parts
-      if constexpr (Tokens > 1 && decltype(part)::value % parts_of_four == 0)
-        load_part<Form::bits, decltype(part)::value / parts_of_four>(from, word);
-      vec::I codes[Vectors];
-      for (size_t v = 0; v < Vectors; ++v) codes[v] = Form::template codes<decltype(part)::value>(word[v]);
-      for (size_t t = 0; t < Tokens; ++t)
-        for (size_t d = 0; d < Form::digits; ++d) {
-          const vec::I four = vec::set_bytes(x + t * x_stride + (decltype(part)::value * Form::digits + d) * 4);
-          for (size_t v = 0; v < Vectors; ++v) sum[t][d][v] = Form::add(sum[t][d][v], codes[v], four);
-        }
-    });
+    dot_step<Form, Tokens, Vectors>(from, x, x_stride, sum);
   }
 }
 
@@ -95,6 +122,8 @@ inline void for_form(const InterleavedPanel& p, Kernel kernel) {
 template <size_t Most, class Pass>
 inline void for_tokens(size_t tokens, Pass pass) {
   size_t t = 0;
+  if constexpr (Most >= 8)
+    for (; tokens - t >= 8; t += 8) pass(Index<8>(), t);
   if constexpr (Most >= 4)
     for (; tokens - t >= 4; t += 4) pass(Index<4>(), t);
   if constexpr (Most >= 2)

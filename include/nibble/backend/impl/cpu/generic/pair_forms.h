@@ -12,12 +12,12 @@ template <int Bits, size_t Digits>
 struct PairForm {
   static constexpr int bits = Bits;
   static constexpr size_t digits = Digits, bytes_per_column = Digits;
-  static constexpr size_t parts = CodeWords<Bits>::parts;
+  static constexpr size_t splits = 1;
   static constexpr size_t run_columns = Bits <= 4 ? 32 : 0;
 
-  template <size_t Part>
-  static inline vec::I codes(const vec::I (&word)[CodeWords<Bits>::words]) {
-    return code_bytes<Bits, Part>(word);
+  template <size_t Split>
+  static inline vec::I codes(vec::I bytes) {
+    return bytes;
   }
   static inline vec::I add(vec::I sum, vec::I codes, vec::I x) {
     if constexpr (run_columns == 0) return vec::dot4_small(sum, codes, x);
@@ -30,11 +30,10 @@ struct PairForm {
 template <int Bits, size_t Digits>
 struct WholeForm {
   static constexpr int bits = Bits;
-  static constexpr size_t digits = Digits, bytes_per_column = Digits, run_columns = 0;
-  static constexpr size_t parts = CodeWords<Bits>::parts;
-  template <size_t Part>
-  static inline vec::I codes(const vec::I (&word)[1]) {
-    return code_bytes<Bits, Part>(word);
+  static constexpr size_t digits = Digits, bytes_per_column = Digits, splits = 1, run_columns = 0;
+  template <size_t Split>
+  static inline vec::I codes(vec::I bytes) {
+    return bytes;
   }
   static inline vec::I add(vec::I sum, vec::I codes, vec::I x) { return vec::dot4(sum, codes, x); }
   static inline vec::I widen(vec::I sum, vec::I) { return sum; }
@@ -48,11 +47,11 @@ struct PairForm<kTableBits, Digits> : WholeForm<kTableBits, Digits> {};
 template <int Bits>
 struct FixedWords {
   static constexpr int bits = Bits;
-  static constexpr size_t digits = 2, bytes_per_column = 4, parts = 2 * CodeWords<Bits>::parts, run_columns = 0;
+  static constexpr size_t digits = 2, bytes_per_column = 4, splits = 2, run_columns = 0;
 
-  template <size_t Part>
-  static inline vec::I codes(const vec::I (&word)[1]) {
-    return vec::and_int(vec::shift_right<8 * (Part % 2)>(code_bytes<Bits, Part / 2>(word)), vec::set_int(0x00FF00FF));
+  template <size_t Split>
+  static inline vec::I codes(vec::I bytes) {
+    return vec::and_int(vec::shift_right<8 * Split>(bytes), vec::set_int(0x00FF00FF));
   }
   static inline vec::I add(vec::I sum, vec::I codes, vec::I x) { return vec::dot2(sum, codes, x); }
   static inline vec::I widen(vec::I sum, vec::I) { return sum; }
