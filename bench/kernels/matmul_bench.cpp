@@ -132,6 +132,24 @@ void run_nibble(benchmark::State& state, const Case& c) {
   if (turns > 1) state.counters["huge_pages"] = bench::share_in_huge_pages();
 }
 
+/// Packing, against a copy of memory: bytes of packed weights a second.
+void run_pack(benchmark::State& state, const std::string& spec, Shape s, int threads) {
+  Executor& executor = threads == 1 ? serial_executor() : default_executor();
+  const auto type = parse_block_type(spec);
+  const BlockMatrix blocks = type ? random_blocks(*type, s) : BlockMatrix{};
+  const auto pack_once = [&] {
+    return type ? default_backend().pack(blocks, executor) : default_backend().pack(quantized(spec, s), executor);
+  };
+  const auto bytes = static_cast<double>(pack_once()->storage_bytes());
+  const double copy = bench::streaming_copy();
+  const Clock clock;
+  for (auto _ : state) benchmark::DoNotOptimize(pack_once());
+  const double rate = bytes * static_cast<double>(state.iterations()) / clock.seconds();
+  state.counters["gbps"] = rate / 1e9;
+  state.counters["of_limit"] = rate / copy;
+  state.SetLabel("limit: streaming copy, one thread");
+}
+
 using RowMajor = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
 /// Dequantize, then Eigen, one thread: what an engine without fused kernels does.
@@ -211,6 +229,17 @@ void add_widths_and_blocks() {
     }
 }
 
+/// pack/<spec>/<rows>x<columns>/t<threads>
+void add_packing() {
+  for (const std::string spec :
+       {"int4-g32-sym", "int4-g128-sym", "int8", "int5-g32-sym", "int3-g128-sym", "nf4", "Q4_K", "Q6_K"})
+    for (const int threads : std::set<int>{1, default_executor().concurrency()})
+      benchmark::RegisterBenchmark(("pack/" + spec + "/4096x4096/t" + std::to_string(threads)).c_str(), run_pack, spec,
+                                   Shape{4096, 4096}, threads)
+          ->Unit(benchmark::kMillisecond)
+          ->UseRealTime();
+}
+
 /// cache/…: one token by weights that lie in the third level (4096×4096) or the second (1024×1024).
 /// scalar/… and avx2/…: other backends by name.
 void add_variants() {
@@ -240,6 +269,7 @@ const int registered = [] {
           ->UseRealTime();
   add_matmul();
   add_widths_and_blocks();
+  add_packing();
   add_variants();
   benchmark::AddCustomContext("streaming_read_t1", std::to_string(bench::streaming_read(1)));
   benchmark::AddCustomContext("fma_peak_t1", std::to_string(bench::fma_peak(1)));

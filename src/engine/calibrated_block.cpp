@@ -101,7 +101,7 @@ class EngineBlock final : public model::CalibratedBlock {
   FloatMatrix weights(LayerId id) override { return weights_.lend(linear(block_, id).name); }
   void replace(LayerId id, QuantizedMatrix weights) override {
     weights_.take_back();
-    linear(block_, id).weight = shared_.loader->backend().pack(std::move(weights));
+    linear(block_, id).weight = shared_.loader->backend().pack(std::move(weights), shared_.loader->executor());
   }
 
   void run(MatrixView<float> x, Listener listen) override {
@@ -129,7 +129,7 @@ class EngineBlock final : public model::CalibratedBlock {
                   std::span<const MatrixView<const float>> inputs, Outputs outputs) override {
     Block tried = block_;
     for (std::size_t l = 0; l < weights.size(); ++l)
-      linear(tried, {group, l}).weight = shared_.loader->backend().pack(weights[l]);
+      linear(tried, {group, l}).weight = shared_.loader->backend().pack(weights[l], shared_.loader->executor());
     std::vector<float> values;
     for (std::size_t i = 0; i < inputs.size(); ++i) {
       const MatrixView<const float> x = inputs[i];

@@ -55,21 +55,22 @@ Linear Loader::linear(const std::string& name, std::size_t out, std::size_t in) 
     const bool quantizes = options_.quantize && is_float(m.type);
     linear_bits_ += (quantizes ? options_.quantize->bits_per_weight(out, in) : m.bits_per_weight()) * count;
     if (quantizes)
-      l.weight = backend_.pack(backend_.quantize(m.as_floats(), *options_.quantize, name + ".weight", executor_));
+      l.weight =
+          backend_.pack(backend_.quantize(m.as_floats(), *options_.quantize, name + ".weight", executor_), executor_);
     else l.weight = pack(m);
   } else if (auto q = decode_quantized(checkpoint_, name)) {
     check_shape(name, q->rows, q->cols, out, in);
     linear_bits_ += q->spec.bits_per_weight(out, in) * count;
-    l.weight = backend_.pack(*std::move(q));
+    l.weight = backend_.pack(*std::move(q), executor_);
   } else {
     const FloatMatrix m = checkpoint_.matrix(name + ".weight");
     check_shape(name, m.rows, m.cols, out, in);
     if (options_.quantize) {
       linear_bits_ += options_.quantize->bits_per_weight(out, in) * count;
-      l.weight = backend_.pack(backend_.quantize(m, *options_.quantize, name + ".weight", executor_));
+      l.weight = backend_.pack(backend_.quantize(m, *options_.quantize, name + ".weight", executor_), executor_);
     } else {
       linear_bits_ += 8.0 * static_cast<double>(size_of(m.type)) * count;
-      l.weight = backend_.pack(m);
+      l.weight = backend_.pack(m, executor_);
     }
   }
   release(name + ".weight");

@@ -52,7 +52,7 @@ class Loader {
   }
   /// Floats go to the backend as such: not every backend need know blocks.
   [[nodiscard]] PackedMatrixPtr pack(const BlockMatrix& m) const {
-    return is_float(m.type) ? backend_.pack(m.as_floats()) : backend_.pack(m);
+    return is_float(m.type) ? backend_.pack(m.as_floats(), executor_) : backend_.pack(m, executor_);
   }
 
   const model::Config& config_;

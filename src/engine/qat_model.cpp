@@ -118,7 +118,7 @@ struct QatModel::Impl {
         const MatrixView<float> values(layer.values.data(), layer.quant.rows(), layer.quant.cols());
         layer.quant.values(values, executor());
         PackedMatrixPtr& weight = blocks[b].linears[roles[i]].weight;
-        weight = base.blocks()[b].linears[roles[i]].weight->backend().pack(FloatMatrix(values));
+        weight = base.blocks()[b].linears[roles[i]].weight->backend().pack(FloatMatrix(values), executor());
       }
   }
 

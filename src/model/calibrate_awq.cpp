@@ -195,7 +195,8 @@ class AwqBlock {
     std::vector<float> difference(a.rows * a.cols), product(x.rows * a.rows);
     for (std::size_t r = 0; r < a.rows; ++r)
       for (std::size_t c = 0; c < a.cols; ++c) difference[r * a.cols + c] = a(r, c) - b(r, c);
-    const PackedMatrixPtr packed = c_.backend.pack(MatrixView<const float>(difference.data(), a.rows, a.cols));
+    const PackedMatrixPtr packed =
+        c_.backend.pack(MatrixView<const float>(difference.data(), a.rows, a.cols), c_.executor);
     c_.backend.matmul(x, *packed, {product.data(), x.rows, a.rows}, c_.executor);
     double sum = 0;
     for (const float y : product) sum += static_cast<double>(y) * static_cast<double>(y);

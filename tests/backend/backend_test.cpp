@@ -32,8 +32,8 @@ class CountingBackend final : public Backend {
     reference().dequantize(q, first, out, e);
   }
   using Backend::pack;  // GGUF blocks are refused, as by default
-  PackedMatrixPtr pack(QuantizedMatrix q) const override { return reference().pack(std::move(q)); }
-  PackedMatrixPtr pack(FloatMatrix w) const override { return reference().pack(w); }
+  PackedMatrixPtr pack(QuantizedMatrix q, Executor& e) const override { return reference().pack(std::move(q), e); }
+  PackedMatrixPtr pack(FloatMatrix w, Executor& e) const override { return reference().pack(w, e); }
   void matmul(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y, Executor& e) const override {
     reference().matmul(x, w, y, e);
   }

@@ -26,17 +26,17 @@ class CountingBackend final : public Backend {
     real_.dequantize(q, first, out, e);
   }
   using Backend::pack;
-  PackedMatrixPtr pack(QuantizedMatrix q) const override {
+  PackedMatrixPtr pack(QuantizedMatrix q, Executor& e) const override {
     ++packed;
-    return real_.pack(std::move(q));
+    return real_.pack(std::move(q), e);
   }
-  PackedMatrixPtr pack(FloatMatrix w) const override {
+  PackedMatrixPtr pack(FloatMatrix w, Executor& e) const override {
     ++packed;
-    return real_.pack(w);
+    return real_.pack(w, e);
   }
-  PackedMatrixPtr pack(BlockMatrix blocks) const override {
+  PackedMatrixPtr pack(BlockMatrix blocks, Executor& e) const override {
     ++packed;
-    return real_.pack(std::move(blocks));
+    return real_.pack(std::move(blocks), e);
   }
   void matmul(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y, Executor& e) const override {
     real_.matmul(x, w, y, e);

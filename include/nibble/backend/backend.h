@@ -10,6 +10,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "nibble/backend/gated.h"
@@ -62,17 +63,21 @@ class Backend {
   virtual void dequantize_to(const QuantizedMatrix& q, std::size_t first_row, MutableFloatMatrix out,
                              Executor& executor) const;
 
-  /// Prepares weights for matmul, once, at load. May keep views of q's buffers.
-  [[nodiscard]] virtual PackedMatrixPtr pack(QuantizedMatrix q) const = 0;
+  /// Prepares weights for matmul, once, at load, on the executor's threads. May keep views of q's buffers.
+  [[nodiscard]] virtual PackedMatrixPtr pack(QuantizedMatrix q, Executor& executor) const = 0;
   /// The canonical form that pack() was given, exactly. Error{unsupported} for unquantized weights, and for backends
   /// that cannot go back.
   [[nodiscard]] virtual QuantizedMatrix unpack(const PackedMatrix& packed) const;
   /// pack() for unquantized weights, kept in their own type.
-  [[nodiscard]] virtual PackedMatrixPtr pack(FloatMatrix weights) const = 0;
+  [[nodiscard]] virtual PackedMatrixPtr pack(FloatMatrix weights, Executor& executor) const = 0;
   /// pack() for GGUF's blocks. The CPU backends take all that are no floats to the kernels of integer codes, held in
   /// about their own size: those of an exact_spec as matrices of it. Error: as BlockMatrix::validate; unsupported from
   /// a backend that does not know blocks.
-  [[nodiscard]] virtual PackedMatrixPtr pack(BlockMatrix blocks) const;
+  [[nodiscard]] virtual PackedMatrixPtr pack(BlockMatrix blocks, Executor& executor) const;
+  /// The same on the calling thread.
+  [[nodiscard]] PackedMatrixPtr pack(QuantizedMatrix q) const { return pack(std::move(q), serial_executor()); }
+  [[nodiscard]] PackedMatrixPtr pack(FloatMatrix weights) const { return pack(weights, serial_executor()); }
+  [[nodiscard]] PackedMatrixPtr pack(BlockMatrix blocks) const { return pack(std::move(blocks), serial_executor()); }
 
   /// y [n, out] = x [n, in] · Wᵀ, without loss of activations: bit-identical on every built-in backend, for any batch
   /// and number of threads. How a row is summed depends on what its codes are (`chunk`s begin at each group; with

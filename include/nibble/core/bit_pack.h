@@ -54,16 +54,39 @@ NIBBLE_HD constexpr void pack_codes(const std::uint8_t* codes, std::size_t count
   }
 }
 
+/// Eight codes of a stream, `Bits` bytes, a constant so that compilers unroll and make vectors of it.
+template <int Bits>
+NIBBLE_HD constexpr void unpack_eight(const std::uint8_t* stream, std::uint8_t* codes) {
+  std::uint64_t word = 0;
+  for (int i = 0; i < Bits; ++i) word |= static_cast<std::uint64_t>(stream[i]) << (8 * i);
+  for (int i = 0; i < 8; ++i) codes[i] = static_cast<std::uint8_t>(word >> (Bits * i) & ((1u << Bits) - 1u));
+}
+
+template <int Bits>
+NIBBLE_HD constexpr void unpack_width(const std::uint8_t* stream, std::size_t count, std::uint8_t* codes) {
+  for (; count >= 8; count -= 8, stream += Bits, codes += 8) unpack_eight<Bits>(stream, codes);
+  std::uint64_t word = 0;
+  const std::size_t bytes = packed_bytes(count, Bits);
+  for (std::size_t i = 0; i < bytes; ++i) word |= static_cast<std::uint64_t>(stream[i]) << (8 * i);
+  for (std::size_t i = 0; i < count; ++i, word >>= Bits)
+    codes[i] = static_cast<std::uint8_t>(word & ((1u << Bits) - 1u));
+}
+
 /// The inverse of pack_codes.
 NIBBLE_HD constexpr void unpack_codes(const std::uint8_t* stream, std::size_t count, int bits, std::uint8_t* codes) {
-  const std::uint64_t mask = (1u << bits) - 1u;
-  for (std::size_t first = 0; first < count; first += 8) {
-    const std::size_t n = count - first < 8 ? count - first : 8;
-    std::uint64_t word = 0;
-    const std::size_t bytes = packed_bytes(n, bits);
-    for (std::size_t i = 0; i < bytes; ++i) word |= static_cast<std::uint64_t>(*stream++) << (8 * i);
-    for (std::size_t i = 0; i < n; ++i)
-      codes[first + i] = static_cast<std::uint8_t>((word >> (i * static_cast<unsigned>(bits))) & mask);
+  switch (bits) {
+    case 2: return unpack_width<2>(stream, count, codes);
+    case 3: return unpack_width<3>(stream, count, codes);
+    case 4:  // as pairs, which compilers make vectors of more readily
+      for (; count >= 2; count -= 2, codes += 2, ++stream) {
+        codes[0] = *stream & 15;
+        codes[1] = static_cast<std::uint8_t>(*stream >> 4);
+      }
+      return unpack_width<4>(stream, count, codes);
+    case 5: return unpack_width<5>(stream, count, codes);
+    case 6: return unpack_width<6>(stream, count, codes);
+    case 7: return unpack_width<7>(stream, count, codes);
+    default: return unpack_width<8>(stream, count, codes);
   }
 }
 

@@ -120,7 +120,8 @@ class CudaBackend final : public Backend {
     stream.wait("dequantize");
   }
 
-  PackedMatrixPtr pack(QuantizedMatrix q) const override {
+  using Backend::pack;
+  PackedMatrixPtr pack(QuantizedMatrix q, Executor&) const override {
     const DeviceScope scope(context().device().ordinal);
     const CodeLayout layout = q.spec.scheme == SchemeKind::llm_int8 ? CodeLayout::tensor_core
                               : q.spec.bits == 8                    ? CodeLayout::both
@@ -128,7 +129,7 @@ class CudaBackend final : public Backend {
     return std::make_shared<const CudaMatrix>(*this, cuda::pack(context(), q, kPackingStream, layout));
   }
   /// As fp32, the type of the activations that this interface brings.
-  PackedMatrixPtr pack(FloatMatrix weights) const override {
+  PackedMatrixPtr pack(FloatMatrix weights, Executor&) const override {
     const DeviceScope scope(context().device().ordinal);
     if (weights.type != DType::f16 && weights.type != DType::bf16)
       return std::make_shared<const CudaMatrix>(*this, cuda::pack(context(), weights, kPackingStream));
@@ -138,7 +139,7 @@ class CudaBackend final : public Backend {
     return std::make_shared<const CudaMatrix>(*this, cuda::pack(context(), FloatMatrix(wide), kPackingStream));
   }
   /// As codes where a spec has them, else decoded to fp32.
-  PackedMatrixPtr pack(BlockMatrix blocks) const override {
+  PackedMatrixPtr pack(BlockMatrix blocks, Executor&) const override {
     blocks.validate("weights");
     if (is_float(blocks.type)) return pack(blocks.aligned().as_floats());
     const DeviceScope scope(context().device().ordinal);

@@ -88,7 +88,7 @@ NIBBLE_INLINE void Backend::matmul_gated(MatrixView<const float> x, const Packed
 }
 
 // NOLINTNEXTLINE(performance-unnecessary-value-param): backends that take them keep them
-NIBBLE_INLINE PackedMatrixPtr Backend::pack(BlockMatrix) const {
+NIBBLE_INLINE PackedMatrixPtr Backend::pack(BlockMatrix, Executor&) const {
   throw Error(ErrorCode::unsupported, "the backend '" + std::string(name()) + "' does not take GGUF blocks");
 }
 

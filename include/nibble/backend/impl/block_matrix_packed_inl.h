@@ -5,6 +5,7 @@
 #include <bit>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "nibble/backend/impl/code_layout.h"
 #include "nibble/backend/impl/cpu_matmul.h"
@@ -66,6 +67,12 @@ GroupNumbers numbers_of(const Block& b, std::size_t group) {
   }
 }
 
+/// Unrolled, so that where a code lies is known when this is compiled.
+template <class Block, std::size_t... Index>
+void copy_codes(const Block& block, std::uint8_t* to, std::index_sequence<Index...>) {
+  ((to[Index] = block.code(Index)), ...);
+}
+
 /// The canonical spec of the blocks' values, or of their codes alone.
 inline QuantSpec spec_of(BlockType type) {
   if (const auto exact = exact_spec(type)) return *exact;
@@ -74,8 +81,8 @@ inline QuantSpec spec_of(BlockType type) {
 
 }  // namespace detail
 
-NIBBLE_INLINE InterleavedMatrix::InterleavedMatrix(const Backend& backend, const BlockMatrix& m)
-    : CpuMatrix(backend, m.rows, m.cols),
+NIBBLE_INLINE InterleavedMatrix::InterleavedMatrix(const Packer& by, const BlockMatrix& m)
+    : CpuMatrix(by.backend, m.rows, m.cols),
       spec_(detail::spec_of(m.type)),
       code_bits_(detail::form_of(m.type).code_bits),
       scale_type_(ScaleType::f16),
@@ -86,29 +93,27 @@ NIBBLE_INLINE InterleavedMatrix::InterleavedMatrix(const Backend& backend, const
   for (int i = 0; i < 16; ++i)
     values_[i] = static_cast<float>((code_bits_ == kernels::kTableBits ? kernels::kTableCodes[i] : i) - zero_point_);
   visit_block(m.type, [&](auto block) {
-    if constexpr (detail::block_form<decltype(block)>.code_bits != 0) pack_blocks<decltype(block)>(m);
+    if constexpr (detail::block_form<decltype(block)>.code_bits != 0) pack_blocks<decltype(block)>(by, m);
   });
 }
 
 template <class Block>
-NIBBLE_INLINE void InterleavedMatrix::pack_blocks(const BlockMatrix& m) {
+NIBBLE_INLINE void InterleavedMatrix::pack_blocks(const Packer& by, const BlockMatrix& m) {
   constexpr detail::BlockForm form = detail::block_form<Block>;
   constexpr std::size_t groups = Block::size / Block::group;
-  constexpr CodeLayout layout(kernels::held_bits(form.code_bits));
-  static_assert(std::has_single_bit(groups) && Block::group % layout.step_columns() == 0);
+  static_assert(std::has_single_bit(groups) &&
+                Block::group % CodeLayout(kernels::held_bits(form.code_bits)).step_columns() == 0);
   span_shift_ = std::countr_zero(groups);
-  codes_ = Buffer::allocate(panels() * words_per_panel() * 4 + 3);  // kernels load at any byte of the last word
   const std::size_t numbers = panels() * kernels::kInterleavedRows;
   scales_ = Buffer::allocate(numbers * spans() * sizeof(f16));
   if (form.has_offset) offsets_ = Buffer::allocate(scales_.size());
   if (form.has_steps) scale_steps_ = Buffer::allocate(numbers * groups_);
   if (form.has_steps && form.has_offset) offset_steps_ = Buffer::allocate(numbers * groups_);
-  Block block;
-  for (std::size_t r = 0; r < m.rows; ++r)
-    for (std::size_t s = 0; s < spans(); ++s) {
+  pack_panels(by, [&](std::size_t r, std::uint8_t* codes) {
+    Block block;
+    for (std::size_t s = 0; s < spans(); ++s, codes += Block::size) {
       std::memcpy(&block, m.row(r) + s * sizeof block, sizeof block);
-      std::uint32_t* const to = codes_.writable<std::uint32_t>() + row_words(r);
-      for (std::size_t i = 0; i < Block::size; ++i) layout.put(to, s * Block::size + i, block.code(i));
+      detail::copy_codes(block, codes, std::make_index_sequence<Block::size>());
       for (std::size_t g = 0; g < groups; ++g) {
         const detail::GroupNumbers n = detail::numbers_of(block, g);
         const std::size_t span = param_index(r, s, spans()), group = param_index(r, s * groups + g, groups_);
@@ -118,13 +123,14 @@ NIBBLE_INLINE void InterleavedMatrix::pack_blocks(const BlockMatrix& m) {
         if (form.has_steps && form.has_offset) offset_steps_.writable<std::int8_t>()[group] = n.offset_step;
       }
     }
+  });
 }
 
-NIBBLE_INLINE PackedMatrixPtr cpu_pack(const Backend& backend, BlockMatrix m) {
+NIBBLE_INLINE PackedMatrixPtr cpu_pack(const Packer& by, BlockMatrix m) {
   m.validate("weights");
-  if (is_float(m.type)) return cpu_pack(backend, m.aligned().as_floats());
-  if (detail::form_of(m.type).code_bits != 0) return std::make_shared<InterleavedMatrix>(backend, m);
-  return cpu_pack(backend, to_quantized(m));
+  if (is_float(m.type)) return cpu_pack(by, m.aligned().as_floats());
+  if (detail::form_of(m.type).code_bits != 0) return std::make_shared<InterleavedMatrix>(by, m);
+  return cpu_pack(by, to_quantized(m));
 }
 
 }  // namespace nibble::inline NIBBLE_ABI

@@ -23,33 +23,41 @@ class CodeLayout {
 
   /// Sets a code of a row whose words are zero.
   constexpr void put(std::uint32_t* row, std::size_t column, std::uint8_t code) const {
-    for_each_piece(column, [&](std::size_t word, unsigned shift, unsigned done, unsigned mask) {
-      row[word * kernels::kInterleavedRows] |= (code >> done & mask) << shift;
-    });
+    for (unsigned i = 0; i < bits_; ++i) {
+      const Place at = place(column, i);
+      row[at.word * kernels::kInterleavedRows] |= (static_cast<std::uint32_t>(code) >> i & 1u) << at.bit;
+    }
   }
   [[nodiscard]] constexpr std::uint8_t get(const std::uint32_t* row, std::size_t column) const {
+    const Place first = place(column, 0);
+    if (is_whole(column))
+      return static_cast<std::uint8_t>(row[first.word * kernels::kInterleavedRows] >> first.bit & ((1u << bits_) - 1));
     unsigned code = 0;
-    for_each_piece(column, [&](std::size_t word, unsigned shift, unsigned done, unsigned mask) {
-      code |= (row[word * kernels::kInterleavedRows] >> shift & mask) << done;
-    });
+    for (unsigned i = 0; i < bits_; ++i) {
+      const Place at = place(column, i);
+      code |= (row[at.word * kernels::kInterleavedRows] >> at.bit & 1u) << i;
+    }
     return static_cast<std::uint8_t>(code);
   }
 
  private:
-  /// Calls piece(word, shift of its bits, bits of the code before them, mask) for a column's code: once if its part is
-  /// whole, else for each bit. Four columns share a shift within the four bytes of a word.
-  template <class Piece>
-  constexpr void for_each_piece(std::size_t column, Piece piece) const {
-    const std::size_t step = column / step_columns() * step_words(), part = column % step_columns() / 4;
+  struct Place {
+    std::size_t word;
+    unsigned bit;
+  };
+  [[nodiscard]] constexpr std::size_t part_of(std::size_t column) const { return column % step_columns() / 4; }
+  /// Whether a word holds all of a column's code.
+  [[nodiscard]] constexpr bool is_whole(std::size_t column) const {
+    return part_of(column) < step_words() * (8 / bits_);
+  }
+  /// Of bit i of a column's code. Four columns lie alike in the four bytes of a word.
+  [[nodiscard]] constexpr Place place(std::size_t column, unsigned i) const {
+    const std::size_t step = column / step_columns() * step_words(), part = part_of(column);
     const auto byte = static_cast<unsigned>(column % 4 * 8);
     const unsigned whole = 8 / bits_, spare = 8 % bits_;
-    if (part < step_words() * whole) {
-      piece(step + part / whole, byte + static_cast<unsigned>(part % whole) * bits_, 0u, (1u << bits_) - 1);
-      return;
-    }
-    const auto first = static_cast<unsigned>(part - step_words() * whole) * bits_;
-    for (unsigned i = 0; i < bits_; ++i)
-      piece(step + (first + i) / spare, byte + whole * bits_ + (first + i) % spare, i, 1u);
+    if (is_whole(column)) return {step + part / whole, byte + static_cast<unsigned>(part % whole) * bits_ + i};
+    const unsigned bit = static_cast<unsigned>(part - step_words() * whole) * bits_ + i;  // of all spread parts
+    return {step + bit / spare, byte + whole * bits_ + bit % spare};
   }
 
   unsigned bits_;

@@ -40,10 +40,17 @@ class CpuBackend final : public Backend {
     check_dequantize(q, first_row, out);
     cpu_dequantize(isa_, q, first_row, out, executor);
   }
-  PackedMatrixPtr pack(QuantizedMatrix q) const override { return cpu_pack(*this, std::move(q)); }
+  using Backend::pack;
+  PackedMatrixPtr pack(QuantizedMatrix q, Executor& executor) const override {
+    return cpu_pack({*this, isa_, executor}, std::move(q));
+  }
   QuantizedMatrix unpack(const PackedMatrix& packed) const override { return cpu_unpack(packed); }
-  PackedMatrixPtr pack(FloatMatrix weights) const override { return cpu_pack(*this, weights); }
-  PackedMatrixPtr pack(BlockMatrix blocks) const override { return cpu_pack(*this, std::move(blocks)); }
+  PackedMatrixPtr pack(FloatMatrix weights, Executor& executor) const override {
+    return cpu_pack({*this, isa_, executor}, weights);
+  }
+  PackedMatrixPtr pack(BlockMatrix blocks, Executor& executor) const override {
+    return cpu_pack({*this, isa_, executor}, std::move(blocks));
+  }
   void matmul(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y,
               Executor& executor) const override {
     cpu_matmul(isa_, x, {{Projection{&w, y}}}, Activations::fp32, executor);

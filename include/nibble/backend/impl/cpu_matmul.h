@@ -8,12 +8,13 @@
 
 #include "nibble/backend/backend.h"
 #include "nibble/backend/impl/cpu/kernels.h"
+#include "nibble/backend/impl/cpu_packer.h"
 
 namespace nibble::inline NIBBLE_ABI {
 
-PackedMatrixPtr cpu_pack(const Backend& backend, QuantizedMatrix q);
-PackedMatrixPtr cpu_pack(const Backend& backend, FloatMatrix weights);
-PackedMatrixPtr cpu_pack(const Backend& backend, BlockMatrix blocks);
+PackedMatrixPtr cpu_pack(const Packer& by, QuantizedMatrix q);
+PackedMatrixPtr cpu_pack(const Packer& by, FloatMatrix weights);
+PackedMatrixPtr cpu_pack(const Packer& by, BlockMatrix blocks);
 QuantizedMatrix cpu_unpack(const PackedMatrix& packed);
 
 /// Backend::matmul_fused.

@@ -8,6 +8,7 @@
 #include "nibble/backend/backend.h"
 #include "nibble/backend/impl/code_layout.h"
 #include "nibble/backend/impl/cpu/kernels.h"
+#include "nibble/backend/impl/cpu_packer.h"
 
 namespace nibble::inline NIBBLE_ABI {
 
@@ -46,9 +47,9 @@ class InterleavedMatrix final : public CpuMatrix {
   /// Whether a matrix has this form: groups of whole words within a row, zero points of a byte; with act-order, groups
   /// of equal size, whose columns are brought together.
   static bool fits(const QuantizedMatrix& q);
-  InterleavedMatrix(const Backend& backend, const QuantizedMatrix& q);
+  InterleavedMatrix(const Packer& by, const QuantizedMatrix& q);
   /// Blocks that are integer codes with a scale a group, and an offset, that a QuantizedMatrix cannot hold as small.
-  InterleavedMatrix(const Backend& backend, const BlockMatrix& m);
+  InterleavedMatrix(const Packer& by, const BlockMatrix& m);
 
   std::size_t storage_bytes() const override;
   /// Whether a QuantizedMatrix holds the same values.
@@ -88,10 +89,12 @@ class InterleavedMatrix final : public CpuMatrix {
   [[nodiscard]] std::size_t depth() const { return depth_; }
 
  private:
-  void pack_codes(const QuantizedMatrix& q);
-  void pack_groups(const QuantizedMatrix& q);
+  /// Makes codes_ of what row(r, codes [depth_]) writes; it is called for rows of several panels at once.
+  void pack_panels(const Packer& by, FunctionRef<void(std::size_t, std::uint8_t*)> row);
+  void copy_codes(const QuantizedMatrix& q, std::size_t r, std::uint8_t* codes) const;
+  void copy_groups(const QuantizedMatrix& q, std::size_t r);
   template <class Block>
-  void pack_blocks(const BlockMatrix& m);
+  void pack_blocks(const Packer& by, const BlockMatrix& m);
   /// Where a row's numbers of a group, or of a span, lie in its panel's.
   [[nodiscard]] std::size_t param_index(std::size_t row, std::size_t group, std::size_t groups) const {
     return (row / kernels::kInterleavedRows * groups + group) * kernels::kInterleavedRows +

@@ -70,8 +70,8 @@ NIBBLE_INLINE bool InterleavedMatrix::fits(const QuantizedMatrix& q) {
   return group == q.cols || group % CodeLayout(detail::held_bits(spec, q.cols)).step_columns() == 0;
 }
 
-NIBBLE_INLINE InterleavedMatrix::InterleavedMatrix(const Backend& backend, const QuantizedMatrix& q)
-    : CpuMatrix(backend, q.rows, q.cols),
+NIBBLE_INLINE InterleavedMatrix::InterleavedMatrix(const Packer& by, const QuantizedMatrix& q)
+    : CpuMatrix(by.backend, q.rows, q.cols),
       spec_(q.spec),
       codebook_(q.codebook),
       g_idx_(q.g_idx),
@@ -90,33 +90,49 @@ NIBBLE_INLINE InterleavedMatrix::InterleavedMatrix(const Backend& backend, const
   }
   if (keeps_scales()) kept_scales_ = q.scales;
   if (!g_idx_.empty()) order_ = detail::columns_by_group(g_idx_);
-  pack_codes(q);
-  pack_groups(q);
-}
-
-NIBBLE_INLINE void InterleavedMatrix::pack_codes(const QuantizedMatrix& q) {
-  codes_ = Buffer::allocate(panels() * words_per_panel() * 4 + 3);  // kernels load at any byte of the last word
-  const CodeLayout layout = code_layout();
-  std::vector<std::uint8_t> row(q.cols);
-  for (std::size_t r = 0; r < q.rows; ++r) {
-    unpack_codes(q.row_codes(r), q.cols, q.spec.bits, row.data());
-    std::uint32_t* to = codes_.writable<std::uint32_t>() + row_words(r);
-    for (std::size_t k = 0; k < q.cols; ++k) layout.put(to, k, row[order_.empty() ? k : order_[k]]);
-  }
-}
-
-NIBBLE_INLINE void InterleavedMatrix::pack_groups(const QuantizedMatrix& q) {
-  const bool has_zeros = q.spec.has_zero_points();
   const std::size_t count = panels() * groups_ * kernels::kInterleavedRows;
   scales_ = Buffer::allocate(count * static_cast<std::size_t>(scale_bytes(scale_type_)));
-  if (has_zeros) zeros_ = Buffer::allocate(count);
-  for (std::size_t r = 0; r < q.rows; ++r)
-    for (std::size_t g = 0; g < groups_; ++g) {
-      const std::size_t to = param_index(r, g, groups_), column = std::min(g * group_size_, q.cols - 1);
-      const std::size_t from = q.group_of(r, order_.empty() ? column : order_[column]);
-      store_scale(scale_type_, scales_.writable<std::byte>(), to, q.multiplier(from));
-      if (has_zeros) zeros_.writable<std::uint8_t>()[to] = static_cast<std::uint8_t>(q.zero_point(from));
+  if (spec_.has_zero_points()) zeros_ = Buffer::allocate(count);
+  pack_panels(by, [&](std::size_t r, std::uint8_t* codes) {
+    copy_codes(q, r, codes);
+    copy_groups(q, r);
+  });
+}
+
+NIBBLE_INLINE void InterleavedMatrix::pack_panels(const Packer& by, FunctionRef<void(std::size_t, std::uint8_t*)> row) {
+  codes_ = Buffer::allocate(panels() * words_per_panel() * 4 + 3);  // kernels load at any byte of the last word
+  auto* const words = codes_.writable<std::uint32_t>();
+  constexpr std::size_t at_once = kernels::kInterleaveRows;
+  static_assert(kernels::kInterleavedRows % at_once == 0);
+  const std::size_t stride = detail::round_up(depth_, kernels::kInterleaveColumns);
+  parallel_for(by.executor, panels(), 1, [&](std::size_t begin, std::size_t end) {
+    std::vector<std::uint8_t> codes(at_once * stride);  // zero past the last column
+    for (std::size_t r = begin * kernels::kInterleavedRows; r < std::min(end * kernels::kInterleavedRows, rows());
+         r += at_once) {
+      const std::size_t count = std::min(at_once, rows() - r);
+      for (std::size_t i = 0; i < count; ++i) row(r + i, codes.data() + i * stride);
+      std::fill(codes.begin() + static_cast<std::ptrdiff_t>(count * stride), codes.end(), std::uint8_t{0});
+      by.isa.interleave(codes.data(), stride, depth_, kernels::held_bits(code_bits_), words + row_words(r));
     }
+  });
+}
+
+/// A row's codes, a byte each, in the order of the groups.
+NIBBLE_INLINE void InterleavedMatrix::copy_codes(const QuantizedMatrix& q, std::size_t r, std::uint8_t* codes) const {
+  if (order_.empty()) return unpack_codes(q.row_codes(r), q.cols, q.spec.bits, codes);
+  std::vector<std::uint8_t> stored(q.cols);
+  unpack_codes(q.row_codes(r), q.cols, q.spec.bits, stored.data());
+  for (std::size_t k = 0; k < q.cols; ++k) codes[k] = stored[order_[k]];
+}
+
+NIBBLE_INLINE void InterleavedMatrix::copy_groups(const QuantizedMatrix& q, std::size_t r) {
+  const std::size_t first = q.group_of(r, 0);  // those of a row follow one another, but for act-order
+  for (std::size_t g = 0; g < groups_; ++g) {
+    const std::size_t to = param_index(r, g, groups_);
+    const std::size_t from = order_.empty() ? first + g : q.group_of(r, order_[g * group_size_]);
+    store_scale(scale_type_, scales_.writable<std::byte>(), to, q.multiplier(from));
+    if (zeros_.size() != 0) zeros_.writable<std::uint8_t>()[to] = static_cast<std::uint8_t>(q.zero_point(from));
+  }
 }
 
 NIBBLE_INLINE std::size_t InterleavedMatrix::storage_bytes() const {

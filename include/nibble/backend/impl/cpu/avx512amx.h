@@ -44,7 +44,7 @@ NIBBLE_KERNEL void widen_codes(const InterleavedPanel& p, size_t first, size_t l
 /// The panel's own words where they are 8-bit codes, or `buffer`, filled.
 NIBBLE_KERNEL const uint32_t* byte_words(const InterleavedPanel& p, size_t first, size_t last, uint32_t* buffer) {
   if (p.code_bits == 8) return words_at<8>(p, first, 0);
-  for_width(p, [&](auto bits) { widen_codes<decltype(bits)::value>(p, first, last, buffer); });
+  for_width(p.code_bits, [&](auto bits) { widen_codes<decltype(bits)::value>(p, first, last, buffer); });
   return buffer;
 }
 

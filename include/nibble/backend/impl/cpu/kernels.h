@@ -43,6 +43,8 @@ struct ValueRange {
 constexpr size_t kMaxFewTokens = 32;
 /// Rows of an interleaved panel.
 constexpr size_t kInterleavedRows = 64;
+/// KernelTable::interleave makes words of so many rows at once, and reads so many columns.
+constexpr size_t kInterleaveRows = 16, kInterleaveColumns = 64;
 
 /// In place of a width: codes of 4 bits that stand for kTableCodes, bytes with a zero point of 128: GGUF's IQ4_NL.
 constexpr int32_t kTableBits = -4;
@@ -235,6 +237,10 @@ struct KernelTable {
   float (*exp_sum)(const float* x, size_t n, float factor, float offset, float* out);
   /// out[c·out_stride + r] = x[r·x_stride + c] for r < rows and c < cols.
   void (*transpose)(const float* x, size_t x_stride, size_t rows, size_t cols, float* out, size_t out_stride);
+  /// kInterleaveRows rows of codes, a byte each, into the words of a panel (InterleavedPanel) that begin at the first
+  /// row's: `columns` of each, whole steps; codes of 2 … 8 bits, below 2^code_bits. Rows lie `stride` bytes apart, which
+  /// is at least `columns` rounded up to kInterleaveColumns; what lies past them is read.
+  void (*interleave)(const uint8_t* codes, size_t stride, size_t columns, int32_t code_bits, uint32_t* words);
   /// adam8_block (train/adam8.h) of n elements, block after block: m by a signed map, v by an unsigned one.
   void (*adam8)(const OptimizerFactors& step, const float* gradients, size_t n, const CodedMoment& m,
                 const CodedMoment& v, float* parameters);

@@ -46,6 +46,7 @@ inline I load_words(const uint32_t* p) {
   memcpy(&out, p, sizeof out);
   return out;
 }
+inline void store_words(uint32_t* p, I x) { memcpy(p, &x, sizeof x); }
 template <int Bits>
 inline I shift_right(I x) {
   return static_cast<I>(static_cast<uint32_t>(x) >> Bits);

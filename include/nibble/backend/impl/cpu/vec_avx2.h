@@ -52,6 +52,7 @@ inline void store_codes(uint8_t* p, I codes) {  // every lane is 0 … 255
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(words, words));
 }
 inline I load_words(const uint32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+inline void store_words(uint32_t* p, I x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
 template <int Bits>
 inline I shift_right(I x) {
   return _mm256_srli_epi32(x, Bits);

@@ -58,6 +58,7 @@ inline void store_codes(uint8_t* p, I codes) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(codes));
 }
 inline I load_words(const uint32_t* p) { return _mm512_loadu_si512(p); }
+inline void store_words(uint32_t* p, I x) { _mm512_storeu_si512(p, x); }
 template <int Bits>
 inline I shift_right(I x) {
   return _mm512_srli_epi32(x, Bits);

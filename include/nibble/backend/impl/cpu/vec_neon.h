@@ -66,6 +66,7 @@ inline void store_codes(uint8_t* p, I codes) {
 }
 inline void store_signed(int8_t* p, I codes) { store_codes(reinterpret_cast<uint8_t*>(p), codes); }
 inline I load_words(const uint32_t* p) { return vreinterpretq_s32_u32(vld1q_u32(p)); }
+inline void store_words(uint32_t* p, I x) { vst1q_u32(p, vreinterpretq_u32_s32(x)); }
 template <int Bits>
 inline I shift_right(I x) {
   if constexpr (Bits == 0) return x;

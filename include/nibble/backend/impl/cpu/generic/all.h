@@ -19,4 +19,7 @@
 #include "nibble/backend/impl/cpu/generic/gemm_panel.h"
 #include "nibble/backend/impl/cpu/generic/gemv_codes.h"
 
+// Their weights:
+#include "nibble/backend/impl/cpu/generic/interleave.h"
+
 #include "nibble/backend/impl/cpu/generic/table.h"

@@ -10,8 +10,9 @@
 // store_halves and stream_halves; for gemv_codes.h also code_sums, load_words, shift_right, low_byte, and for
 // gemm_int8.h int8_sums, set_bytes, and_int, mul_int, dot4; for optimizers.h sqrt and select_finite;
 // for dropout.h mul_high (bits 32 to 63 of unsigned products), xor_int and select_less; for exponential.h as_float (the
-// same bits) and shift_left; for transpose.h transpose (of as many vectors as a vector has lanes). min(a, b) is
-// a < b ? a : b and max(a, b) is a > b ? a : b, like the x86 instructions: a NaN in `a` gives b.
+// same bits) and shift_left; for transpose.h transpose (of as many vectors as a vector has lanes); for interleave.h
+// store_words. min(a, b) is a < b ? a : b and max(a, b) is a > b ? a : b, like the x86 instructions: a NaN in `a`
+// gives b.
 //
 // Tails go through a padded copy of one vector, so that no kernel has a second, scalar, version of its arithmetic.
 

@@ -65,11 +65,14 @@ NIBBLE_KERNEL void encode_fixed(const float* x, const ChunkLayout& layout, void*
   else encode(FixedForm<4>());
 }
 
-/// One chunk of a pass: its exact sums, and what they add to `out`; with offsets [Vectors], what those add after it.
+/// One chunk of a pass, inlined as dot_steps is: its exact sums, and what they add to `out`; with offsets [Vectors],
+/// what those add after it.
 template <int Bits, size_t Tokens, bool HasOffsets, size_t Vectors>
-inline void add_fixed_chunk(const uint32_t* words, size_t columns, const char* digits, const FixedTokens& x,
-                            size_t token, size_t chunk, const vec::F (&scale)[Vectors],
-                            const vec::I (&minus_zero)[Vectors], const vec::F* offset, float* out) {
+inline __attribute__((always_inline)) void add_fixed_chunk(const uint32_t* words, size_t columns, const char* digits,
+                                                           const FixedTokens& x, size_t token, size_t chunk,
+                                                           const vec::F (&scale)[Vectors],
+                                                           const vec::I (&minus_zero)[Vectors], const vec::F* offset,
+                                                           float* out) {
   using Form = FixedForm<Bits>;
   vec::I sum[Tokens][Form::digits][Vectors];
   for (size_t t = 0; t < Tokens; ++t)
@@ -95,7 +98,9 @@ inline void add_fixed_chunk(const uint32_t* words, size_t columns, const char* d
 template <int Bits, size_t Tokens, bool HasOffsets>
 NIBBLE_KERNEL void gemm_fixed_tokens(const InterleavedPanel& p, const FixedTokens& x, size_t token, float* out) {
   using Form = FixedForm<Bits>;
-  constexpr size_t most = vec::fixed_sums / (Tokens * Form::digits), vectors = most >= 4 ? 4 : most >= 2 ? 2 : 1;
+  constexpr size_t most = vec::fixed_sums / (Tokens * Form::digits), fit = most >= 4 ? 4 : most >= 2 ? 2 : 1;
+  // One token's words and spread parts of 7 bits need as many registers as the sums.
+  constexpr size_t vectors = Tokens == 1 && CodeWords<Bits>::words > 5 && fit > 2 ? 2 : fit;
   const char* const digits = static_cast<const char*>(x.digits) + token * x.stride;
   for (size_t row = 0; row < kInterleavedRows; row += vectors * vec::lanes) {
     size_t group = 0, chunk = 0;

@@ -100,5 +100,5 @@ NIBBLE_KERNEL void decode_columns(const InterleavedPanel& p, size_t first, size_
 }
 
 NIBBLE_KERNEL void decode_codes(const InterleavedPanel& p, size_t first, size_t last, bool scaled, float* panels) {
-  for_width(p, [&](auto bits) { decode_columns<decltype(bits)::value>(p, first, last, scaled, panels); });
+  for_width(p.code_bits, [&](auto bits) { decode_columns<decltype(bits)::value>(p, first, last, scaled, panels); });
 }

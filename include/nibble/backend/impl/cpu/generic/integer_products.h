@@ -94,10 +94,10 @@ template <int Value>
 struct Width {
   static constexpr int value = Value;
 };
-/// Calls kernel(Width<bits>()) for the panel's width.
+/// Calls kernel(Width<bits>()) for the width of a panel's codes.
 template <class Kernel>
-inline void for_width(const InterleavedPanel& p, Kernel kernel) {
-  switch (p.code_bits) {
+inline void for_width(int32_t code_bits, Kernel kernel) {
+  switch (code_bits) {
     case kTableBits: return kernel(Width<kTableBits>());
     case 2: return kernel(Width<2>());
     case 3: return kernel(Width<3>());
@@ -113,7 +113,7 @@ inline void for_width(const InterleavedPanel& p, Kernel kernel) {
 /// what they need of registers would slow all others down. GGUF has offsets for codes of 4 and 5 bits.
 template <class Kernel>
 inline void for_form(const InterleavedPanel& p, Kernel kernel) {
-  if (p.offsets == nullptr) return for_width(p, [&](auto bits) { kernel(bits, Width<0>()); });
+  if (p.offsets == nullptr) return for_width(p.code_bits, [&](auto bits) { kernel(bits, Width<0>()); });
   if (p.code_bits == 5) return kernel(Width<5>(), Width<1>());
   return kernel(Width<4>(), Width<1>());
 }

@@ -35,6 +35,7 @@ constexpr KernelTable make_table() {
   t.dropout = dropout;
   t.exp_sum = exp_sum;
   t.transpose = transpose;
+  t.interleave = interleave;
   t.adam8 = adam8;
   t.lion8 = lion8;
   return t;
