@@ -5,7 +5,7 @@
 // operations against its FMA or VNNI peak. The label says which; each limit is measured just before its case. One token
 // rotates over copies of the matrix that no cache holds (huge_pages: how much of them, and of what the streaming read
 // reads, lies in huge pages), or (cache/…) reads one that a cache does. avx2/… and scalar/… are those backends, the
-// former against the FMA peak of 256 bits.
+// former against the FMA peak of 256 bits. pack/… is packing, against a copy of memory.
 #include <benchmark/benchmark.h>
 
 #include <Eigen/Dense>
