@@ -238,8 +238,8 @@ struct KernelTable {
   /// out[c·out_stride + r] = x[r·x_stride + c] for r < rows and c < cols.
   void (*transpose)(const float* x, size_t x_stride, size_t rows, size_t cols, float* out, size_t out_stride);
   /// kInterleaveRows rows of codes, a byte each, into the words of a panel (InterleavedPanel) that begin at the first
-  /// row's: `columns` of each, whole steps; codes of 2 … 8 bits, below 2^code_bits. Rows lie `stride` bytes apart, which
-  /// is at least `columns` rounded up to kInterleaveColumns; what lies past them is read.
+  /// row's: `columns` of each, whole steps; codes of 2 … 8 bits, below 2^code_bits. Rows lie `stride` bytes apart,
+  /// which is at least `columns` rounded up to kInterleaveColumns; what lies past them is read.
   void (*interleave)(const uint8_t* codes, size_t stride, size_t columns, int32_t code_bits, uint32_t* words);
   /// adam8_block (train/adam8.h) of n elements, block after block: m by a signed map, v by an unsigned one.
   void (*adam8)(const OptimizerFactors& step, const float* gradients, size_t n, const CodedMoment& m,
