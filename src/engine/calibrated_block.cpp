@@ -1,9 +1,7 @@
 // This engine's blocks as calibration sees them: a group for each of model::Input, in its order, and of those that
 // experts have one for each of them.
-#include "loader.h"
+#include "calibrated_parts.h"
 #include "matrix.h"
-#include "model/gguf_checkpoint.h"
-#include "nibble/engine/calibrate.h"
 #include "nibble/solver/awq.h"
 
 namespace nibble::inline NIBBLE_ABI::engine {
@@ -17,73 +15,9 @@ using model::LayerId;
 using model::Module;
 using model::Role;
 
-/// What all blocks of a model share.
-class Shared {
- public:
-  Shared(const std::filesystem::path& path, const Backend* backend, Executor* executor)
-      : config(model::Config::load(path)),
-        architecture(config.architecture()),
-        checkpoint(open_checkpoint(path, model::GgufView::decoded)) {
-    options_.backend = backend;
-    options_.executor = executor;
-    loader.emplace(path, config, options_);
-  }
-
-  /// A layer as the file has it.
-  [[nodiscard]] CalibratedLayer layer(const std::string& name) const {
-    const TensorInfo& weights = checkpoint.matrix_info(name + ".weight");
-    return {.name = name, .rows = weights.shape[0], .cols = weights.shape[1], .type = weights.type};
-  }
-  /// Empty where the file has no such tensor.
-  [[nodiscard]] model::StoredVector vector(const std::string& name) const {
-    if (!checkpoint.contains(name)) return {.name = name};
-    return {name, checkpoint.read_f32(name), checkpoint.info(name).type};
-  }
-  /// Cosines and sines of the first `tokens` positions.
-  std::span<const float> rope(const Block& block, std::size_t tokens) {
-    if (rope_tokens_ != tokens) rope_.emplace(config, 0, tokens);
-    rope_tokens_ = tokens;
-    return rope_->of(block);
-  }
-
-  const model::Config config;
-  const model::Architecture& architecture;
-  const Checkpoint checkpoint;
-  std::optional<Loader> loader;
-
- private:
-  LoadOptions options_;
-  std::optional<RopeAngles> rope_;
-  std::size_t rope_tokens_ = 0;
-};
-
-/// The weights of one layer at a time, whose pages may leave memory when another's are asked for.
-class LentWeights {
- public:
-  explicit LentWeights(const Checkpoint& checkpoint) : checkpoint_(checkpoint) {}
-  ~LentWeights() { take_back(); }
-  LentWeights(const LentWeights&) = delete;
-  LentWeights& operator=(const LentWeights&) = delete;
-
-  FloatMatrix lend(const std::string& layer) {
-    const std::string name = layer + ".weight";
-    if (name != lent_) take_back();
-    lent_ = name;
-    return checkpoint_.matrix(name);
-  }
-  void take_back() {
-    if (!lent_.empty()) checkpoint_.release(lent_);
-    lent_.clear();
-  }
-
- private:
-  const Checkpoint& checkpoint_;
-  std::string lent_;
-};
-
 class EngineBlock final : public model::CalibratedBlock {
  public:
-  EngineBlock(Shared& shared, std::size_t index)
+  EngineBlock(CalibratedParts& shared, std::size_t index)
       : shared_(shared),
         block_(shared.loader->block(index)),
         pass_(shared.config, shared.loader->executor(), Activations::fp32, nullptr),
@@ -242,7 +176,7 @@ class EngineBlock final : public model::CalibratedBlock {
     return {{keys_.data(), tokens, width}, {values_.data(), tokens, width}, 0};
   }
 
-  Shared& shared_;
+  CalibratedParts& shared_;
   Block block_;
   BlockPass pass_;
   BlockPass::Scratch scratch_;
@@ -256,82 +190,10 @@ class EngineBlock final : public model::CalibratedBlock {
   std::vector<float> keys_, values_, normed_, inner_;
 };
 
-/// The final norm and the head.
-class EngineHead final : public model::CalibratedBlock {
- public:
-  explicit EngineHead(Shared& shared)
-      : norm_(shared.loader->norm()),
-        pass_(shared.config, shared.loader->executor(), Activations::fp32, nullptr),
-        weights_(shared.checkpoint) {
-    groups_.front().layers.push_back(shared.layer(std::string(shared.architecture.head.name)));
-  }
-
-  std::span<const LayerGroup> groups() const override { return groups_; }
-  FloatMatrix weights(LayerId) override { return weights_.lend(groups_.front().layers.front().name); }
-  void run(MatrixView<float> x, Listener listen) override {
-    normed_.resize(x.rows * x.cols);
-    const MatrixView<float> y(normed_.data(), x.rows, x.cols);
-    pass_.norm(x, norm_, y);
-    listen(0, y);
-  }
-  void replace(LayerId, QuantizedMatrix) override {}  // nothing comes behind it
-
- private:
-  std::vector<float> norm_;
-  BlockPass pass_;
-  std::vector<LayerGroup> groups_{1};
-  LentWeights weights_;
-  std::vector<float> normed_;
-};
-
-class EngineModel final : public model::CalibratedModel {
- public:
-  EngineModel(const std::filesystem::path& path, const Backend* backend, Executor* executor)
-      : shared_(path, backend, executor) {}
-
-  std::size_t blocks() const override { return shared_.config.layers; }
-  std::size_t width() const override { return shared_.config.hidden; }
-  std::size_t vocabulary() const override { return shared_.config.vocab; }
-  std::size_t context() const override { return shared_.config.context; }
-  void embed(std::span<const std::int32_t> ids, MatrixView<float> states) override {
-    if (!embedding_) embedding_ = shared_.loader->embedding();
-    for (std::size_t t = 0; t < ids.size(); ++t)
-      embedding_->decode_row(static_cast<std::size_t>(ids[t]), &states(t, 0));
-    scale_embedded(shared_.config, states);
-  }
-  std::unique_ptr<model::CalibratedBlock> block(std::size_t index) override {
-    embedding_.reset();  // all tokens are looked up by now
-    return std::make_unique<EngineBlock>(shared_, index);
-  }
-  std::unique_ptr<model::CalibratedBlock> head() override {
-    if (shared_.config.tied_embeddings)
-      throw Error(ErrorCode::invalid_argument, std::string(shared_.architecture.head.name) +
-                                                   " is tied to the embedding, which stays in floating point");
-    return std::make_unique<EngineHead>(shared_);
-  }
-  std::vector<CalibratedLayer> layers(std::size_t index) override {
-    std::vector<CalibratedLayer> out;
-    for (const std::string& name : shared_.architecture.linear_names(index, shared_.config.experts))
-      out.push_back(shared_.layer(name));
-    return out;
-  }
-
- private:
-  Shared shared_;
-  std::optional<BlockMatrix> embedding_;
-};
-
 }  // namespace
 
-std::unique_ptr<model::CalibratedModel> calibrated_model(const std::filesystem::path& path, const Backend* backend,
-                                                         Executor* executor) {
-  return std::make_unique<EngineModel>(path, backend, executor);
-}
-
-model::CalibrateReport quantize_calibrated(const std::filesystem::path& from, const std::filesystem::path& to,
-                                           std::span<const std::int32_t> ids, const model::CalibrateOptions& options) {
-  const auto model = calibrated_model(from, options.backend, options.executor);
-  return model::quantize_calibrated(from, to, *model, ids, options);
+std::unique_ptr<model::CalibratedBlock> calibrated_block(CalibratedParts& parts, std::size_t index) {
+  return std::make_unique<EngineBlock>(parts, index);
 }
 
 }  // namespace nibble::inline NIBBLE_ABI::engine

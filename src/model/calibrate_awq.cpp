@@ -13,8 +13,8 @@ using Kind = CalibratedMethod::Kind;
 
 /// Tokens that a module is run on for every ratio tried: whole sequences, evenly spaced.
 constexpr std::size_t kInspectedTokens = 2048;
-/// Layers that saw a lesser share of the tokens are rounded to nearest: gptq::Options::min_coverage.
-constexpr double kLeastCoverage = 0.005;
+/// Layers that saw a lesser share of the tokens are rounded to nearest, as GPTQ does it.
+const double kLeastCoverage = gptq::Options{}.min_coverage;
 
 double squared_change(MatrixView<const float> a, MatrixView<const float> b) {
   double sum = 0;
