@@ -454,8 +454,8 @@ TEST(Matmul, RefusesShapesThatDoNotFit) {
 TEST(Interleaving, PutsCodesWhereTheLayoutSays) {
   for (const Backend* b : available())
     for (int bits = 2; bits <= 8; ++bits)
-      for (const std::size_t rows : {1, 16, 64, 70})
-        for (const std::size_t cols : {32, 96, 480, 2080}) {
+      for (const std::size_t rows : {1u, 16u, 64u, 70u})
+        for (const std::size_t cols : {32u, 96u, 480u, 2080u}) {
           const auto w = normal(rows * cols, static_cast<unsigned>(bits));
           const QuantizedMatrix q =
               quantize(MatrixView<const float>(w.data(), rows, cols), "int" + std::to_string(bits) + "-g32-sym");
