@@ -25,8 +25,9 @@ Method parse_method(std::string_view name) {
     } else {
       method.spec = QuantSpec::parse(stored_name(name));
     }
-    if (method.int8_activations && !method.spec->is_affine())
-      throw Error(ErrorCode::invalid_argument, "'" + std::string(name) + "': 8-bit activations need integer weights");
+    if (method.int8_activations && !method.spec->is_affine() && method.spec->bits != 4)
+      throw Error(ErrorCode::invalid_argument,
+                  "'" + std::string(name) + "': 8-bit activations need integer weights or a codebook of 4 bits");
     return method;
   } catch (const Error& e) {
     throw Error(
@@ -34,7 +35,7 @@ Method parse_method(std::string_view name) {
         std::string(e.what()) +
             "\nknown methods: fp32, fp16, bf16, int8, llm-int8, int<bits>-g<size>-sym|asym (int4-g128-sym), "
             "nf4, nf4-dq, fp4, dynamic8, gptq-<bits>-g<size> (gptq-4-g128-act), awq-<bits>-g<size> (awq-4-g128); an "
-            "integer one with +a8 (int4-g32-sym+a8) multiplies by 8-bit activations");
+            "integer or a 4-bit one with +a8 (int4-g32-sym+a8, nf4+a8) multiplies by 8-bit activations");
   }
 }
 

@@ -7,6 +7,7 @@
 #include "nibble/backend/fixed_point.h"
 #include "nibble/core/error.h"
 #include "nibble/quantize/quantize.h"
+#include "nibble/scheme/int8_codebook.h"
 #include "nibble/scheme/llm_int8.h"
 #include "tests/support/backends.h"
 #include "tests/support/llm_int8_activations.h"
@@ -175,6 +176,48 @@ TEST(Matmul, EightBitActivationsGiveTheExactIntegerResult) {
         EXPECT_EQ(one, std::vector<float>(y.begin(), y.begin() + static_cast<std::ptrdiff_t>(rows))) << text;
       }
     }
+}
+
+TEST(Matmul, EightBitActivationsMeetCodebooksRoundedToEightBits) {
+  const std::size_t rows = 70, cols = 192, tokens = 9;
+  const auto w = normal(rows * cols, 51), x = normal(tokens * cols, 52, 3);
+  for (const std::string text : {"nf4", "fp4", "nf4-dq"}) {
+    const QuantizedMatrix q = quantize(MatrixView<const float>(w.data(), rows, cols), text);
+    const Int8Codebook book = Int8Codebook::of(std::span<const float, 16>(q.codebook));
+    std::vector<float> expected(tokens * rows);
+    std::vector<double> exact(tokens * rows), bound(tokens * rows);
+    for (std::size_t t = 0; t < tokens; ++t) {
+      float absmax = 0;
+      for (std::size_t c = 0; c < cols; ++c) absmax = std::max(absmax, std::abs(x[t * cols + c]));
+      const float token_scale = absmax * LlmInt8::inverse_127;
+      for (std::size_t r = 0; r < rows; ++r) {
+        const std::size_t at = t * rows + r;
+        float sum = 0;
+        for (std::size_t c = 0; c < cols;) {
+          const std::size_t group = q.group_of(r, c);
+          std::int64_t of_group = 0;
+          for (; c < cols && q.group_of(r, c) == group; ++c) {
+            const int rounded = LlmInt8::encode_scaled(x[t * cols + c], LlmInt8::multiplier(absmax)) - 128;
+            of_group += (book.codes[q.code(r, c)] - 128) * rounded;
+            const double activation = rounded * static_cast<double>(token_scale);
+            exact[at] += static_cast<double>(q.codebook[q.code(r, c)] * q.multiplier(group)) * activation;
+            bound[at] += static_cast<double>(q.multiplier(group) * book.unit / 2) * std::abs(activation);
+          }
+          sum = std::fma(static_cast<float>(of_group), q.multiplier(group), sum);
+        }
+        expected[at] = sum * token_scale * book.unit;
+      }
+    }
+    for (const Backend* b : available()) {
+      const auto packed = b->pack(q);
+      ASSERT_TRUE(b->has_int8_matmul(*packed)) << text;
+      std::vector<float> y(tokens * rows);
+      b->matmul_int8({x.data(), tokens, cols}, *packed, {y.data(), tokens, rows}, default_executor());
+      EXPECT_EQ(y, expected) << text << " on " << b->name();
+    }
+    for (std::size_t i = 0; i < exact.size(); ++i)
+      EXPECT_NEAR(static_cast<double>(expected[i]), exact[i], bound[i] * 1.001) << text << ", " << i;
+  }
 }
 
 /// Activations of three kinds of trouble: ordinary, with an outlier a thousand times larger, and tiny.
@@ -378,10 +421,10 @@ TEST(Matmul, EightBitActivationsRefuseWhatTheyCannotTake) {
   const auto w = normal(64 * 64, 1);
   std::vector<float> x(64, 1.0f), y(64);
   const Backend& b = default_backend();
-  const auto nf4 = b.pack(quantize(MatrixView<const float>(w.data(), 64, 64), "nf4"));
+  const auto dense = b.pack(MatrixView<const float>(w.data(), 64, 64));
   const auto int4 = b.pack(quantize(MatrixView<const float>(w.data(), 64, 64), "int4-g32-sym"));
-  EXPECT_FALSE(b.has_int8_matmul(*nf4));
-  EXPECT_THROW(b.matmul_int8({x.data(), 1, 64}, *nf4, {y.data(), 1, 64}, serial_executor()), Error);
+  EXPECT_FALSE(b.has_int8_matmul(*dense));
+  EXPECT_THROW(b.matmul_int8({x.data(), 1, 64}, *dense, {y.data(), 1, 64}, serial_executor()), Error);
   x[17] = std::nanf("");
   try {
     b.matmul_int8({x.data(), 1, 64}, *int4, {y.data(), 1, 64}, default_executor());

@@ -25,7 +25,7 @@ namespace nibble::inline NIBBLE_ABI {
 /// How activations meet weights.
 enum class Activations {
   fp32,  ///< Without loss, as Backend::matmul defines it.
-  int8,  ///< Rounded to 8 bits with one scale a token, where the weights' codes are integers (Backend::matmul_int8).
+  int8,  ///< Rounded to 8 bits with one scale a token, where the weights can be multiplied so (Backend::matmul_int8).
   int8_group,  ///< The same with a scale for each token and group of the weights: less loss, a little slower.
 };
 
@@ -104,13 +104,16 @@ class Backend {
   /// x as fp32, exactly. `out` has x's shape.
   virtual void upcast(FloatMatrix x, MatrixView<float> out) const;
 
-  /// Whether matmul_int8 takes this matrix: integer codes (not NF4 or FP4) whose groups lie within rows.
+  /// Whether matmul_int8 takes this matrix: integer codes, or codebooks of 16 values on a CPU, whose groups lie within
+  /// rows.
   [[nodiscard]] virtual bool has_int8_matmul(const PackedMatrix&) const noexcept { return false; }
 
   /// matmul with activations in 8 bits (W8A8, W4A8): each row of x is rounded to q = x·127/absmax, half to even, and
   ///   y[t][o] = (Σ over groups of scale·S, by fused multiply-add in their order) · absmax[t]/127,
   /// where S = Σ (code − zero_point)·q is exact (GGUF's blocks with a minimum: after each group's −min·Σ q, by another
-  /// fused multiply-add). Much faster, at a loss that `nibble compare` measures. Errors: shape_mismatch; unsupported
+  /// fused multiply-add). Codebooks (NF4, FP4) are rounded to 8 bits as well (scheme/int8_codebook.h), S = Σ (code of
+  /// the entry)·q, and y is multiplied by the unit: that alone changes it by at most Σ over groups of
+  /// absmax·unit/2·Σ|x|. Much faster, at a loss that `nibble compare` measures. Errors: shape_mismatch; unsupported
   /// where has_int8_matmul is false; non_finite names the place in x.
   virtual void matmul_int8(MatrixView<const float> x, const PackedMatrix& w, MatrixView<float> y,
                            Executor& executor) const;

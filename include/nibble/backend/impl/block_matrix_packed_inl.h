@@ -38,13 +38,6 @@ inline constexpr BlockForm block_form<blocks::Q6_K>{6, 32, true, false};
 template <>
 inline constexpr BlockForm block_form<blocks::IQ4_NL>{kernels::kTableBits, 128, false, false};
 
-static_assert([] {
-  for (std::size_t code = 0; code < 16; ++code)
-    if (kernels::kTableCodes[code] - block_form<blocks::IQ4_NL>.zero_point != blocks::iq4_nl_table()[code])
-      return false;
-  return true;
-}());
-
 inline BlockForm form_of(BlockType type) {
   return visit_block(type, [](auto block) { return block_form<decltype(block)>; });
 }
@@ -90,8 +83,12 @@ NIBBLE_INLINE InterleavedMatrix::InterleavedMatrix(const Packer& by, const Block
       depth_(m.cols),
       group_size_(spec_.group_size),
       groups_(m.cols / group_size_) {
-  for (int i = 0; i < 16; ++i)
-    values_[i] = static_cast<float>((code_bits_ == kernels::kTableBits ? kernels::kTableCodes[i] : i) - zero_point_);
+  for (std::size_t i = 0; i < 16; ++i) {
+    if (code_bits_ == kernels::kTableBits)
+      table_[i] = static_cast<std::uint8_t>(blocks::iq4_nl_table()[i] + zero_point_);
+    values_[i] =
+        static_cast<float>((code_bits_ == kernels::kTableBits ? table_[i] : static_cast<int>(i)) - zero_point_);
+  }
   visit_block(m.type, [&](auto block) {
     if constexpr (detail::block_form<decltype(block)>.code_bits != 0) pack_blocks<decltype(block)>(by, m);
   });

@@ -67,7 +67,8 @@ class CpuBackend final : public Backend {
                    Executor& executor) const override {
     if (!cpu_has_int8_matmul(w))
       throw Error(ErrorCode::unsupported,
-                  "8-bit activations need integer weights with groups inside rows; use matmul for the others");
+                  "8-bit activations need integer weights, or codebooks of 16 values, with groups inside rows; use "
+                  "matmul for the others");
     cpu_matmul(isa_, x, {{Projection{&w, y}}}, Activations::int8, executor);
   }
   void matmul_fused(MatrixView<const float> x, std::span<const Projection> projections, Activations activations,

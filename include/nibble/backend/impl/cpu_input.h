@@ -13,7 +13,7 @@ namespace nibble::inline NIBBLE_ABI {
 /// How a matrix meets its activations: fp32 is for codebooks and dense weights, fixed for fp32 with integer codes.
 enum class InputKind { fp32, fixed, int8, int8_group, llm_int8 };
 
-/// What `w` does when `asked`: 8 bits only where its codes are integers; LLM.int8 weights always their own way.
+/// What `w` does when `asked`: 8 bits only where it can be multiplied by them; LLM.int8 weights always their own way.
 InputKind input_kind(const CpuMatrix& w, Activations asked);
 
 /// Buffers grow to the largest call and stay, so that a call allocates nothing once warm.

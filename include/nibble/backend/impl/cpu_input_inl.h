@@ -30,8 +30,8 @@ inline const InterleavedMatrix* interleaved(const CpuMatrix& w) { return dynamic
 NIBBLE_INLINE InputKind input_kind(const CpuMatrix& w, Activations asked) {
   const InterleavedMatrix* m = detail::interleaved(w);
   if (m != nullptr && m->is_llm_int8()) return InputKind::llm_int8;
-  if (m == nullptr || !m->is_affine()) return InputKind::fp32;
-  if (asked == Activations::fp32 || !m->is_integer()) return InputKind::fixed;
+  if (m == nullptr) return InputKind::fp32;
+  if (asked == Activations::fp32 || !m->has_int8_matmul()) return m->is_affine() ? InputKind::fixed : InputKind::fp32;
   return asked == Activations::int8 ? InputKind::int8 : InputKind::int8_group;
 }
 

@@ -107,13 +107,14 @@ class Product {
     kernels::Int8Tokens tokens{in_.codes.data() + first * w.depth(), w.depth(), in_.sums.data() + first * w.groups(),
                                nullptr, w.groups()};
     if (in_.kind == InputKind::int8_group) tokens.scales = in_.group_scale.data() + first * w.groups();
-    isa_.gemm_int8(w.panel(p), tokens, count, out);
-    if (in_.kind != InputKind::int8_group)
-      for (std::size_t t = 0; t < count; ++t)
-        for (std::size_t j = 0; j < kInterleavedRows; ++j) {
-          float& y = out[t * kInterleavedRows + j];
-          y = times(y, in_.token_scale[first + t]);
-        }
+    isa_.gemm_int8(w.int8_panel(p), tokens, count, out);
+    const bool by_group = in_.kind == InputKind::int8_group, has_unit = w.int8_unit() != 1;
+    for (std::size_t t = 0; t < count && (!by_group || has_unit); ++t)
+      for (std::size_t j = 0; j < kInterleavedRows; ++j) {
+        float& y = out[t * kInterleavedRows + j];
+        if (!by_group) y = times(y, in_.token_scale[first + t]);
+        if (has_unit) y = times(y, w.int8_unit());
+      }
     for (std::size_t i = 0; i < in_.outlier_columns.size(); ++i) {
       float column[kInterleavedRows];
       w.decode_column(p, in_.outlier_columns[i], column);
@@ -175,7 +176,7 @@ inline constexpr std::size_t kMaxProjections = 16;
 
 NIBBLE_INLINE bool cpu_has_int8_matmul(const PackedMatrix& w) {
   const auto* m = dynamic_cast<const InterleavedMatrix*>(&w);
-  return m != nullptr && m->is_integer();
+  return m != nullptr && m->has_int8_matmul();
 }
 
 NIBBLE_INLINE void cpu_matmul(const kernels::KernelTable& isa, MatrixView<const float> x,

@@ -72,10 +72,14 @@ class InterleavedMatrix final : public CpuMatrix {
     return (rows() + kernels::kInterleavedRows - 1) / kernels::kInterleavedRows;
   }
   [[nodiscard]] kernels::InterleavedPanel panel(std::size_t index) const;
+  /// As 8-bit activations meet it: a codebook as the integers of int8_unit().
+  [[nodiscard]] kernels::InterleavedPanel int8_panel(std::size_t index) const;
   /// The values of one packed column for the 64 rows of a panel.
   void decode_column(std::size_t panel, std::size_t column, float* out) const;
-  /// Whether codes stand for integers, so that 8-bit activations can meet them: 65536·255·127 still fits an int32.
-  [[nodiscard]] bool is_integer() const { return spec_.is_affine() && group_size_ <= 65536; }
+  /// Whether 8-bit activations can meet them: 65536·255·127 still fits an int32.
+  [[nodiscard]] bool has_int8_matmul() const { return group_size_ <= 65536; }
+  /// What a product with int8_panel() is multiplied by: a codebook's unit, 1 for integer codes.
+  [[nodiscard]] float int8_unit() const { return int8_unit_; }
   /// Whether fp32 activations meet them in fixed point.
   [[nodiscard]] bool is_affine() const { return spec_.is_affine(); }
   [[nodiscard]] bool is_llm_int8() const { return spec_.scheme == SchemeKind::llm_int8; }
@@ -124,6 +128,8 @@ class InterleavedMatrix final : public CpuMatrix {
   int span_shift_ = 0;  ///< A scale serves 2^span_shift_ groups, each with its step (kernels::InterleavedPanel).
   Buffer codes_, scales_, zeros_, scale_steps_, offsets_, offset_steps_;
   float values_[16] = {};
+  std::uint8_t table_[16] = {};  ///< Of codes that stand for bytes: a codebook's for int8_panel(), or kTableBits'.
+  float int8_unit_ = 1;
 };
 
 }  // namespace nibble::inline NIBBLE_ABI

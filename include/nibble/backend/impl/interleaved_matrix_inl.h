@@ -7,6 +7,7 @@
 #include "nibble/backend/impl/code_layout.h"
 #include "nibble/backend/impl/cpu_kernels.h"
 #include "nibble/backend/impl/cpu_matrix.h"
+#include "nibble/scheme/int8_codebook.h"
 
 namespace nibble::inline NIBBLE_ABI {
 
@@ -87,6 +88,11 @@ NIBBLE_INLINE InterleavedMatrix::InterleavedMatrix(const Packer& by, const Quant
     const std::size_t code = code_bits_ == 2 ? i % 4 : i;  // the kernels leave the next code's bits above a 2-bit code
     if (q.spec.is_codebook()) values_[i] = q.codebook[code];
     else values_[i] = static_cast<float>(static_cast<int>(code) - (q.spec.has_zero_points() ? 0 : q.zero_point(0)));
+  }
+  if (spec_.is_codebook()) {
+    const Int8Codebook rounded = Int8Codebook::of(std::span<const float, 16>(values_));
+    std::ranges::copy(rounded.codes, table_);
+    int8_unit_ = rounded.unit;
   }
   if (keeps_scales()) kept_scales_ = q.scales;
   if (!g_idx_.empty()) order_ = detail::columns_by_group(g_idx_);
@@ -196,6 +202,7 @@ NIBBLE_INLINE kernels::InterleavedPanel InterleavedMatrix::panel(std::size_t ind
   p.offsets = at(offsets_, span_at);
   p.offset_steps = reinterpret_cast<const std::int8_t*>(at(offset_steps_, group_at));
   p.zeros = reinterpret_cast<const std::uint8_t*>(at(zeros_, group_at));
+  p.table = table_;
   p.span_shift = span_shift_;
   p.values = values_;
   p.depth = depth_;
@@ -203,6 +210,14 @@ NIBBLE_INLINE kernels::InterleavedPanel InterleavedMatrix::panel(std::size_t ind
   p.code_bits = code_bits_;
   p.scale_type = static_cast<int>(scale_type_);
   p.zero_point = zero_point_;
+  return p;
+}
+
+NIBBLE_INLINE kernels::InterleavedPanel InterleavedMatrix::int8_panel(std::size_t index) const {
+  kernels::InterleavedPanel p = panel(index);
+  if (!spec_.is_codebook()) return p;
+  p.code_bits = kernels::kTableBits;
+  p.zero_point = 128;
   return p;
 }
 

@@ -30,13 +30,14 @@ struct alignas(64) TileConfig {
 template <int Bits>
 NIBBLE_KERNEL void widen_codes(const InterleavedPanel& p, size_t first, size_t last, uint32_t* to) {
   using Words = CodeWords<Bits>;
+  const CodeTable<Bits> table(p);
   for (size_t k = first; k < last; k += Words::columns, to += Words::parts * kInterleavedRows)
     for (size_t row = 0; row < kInterleavedRows; row += vec::lanes) {
       vec::I word[1][Words::words];
       load_step<Bits>(words_at<Bits>(p, k, row), word);
       unroll<Words::parts>([&](auto part) __attribute__((always_inline)) {
         _mm512_storeu_si512(to + decltype(part)::value * kInterleavedRows + row,
-                            code_bytes<Bits, decltype(part)::value>(word[0]));
+                            code_bytes<Bits, decltype(part)::value>(word[0], table));
       });
     }
 }

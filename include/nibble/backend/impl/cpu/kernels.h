@@ -46,9 +46,8 @@ constexpr size_t kInterleavedRows = 64;
 /// KernelTable::interleave makes words of so many rows at once, and reads so many columns.
 constexpr size_t kInterleaveRows = 16, kInterleaveColumns = 64;
 
-/// In place of a width: codes of 4 bits that stand for kTableCodes, bytes with a zero point of 128: GGUF's IQ4_NL.
+/// In place of a width: codes of 4 bits that stand for bytes, InterleavedPanel::table.
 constexpr int32_t kTableBits = -4;
-constexpr uint8_t kTableCodes[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
 /// The bits of a code as it lies in words.
 constexpr int32_t held_bits(int32_t code_bits) { return code_bits == kTableBits ? 4 : code_bits; }
 
@@ -78,6 +77,7 @@ struct InterleavedPanel {
   size_t depth;                ///< Columns, padded to whole steps of words.
   size_t group_size;           ///< A multiple of the columns in a step.
   int32_t code_bits;           ///< 2 … 8, or kTableBits.
+  const uint8_t* table;        ///< kTableBits: the bytes that the sixteen codes stand for.
   int32_t scale_type;          ///< Of scales and offsets. 0: f32, 1: f16, 2: bf16.
   int32_t span_shift;
   int32_t zero_point;  ///< Of integer codes, where `zeros` is null.

@@ -59,15 +59,26 @@ inline void add_piece_bytes(vec::I& codes, vec::I word) {
   add_piece<Piece, 0x01010101, 0>(codes, word);
 }
 
+/// What codes of kTableBits stand for; nothing for all others, which stand for themselves.
+template <int Bits>
+struct CodeTable {
+  explicit CodeTable(const InterleavedPanel&) {}
+};
+template <>
+struct CodeTable<kTableBits> {
+  explicit CodeTable(const InterleavedPanel& p) : bytes(vec::load_bytes16(p.table)) {}
+  vec::Bytes16 bytes;
+};
+
 /// Whole part `Part` of a word.
 template <int Bits, size_t Part>
-inline vec::I whole_bytes(vec::I word) {
+inline vec::I whole_bytes(vec::I word, const CodeTable<Bits>& table) {
   if constexpr (Bits == 8) {
     return word;
   } else {
     constexpr int held = CodeWords<Bits>::held, mask = ((1 << held) - 1) * 0x01010101;
     const vec::I codes = vec::and_int(vec::shift_right<Part * held>(word), vec::set_int(mask));
-    if constexpr (Bits == kTableBits) return vec::look_up_bytes(vec::load_bytes16(kTableCodes), codes);
+    if constexpr (Bits == kTableBits) return vec::look_up_bytes(table.bytes, codes);
     else return codes;
   }
 }
@@ -87,11 +98,11 @@ inline __attribute__((always_inline)) void unroll(Body body) {
 
 /// Any part of a step.
 template <int Bits, size_t Part>
-inline vec::I code_bytes(const vec::I (&word)[CodeWords<Bits>::words]) {
+inline vec::I code_bytes(const vec::I (&word)[CodeWords<Bits>::words], const CodeTable<Bits>& table) {
   using Words = CodeWords<Bits>;
   constexpr size_t wholes = Words::words * Words::whole;
   if constexpr (Part < wholes) {
-    return whole_bytes<Bits, Part % Words::whole>(word[Part / Words::whole]);
+    return whole_bytes<Bits, Part % Words::whole>(word[Part / Words::whole], table);
   } else {
     vec::I codes = vec::set_int(0);
     unroll<Words::words>([&](auto w) __attribute__((always_inline)) {

@@ -68,7 +68,8 @@ NIBBLE_KERNEL void encode_fixed(const float* x, const ChunkLayout& layout, void*
 /// One chunk of a pass, inlined as dot_steps is: its exact sums, and what they add to `out`; with offsets [Vectors],
 /// what those add after it.
 template <int Bits, size_t Tokens, bool HasOffsets, size_t Vectors>
-inline __attribute__((always_inline)) void add_fixed_chunk(const uint32_t* words, size_t columns, const char* digits,
+inline __attribute__((always_inline)) void add_fixed_chunk(const uint32_t* words, size_t columns,
+                                                           const CodeTable<Bits>& table, const char* digits,
                                                            const FixedTokens& x, size_t token, size_t chunk,
                                                            const vec::F (&scale)[Vectors],
                                                            const vec::I (&minus_zero)[Vectors], const vec::F* offset,
@@ -79,7 +80,7 @@ inline __attribute__((always_inline)) void add_fixed_chunk(const uint32_t* words
     for (size_t d = 0; d < Form::digits; ++d)
       for (size_t v = 0; v < Vectors; ++v)
         sum[t][d][v] = Form::begin(minus_zero[v], x.sums[((token + t) * x.chunks + chunk) * 3 + d]);
-  dot_columns<Form, Tokens, Vectors>(words, columns, digits, x.stride, sum);
+  dot_columns<Form, Tokens, Vectors>(words, columns, table, digits, x.stride, sum);
   for (size_t t = 0; t < Tokens; ++t) {
     const size_t i = (token + t) * x.chunks + chunk;
     const vec::F x_scale = vec::set(x.scales[i]), total = vec::set(HasOffsets ? x.totals[i] : 0.0f);
@@ -102,6 +103,7 @@ NIBBLE_KERNEL void gemm_fixed_tokens(const InterleavedPanel& p, const FixedToken
   // One token's words and spread parts of 7 bits need as many registers as the sums.
   constexpr size_t vectors = Tokens == 1 && CodeWords<Bits>::words > 5 && fit > 2 ? 2 : fit;
   const char* const digits = static_cast<const char*>(x.digits) + token * x.stride;
+  const CodeTable<Bits> table(p);
   for (size_t row = 0; row < kInterleavedRows; row += vectors * vec::lanes) {
     size_t group = 0, chunk = 0;
     for (size_t begin = 0; begin < p.depth; begin += p.group_size, ++group) {
@@ -114,7 +116,7 @@ NIBBLE_KERNEL void gemm_fixed_tokens(const InterleavedPanel& p, const FixedToken
       for (size_t v = 0; v < vectors; ++v) minus_zero[v] = vec::sub_int(vec::set_int(0), minus_zero[v]);
       for (size_t k = begin; k < end; k += x.layout.chunk, ++chunk)
         add_fixed_chunk<Bits, Tokens, HasOffsets>(words_at<Bits>(p, k, row),
-                                                  end - k < x.layout.chunk ? end - k : x.layout.chunk,
+                                                  end - k < x.layout.chunk ? end - k : x.layout.chunk, table,
                                                   digits + k * Form::bytes_per_column, x, token, chunk, scale,
                                                   minus_zero, offset, out + token * kInterleavedRows + row);
     }

@@ -47,13 +47,14 @@ inline void end_group(const InterleavedPanel& p, size_t group, size_t row, const
 template <class Form, size_t Tokens, bool HasOffsets>
 NIBBLE_KERNEL void gemm_int8_tokens(const InterleavedPanel& p, const Int8Tokens& x, size_t token, float* out) {
   constexpr size_t vectors = vec::int8_sums / Tokens < 4 ? vec::int8_sums / Tokens : 4;
+  const CodeTable<Form::bits> table(p);
   for (size_t row = 0; row < kInterleavedRows; row += vectors * vec::lanes) {
     size_t group = 0;
     for (size_t k = 0; k < p.depth; k += p.group_size, ++group) {
       const size_t end = k + p.group_size < p.depth ? k + p.group_size : p.depth;
       vec::I sum[Tokens][1][vectors];
       begin_group(p, group, row, x, token, sum);
-      dot_columns<Form, Tokens, vectors>(words_at<Form::bits>(p, k, row), end - k,
+      dot_columns<Form, Tokens, vectors>(words_at<Form::bits>(p, k, row), end - k, table,
                                          reinterpret_cast<const char*>(x.codes + token * x.stride + k), x.stride, sum);
       end_group<HasOffsets>(p, group, row, x, token, sum, out + token * kInterleavedRows);
     }

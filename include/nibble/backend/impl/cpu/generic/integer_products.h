@@ -23,7 +23,8 @@ inline __attribute__((always_inline)) void dot_part(const vec::I (&bytes)[Vector
 /// Products of a step added to `sum`: of each word its whole parts as it is loaded, and a spread part with the word
 /// that completes it.
 template <class Form, size_t Tokens, size_t Vectors>
-inline __attribute__((always_inline)) void dot_step(const uint32_t* from, const char* x, size_t x_stride,
+inline __attribute__((always_inline)) void dot_step(const uint32_t* from, const CodeTable<Form::bits>& table,
+                                                    const char* x, size_t x_stride,
                                                     vec::I (&sum)[Tokens][Form::digits][Vectors]) {
   using Words = CodeWords<Form::bits>;
   vec::I spread[Words::spread + 1][Vectors];  // and one, since there is no array of none
@@ -33,7 +34,7 @@ inline __attribute__((always_inline)) void dot_step(const uint32_t* from, const 
     load_word(from + w * kInterleavedRows, word);
     unroll<Words::whole>([&](auto part) __attribute__((always_inline)) {
       vec::I bytes[Vectors];
-      for (size_t v = 0; v < Vectors; ++v) bytes[v] = whole_bytes<Form::bits, decltype(part)::value>(word[v]);
+      for (size_t v = 0; v < Vectors; ++v) bytes[v] = whole_bytes<Form::bits, decltype(part)::value>(word[v], table);
       dot_part<Form, w * Words::whole + decltype(part)::value>(bytes, x, x_stride, sum);
     });
     unroll<Words::spread>([&](auto part) __attribute__((always_inline)) {
@@ -48,7 +49,8 @@ inline __attribute__((always_inline)) void dot_step(const uint32_t* from, const 
 /// Products of `steps` steps added to `sum`. Inlined whatever its length: out of line the sums would lie in memory,
 /// since bytes of activations may be those of a sum for all that the compiler knows.
 template <class Form, size_t Tokens, size_t Vectors>
-inline __attribute__((always_inline)) void dot_steps(const uint32_t* from, size_t steps, const char* x, size_t x_stride,
+inline __attribute__((always_inline)) void dot_steps(const uint32_t* from, size_t steps,
+                                                     const CodeTable<Form::bits>& table, const char* x, size_t x_stride,
                                                      vec::I (&sum)[Tokens][Form::digits][Vectors]) {
   using Words = CodeWords<Form::bits>;
   for (size_t i = 0; i < steps; ++i, from += Words::stride, x += Words::columns * Form::bytes_per_column) {
@@ -57,17 +59,18 @@ inline __attribute__((always_inline)) void dot_steps(const uint32_t* from, size_
     for (size_t w = 0; w < Words::words; ++w)
       for (size_t line = 0; line < Vectors * vec::lanes; line += 16)
         __builtin_prefetch(from + (ahead + w) * kInterleavedRows + line, 0, 2);
-    dot_step<Form, Tokens, Vectors>(from, x, x_stride, sum);
+    dot_step<Form, Tokens, Vectors>(from, table, x, x_stride, sum);
   }
 }
 
 /// The same for a form whose partial sums hold run_columns columns: each run from zero, then widened.
 template <class Form, size_t Tokens, size_t Vectors>
-inline __attribute__((always_inline)) void dot_columns(const uint32_t* from, size_t columns, const char* x,
+inline __attribute__((always_inline)) void dot_columns(const uint32_t* from, size_t columns,
+                                                       const CodeTable<Form::bits>& table, const char* x,
                                                        size_t x_stride, vec::I (&sum)[Tokens][Form::digits][Vectors]) {
   using Words = CodeWords<Form::bits>;
   if constexpr (Form::run_columns == 0) {
-    dot_steps<Form, Tokens, Vectors>(from, columns / Words::columns, x, x_stride, sum);
+    dot_steps<Form, Tokens, Vectors>(from, columns / Words::columns, table, x, x_stride, sum);
   } else {
     for (size_t k = 0; k < columns; k += Form::run_columns) {
       const size_t run = columns - k < Form::run_columns ? columns - k : Form::run_columns;
@@ -75,7 +78,7 @@ inline __attribute__((always_inline)) void dot_columns(const uint32_t* from, siz
       for (size_t t = 0; t < Tokens; ++t)
         for (size_t d = 0; d < Form::digits; ++d)
           for (size_t v = 0; v < Vectors; ++v) part[t][d][v] = vec::set_int(0);
-      dot_steps<Form, Tokens, Vectors>(from + k / Words::columns * Words::stride, run / Words::columns,
+      dot_steps<Form, Tokens, Vectors>(from + k / Words::columns * Words::stride, run / Words::columns, table,
                                        x + k * Form::bytes_per_column, x_stride, part);
       for (size_t t = 0; t < Tokens; ++t)
         for (size_t d = 0; d < Form::digits; ++d)
