@@ -109,7 +109,7 @@ void add_eval_command(CLI::App& app) {
   c->add_option("model", o->model, "Model directory, dense or quantized")->required();
   c->add_option("--text", o->text, "Text to predict (default: the embedded evaluation text)");
   c->add_flag("--int8-activations", o->int8_activations,
-              "Multiply integer layers by activations in 8 bits: faster, at a loss");
+              "Multiply quantized layers by activations in 8 bits: faster, at a loss");
   CLI::Option* method = c->add_option("--method", o->method, "Quantize while loading");
   c->add_flag("--lm-head", o->head, "Quantize the output head, too, and the embedding where it is tied to it")
       ->needs(method);

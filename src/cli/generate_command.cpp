@@ -79,7 +79,7 @@ void add_generate_command(CLI::App& app) {
       ->needs(instruction);
   c->add_option("--tokens", o->tokens, "Tokens to draw at most")->capture_default_str();
   c->add_flag("--int8-activations", o->int8_activations,
-              "Multiply integer layers by activations in 8 bits: faster, at a loss");
+              "Multiply quantized layers by activations in 8 bits: faster, at a loss");
   c->add_option("--method", o->method, "Quantize while loading, for example nf4-dq");
   c->add_option("--adapter", o->adapter, "LoRA adapter over the model: a PEFT folder or a GGUF file");
   c->add_option("--temperature", o->sampler.temperature, "0: the most likely token; 0.7 or so: varied text")

@@ -159,12 +159,13 @@ TEST(Eval, RefusesAModelThatGivesNoNumbers) {
 TEST(Compare, EightBitActivationsCostLittle) {
   const TemporaryFolder folder;
   const auto json = folder / "rows.json";
-  ASSERT_EQ(
-      run("compare --methods int8,int8+a8,int4-g32-sym,int4-g32-sym+a8 --tokens 4096 --json " + json.string()).status,
-      0);
+  ASSERT_EQ(run("compare --methods int8,int8+a8,int4-g32-sym,int4-g32-sym+a8,nf4,nf4+a8 --tokens 4096 --json " +
+                json.string())
+                .status,
+            0);
   const auto rows = read_json(json)["rows"];
   const auto get = [&](std::size_t i, const char* key) { return rows[i][key].get<double>(); };
-  for (const std::size_t i : {0u, 2u}) {
+  for (const std::size_t i : {0u, 2u, 4u}) {
     EXPECT_EQ(get(i, "file_bytes"), get(i + 1, "file_bytes"));
     EXPECT_NE(get(i, "perplexity"), get(i + 1, "perplexity"));
     EXPECT_NEAR(get(i + 1, "perplexity") / get(i, "perplexity"), 1, 0.005);
@@ -172,7 +173,7 @@ TEST(Compare, EightBitActivationsCostLittle) {
   const auto stored = run("quantize " + kModel + " -o x --method int8+a8");
   EXPECT_EQ(stored.status, 1);
   EXPECT_TRUE(has(stored.text, "not what to store")) << stored.text;
-  EXPECT_EQ(run("compare --methods nf4+a8").status, 1);
+  EXPECT_EQ(run("compare --methods dynamic8+a8").status, 1);
 }
 
 /// The embedded model with every weight of a norm replaced by NaN.

@@ -69,8 +69,9 @@ struct LoadOptions {
   std::optional<QuantSpec> quantize;
   /// The output head, too; with tied embeddings the vectors of the tokens are then rows of the quantized matrix.
   bool quantize_head = false;
-  /// Multiply quantized integer layers by activations rounded to 8 bits per token (Backend::matmul_int8): faster, at a
-  /// loss. NF4, FP4, LLM.int8 and dense layers are not touched.
+  /// Multiply quantized layers by activations rounded to 8 bits per token where the backend can
+  /// (Backend::has_int8_matmul: integer codes, and on a CPU NF4 and FP4): faster, at a loss. LLM.int8 and dense layers
+  /// are not touched.
   bool int8_activations = false;
   const Backend* backend = nullptr;  ///< Null: default_backend().
   Executor* executor = nullptr;      ///< Null: default_executor(). Used by forward() too.
