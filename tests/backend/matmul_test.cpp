@@ -424,6 +424,8 @@ TEST(Matmul, EightBitActivationsRefuseWhatTheyCannotTake) {
   const auto dense = b.pack(MatrixView<const float>(w.data(), 64, 64));
   const auto int4 = b.pack(quantize(MatrixView<const float>(w.data(), 64, 64), "int4-g32-sym"));
   EXPECT_FALSE(b.has_int8_matmul(*dense));
+  // Its own product rounds activations, always.
+  EXPECT_FALSE(b.has_int8_matmul(*b.pack(quantize(MatrixView<const float>(w.data(), 64, 64), "llm-int8"))));
   EXPECT_THROW(b.matmul_int8({x.data(), 1, 64}, *dense, {y.data(), 1, 64}, serial_executor()), Error);
   x[17] = std::nanf("");
   try {

@@ -76,8 +76,8 @@ class InterleavedMatrix final : public CpuMatrix {
   [[nodiscard]] kernels::InterleavedPanel int8_panel(std::size_t index) const;
   /// The values of one packed column for the 64 rows of a panel.
   void decode_column(std::size_t panel, std::size_t column, float* out) const;
-  /// Whether 8-bit activations can meet them: 65536·255·127 still fits an int32.
-  [[nodiscard]] bool has_int8_matmul() const { return group_size_ <= 65536; }
+  /// Whether 8-bit activations can meet them (LLM.int8's always do): 65536·255·127 still fits an int32.
+  [[nodiscard]] bool has_int8_matmul() const { return !is_llm_int8() && group_size_ <= 65536; }
   /// What a product with int8_panel() is multiplied by: a codebook's unit, 1 for integer codes.
   [[nodiscard]] float int8_unit() const { return int8_unit_; }
   /// Whether fp32 activations meet them in fixed point.
