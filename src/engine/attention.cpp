@@ -81,14 +81,26 @@ class StripForward {
     const std::size_t dim = a_.head_dim;
     for (std::size_t column = 0; column < dim; column += kPanelWidth)
       for (std::size_t j = 0; j < strip_.keys; j += kPanelDepth) {
-        const std::size_t depth = std::min(kPanelDepth, strip_.keys - j);
-        copy_panel(&a_.values(strip_.key + j, kv_head_ * dim + column), a_.values.stride, depth,
-                   std::min(kPanelWidth, dim - column), panel_);
-        if (isa_.range(panel_, depth * kPanelWidth).finite)
-          isa_.gemm_panel_add(products_ + j, strip_.stride(), rows_, panel_, depth, nullptr, j == 0, sums_ + column,
-                              width_);
+        const std::size_t depth = std::min(kPanelDepth, strip_.keys - j), width = std::min(kPanelWidth, dim - column);
+        const float* const values = &a_.values(strip_.key + j, kv_head_ * dim + column);
+        const auto multiply_by = [&](const float* panel, std::size_t stride) {
+          isa_.gemm_panel_add(products_ + j, strip_.stride(), rows_, panel, stride, depth, nullptr, j == 0,
+                              sums_ + column, width_);
+        };
+        if (width == kPanelWidth && all_see(j, depth)) {
+          multiply_by(values, a_.values.stride);
+          continue;
+        }
+        copy_panel(values, a_.values.stride, depth, width, panel_);
+        if (isa_.range(panel_, depth * kPanelWidth).finite) multiply_by(panel_, kPanelWidth);
         else multiply_seen(j, depth, sums_ + column);
       }
+  }
+
+  /// Whether every query of the strip sees keys [j, j + depth) of it.
+  [[nodiscard]] bool all_see(std::size_t j, std::size_t depth) const {
+    return a_.begin(strip_.first + strip_.count - 1) <= strip_.key + j &&
+           a_.offset + strip_.first + 1 >= strip_.key + j + depth;
   }
 
   /// The same of a panel in which a value is not finite, row by row: 0 times that, where a query does not see it, would
@@ -99,7 +111,8 @@ class StripForward {
       const std::size_t seen = a_.begin(t) - strip_.key, first = std::clamp(seen, j, j + depth),
                         last = std::clamp(a_.offset + t + 1 - strip_.key, first, j + depth);
       isa_.gemm_panel_add(products_ + r * strip_.stride() + first, strip_.stride(), 1,
-                          panel_ + (first - j) * kPanelWidth, last - first, nullptr, j == 0, sums + r * width_, width_);
+                          panel_ + (first - j) * kPanelWidth, kPanelWidth, last - first, nullptr, j == 0,
+                          sums + r * width_, width_);
     }
   }
 

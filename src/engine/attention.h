@@ -49,8 +49,8 @@ float weigh(const KernelTable& isa, const Attention& a, const Strip& strip, std:
 inline void multiply(const KernelTable& isa, const float* x, std::size_t x_stride, std::size_t tokens,
                      const float* panel, std::size_t depth, float* out, std::size_t out_stride) {
   for (std::size_t k = 0; k < depth; k += kPanelDepth)
-    isa.gemm_panel_add(x + k, x_stride, tokens, panel + k * kPanelWidth, std::min(kPanelDepth, depth - k), nullptr,
-                       k == 0, out, out_stride);
+    isa.gemm_panel_add(x + k, x_stride, tokens, panel + k * kPanelWidth, kPanelWidth, std::min(kPanelDepth, depth - k),
+                       nullptr, k == 0, out, out_stride);
 }
 
 /// The first `width` columns of n rows as a panel, zeros beyond them.

@@ -96,8 +96,8 @@ class Product {
           if (row >= w_.rows()) break;
           const float* panel = w_.input_panel(isa_, row, k, k + depth, s.panel.data());
           if (w_.scales_after_sums()) w_.input_scales(isa_, row, k, scales);
-          isa_.gemm_panel_add(x + k, in_.x.stride, count, panel, depth, w_.scales_after_sums() ? scales : nullptr,
-                              k == 0, out + half, kInterleavedRows);
+          isa_.gemm_panel_add(x + k, in_.x.stride, count, panel, kPanelWidth, depth,
+                              w_.scales_after_sums() ? scales : nullptr, k == 0, out + half, kInterleavedRows);
         }
     }
   }
@@ -307,8 +307,8 @@ inline void multiply_columns(const KernelTable& isa, const float* turned, const 
     for (std::size_t p = first; p < last; ++p)
       w.output_columns(isa, p * kPanelWidth, r, r + depth, s.columns.data() + (p - first) * kPanelWidth * kPanelDepth);
     for (std::size_t q = 0; q < panels; ++q)
-      isa.gemm_panel_add(s.columns.data(), kPanelDepth, columns, turned + (q * w.rows() + r) * kPanelWidth, depth,
-                         nullptr, r == 0, s.sums.data() + q * columns * kPanelWidth, kPanelWidth);
+      isa.gemm_panel_add(s.columns.data(), kPanelDepth, columns, turned + (q * w.rows() + r) * kPanelWidth, kPanelWidth,
+                         depth, nullptr, r == 0, s.sums.data() + q * columns * kPanelWidth, kPanelWidth);
   }
   const std::span<const std::uint32_t> order = column_order(w);
   for (std::size_t t = 0; t < y.rows; ++t) {

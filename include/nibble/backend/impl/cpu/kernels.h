@@ -201,10 +201,10 @@ struct KernelTable {
   /// out[t][j] = Σ_k x[t][k]·panel[k][j] for k < depth ≤ kPanelDepth: one fused multiply-add after another in order of
   /// k, from zero, so the result is the same for every vector width.
   void (*gemm_panel)(const float* x, size_t x_stride, size_t tokens, const float* panel, size_t depth, float* out);
-  /// The same into rows `out_stride` apart: out = Σ where `first`, else out + Σ; with `scales` [32], scale·Σ and
-  /// fma(Σ, scale, out).
-  void (*gemm_panel_add)(const float* x, size_t x_stride, size_t tokens, const float* panel, size_t depth,
-                         const float* scales, bool first, float* out, size_t out_stride);
+  /// The same into rows `out_stride` apart, from a panel whose rows are `panel_stride` apart: out = Σ where `first`,
+  /// else out + Σ; with `scales` [32], scale·Σ and fma(Σ, scale, out).
+  void (*gemm_panel_add)(const float* x, size_t x_stride, size_t tokens, const float* panel, size_t panel_stride,
+                         size_t depth, const float* scales, bool first, float* out, size_t out_stride);
   /// out[t][64] = Σ over chunks (ChunkLayout, of kPanelDepth) of scale·Σ_k x[t][k]·values[code], for 4-bit codes
   /// without zero points: what decode_codes and gemm_panel_add give, bit for bit, in one pass over the codes per few
   /// tokens.
