@@ -11,8 +11,10 @@ namespace {
 
 using Kind = CalibratedMethod::Kind;
 
-/// Tokens that a module is run on for every ratio tried: whole sequences, evenly spaced.
-constexpr std::size_t kInspectedTokens = 2048;
+/// Tokens that a module is run on for every ratio tried: whole sequences, evenly spaced. One in 32, so that the 20
+/// ratios together take less than one pass of all tokens through the block, but never too few to tell ratios apart, nor
+/// more than tell more.
+std::size_t inspected_tokens(std::uint64_t tokens) { return std::clamp<std::uint64_t>(tokens / 32, 512, 2048); }
 /// Layers that saw a lesser share of the tokens are rounded to nearest, as GPTQ does it.
 const double kLeastCoverage = gptq::Options{}.min_coverage;
 
@@ -73,7 +75,7 @@ class AwqBlock {
   /// Sends the sequences through the block as it is, and on to the next.
   void observe() {
     const std::size_t n = c_.states.sequences(), length = c_.states.tokens();
-    const std::size_t inspected = std::clamp<std::size_t>(kInspectedTokens / length, 1, n);
+    const std::size_t inspected = std::clamp<std::size_t>(inspected_tokens(c_.tokens()) / length, 1, n);
     SequenceStates sequences(c_);
     sequences.each(true, 0, 0.4, "observing", [&](std::size_t sequence, MatrixView<float> x) {
       const bool inspects = sequence * inspected % n < inspected;  // `inspected` of n, evenly spaced
