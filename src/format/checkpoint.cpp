@@ -39,6 +39,7 @@ std::map<std::string, std::string> read_index(const std::filesystem::path& path)
   const json::Document document = json::parse(files::read_text(path), path.string());
   if (!document->is_object() || !document->contains("weight_map") || !document->at("weight_map").is_object())
     refuse("there is no \"weight_map\"");
+  if (document->at("weight_map").empty()) refuse("its \"weight_map\" names no tensor");
   std::map<std::string, std::string> out;
   for (const auto& [tensor, shard] : document->at("weight_map").items()) {
     if (!shard.is_string()) refuse("the shard of tensor '" + tensor + "' is not a file name");

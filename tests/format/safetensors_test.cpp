@@ -200,8 +200,9 @@ TEST_F(Safetensors, ShardedCheckpointsAreOneCheckpoint) {
   index(R"({"one":"one.safetensors","two":"two.safetensors"})");
   EXPECT_EQ(Checkpoint::open(folder_).read_f32("two"), std::vector<float>{2.0f});
   EXPECT_THROW((void)Checkpoint::open(folder_).info("three"), Error);
-  for (const char* bad : {R"({"one":"../one.safetensors"})", R"({"one":"/etc/passwd"})",
-                          R"({"three":"one.safetensors"})", R"({"one":7})", "[]", R"({"one":"missing.safetensors"})"}) {
+  for (const char* bad :
+       {R"({"one":"../one.safetensors"})", R"({"one":"/etc/passwd"})", R"({"three":"one.safetensors"})", R"({"one":7})",
+        "[]", "{}", R"({"one":"missing.safetensors"})"}) {
     index(bad);
     EXPECT_THROW((void)Checkpoint::open(folder_), Error) << bad;
   }
