@@ -61,7 +61,7 @@ class Run {
     const std::size_t blocks = plan_.blocks(), length = std::min(ids.size(), plan_.sample_tokens());
     const auto starts = sample_starts(ids.size(), options_.samples, plan_.sample_tokens());
     CalibrationStore states(starts.size(), length, model_.width(), options_.cache_bytes, folder_);
-    embed(ids, starts, states);
+    embed(model_, ids, starts, states);
     total_ = kReplayCost * static_cast<double>(found) + static_cast<double>(blocks - found) +
              (plan_.has_head() ? kHeadCost : 0);
     for (std::size_t i = 0; i < blocks; ++i)
@@ -80,15 +80,6 @@ class Run {
   }
 
  private:
-  void embed(std::span<const std::int32_t> ids, const std::vector<std::size_t>& starts, CalibrationStore& states) {
-    std::vector<float> values(states.tokens() * states.width());
-    const MatrixView<float> x(values.data(), states.tokens(), states.width());
-    for (std::size_t s = 0; s < starts.size(); ++s) {
-      model_.embed(ids.subspan(starts[s], x.rows), x);
-      states.write(s, x);
-    }
-  }
-
   /// Does what is to be done with a block. Errors get its name, unless they have it.
   template <class Work>
   void step(CalibrationStore& states, double cost, std::size_t bytes, const std::string& what, const Work& work) {
@@ -209,7 +200,7 @@ CalibrateReport quantize_calibrated(const fs::path& from, const fs::path& to, Ca
     if (!options.resume || !made_by(to, manifest))
       throw Error(ErrorCode::invalid_argument,
                   "'" + to.string() + "' exists already; remove it or choose another name");
-    files::remove_quietly(CalibrationFolder::of(to));
+    CalibrationFolder::remove(CalibrationFolder::of(to));
     out.complete_before = true;
     return out;
   }
@@ -220,7 +211,7 @@ CalibrateReport quantize_calibrated(const fs::path& from, const fs::path& to, Ca
   Run(model, plan, options, sink, tally).run(ids, found);
   report(options.progress, 1, "writing the model");  // the last moment to say no
   source.write(plan, options, sink.files(), manifest, to, out);
-  sink.files().remove();
+  CalibrationFolder::remove(CalibrationFolder::of(to));
   return out;
 }
 

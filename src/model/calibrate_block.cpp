@@ -4,6 +4,16 @@
 
 namespace nibble::inline NIBBLE_ABI::model {
 
+void embed(CalibratedModel& model, std::span<const std::int32_t> ids, std::span<const std::size_t> starts,
+           CalibrationStore& states) {
+  std::vector<float> values(states.tokens() * states.width());
+  const MatrixView<float> x(values.data(), states.tokens(), states.width());
+  for (std::size_t s = 0; s < starts.size(); ++s) {
+    model.embed(ids.subspan(starts[s], x.rows), x);
+    states.write(s, x);
+  }
+}
+
 void SequenceStates::each(bool keep, double first, double last, const std::string& what, const Visit& visit) {
   CalibrationStore& store = context_.states;
   const MatrixView<float> x(values_.data(), store.tokens(), store.width());

@@ -28,6 +28,10 @@ struct CalibrationContext {
   [[nodiscard]] std::uint64_t tokens() const { return std::uint64_t{states.sequences()} * states.tokens(); }
 };
 
+/// Fills `states` with the sequences of `ids` that begin at `starts`.
+void embed(CalibratedModel& model, std::span<const std::int32_t> ids, std::span<const std::size_t> starts,
+           CalibrationStore& states);
+
 /// The hidden states of every sequence in turn.
 class SequenceStates {
  public:

@@ -111,16 +111,16 @@ std::optional<CalibratedMethod> CalibrationPlan::method_of(const std::string& la
   return it == methods_.end() ? std::nullopt : std::optional(it->second);
 }
 
-std::size_t CalibrationPlan::sample_tokens() const {
-  const std::size_t context = model_.context();
-  return context == 0 ? options_.sample_tokens : std::min(options_.sample_tokens, context);
+std::size_t sample_length(const CalibratedModel& model, std::size_t sample_tokens) {
+  const std::size_t context = model.context();
+  return context == 0 ? sample_tokens : std::min(sample_tokens, context);
 }
 
-void CalibrationPlan::check_ids(std::span<const std::int32_t> ids) const {
+void check_ids(const CalibratedModel& model, std::span<const std::int32_t> ids) {
   if (ids.size() < 2)
     throw Error(ErrorCode::invalid_argument, "a calibration text of " + std::to_string(ids.size()) +
                                                  " tokens says nothing; tens of thousands are usual");
-  const std::size_t vocabulary = model_.vocabulary();
+  const std::size_t vocabulary = model.vocabulary();
   for (std::size_t t = 0; t < ids.size(); ++t)
     if (vocabulary != 0 && (ids[t] < 0 || static_cast<std::size_t>(ids[t]) >= vocabulary))
       throw Error(ErrorCode::invalid_argument, "calibration token " + std::to_string(t) + " is " +

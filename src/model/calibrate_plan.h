@@ -26,6 +26,11 @@ class Hash {
   std::uint64_t value_ = 14695981039346656037u;
 };
 
+/// Tokens of a sequence: no more than the model's context.
+std::size_t sample_length(const CalibratedModel& model, std::size_t sample_tokens);
+/// Error{invalid_argument} for a text that says nothing, and for a token that is not in the vocabulary.
+void check_ids(const CalibratedModel& model, std::span<const std::int32_t> ids);
+
 class CalibrationPlan {
  public:
   /// What options can be wrong in whatever the model is: Error{invalid_argument | unsupported}.
@@ -50,9 +55,8 @@ class CalibrationPlan {
   /// Of a block's matrices as fp32.
   [[nodiscard]] std::size_t block_bytes(std::size_t index) const { return block_bytes_.at(index); }
 
-  /// Tokens of a sequence: no more than the model's context.
-  [[nodiscard]] std::size_t sample_tokens() const;
-  void check_ids(std::span<const std::int32_t> ids) const;
+  [[nodiscard]] std::size_t sample_tokens() const { return sample_length(model_, options_.sample_tokens); }
+  void check_ids(std::span<const std::int32_t> ids) const { model::check_ids(model_, ids); }
   /// All that the finished blocks depend on but the model.
   [[nodiscard]] CalibrationSink::Manifest manifest(std::span<const std::int32_t> ids) const;
 

@@ -141,8 +141,15 @@ std::size_t CalibrationFolder::finished(std::size_t count) const {
   return n;
 }
 
-void CalibrationFolder::remove() {
-  files::remove_quietly(path_);  // the output is there; what stays behind costs room only
+void CalibrationFolder::remove(const fs::path& folder) noexcept {
+  // The manifest goes behind the blocks: of a folder that a kill leaves half removed it says whose it is.
+  try {
+    std::error_code error;
+    for (const fs::path& entry : files::list_folder(folder, error))
+      if (entry.filename() != "manifest.json" && entry.filename() != "lock") files::remove_quietly(entry);
+  } catch (const std::bad_alloc&) {  // what stays behind costs room only, and the next line needs none
+  }
+  files::remove_quietly(folder);
 }
 
 void save_finished(const fs::path& path, const FinishedBlock& block) {
