@@ -36,7 +36,8 @@ int dequantize_blocks(BlockType type, const void* blocks, std::size_t rows, std:
   if (rows == 0 || cols == 0) return cudaSuccess;
   return visit_block(type, [&](auto block) -> int {
     using Block = decltype(block);
-    if constexpr (Block::size > 1) return dispatch<Block>(blocks, rows, cols, out, out_type, stride, stream);
+    if constexpr (Block::size > 1 && !is_host_only<Block>)
+      return dispatch<Block>(blocks, rows, cols, out, out_type, stride, stream);
     else return cudaErrorInvalidValue;
   });
 }

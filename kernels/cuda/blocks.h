@@ -17,7 +17,8 @@ namespace nibble::inline NIBBLE_ABI::cuda {
 ///
 /// A thread decodes eight values, which always share their scales; results leave in 16-byte stores where `out` and
 /// `stride` are multiples of 16 bytes. Returns the cudaError_t of the launch; cudaErrorInvalidValue for columns that
-/// are no whole number of blocks, another out_type, and plain floats, which are not coded.
+/// are no whole number of blocks, another out_type, plain floats, which are not coded, and types that the host alone
+/// decodes (decodes_on_device).
 int dequantize_blocks(BlockType type, const void* blocks, std::size_t rows, std::size_t cols, void* out, DType out_type,
                       std::size_t stride, cudaStream_t stream);
 

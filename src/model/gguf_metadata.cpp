@@ -13,9 +13,13 @@ std::uint32_t file_type(BlockType type) {
     case BlockType::q8_0: return 7;
     case BlockType::q5_0: return 8;
     case BlockType::q5_1: return 9;
+    case BlockType::q2_k: return 10;
+    case BlockType::q3_k: return 11;
     case BlockType::q4_k: return 14;
     case BlockType::q5_k: return 16;
     case BlockType::q6_k: return 18;
+    case BlockType::iq4_nl: return 25;
+    case BlockType::iq4_xs: return 30;
     case BlockType::bf16: return 32;
     default: return 0;
   }

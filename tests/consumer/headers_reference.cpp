@@ -4,6 +4,7 @@
 #include "headers_data.h"
 #include "nibble/matrix/block_matrix.h"
 #include "nibble/quantize/quantize.h"
+#include "nibble/scheme/gguf_encode.h"
 
 namespace {
 
@@ -26,8 +27,9 @@ void run(const char* name) {
 
 void run_blocks(const char* name, nibble::BlockType type) {
   const std::vector<float> x = values(kBlockRows * kBlockCols);
-  const bool only_read = type == nibble::BlockType::q4_k || type == nibble::BlockType::q6_k ||
-                         !nibble::can_encode(type);  // by headers alone, that is
+  const bool only_read = nibble::visit_block(type, [](auto block) {  // by headers alone, that is
+    return !requires(const float* from) { nibble::blocks::encode(from, block); };
+  });
   nibble::BlockMatrix m = nibble::BlockMatrix::allocate(type, kBlockRows, kBlockCols);
   if (only_read) {
     const auto bytes = block_bytes(m.blocks.size());

@@ -125,7 +125,11 @@ TEST_P(EncodedFixture, EncodesToTheBytesOfTheRealPackage) {
 INSTANTIATE_TEST_SUITE_P(Types, BlockFixture,
                          testing::Values(BlockType::f16, BlockType::bf16, BlockType::q4_0, BlockType::q4_1,
                                          BlockType::q5_0, BlockType::q5_1, BlockType::q8_0, BlockType::q4_k,
-                                         BlockType::q5_k, BlockType::q6_k, BlockType::iq4_nl),
+                                         BlockType::q5_k, BlockType::q6_k, BlockType::iq4_nl, BlockType::q2_k,
+                                         BlockType::q3_k, BlockType::iq4_xs, BlockType::iq1_s, BlockType::iq1_m,
+                                         BlockType::iq2_xxs, BlockType::iq2_xs, BlockType::iq2_s, BlockType::iq3_xxs,
+                                         BlockType::iq3_s, BlockType::tq1_0, BlockType::tq2_0, BlockType::mxfp4,
+                                         BlockType::nvfp4),
                          [](const auto& p) { return std::string(name_of(p.param)); });
 
 // Those that the package can quantize.
@@ -225,7 +229,7 @@ TEST(Gguf, TensorsOfTypesThatAreNotDecodedAreListedAndTheOthersRead) {
     const char* name;
     std::uint64_t row;
     std::size_t bytes;
-  } types[] = {{10, "Q2_K", 256, 84}, {16, "IQ2_XXS", 256, 66}, {39, "MXFP4", 32, 17}, {26, "I32", 3, 12}};
+  } types[] = {{41, "Q1_0", 128, 18}, {42, "Q2_0", 64, 18}, {26, "I32", 3, 12}};
   for (const auto& t : types) {
     const std::string bytes = Bytes()
                                   .start(2, 0)

@@ -38,7 +38,12 @@ def random_blocks(t):
     blocks = random.integers(0, 256, (ROWS * COLS // gguf.GGML_QUANT_SIZES[t][0], size), dtype=np.uint8)
     scales = random.choice([1, -1, 1e-3, 3e-7, 0, 1000], (len(blocks), 2)) * random.uniform(0.5, 1, (len(blocks), 2))
     halves = scales.astype(np.float16)
-    places = {T.Q4_K: [0, 2], T.Q5_K: [0, 2], T.Q6_K: [208], T.IQ4_NL: [0]}[t]
+    places = {T.Q4_K: [0, 2], T.Q5_K: [0, 2], T.Q6_K: [208], T.Q2_K: [80, 82], T.Q3_K: [108], T.TQ1_0: [52], T.TQ2_0: [64]}
+    places = places.get(t, [] if t in (T.IQ1_M, T.MXFP4, T.NVFP4) else [0])
+    if t == T.IQ1_M:  # the scale's upper bits are the last byte's
+        blocks[:, 55] = blocks[:, 55] % 16 + random.choice([0x00, 0x30, 0xB0], len(blocks))
+    if t == T.MXFP4:
+        blocks[:, 0] = random.choice([0, 1, 2, 100, 127, 140], len(blocks))
     for i, at in enumerate(places):
         blocks[:, at : at + 2] = halves[:, i : i + 1].view(np.uint8)
     return blocks.reshape(ROWS, -1)
@@ -79,11 +84,13 @@ def write(path, fill, alignment=None):
 def all_types(w):
     x = source()
     w.add_tensor("source", x)
-    for t in [T.F16, T.BF16, T.Q4_0, T.Q4_1, T.Q5_0, T.Q5_1, T.Q8_0, T.Q4_K, T.Q5_K, T.Q6_K, T.IQ4_NL]:
-        if t in (T.Q4_K, T.Q5_K, T.Q6_K, T.IQ4_NL):
-            blocks = random_blocks(t)
-        else:
+    for t in [T.F16, T.BF16, T.Q4_0, T.Q4_1, T.Q5_0, T.Q5_1, T.Q8_0, T.Q4_K, T.Q5_K, T.Q6_K, T.IQ4_NL,
+              T.Q2_K, T.Q3_K, T.IQ4_XS, T.IQ1_S, T.IQ1_M, T.IQ2_XXS, T.IQ2_XS, T.IQ2_S, T.IQ3_XXS, T.IQ3_S, T.TQ1_0,
+              T.TQ2_0, T.MXFP4, T.NVFP4]:
+        if t in (T.F16, T.BF16, T.Q4_0, T.Q4_1, T.Q5_0, T.Q5_1, T.Q8_0):
             blocks = gguf.quants.quantize(x, t)
+        else:
+            blocks = random_blocks(t)
         w.add_tensor(t.name, blocks, raw_dtype=None if t == T.F16 else t)
         w.add_tensor(t.name + ".values", gguf.quants.dequantize(blocks, t))
 

@@ -12,38 +12,14 @@
 #include "nibble/quantize/quantize.h"
 #include "tests/support/backends.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/random_blocks.h"
 #include "tests/support/random_data.h"
 
 namespace nibble {
 namespace {
 
 using testing_support::expect_error;
-
-/// Blocks of random bytes whose scales are finite.
-BlockMatrix random_matrix(BlockType type, std::size_t rows, std::size_t cols, unsigned seed) {
-  BlockMatrix m = BlockMatrix::allocate(type, rows, cols);
-  std::mt19937 random(seed);
-  auto* bytes = m.blocks.writable<std::uint8_t>();
-  for (std::size_t i = 0; i < m.blocks.size(); ++i) bytes[i] = static_cast<std::uint8_t>(random());
-  const auto half = [&](std::size_t at) {
-    const f16 scale(static_cast<float>(static_cast<int>(random() % 2001) - 1000) / 5000);
-    std::memcpy(bytes + at, &scale, 2);
-  };
-  for (std::size_t at = 0; at < m.blocks.size(); at += block_bytes(type)) {
-    if (type == BlockType::f32 || type == BlockType::q8_k) {
-      const float scale = static_cast<float>(static_cast<int>(random() % 2001) - 1000) / 5000;
-      std::memcpy(bytes + at, &scale, 4);
-    } else if (type == BlockType::bf16) {
-      bytes[at + 1] &= 0x3f;
-    } else if (type == BlockType::q6_k) {
-      half(at + 208);
-    } else {
-      half(at);
-      if (block_bytes(type) > 2) half(at + 2);  // a minimum; elsewhere no more than other codes
-    }
-  }
-  return m;
-}
+using testing_support::random_blocks;
 
 std::vector<float> values_of(const BlockMatrix& m) {
   std::vector<float> out(m.rows * m.cols);
@@ -58,7 +34,7 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
 class EveryBlockType : public testing::TestWithParam<BlockType> {};
 
 TEST_P(EveryBlockType, AnyPartOfARowIsDecoded) {
-  const BlockMatrix m = random_matrix(GetParam(), 3, 768, 1);
+  const BlockMatrix m = random_blocks(GetParam(), 3, 768, 1);
   const auto all = values_of(m);
   for (const auto& [first, last] :
        {std::pair{0u, 768u}, {0u, 1u}, {5u, 6u}, {31u, 33u}, {32u, 64u}, {250u, 600u}, {767u, 768u}, {9u, 9u}}) {
@@ -69,7 +45,7 @@ TEST_P(EveryBlockType, AnyPartOfARowIsDecoded) {
 }
 
 TEST_P(EveryBlockType, TheExactFormHasTheSameValues) {
-  const BlockMatrix m = random_matrix(GetParam(), 5, 768, 2);
+  const BlockMatrix m = random_blocks(GetParam(), 5, 768, 2);
   const auto spec = exact_spec(m.type);
   if (!spec) {
     expect_error(ErrorCode::unsupported, std::string(name_of(m.type)), [&] { (void)to_quantized(m); });
@@ -91,7 +67,7 @@ TEST_P(EveryBlockType, TheExactFormHasTheSameValues) {
 /// Every backend multiplies by blocks as by the fp32 matrix that they decode to.
 TEST_P(EveryBlockType, EveryBackendMultipliesByIt) {
   const std::size_t rows = 70, cols = 768;
-  const BlockMatrix m = random_matrix(GetParam(), rows, cols, 3);
+  const BlockMatrix m = random_blocks(GetParam(), rows, cols, 3);
   const auto w = values_of(m);
   for (const std::size_t tokens : {1u, 40u}) {
     const auto x = testing_support::normal(tokens * cols, 4), z = testing_support::normal(tokens * rows, 5);
@@ -140,10 +116,13 @@ TEST_P(EveryBlockType, TheErrorOfEncodingIsThatOfItsBits) {
     size += std::pow(static_cast<double>(x[i]), 2);
   }
   // A step of a uniform quantizer over ±3.5 sigma with one level fewer than it has: an upper bound for each type.
-  const double bits = type == BlockType::q4_0 || type == BlockType::q4_1 || type == BlockType::q4_k ? 4
-                      : type == BlockType::q5_0 || type == BlockType::q5_1                          ? 5
-                      : type == BlockType::q6_k                                                     ? 6
-                                                                                                    : 8;
+  const double bits = type == BlockType::q4_0 || type == BlockType::q4_1 || type == BlockType::q4_k   ? 4
+                      : type == BlockType::iq4_nl || type == BlockType::iq4_xs                        ? 4
+                      : type == BlockType::q5_0 || type == BlockType::q5_1 || type == BlockType::q5_k ? 5
+                      : type == BlockType::q2_k                                                       ? 2.3
+                      : type == BlockType::q3_k                                                       ? 3
+                      : type == BlockType::q6_k                                                       ? 6
+                                                                                                      : 8;
   EXPECT_LT(std::sqrt(error / size), 7 / (std::exp2(bits) - 2) / std::sqrt(12.0));
   EXPECT_EQ(
       std::memcmp(BlockMatrix::encode(w, type, "w", serial_executor()).blocks.data(), m.blocks.data(), m.blocks.size()),
@@ -217,9 +196,8 @@ TEST(BlockMatrix, EncodersTakeAnyFiniteValue) {
                                            : testing_support::any_finite(256, seed);
     if (seed % 4 == 3)
       for (float& v : x) v = std::ldexp(std::frexp(v, std::array<int, 1>{}.data()), static_cast<int>(seed) - 30);
-    for (const BlockType type : {BlockType::q4_0, BlockType::q4_1, BlockType::q5_0, BlockType::q5_1, BlockType::q8_0,
-                                 BlockType::q4_k, BlockType::q6_k})
-      for (std::size_t i = 0; i < 256; i += block_size(type)) {
+    for (const BlockType type : kBlockTypes)
+      for (std::size_t i = 0; i < 256 && can_encode(type) && !is_float(type); i += block_size(type)) {
         std::vector<std::byte> block(block_bytes(type));
         if (!encode_block(type, x.data() + i, block.data())) continue;  // refused for its size
         std::vector<float> out(block_size(type));

@@ -16,6 +16,8 @@ static_assert(block_bytes(BlockType::q5_0) == 22 && block_bytes(BlockType::q5_1)
 static_assert(block_bytes(BlockType::q8_0) == 34 && block_bytes(BlockType::iq4_nl) == 18);
 static_assert(block_bytes(BlockType::q4_k) == 144 && block_bytes(BlockType::q5_k) == 176);
 static_assert(block_bytes(BlockType::q6_k) == 210 && block_bytes(BlockType::q8_k) == 292);
+static_assert(block_bytes(BlockType::q2_k) == 84 && block_bytes(BlockType::q3_k) == 110);
+static_assert(block_bytes(BlockType::iq4_xs) == 136 && block_bytes(BlockType::nvfp4) == 36);
 
 TEST(GgufBlocks, NamesAreReadAndWritten) {
   for (const BlockType type : kBlockTypes) EXPECT_EQ(parse_block_type(name_of(type)), type);

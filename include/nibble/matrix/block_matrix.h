@@ -4,14 +4,17 @@
 // and a constant zero point it is also a QuantizedMatrix, value for value, and runs on the same kernels:
 //
 //   Q4_0 ↔ int4-g32-sym    Q5_0 ↔ int5-g32-sym    Q8_0 ↔ int8-g32-sym    (f16 scales, which may be negative)
-//   Q6_K → int6-g16-sym-f32    Q8_K → int8-g256-sym-f32                  (the two-level scale multiplied out, exactly)
+//   Q3_K → int3-g16-sym-f32    Q6_K → int6-g16-sym-f32    Q8_K → int8-g256-sym-f32       (the two-level scale
+//   multiplied
+//                                                                                        out, exactly)
 //
-// The others (Q4_1, Q5_1, Q4_K, Q5_K: a real-valued minimum; IQ4_NL: its own table) have no such form; the CPU backends
-// multiply their codes all the same (Backend::matmul).
+// The others (Q4_1, Q5_1, Q2_K, Q4_K, Q5_K: a real-valued minimum; IQ4_NL, IQ4_XS: their own table) have no such form;
+// the CPU backends multiply their codes all the same (Backend::matmul).
 #pragma once
 
 #include <cstddef>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -34,7 +37,11 @@ struct BlockMatrix {
   /// The values of a float matrix in blocks. `name` is only for messages. Errors: those of allocate; unsupported for a
   /// type that can_encode() does not know; non_finite names the first NaN, infinity or block whose scale f16 cannot
   /// hold.
-  static BlockMatrix encode(FloatMatrix weights, BlockType type, std::string_view name, Executor& executor);
+  /// `importance`: what a squared error of each column counts, the mean square of the activations that multiply it
+  /// (cols of them), or empty: all alike. Error{shape_mismatch} for another number, and non_finite names a column whose
+  /// importance is negative or no number.
+  static BlockMatrix encode(FloatMatrix weights, BlockType type, std::string_view name, Executor& executor,
+                            std::span<const float> importance = {});
 
   /// Throws Error{corrupt_file} naming `name` unless the shape fits the type and the buffer the shape.
   void validate(const std::string& name) const;

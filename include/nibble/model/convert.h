@@ -41,13 +41,12 @@ struct ConvertModelReport {
   std::vector<std::string> notes;  ///< Those of the Config, and of a GGUF input: a tokenizer that could not be written.
 };
 
-/// Reads the model `from` (of a GGUF file the layers in Q4_0, Q5_0, Q8_0, Q6_K and Q8_K count as quantized, the others
-/// are decoded to F32) and writes the model `to`, which must not exist, as quantize_model does: one layer in memory
-/// at a time, and nothing under the final name until all of it is there. Tensors of no quantized layer are copied; GPTQ
-/// output gets a quantize_config.json too.
-/// Errors: unsupported names the first layer that loses something and says what (without allow_loss), or whose shape
-/// the layout cannot hold at all; invalid_argument (`to` exists, `from` has no quantized layer); not_found as
-/// quantize_model; those of Checkpoint and decode_quantized.
+/// Reads the model `from` (of a GGUF file the layers in Q4_0, Q5_0, Q8_0, Q3_K, Q6_K and Q8_K count as quantized, the
+/// others are decoded to F32) and writes the model `to`, which must not exist, as quantize_model does: one layer in
+/// memory at a time, and nothing under the final name until all of it is there. Tensors of no quantized layer are
+/// copied; GPTQ output gets a quantize_config.json too. Errors: unsupported names the first layer that loses something
+/// and says what (without allow_loss), or whose shape the layout cannot hold at all; invalid_argument (`to` exists,
+/// `from` has no quantized layer); not_found as quantize_model; those of Checkpoint and decode_quantized.
 ConvertModelReport convert_model(const std::filesystem::path& from, const std::filesystem::path& to,
                                  const ConvertModelOptions& options);
 

@@ -1,5 +1,5 @@
-// The quantizers of GGUF's blocks that are plain arithmetic: floats, Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0. (Q4_K and Q6_K
-// take a search, which the compiled library has: encode_block in scheme/gguf_blocks.h.)
+// The quantizers of GGUF's blocks that are plain arithmetic: floats, Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0. (The others take
+// a search, and so do these where values have weights: encode_block in scheme/gguf_blocks.h.)
 //
 // Bit for bit ggml's reference quantizers (quantize_row_*_ref). Where those divide by a scale so small that its inverse
 // is infinite, every code is that of 0. Each encodes one block of finite values, and returns false if a scale or
@@ -37,14 +37,6 @@ inline float extreme(const float* x, std::size_t n) {
   return best;
 }
 
-inline void set_high_bits(std::uint8_t* high, const std::uint8_t* codes) {
-  for (std::size_t i = 0; i < 4; ++i) {
-    unsigned bits = 0;
-    for (std::size_t j = 0; j < 8; ++j) bits |= static_cast<unsigned>(codes[8 * i + j] >> 4) << j;
-    high[i] = static_cast<std::uint8_t>(bits);
-  }
-}
-
 /// Q4_0 and Q5_0: d = −extreme/2^(B−1), code = x/d + 2^(B−1) rounded half up.
 template <class Block>
 bool encode_symmetric(const float* x, int levels, Block& b) {
@@ -53,8 +45,7 @@ bool encode_symmetric(const float* x, int levels, Block& b) {
   b.d = f16(d);
   std::uint8_t codes[Block::size];
   for (std::size_t j = 0; j < Block::size; ++j) codes[j] = truncated(rounded(x[j] * id) + (half + 0.5f), levels - 1);
-  set_split_nibbles(b.codes, codes);
-  if constexpr (requires { b.high; }) set_high_bits(b.high, codes);
+  b.set_codes(codes);
   return is_finite(static_cast<float>(b.d));
 }
 
@@ -72,8 +63,7 @@ bool encode_with_minimum(const float* x, int levels, Block& b) {
   std::uint8_t codes[Block::size];
   for (std::size_t j = 0; j < Block::size; ++j)
     codes[j] = id == 0 ? std::uint8_t{0} : truncated(rounded((x[j] - min) * id) + 0.5f, levels - 1);
-  set_split_nibbles(b.codes, codes);
-  if constexpr (requires { b.high; }) set_high_bits(b.high, codes);
+  b.set_codes(codes);
   return is_finite(static_cast<float>(b.d)) && is_finite(static_cast<float>(b.m));
 }
 

@@ -11,6 +11,29 @@ DType float_type(BlockType type) {
   return type == BlockType::f16 ? DType::f16 : type == BlockType::bf16 ? DType::bf16 : DType::f32;
 }
 
+/// Values of `type`, as a device would have decoded them.
+struct HostValues {
+  DType type;
+  std::size_t rows, cols;
+  std::vector<std::byte> bytes;
+  [[nodiscard]] FloatMatrix view() const { return {bytes.data(), type, rows, cols, cols}; }
+};
+
+HostValues decoded_here(const BlockMatrix& m, DType type) {
+  HostValues out{type, m.rows, m.cols, std::vector<std::byte>(m.rows * m.cols * size_of(type))};
+  std::vector<float> row(m.cols);
+  for (std::size_t r = 0; r < m.rows; ++r) {
+    m.decode_row(r, row.data());
+    std::byte* to = out.bytes.data() + r * m.cols * size_of(type);
+    for (std::size_t c = 0; c < m.cols; ++c)
+      visit_float(type, [&](auto zero) {
+        const decltype(zero) value(row[c]);
+        std::memcpy(to + c * sizeof value, &value, sizeof value);
+      });
+  }
+  return out;
+}
+
 std::shared_ptr<const Matrix> decoded(const Context& context, const BlockMatrix& m, DType type, cudaStream_t stream) {
   auto storage = Matrix::Storage::floats(context, type, m.rows, m.cols, stream);
   const DeviceBuffer coded(m.blocks.size(), context.allocator(), stream);
@@ -33,6 +56,7 @@ MatrixPtr pack(const Context& context, const BlockMatrix& m, DType type, cudaStr
   if (exact_spec(m.type)) return pack(context, to_quantized(m), stream);
   if (is_float(m.type))
     return pack(context, FloatMatrix{m.blocks.data(), float_type(m.type), m.rows, m.cols, m.cols}, stream);
+  if (!decodes_on_device(m.type)) return pack(context, decoded_here(m, type).view(), stream);
   const DeviceScope scope(context.device().ordinal);
   return decoded(context, m, type, stream);
 }
@@ -41,6 +65,8 @@ void dequantize(const Context& context, BlockType type, const void* blocks, cons
                 cudaStream_t stream) {
   const std::string what(name_of(type));
   if (is_float(type)) throw Error(ErrorCode::unsupported, what + " blocks are plain floats and need no decoding");
+  if (!decodes_on_device(type))
+    throw Error(ErrorCode::unsupported, what + " blocks are decoded by the host alone; pack() does that");
   if (!is_matrix_type(out.type))
     throw Error(ErrorCode::unsupported,
                 what + " blocks decode to F32, F16 and BF16, not to " + std::string(name_of(out.type)));

@@ -53,7 +53,7 @@ class InterleavedMatrix final : public CpuMatrix {
 
   std::size_t storage_bytes() const override;
   /// Whether a QuantizedMatrix holds the same values.
-  [[nodiscard]] bool can_unpack() const { return offsets_.size() == 0 && code_bits_ != kernels::kTableBits; }
+  [[nodiscard]] bool can_unpack() const { return is_canonical_; }
   [[nodiscard]] QuantizedMatrix unpack() const;
   kernels::ChunkLayout chunks() const override {
     return {depth_, group_size_, spec_.is_affine() ? kernels::fixed_chunk(code_bits_) : kernels::kPanelDepth,
@@ -125,7 +125,8 @@ class InterleavedMatrix final : public CpuMatrix {
   ScaleType scale_type_;
   std::int32_t zero_point_;  ///< Where no group has its own.
   std::size_t depth_, group_size_, groups_;
-  int span_shift_ = 0;  ///< A scale serves 2^span_shift_ groups, each with its step (kernels::InterleavedPanel).
+  bool is_canonical_ = true;  ///< A QuantizedMatrix of spec_ holds the same values.
+  int span_shift_ = 0;        ///< A scale serves 2^span_shift_ groups, each with its step (kernels::InterleavedPanel).
   Buffer codes_, scales_, zeros_, scale_steps_, offsets_, offset_steps_;
   float values_[16] = {};
   std::uint8_t table_[16] = {};  ///< Of codes that stand for bytes: a codebook's for int8_panel(), or kTableBits'.

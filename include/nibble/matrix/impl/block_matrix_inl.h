@@ -9,6 +9,7 @@
 
 #include "nibble/core/error.h"
 #include "nibble/core/impl/shape.h"
+#include "nibble/matrix/impl/importance.h"
 #include "nibble/scheme/rounding.h"
 
 namespace nibble::inline NIBBLE_ABI {
@@ -48,7 +49,9 @@ inline void take_apart(const blocks::Q8_0& b, std::uint8_t* codes, f16* scales) 
   for (std::size_t j = 0; j < b.size; ++j) codes[j] = static_cast<std::uint8_t>(b.codes[j] + 128);
   *scales = b.d;
 }
-inline void take_apart(const blocks::Q6_K& b, std::uint8_t* codes, float* scales) {
+template <class Block>
+  requires requires(const Block& b) { b.step(std::size_t{0}); }
+void take_apart(const Block& b, std::uint8_t* codes, float* scales) {
   for (std::size_t j = 0; j < b.size; ++j) codes[j] = b.code(j);
   for (std::size_t g = 0; g < b.size / b.group; ++g) scales[g] = b.step(g);
 }
@@ -118,21 +121,25 @@ NIBBLE_INLINE BlockMatrix BlockMatrix::allocate(BlockType type, std::size_t rows
 }
 
 NIBBLE_INLINE BlockMatrix BlockMatrix::encode(FloatMatrix weights, BlockType type, std::string_view name,
-                                              Executor& executor) {
+                                              Executor& executor, std::span<const float> importance) {
   if (!can_encode(type))
     throw Error(ErrorCode::unsupported,
                 "tensor '" + std::string(name) + "': " + std::string(name_of(type)) + " can be read, not written");
   weights.validate(name);
+  detail::check_importance(name, importance, weights.cols);
   BlockMatrix m = allocate(type, weights.rows, weights.cols);
   auto* to = m.blocks.writable<std::byte>();
   const std::size_t size = block_size(type), bytes = block_bytes(type);
   parallel_for(executor, m.rows, std::max<std::size_t>(1, 16384 / m.cols), [&](std::size_t begin, std::size_t end) {
-    std::vector<float> scratch(m.cols);
+    std::vector<float> scratch(m.cols), errors_count(importance.size());
     for (std::size_t r = begin; r < end; ++r) {
       const float* x = detail::load_row(weights, r, scratch.data());
       detail::check_finite(name, r, x, m.cols);
+      if (!importance.empty()) detail::weigh(x, importance, errors_count.data());
       for (std::size_t c = 0; c < m.cols; c += size)
-        if (!encode_block(type, x + c, to + r * m.row_bytes() + c / size * bytes))
+        if (std::byte* block = to + r * m.row_bytes() + c / size * bytes;
+            !(importance.empty() ? encode_block(type, x + c, block)
+                                 : encode_block(type, x + c, errors_count.data() + c, block)))
           detail::refuse(name, r, c,
                          "f16 cannot hold the scale that these values need as " + std::string(name_of(type)));
     }
@@ -195,6 +202,7 @@ NIBBLE_INLINE std::optional<QuantSpec> exact_spec(BlockType type) {
     case BlockType::q4_0: return QuantSpec::parse("int4-g32-sym");
     case BlockType::q5_0: return QuantSpec::parse("int5-g32-sym");
     case BlockType::q8_0: return QuantSpec::parse("int8-g32-sym");
+    case BlockType::q3_k: return QuantSpec::parse("int3-g16-sym-f32");
     case BlockType::q6_k: return QuantSpec::parse("int6-g16-sym-f32");
     case BlockType::q8_k: return QuantSpec::parse("int8-g256-sym-f32");
     default: return std::nullopt;

@@ -6,15 +6,22 @@
 #include <cstring>
 
 #include "nibble/scheme/gguf_encode.h"
-#include "nibble/scheme/impl/gguf_k_encode.h"
+#include "nibble/scheme/impl/gguf_fit_blocks.h"
 
 namespace nibble::inline NIBBLE_ABI {
 
 namespace detail {
 
-using blocks::encode;
-inline bool encode(const float* x, blocks::Q4_K& b) { return encode_q4_k(x, b); }
-inline bool encode(const float* x, blocks::Q6_K& b) { return encode_q6_k(x, b); }
+/// What each value of a block counts, 1 in all of the mean: not 0 even where its input never was anything, so that it
+/// comes back as something like itself.
+inline void share_out(const float* weights, std::size_t n, float* to) {
+  double sum = 0;
+  for (std::size_t i = 0; i < n; ++i) sum += static_cast<double>(weights[i]);
+  const double mean = sum / static_cast<double>(n);
+  constexpr double kLeast = 1.0 / 1024;
+  for (std::size_t i = 0; i < n; ++i)
+    to[i] = static_cast<float>(mean > 0 ? static_cast<double>(weights[i]) / mean + kLeast : 1.0);
+}
 
 }  // namespace detail
 
@@ -41,12 +48,25 @@ NIBBLE_INLINE void decode_blocks(BlockType type, const std::byte* from, std::siz
 
 NIBBLE_INLINE bool encode_block(BlockType type, const float* values, std::byte* to) {
   return visit_block(type, [&](auto block) {
-    if constexpr (requires { detail::encode(values, block); }) {
-      const bool fits = detail::encode(values, block);
+    bool fits = false;
+    if constexpr (requires { blocks::encode(values, block); }) fits = blocks::encode(values, block);
+    else if constexpr (fit::Fitted<decltype(block)>) fits = fit::encode(values, fit::Ones(), block);
+    std::memcpy(to, &block, sizeof(block));
+    return fits;
+  });
+}
+
+NIBBLE_INLINE bool encode_block(BlockType type, const float* values, const float* weights, std::byte* to) {
+  return visit_block(type, [&](auto block) {
+    using Block = decltype(block);
+    if constexpr (fit::Fitted<Block>) {
+      float shares[Block::size];
+      detail::share_out(weights, Block::size, shares);
+      const bool fits = fit::encode(values, static_cast<const float*>(shares), block);
       std::memcpy(to, &block, sizeof(block));
       return fits;
     } else {
-      return false;
+      return encode_block(type, values, to);
     }
   });
 }

@@ -70,7 +70,7 @@ struct InterleavedPanel {
   const uint32_t* codes;
   const void* scales;
   const int8_t* scale_steps;   ///< Null for 1.
-  const void* offsets;         ///< Null for none; only of codes of 4 and 5 bits, with a zero_point of 0.
+  const void* offsets;         ///< Null for none; only of codes of 2, 4 and 5 bits, with a zero_point of 0.
   const int8_t* offset_steps;  ///< Null for 1.
   const uint8_t* zeros;        ///< Zero points; null where all are zero_point.
   const float* values;         ///< Up to 4 bits: what each four bits that hold a code stand for, before the scale.

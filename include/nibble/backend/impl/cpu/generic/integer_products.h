@@ -113,12 +113,15 @@ inline void for_width(int32_t code_bits, Kernel kernel) {
 }
 
 /// Calls kernel(Width<bits>(), Width<whether there are offsets>()): products with offsets are compiled apart, since
-/// what they need of registers would slow all others down. GGUF has offsets for codes of 4 and 5 bits.
+/// what they need of registers would slow all others down. GGUF has offsets for codes of 2, 4 and 5 bits.
 template <class Kernel>
 inline void for_form(const InterleavedPanel& p, Kernel kernel) {
   if (p.offsets == nullptr) return for_width(p.code_bits, [&](auto bits) { kernel(bits, Width<0>()); });
-  if (p.code_bits == 5) return kernel(Width<5>(), Width<1>());
-  return kernel(Width<4>(), Width<1>());
+  switch (p.code_bits) {
+    case 2: return kernel(Width<2>(), Width<1>());
+    case 5: return kernel(Width<5>(), Width<1>());
+    default: return kernel(Width<4>(), Width<1>());
+  }
 }
 
 /// Calls pass(Index<tokens>, first token) for as many tokens at once as there are, up to `Most`.
