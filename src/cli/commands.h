@@ -26,6 +26,7 @@ void add_compare_command(CLI::App& app);
 void add_quantize_command(CLI::App& app);
 void add_convert_command(CLI::App& app);
 void add_export_gguf_command(CLI::App& app);
+void add_imatrix_command(CLI::App& app);
 void add_eval_command(CLI::App& app);
 void add_generate_command(CLI::App& app);
 void add_finetune_command(CLI::App& app);

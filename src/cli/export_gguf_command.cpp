@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <filesystem>
 #include <memory>
+#include <optional>
 
+#include "calibration_text.h"
 #include "commands.h"
 #include "nibble/core/error.h"
 #include "nibble/model/adapter.h"
@@ -16,7 +18,8 @@ namespace nibble::cli {
 namespace {
 
 struct Options {
-  std::string model, output, type = "f16", adapter;
+  std::string model, output, type = "f16", adapter, imatrix;
+  CalibrationText text;
   bool force = false, quiet = false;
 };
 
@@ -35,6 +38,18 @@ void export_adapter(const Options& o, BlockType type) {
                megabytes(std::filesystem::file_size(o.output)));
 }
 
+/// Of a file, or of a text that the model is run on now; nothing where neither was asked for.
+std::optional<ImportanceMatrix> importance_of(const Options& o) {
+  if (!o.imatrix.empty() && !o.text.file.empty())
+    throw Error(ErrorCode::invalid_argument,
+                "--imatrix has the importance of each channel already; leave --calibration out, or make one file of "
+                "both by `nibble imatrix --add`");
+  if (!o.imatrix.empty()) return ImportanceMatrix::read(o.imatrix);
+  if (o.text.file.empty()) return std::nullopt;
+  ProgressBar bar("observing", o.quiet);
+  return observed(o.model, o.text, bar.callback());
+}
+
 void run(const Options& o) {
   model::ExportGgufOptions options;
   const auto type = parse_block_type(o.type);
@@ -44,12 +59,15 @@ void run(const Options& o) {
       if (can_encode(t)) known += (known.empty() ? "" : ", ") + std::string(name_of(t));
     throw Error(ErrorCode::invalid_argument, "'" + o.type + "' is no type to write; there are " + known);
   }
-  files::check_output({o.output, files::OutputKind::file}, {o.model, o.adapter});
+  files::check_output({o.output, files::OutputKind::file}, {o.model, o.adapter, o.imatrix, o.text.file});
   if (std::filesystem::exists(o.output) && !o.force)
     throw Error(ErrorCode::invalid_argument, "'" + o.output + "' exists already; --force replaces it");
   if (!o.adapter.empty()) return export_adapter(o, *type);
   options.type = *type;
   options.backend = chosen_backend();
+  const std::optional<ImportanceMatrix> importance = importance_of(o);
+  if (importance) options.importance = &*importance;
+  options.importance_name = o.imatrix;
   ProgressBar bar("exporting", o.quiet);
   options.progress = bar.callback();
   const auto report = model::export_gguf(o.model, o.output, options);
@@ -70,10 +88,17 @@ void add_export_gguf_command(CLI::App& app) {
   c->add_option("model", o->model, "Model directory, dense or quantized")->required();
   c->add_option("output", o->output, "The .gguf file to write")->required();
   c->add_option("--type", o->type,
-                "Of the blocks' linear layers: f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k or q6_k. Norms and "
-                "biases are F32; the embedding and the head are Q8_0, or the type itself if it is a float. Rows that "
-                "are no whole blocks: Q5_0 for q4_k, Q8_0 for q6_k, F16 for the others, and the table of types says so")
+                "Of the blocks' linear layers: f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q2_k … q6_k, iq4_nl or "
+                "iq4_xs. Norms and biases are F32; the embedding and the head are Q8_0, or the type itself if it is a "
+                "float. Rows that are no whole blocks get the next larger type of 32, else F16, and the table of types "
+                "says so")
       ->capture_default_str();
+  const std::string group = "Errors counted by what the channels carry";
+  c->add_option("--imatrix", o->imatrix, "Importance matrix of the model, by `nibble imatrix` or llama.cpp")
+      ->group(group);
+  o->text.add_to(*c, group, "Measure it now instead, on this text; best like what the model will read");
+  for (const char* name : {"--samples", "--sample-tokens", "--cache-memory"})
+    c->get_option(name)->needs(c->get_option("--calibration"));
   c->add_option("--adapter", o->adapter,
                 "Write this LoRA adapter of the model instead, for llama.cpp's --lora (as f32, f16 or bf16)");
   c->add_flag("--force", o->force, "Replace the file if it exists");

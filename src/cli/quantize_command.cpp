@@ -2,7 +2,9 @@
 
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
+#include "calibration_text.h"
 #include "commands.h"
 #include "methods.h"
 #include "model/layer_report_json.h"
@@ -22,9 +24,9 @@ struct Options {
   std::size_t group_size = 0;
   bool quiet = false;
   // GPTQ and AWQ only
-  std::string calibration, layout, report;
+  CalibrationText text;
+  std::string layout, report, imatrix;
   std::vector<std::string> modules, skip, only;
-  std::size_t samples = 128, sample_tokens = 512, cache_memory = std::size_t{4} << 30;
   double damp_percent = 0.01;
   bool lm_head = false, at_once = false, resume = false;
 };
@@ -64,11 +66,11 @@ model::CalibrateOptions calibrate_options(const Options& o, const model::Calibra
   for (const std::string& text : o.modules) out.rules.push_back(rule_of(text));
   out.lm_head = o.lm_head;
   if (!o.layout.empty()) out.layout = parse_checkpoint_layout(o.layout);
-  out.samples = o.samples;
-  out.sample_tokens = o.sample_tokens;
+  out.samples = o.text.samples;
+  out.sample_tokens = o.text.sample_tokens;
   out.damp_percent = o.damp_percent;
   out.true_sequential = !o.at_once;
-  out.cache_bytes = o.cache_memory;
+  out.cache_bytes = o.text.cache_memory;
   out.resume = o.resume;
   out.backend = chosen_backend();
   return out;
@@ -115,9 +117,7 @@ void warn(const model::CalibrateReport& report, const Options& o) {
     for (const std::string& step : r.recovery)
       fmt::print(stderr, "warning: {}: {}\n", printable(r.layer), printable(step));
   }
-  if (!report.complete_before && report.samples < o.samples && !o.quiet)
-    fmt::print(stderr, "note: the calibration text has {} samples of {} tokens, not {}\n", report.samples,
-               o.sample_tokens, o.samples);
+  if (!report.complete_before && !o.quiet) o.text.note_if_short(report.samples);
 }
 
 /// Of everything that is written, before minutes of work.
@@ -137,8 +137,7 @@ void check_places(const Options& o, const std::filesystem::path& text) {
 
 void run_calibrated(const Options& o, const model::CalibratedMethod& method) {
   model::CalibrateOptions options = calibrate_options(o, method);
-  const std::filesystem::path text =
-      o.calibration.empty() ? example_data() / "calibration.txt" : std::filesystem::path(o.calibration);
+  const std::filesystem::path text = o.text.path();
   check_places(o, text);
   ProgressBar bar("quantizing", o.quiet);
   options.progress = bar.callback();
@@ -177,12 +176,12 @@ void refuse_calibration_options(const Options& o) {
                                                            "weights to nearest, without calibration",
                                                            option, o.method));
   };
-  refuse(!o.calibration.empty(), "--calibration");
+  refuse(!o.text.file.empty(), "--calibration");
   refuse(!o.layout.empty(), "--format");
   refuse(!o.report.empty(), "--report");
   refuse(!o.modules.empty(), "--modules");
-  refuse(o.samples != none.samples, "--samples");
-  refuse(o.sample_tokens != none.sample_tokens, "--sample-tokens");
+  refuse(o.text.samples != none.text.samples, "--samples");
+  refuse(o.text.sample_tokens != none.text.sample_tokens, "--sample-tokens");
   refuse(o.damp_percent != none.damp_percent, "--damp-percent");
   refuse(o.at_once, "--at-once");
   refuse(o.resume, "--resume");
@@ -194,6 +193,10 @@ void run(const Options& o) {
     throw Error(ErrorCode::invalid_argument, "'" + method.name +
                                                  "': +a8 says how to multiply, not what to store; leave it out, "
                                                  "and give it to eval or compare");
+  if (!o.imatrix.empty() && (method.calibrated || !method.spec))
+    throw Error(ErrorCode::invalid_argument,
+                fmt::format("--imatrix weighs the errors of rounding to nearest; '{}' {}", method.name,
+                            method.calibrated ? "measures its calibration text itself" : "rounds no layer"));
   if (method.calibrated) return run_calibrated(o, *method.calibrated);
   refuse_calibration_options(o);
   model::QuantizeModelOptions options;
@@ -207,6 +210,8 @@ void run(const Options& o) {
                 fmt::format("--skip, --only and --lm-head say which layers are quantized; '{}' converts every tensor",
                             method.name));
   if (!method.spec) options.convert_to = method.dense;
+  std::optional<ImportanceMatrix> importance;
+  if (!o.imatrix.empty()) options.importance = &importance.emplace(ImportanceMatrix::read(o.imatrix));
   ProgressBar bar("quantizing", o.quiet);
   options.progress = bar.callback();
   const auto report = model::quantize_model(o.model, o.output, options);
@@ -225,13 +230,7 @@ void add_calibration_options(CLI::App& c, Options& o) {
   const auto add = [&](const char* name, auto& value, const char* help) {
     return c.add_option(name, value, help)->group(group);
   };
-  add("--calibration", o.calibration,
-      "Text that the layers are calibrated on; best like what the model will read (default: the embedded one, "
-      "literary English)");
-  add("--samples", o.samples, "Sequences of it, evenly spaced; as many as it has, if fewer")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  add("--sample-tokens", o.sample_tokens, "Tokens of a sequence")->capture_default_str()->check(CLI::PositiveNumber);
+  o.text.add_to(c, group, std::string("Text that the layers are calibrated on") + kByDefault);
   add("--damp-percent,--damp", o.damp_percent, "GPTQ: share of the mean of the Hessian's diagonal that is added to it")
       ->capture_default_str();
   add("--format", o.layout,
@@ -243,9 +242,6 @@ void add_calibration_options(CLI::App& c, Options& o) {
   c.add_flag("--at-once", o.at_once,
              "GPTQ: all layers of a block see the block as it was, not what those before them give once quantized")
       ->group(group);
-  add("--cache-memory", o.cache_memory, "Hidden states to hold in memory (512MB, 4GB); more go to a file")
-      ->transform(CLI::AsSizeValue(false))
-      ->default_str("4GB");
   c.add_flag("--resume", o.resume, "Go on where an earlier run with the same options was ended")->group(group);
   add("--report", o.report, "Write the report on each layer as JSON")->check(kNamed);
 }
@@ -270,6 +266,9 @@ void add_quantize_command(CLI::App& app) {
       "re: and a regular expression; may be given again");
   c->add_option("--only", o->only, "Quantize only these layers, said the same way; --skip comes first");
   c->add_flag("--lm-head", o->lm_head, "Quantize lm_head too");
+  c->add_option("--imatrix", o->imatrix,
+                "With methods that round to nearest: importance matrix of the model, by `nibble imatrix` or llama.cpp, "
+                "by which the range of each group is chosen");
   c->add_flag("--quiet", o->quiet, "Print nothing on success");
   add_calibration_options(*c, *o);
   c->callback([o] { run(*o); });

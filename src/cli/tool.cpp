@@ -50,6 +50,7 @@ int parse_and_run(int argc, char** argv) {
   add_quantize_command(app);
   add_convert_command(app);
   add_export_gguf_command(app);
+  add_imatrix_command(app);
   add_eval_command(app);
   add_generate_command(app);
   add_finetune_command(app);

@@ -85,4 +85,18 @@ model::CalibrateReport quantize_calibrated(const std::filesystem::path& from, co
   return model::quantize_calibrated(from, to, *model, ids, options);
 }
 
+ImportanceMatrix importance(const std::filesystem::path& path, std::span<const std::int32_t> ids,
+                            model::ImportanceOptions options, const Backend* backend, Executor* executor) {
+  EngineModel model(path, backend, executor);
+  const model::Config config = model::Config::load(path);
+  const model::Architecture& architecture = config.architecture();
+  options.head = !config.tied_embeddings;
+  options.place = [&](const std::string& layer) -> model::ImportancePlace {
+    const std::string weight = layer + ".weight";
+    const auto expert = architecture.expert_of(weight);
+    return {architecture.gguf_name(weight), expert.value_or(0), expert ? config.experts : 1};
+  };
+  return model::importance(model, ids, options);
+}
+
 }  // namespace nibble::inline NIBBLE_ABI::engine

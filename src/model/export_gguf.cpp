@@ -18,10 +18,20 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// What llama.cpp takes instead where rows are no whole blocks.
+/// What llama.cpp takes instead where rows are no whole super-blocks; where they are no whole blocks, F16.
+BlockType smaller_blocks(BlockType type) {
+  switch (type) {
+    case BlockType::q2_k:
+    case BlockType::q3_k: return BlockType::q4_0;
+    case BlockType::q4_k: return BlockType::q5_0;
+    case BlockType::q5_k: return BlockType::q5_1;
+    case BlockType::q6_k: return BlockType::q8_0;
+    case BlockType::iq4_xs: return BlockType::iq4_nl;
+    default: return BlockType::f16;
+  }
+}
 BlockType fallback(BlockType type, std::size_t cols) {
-  while (cols % block_size(type) != 0)
-    type = type == BlockType::q4_k ? BlockType::q5_0 : type == BlockType::q6_k ? BlockType::q8_0 : BlockType::f16;
+  while (cols % block_size(type) != 0) type = smaller_blocks(type);
   return type;
 }
 
@@ -45,6 +55,7 @@ class Job {
     metadata_.merge(text::tokenizer_metadata(from, {config_.vocab, config_.bos, config_.eos}));
     metadata_.merge(chat_templates(from, report_.notes));
     declare();
+    check_importance();
   }
 
   ExportGgufReport write(const fs::path& path) {
@@ -206,7 +217,39 @@ class Job {
     return theirs;
   }
 
-  BlockMatrix read_matrix(const std::string& name, const GgufTensor& t) {
+  /// Of another model's nothing would be found, or all of the wrong size. The metadata are llama.cpp's.
+  void check_importance() {
+    const ImportanceMatrix* importance = options_.importance;
+    if (importance == nullptr) return;
+    std::size_t known = 0;
+    for (std::size_t i = 0; i < entries_.size(); ++i)
+      if (entries_[i].kind == Kind::matrix || entries_[i].kind == Kind::stack)
+        known += importance_of(entries_[i].name, declared_[i], 0).empty() ? 0 : 1;
+    if (known == 0)
+      throw Error(ErrorCode::invalid_argument, "the importance matrix knows none of the model's tensors ('" +
+                                                   importance->entries().begin()->first +
+                                                   "' is in it): it is another model's");
+    const auto count = [](std::size_t n) { return static_cast<std::int32_t>(n); };
+    metadata_["quantize.imatrix.file"] = options_.importance_name;
+    metadata_["quantize.imatrix.dataset"] = importance->datasets.empty() ? std::string() : importance->datasets.front();
+    metadata_["quantize.imatrix.entries_count"] = count(importance->entries().size());
+    metadata_["quantize.imatrix.chunks_count"] = count(importance->chunk_count);
+  }
+
+  /// Of the columns of a matrix or of one expert's; empty: all alike. (The embedding's rows are looked up, so that what
+  /// a tied head sees says nothing of a file that lists it by another size: llama.cpp passes over that too.)
+  [[nodiscard]] std::vector<float> importance_of(const std::string& name, const GgufTensor& t,
+                                                 std::size_t expert) const {
+    if (options_.importance == nullptr || is_float(t.type)) return {};
+    const ImportanceMatrix::Entry* entry = options_.importance->find(t.name);
+    if (name == std::string(architecture_.embedding.name) + ".weight" && entry != nullptr &&
+        entry->columns != t.shape.back())
+      return {};
+    return options_.importance->mean_squares(t.name, t.shape.back(), expert, t.shape.size() == 3 ? t.shape[0] : 1);
+  }
+
+  BlockMatrix read_matrix(const std::string& name, const GgufTensor& t, std::size_t expert = 0) {
+    const std::vector<float> importance = importance_of(name, t, expert);
     const std::string layer = name.substr(0, name.size() - std::string_view(".weight").size());
     if (const auto q = decode_quantized(in_, layer)) {
       check_shape(name, q->rows, q->cols, t);
@@ -218,11 +261,11 @@ class Job {
       std::vector<float> values(q->rows * q->cols);
       const MatrixView<float> view(values.data(), q->rows, q->cols);
       backend_.dequantize(*q, 0, view, executor_);
-      return BlockMatrix::encode(view, t.type, name, executor_);
+      return BlockMatrix::encode(view, t.type, name, executor_, importance);
     }
     const FloatMatrix m = in_.matrix(name);
     check_shape(name, m.rows, m.cols, t);
-    BlockMatrix out = BlockMatrix::encode(m, t.type, name, executor_);
+    BlockMatrix out = BlockMatrix::encode(m, t.type, name, executor_, importance);
     in_.release(name);
     return out;
   }
@@ -231,7 +274,7 @@ class Job {
   Buffer read_stack(const Entry& e, const GgufTensor& t) {
     Buffer out;
     for (std::size_t i = 0; i < e.parts.size(); ++i) {
-      const BlockMatrix m = read_matrix(e.parts[i], t);
+      const BlockMatrix m = read_matrix(e.parts[i], t, i);
       if (i == 0) out = Buffer::allocate(e.parts.size() * m.blocks.size());
       std::memcpy(out.writable<std::byte>() + i * m.blocks.size(), m.blocks.data(), m.blocks.size());
     }

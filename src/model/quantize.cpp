@@ -5,6 +5,7 @@
 
 #include "core/typed_buffer.h"
 #include "layer_selection.h"
+#include "nibble/quantize/quantize.h"
 #include "rewrite.h"
 #include "stored_weights.h"
 
@@ -20,6 +21,7 @@ class Job {
       : options_(options), out_(from, options.backend, options.executor) {
     LinearLayers found = checked(from);
     if (options.spec) choose(found);
+    check_importance();
     for (const TensorInfo& t : out_.in.tensors()) declare(t);
   }
 
@@ -114,10 +116,37 @@ class Job {
     return q;
   }
 
+  QuantizedMatrix rounded(const FloatMatrix& m, const std::string& name, const std::vector<float>& importance) {
+    QuantizeOptions o{.name = name, .backend = &out_.backend(), .executor = &out_.executor()};
+    o.importance = importance;
+    return nibble::quantize(m, *options_.spec, o);
+  }
+
+  /// Empty where there is none.
+  [[nodiscard]] std::vector<float> importance_of(const std::string& layer, std::size_t cols) const {
+    if (options_.importance == nullptr) return {};
+    const std::string own = layer + ".weight";
+    const std::optional<Config>& config = out_.outline.config;
+    if (!config || options_.importance->find(own) != nullptr) return options_.importance->mean_squares(own, cols);
+    const Architecture& a = config->architecture();
+    const auto expert = a.expert_of(own);
+    return options_.importance->mean_squares(a.gguf_name(own), cols, expert.value_or(0), expert ? config->experts : 1);
+  }
+
+  /// Of another model's nothing would be found, or all of the wrong size.
+  void check_importance() const {
+    if (options_.importance == nullptr) return;
+    for (const auto& [tensor, linear] : chosen_)
+      for (const std::string& layer : linear.layers())
+        if (!importance_of(layer, out_.in.info(tensor).shape.back()).empty()) return;
+    throw Error(ErrorCode::invalid_argument, "the importance matrix knows none of the model's linear layers ('" +
+                                                 options_.importance->entries().begin()->first +
+                                                 "' is in it): it is another model's");
+  }
+
   void write_quantized(const TensorInfo& t, const LinearTensor& linear, SafetensorsWriter& writer) {
     out_.each_matrix(linear, [&](const std::string& layer, const FloatMatrix& m) {
-      const QuantizedMatrix q =
-          options_.matrix ? given(layer, m) : out_.backend().quantize(m, *options_.spec, t.name, out_.executor());
+      const QuantizedMatrix q = options_.matrix ? given(layer, m) : rounded(m, t.name, importance_of(layer, m.cols));
       Rewrite::put(writer, encode_quantized(layer, q, t.type));
       const auto count = static_cast<double>(q.rows) * static_cast<double>(q.cols);
       bits_ += q.spec.bits_per_weight(q.rows, q.cols) * count;

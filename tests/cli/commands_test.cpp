@@ -32,8 +32,8 @@ const std::string kModel = NIBBLE_EXAMPLE_DATA "/austen-5m";
 TEST(Tool, EveryCommandExplainsItself) {
   const auto all = run("--help");
   EXPECT_EQ(all.status, 0);
-  for (const std::string command : {"compare", "quantize", "convert", "export-gguf", "eval", "generate", "finetune",
-                                    "qat", "inspect", "memory", "merge", "recommend"}) {
+  for (const std::string command : {"compare", "quantize", "convert", "export-gguf", "imatrix", "eval", "generate",
+                                    "finetune", "qat", "inspect", "memory", "merge", "recommend"}) {
     EXPECT_TRUE(has(all.text, command)) << command;
     const auto help = run(command + " --help");
     EXPECT_EQ(help.status, 0) << command;
@@ -412,9 +412,9 @@ TEST(ExportGguf, WritesAFileThatEvalReads) {
   const auto again = run("export-gguf " + kModel + " " + file);
   EXPECT_EQ(again.status, 1);
   EXPECT_TRUE(has(again.text, "--force replaces it")) << again.text;
-  const auto unknown = run("export-gguf " + kModel + " " + file + " --force --type q5_k");
+  const auto unknown = run("export-gguf " + kModel + " " + file + " --force --type q8_k");
   EXPECT_EQ(unknown.status, 1);
-  EXPECT_TRUE(has(unknown.text, "'q5_k' is no type to write; there are F32, F16")) << unknown.text;
+  EXPECT_TRUE(has(unknown.text, "'q8_k' is no type to write; there are F32, F16")) << unknown.text;
 }
 
 TEST(Inspect, ShowsTensorsAndTheirErrorAgainstAReference) {

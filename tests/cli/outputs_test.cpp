@@ -36,6 +36,7 @@ constexpr Writer kWriters[] = {
     {"qat", "qat IN -o OUT --data TEXT --max-length 16 --max-steps 1 --quiet", true},
     {"convert", "convert IN OUT --to gptq --quiet", true},
     {"export_gguf", "export-gguf IN OUT --force --quiet", false},
+    {"imatrix", "imatrix IN -o OUT --calibration TEXT --force --quiet", false},
     {"eval_json", "eval IN --text TEXT --tokens 16 --quiet --json OUT", false},
     {"save_reference", "eval IN --text TEXT --tokens 16 --quiet --save-reference OUT", false},
     {"compare_json", "compare IN --text TEXT --methods fp32 --tokens 16 --json OUT", false},

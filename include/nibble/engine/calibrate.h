@@ -12,6 +12,7 @@
 
 #include "nibble/model/calibrate.h"
 #include "nibble/model/calibrated_block.h"
+#include "nibble/model/importance.h"
 
 namespace nibble::inline NIBBLE_ABI::engine {
 
@@ -27,5 +28,13 @@ model::CalibrateReport quantize_calibrated(const std::filesystem::path& from, co
 std::unique_ptr<model::CalibratedModel> calibrated_model(const std::filesystem::path& path,
                                                          const Backend* backend = nullptr,
                                                          Executor* executor = nullptr);
+
+/// How much the inputs of the model's linear layers carry (model::importance), under the names that they have in GGUF
+/// files, experts in their stacks; and of the head, unless it is tied to the embedding. `options.place` and
+/// `options.head` are settled by that. Null: default_backend(), default_executor(). Errors beside its:
+/// as quantize_calibrated.
+ImportanceMatrix importance(const std::filesystem::path& path, std::span<const std::int32_t> ids,
+                            model::ImportanceOptions options = {}, const Backend* backend = nullptr,
+                            Executor* executor = nullptr);
 
 }  // namespace nibble::inline NIBBLE_ABI::engine

@@ -17,15 +17,22 @@
 
 #include "nibble/backend/backend.h"
 #include "nibble/core/progress.h"
+#include "nibble/format/imatrix.h"
 #include "nibble/scheme/gguf_blocks.h"
 
 namespace nibble::inline NIBBLE_ABI::model {
 
 struct ExportGgufOptions {
   /// Of the blocks' linear layers: any that can_encode(). Norms and biases are F32; the embedding and the head have
-  /// this type too if it is a float, else Q8_0. Where a row is no whole number of blocks the tensor takes, as in
-  /// llama.cpp, Q5_0 for Q4_K, Q8_0 for Q6_K, and F16 for the types of 32.
+  /// this type too if it is a float, else Q8_0. Where a row is no whole number of super-blocks the tensor takes, as in
+  /// llama.cpp, Q4_0 for Q2_K and Q3_K, Q5_0 for Q4_K, Q5_1 for Q5_K, Q8_0 for Q6_K and IQ4_NL for IQ4_XS; and F16
+  /// where it is no whole number of blocks.
   BlockType type = BlockType::f16;
+  /// What the errors of each input channel count where weights are encoded, under GGUF's names (engine::importance, or
+  /// llama.cpp's imatrix); null: all alike. Tensors that are not in it are encoded as without. It is named in the file,
+  /// as llama.cpp does it.
+  const ImportanceMatrix* importance = nullptr;
+  std::string importance_name = {};  ///< The file that it was read from, if any: for that.
   const Backend* backend = nullptr;  ///< Null: default_backend(). Decodes layers that are quantized.
   Executor* executor = nullptr;      ///< Null: default_executor().
   Progress progress = {};
@@ -49,7 +56,8 @@ struct ExportGgufReport {
 /// Reads the model `from` and writes `to`, crash-safe, holding about one tensor at a time. Layers that are quantized
 /// already keep their codes and scales where `type` is their exact form (exact_block_type), else they are decoded and
 /// encoded again, and the notes say so. Errors: unsupported (a type that cannot be written, a tokenizer without a name
-/// in llama.cpp), those of Checkpoint, BlockMatrix::encode and GgufWriter.
+/// in llama.cpp), invalid_argument and shape_mismatch for an importance that is of another model, those of Checkpoint,
+/// BlockMatrix::encode and GgufWriter.
 ExportGgufReport export_gguf(const std::filesystem::path& from, const std::filesystem::path& to,
                              const ExportGgufOptions& options = {});
 

@@ -11,6 +11,7 @@
 
 #include "nibble/backend/backend.h"
 #include "nibble/core/progress.h"
+#include "nibble/format/imatrix.h"
 
 namespace nibble::inline NIBBLE_ABI::model {
 
@@ -25,6 +26,10 @@ struct QuantizeModelOptions {
   /// With a spec: gives the matrix of a layer, of this spec and the layer's shape, in place of Backend::quantize, where
   /// it was made elsewhere (engine/qat_model.h). Called once for each layer, in the order of the file.
   std::function<QuantizedMatrix(const std::string& layer)> matrix = {};
+  /// With a spec: what the errors of each input channel count (quantize_by_importance), under GGUF's names
+  /// (engine::importance, or llama.cpp's imatrix) or the layers' own; null: all alike. Layers that are not in it are
+  /// rounded as without.
+  const ImportanceMatrix* importance = nullptr;
   const Backend* backend = nullptr;  ///< Null: default_backend().
   Executor* executor = nullptr;      ///< Null: default_executor().
   Progress progress;
@@ -50,9 +55,9 @@ struct QuantizeModelReport {
 /// them. Holds about one tensor at a time, whatever the model's size. The directory gets its name only when complete,
 /// so an error, a cancel or a crash leaves nothing under it. Errors: invalid_argument (`to` exists, lies inside `from`
 /// or cannot be a folder's name; neither spec nor convert_to; a spec and layers that are quantized already; a pattern
-/// that matches no layer; no linear layer found); not_found counts the weights that config.json promises and the file
-/// lacks, and says what lies there instead; those of Checkpoint (unsupported: a weight quantized in a way nothing
-/// decodes) and Backend::quantize.
+/// that matches no layer; no linear layer found; an importance that knows none of them); not_found counts the weights
+/// that config.json promises and the file lacks, and says what lies there instead; those of Checkpoint (unsupported: a
+/// weight quantized in a way nothing decodes) and Backend::quantize.
 QuantizeModelReport quantize_model(const std::filesystem::path& from, const std::filesystem::path& to,
                                    const QuantizeModelOptions& options);
 
