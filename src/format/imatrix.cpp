@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "core/files.h"
 #include "core/pending.h"
@@ -20,16 +21,33 @@ using Entry = ImportanceMatrix::Entry;
 
 constexpr std::string_view kSums = ".in_sum2", kCounts = ".counts";
 constexpr std::size_t kMostName = 63 - kSums.size();  // ggml's names have 63 bytes
+/// Tokens that a legacy count stands for: llama.cpp's, which files do not say.
+constexpr double kLegacyChunk = 512;
+constexpr auto kMostCalls = static_cast<double>(std::numeric_limits<std::int32_t>::max());
 
 [[noreturn]] void refuse(const fs::path& path, const std::string& why, ErrorCode code = ErrorCode::corrupt_file) {
   throw Error(code, "'" + path.string() + "', an importance matrix: " + why);
 }
 
-void check_values(const fs::path& path, const std::string& name, const std::vector<double>& values, const char* what) {
-  for (std::size_t i = 0; i < values.size(); ++i)
-    if (!(values[i] >= 0) || !std::isfinite(values[i]))
-      refuse(path, std::string(what) + " " + std::to_string(i) + " of '" + name + "' is " + std::to_string(values[i]),
+/// Of an entry: numbers from 0 up, whose means fit fp32.
+void check_values(const fs::path& path, const std::string& name, const Entry& e) {
+  const auto check = [&](const std::vector<double>& values, const char* what) {
+    for (std::size_t i = 0; i < values.size(); ++i)
+      if (!(values[i] >= 0) || !std::isfinite(values[i]))
+        refuse(path, std::string(what) + " " + std::to_string(i) + " of '" + name + "' is " + std::to_string(values[i]),
+               ErrorCode::non_finite);
+  };
+  check(e.sums, "sum");
+  check(e.counts, "count");
+  constexpr auto most = static_cast<double>(std::numeric_limits<float>::max());
+  for (std::size_t i = 0; i < e.sums.size(); ++i) {
+    const double count = e.counts[i / e.columns];
+    if (count > 0 && e.sums[i] / count > most)
+      refuse(path,
+             "sum " + std::to_string(i) + " of '" + name + "' over a count of " + std::to_string(count) +
+                 " is no fp32 number",
              ErrorCode::non_finite);
+  }
 }
 
 // ---- GGUF
@@ -64,18 +82,18 @@ ImportanceMatrix read_gguf(const fs::path& path, std::map<std::string, Entry, st
     if (e.columns == 0 || e.sums.size() != e.columns * e.counts.size())
       refuse(path, "'" + name + "' has " + std::to_string(sums.size()) + " sums of " + std::to_string(e.columns) +
                        " columns and counts of " + std::to_string(counts.size()) + " experts");
-    check_values(path, name, e.sums, "sum");
-    check_values(path, name, e.counts, "count");
+    check_values(path, name, e);
     entries.emplace(name, std::move(e));
   }
   file.require_intact();
   return out;
 }
 
-std::vector<std::byte> floats(const std::vector<double>& values) {
+/// In fp32, all times `factor`.
+std::vector<std::byte> floats(const std::vector<double>& values, double factor) {
   std::vector<std::byte> out(values.size() * sizeof(float));
   for (std::size_t i = 0; i < values.size(); ++i) {
-    const auto value = static_cast<float>(values[i]);
+    const auto value = static_cast<float>(values[i] * factor);
     std::memcpy(out.data() + i * sizeof value, &value, sizeof value);
   }
   return out;
@@ -100,8 +118,13 @@ void write_gguf(const fs::path& path, const ImportanceMatrix& m) {
   }
   GgufWriter writer(path, metadata, std::move(tensors));
   for (const auto& [name, e] : m.entries()) {
-    writer.write(name + std::string(kSums), floats(e.sums));
-    writer.write(name + std::string(kCounts), floats(e.counts));
+    // Sums that fp32 cannot hold are written smaller, with their counts: the means are what matters.
+    double largest = 1;
+    for (const double sum : e.sums) largest = std::max(largest, sum);
+    for (const double count : e.counts) largest = std::max(largest, count);
+    const double factor = std::min(1.0, static_cast<double>(std::numeric_limits<float>::max()) / largest);
+    writer.write(name + std::string(kSums), floats(e.sums, factor));
+    writer.write(name + std::string(kCounts), floats(e.counts, factor));
   }
   writer.finish();
 }
@@ -160,9 +183,11 @@ ImportanceMatrix read_legacy(const fs::path& path, std::map<std::string, Entry, 
     Entry e;
     e.columns = in.count("an entry's number of values");
     e.sums = in.values(e.columns, "an entry's values");
-    e.counts = {static_cast<double>(calls == 0 ? 1 : calls)};
+    // Means times calls, of chunks: tokens and sums over them, so that both forms can be added up.
+    e.counts = {kLegacyChunk * (calls == 0 ? 1 : calls)};
+    for (double& sum : e.sums) sum *= kLegacyChunk;
     if (name.empty() || e.columns == 0) refuse(path, "entry " + std::to_string(i) + " has no name or no values");
-    check_values(path, name, e.sums, "value");
+    check_values(path, name, e);
     if (!entries.emplace(name, std::move(e)).second) refuse(path, "'" + name + "' is in it twice");
   }
   if (!in.at_end()) out.chunk_count = in.count("the number of chunks");
@@ -185,7 +210,7 @@ void write_legacy(const fs::path& path, const ImportanceMatrix& m) {
     // One count for all experts, so each expert's values are its means times it.
     double most = 1;
     for (const double count : e.counts) most = std::max(most, count);
-    const double calls = std::ceil(most / std::max<double>(1, m.chunk_size));
+    const double calls = std::min(std::ceil(most / kLegacyChunk), kMostCalls);
     text(name);
     number(static_cast<std::size_t>(calls));
     number(e.sums.size());
@@ -195,13 +220,22 @@ void write_legacy(const fs::path& path, const ImportanceMatrix& m) {
       out.append(reinterpret_cast<const char*>(&value), sizeof value);
     }
   }
-  number(m.chunk_count);
+  number(std::min<std::size_t>(m.chunk_count, std::numeric_limits<std::int32_t>::max()));
   text(m.datasets.empty() ? std::string() : m.datasets.front());
   files::write_file(path, out);
 }
 
-std::string shape_of(const Entry& e) {
-  return std::to_string(e.columns) + " columns and " + std::to_string(e.experts()) + " experts";
+std::string shape_of(std::size_t columns, std::size_t experts) {
+  return std::to_string(columns) + " columns" + (experts == 1 ? "" : " and " + std::to_string(experts) + " experts");
+}
+std::string shape_of(const Entry& e) { return shape_of(e.columns, e.experts()); }
+
+/// As the legacy form has experts, in a row under one count, apart again.
+Entry split(const Entry& e, std::size_t experts) {
+  return {e.columns / experts, e.sums, std::vector<double>(experts, e.counts.front())};
+}
+bool is_row_of(const Entry& row, const Entry& apart) {
+  return row.experts() == 1 && apart.experts() > 1 && row.columns == apart.columns * apart.experts();
 }
 
 }  // namespace
@@ -246,8 +280,8 @@ void ImportanceMatrix::add(std::string_view weight, MatrixView<const float> x, s
   }
   Entry& e = it->second;
   if (e.columns != x.cols || e.experts() != experts)
-    throw Error(ErrorCode::shape_mismatch, "inputs of '" + name + "' have " + std::to_string(x.cols) + " columns and " +
-                                               std::to_string(experts) + " experts; those before had " + shape_of(e));
+    throw Error(ErrorCode::shape_mismatch,
+                "inputs of '" + name + "' have " + shape_of(x.cols, experts) + "; those before had " + shape_of(e));
   double* sums = e.sums.data() + expert * x.cols;
   for (std::size_t t = 0; t < x.rows; ++t)
     for (std::size_t c = 0; c < x.cols; ++c) {
@@ -258,20 +292,23 @@ void ImportanceMatrix::add(std::string_view weight, MatrixView<const float> x, s
 }
 
 void ImportanceMatrix::merge(const ImportanceMatrix& other) {
+  std::map<std::string, Entry, std::less<>> sums = entries_;
   for (const auto& [name, theirs] : other.entries_) {
-    const auto it = entries_.find(name);
-    if (it != entries_.end() && (it->second.columns != theirs.columns || it->second.experts() != theirs.experts()))
-      throw Error(ErrorCode::shape_mismatch, "'" + name + "' has " + shape_of(it->second) + " here, and " +
-                                                 shape_of(theirs) + " in what is to be added");
-  }
-  for (const auto& [name, theirs] : other.entries_) {
-    const auto [it, is_new] = entries_.emplace(name, theirs);
+    const auto [it, is_new] = sums.emplace(name, theirs);
     if (is_new) continue;
-    for (std::size_t i = 0; i < theirs.sums.size(); ++i) it->second.sums[i] += theirs.sums[i];
-    for (std::size_t i = 0; i < theirs.counts.size(); ++i) it->second.counts[i] += theirs.counts[i];
+    Entry& ours = it->second;
+    if (is_row_of(ours, theirs)) ours = split(ours, theirs.experts());
+    const Entry also = is_row_of(theirs, ours) ? split(theirs, ours.experts()) : theirs;
+    if (ours.columns != also.columns || ours.experts() != also.experts())
+      throw Error(ErrorCode::shape_mismatch,
+                  "'" + name + "' has " + shape_of(ours) + " here, and " + shape_of(also) + " in what is to be added");
+    for (std::size_t i = 0; i < also.sums.size(); ++i) ours.sums[i] += also.sums[i];
+    for (std::size_t i = 0; i < also.counts.size(); ++i) ours.counts[i] += also.counts[i];
   }
+  entries_ = std::move(sums);
   datasets.insert(datasets.end(), other.datasets.begin(), other.datasets.end());
-  chunk_count += other.chunk_count;
+  const std::uint32_t room = std::numeric_limits<std::uint32_t>::max() - chunk_count;
+  chunk_count += std::min(room, other.chunk_count);
 }
 
 const ImportanceMatrix::Entry* ImportanceMatrix::find(std::string_view weight) const {
@@ -286,8 +323,8 @@ std::vector<float> ImportanceMatrix::mean_squares(std::string_view weight, std::
   const bool in_a_row = e->experts() == 1;  // as the legacy form has them
   if (expert >= experts || e->sums.size() != columns * experts || !(in_a_row || e->experts() == experts))
     throw Error(ErrorCode::shape_mismatch, "the importance of '" + std::string(weight) + "' is of " + shape_of(*e) +
-                                               "; the weight has " + std::to_string(columns) + " columns and " +
-                                               std::to_string(experts) + " experts: it is another model's");
+                                               "; the weight has " + shape_of(columns, experts) +
+                                               ": it is another model's");
   std::vector<float> out(columns, 1.0f);
   const double tokens = e->counts[in_a_row ? 0 : expert];
   if (tokens > 0)

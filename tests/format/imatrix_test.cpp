@@ -6,6 +6,7 @@
 #include <cstring>
 #include <fstream>
 #include <limits>
+#include <span>
 
 #include "nibble/format/gguf.h"
 #include "tests/support/expect_error.h"
@@ -173,6 +174,67 @@ TEST(ImportanceMatrix, AddsWhatAnotherTextGave) {
   EXPECT_EQ(m.find("blk.2.attn_q.weight"), nullptr) << "nothing was added";
 }
 
+// A legacy call is a chunk: 512 tokens, by which it counts beside another file's.
+TEST(ImportanceMatrix, AddsFilesOfBothFormsByTheirTokens) {
+  const TemporaryFolder folder;
+  Bytes()
+      .number(2)
+      .text("w")
+      .number(3)
+      .number(1)
+      .value(6)
+      .text("experts")
+      .number(1)
+      .number(4)
+      .value(1)
+      .value(2)
+      .value(3)
+      .value(4)
+      .save(folder / "old.dat");
+  ImportanceMatrix m = ImportanceMatrix::read(folder / "old.dat");
+  ImportanceMatrix measured;
+  const std::vector<float> tokens(512, 4.0f);
+  measured.add("w", view(tokens, 1));
+  measured.add("experts", view({1, 1}, 2), 0, 2);
+  measured.add("experts", view({1, 1}, 2), 1, 2);
+  ImportanceMatrix other_way = measured;
+  m.merge(measured);
+  other_way.merge(ImportanceMatrix::read(folder / "old.dat"));
+  for (const ImportanceMatrix* both : {&m, &other_way}) {
+    EXPECT_EQ(both->mean_squares("w", 1), std::vector<float>{(3 * 2 + 16) / 4.0f});
+    EXPECT_EQ(both->find("experts")->experts(), 2u);
+    EXPECT_FLOAT_EQ(both->mean_squares("experts", 2, 1, 2)[1], (512 * 4 + 1) / 513.0f);
+  }
+  m.write(folder / "again.dat", Form::legacy);
+  EXPECT_EQ(ImportanceMatrix::read(folder / "again.dat").mean_squares("w", 1), m.mean_squares("w", 1));
+}
+
+// Counts and sums as large as a file can hold are added and written, not wrapped around or made infinite.
+TEST(ImportanceMatrix, KeepsTheMeansOfAnyCounts) {
+  const TemporaryFolder folder;
+  GgufTensor sums, counts;
+  sums.name = "w.in_sum2";
+  counts.name = "w.counts";
+  sums.shape = counts.shape = {1};
+  GgufWriter writer(folder / "large.gguf",
+                    {{"general.type", std::string("imatrix")},
+                     {"imatrix.datasets", GgufArray{std::vector<std::string>{"t"}}},
+                     {"imatrix.chunk_count", std::numeric_limits<std::uint32_t>::max()},
+                     {"imatrix.chunk_size", std::uint32_t{512}}},
+                    {sums, counts});
+  const float large = 3e38f;
+  writer.write("w.in_sum2", std::as_bytes(std::span(&large, 1)));
+  writer.write("w.counts", std::as_bytes(std::span(&large, 1)));
+  writer.finish();
+  ImportanceMatrix m = ImportanceMatrix::read(folder / "large.gguf");
+  m.merge(ImportanceMatrix::read(folder / "large.gguf"));
+  EXPECT_EQ(m.chunk_count, std::numeric_limits<std::uint32_t>::max());
+  for (const Form form : {Form::gguf, Form::legacy}) {
+    m.write(folder / "out", form);
+    EXPECT_NEAR(ImportanceMatrix::read(folder / "out").mean_squares("w", 1)[0], 1, 1e-5);
+  }
+}
+
 TEST(ImportanceMatrix, RefusesWhatIsNone) {
   const TemporaryFolder folder;
   ImportanceMatrix m = example();
@@ -195,8 +257,7 @@ TEST(ImportanceMatrix, RefusesWhatIsNone) {
   std::ofstream(folder / "text") << "this is only a text, and a rather long one";
   expect_error(ErrorCode::corrupt_file, "no importance matrix", [&] { (void)ImportanceMatrix::read(folder / "text"); });
   Bytes().number(1).text("w").number(1).number(2).value(1).value(-1).save(folder / "negative");
-  expect_error(ErrorCode::non_finite, "value 1 of 'w' is -1",
-               [&] { (void)ImportanceMatrix::read(folder / "negative"); });
+  expect_error(ErrorCode::non_finite, "sum 1 of 'w' is -", [&] { (void)ImportanceMatrix::read(folder / "negative"); });
   Bytes().number(1).text("w").number(1).number(std::numeric_limits<std::int32_t>::max()).save(folder / "huge");
   expect_error(ErrorCode::corrupt_file, "ends inside", [&] { (void)ImportanceMatrix::read(folder / "huge"); });
   GgufWriter(folder / "model.gguf", {{"general.type", std::string("model")}}, {}).finish();

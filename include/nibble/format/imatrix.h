@@ -6,12 +6,12 @@
 //
 // Both of llama.cpp's files are read and written:
 //
-//   GGUF     general.type "imatrix"; imatrix.datasets (strings), imatrix.chunk_count and imatrix.chunk_size (u32); and
-//            for each weight W of K columns: W.in_sum2 F32 [experts, K], the sums of squares of its inputs, and
-//            W.counts F32 [experts, 1], over how many tokens. (W.in_sum, of later versions, is not read.)
-//   legacy   i32 entries; each: i32 length, name, i32 calls, i32 values, f32 values, which are means times `calls`;
-//   then
-//            i32 chunks, i32 length, name of the text. Counts are of chunks, not of tokens, and experts lie in a row.
+//   GGUF     general.type "imatrix"; imatrix.datasets (strings), imatrix.chunk_count, imatrix.chunk_size (u32); and of
+//            each weight W of K columns: W.in_sum2 F32 [experts, K], the sums of squares of its inputs, and W.counts
+//            F32 [experts, 1], over how many tokens. (W.in_sum, of later versions, is not read.)
+//   legacy   i32 entries; each: i32 length, name, i32 calls, i32 values, f32 values, which are means times calls.
+//            Behind them i32 chunks, i32 length, name of the text. A call is a chunk, which is taken for 512 tokens.
+//            Experts lie in a row.
 //
 // Names are those of GGUF's weights: "blk.3.ffn_down.weight". Source: llama.cpp, common/imatrix-loader.cpp and
 // tools/imatrix/imatrix.cpp. A file is untrusted: a refusal is Error{corrupt_file} that names the entry.
