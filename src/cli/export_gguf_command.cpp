@@ -39,7 +39,12 @@ void export_adapter(const Options& o, BlockType type) {
 }
 
 /// Of a file, or of a text that the model is run on now; nothing where neither was asked for.
-std::optional<ImportanceMatrix> importance_of(const Options& o) {
+std::optional<ImportanceMatrix> importance_of(const Options& o, BlockType type) {
+  if (is_float(type) && !(o.imatrix.empty() && o.text.file.empty()))
+    throw Error(ErrorCode::invalid_argument,
+                fmt::format("--imatrix and --calibration weigh the errors of codes, and {} has none: choose another "
+                            "--type, q4_k say",
+                            name_of(type)));
   if (!o.imatrix.empty() && !o.text.file.empty())
     throw Error(ErrorCode::invalid_argument,
                 "--imatrix has the importance of each channel already; leave --calibration out, or make one file of "
@@ -47,7 +52,9 @@ std::optional<ImportanceMatrix> importance_of(const Options& o) {
   if (!o.imatrix.empty()) return ImportanceMatrix::read(o.imatrix);
   if (o.text.file.empty()) return std::nullopt;
   ProgressBar bar("observing", o.quiet);
-  return observed(o.model, o.text, bar.callback());
+  ImportanceMatrix out = observed(o.model, o.text, bar.callback());
+  if (!o.quiet) o.text.note_if_short(out.chunk_count);
+  return out;
 }
 
 void run(const Options& o) {
@@ -62,10 +69,13 @@ void run(const Options& o) {
   files::check_output({o.output, files::OutputKind::file}, {o.model, o.adapter, o.imatrix, o.text.file});
   if (std::filesystem::exists(o.output) && !o.force)
     throw Error(ErrorCode::invalid_argument, "'" + o.output + "' exists already; --force replaces it");
+  if (!o.adapter.empty() && (!o.imatrix.empty() || !o.text.file.empty()))
+    throw Error(ErrorCode::invalid_argument,
+                "--adapter writes floats, which nothing is weighed for; leave --imatrix and --calibration out");
   if (!o.adapter.empty()) return export_adapter(o, *type);
   options.type = *type;
   options.backend = chosen_backend();
-  const std::optional<ImportanceMatrix> importance = importance_of(o);
+  const std::optional<ImportanceMatrix> importance = importance_of(o, *type);
   if (importance) options.importance = &*importance;
   options.importance_name = o.imatrix;
   ProgressBar bar("exporting", o.quiet);
@@ -95,6 +105,7 @@ void add_export_gguf_command(CLI::App& app) {
       ->capture_default_str();
   const std::string group = "Errors counted by what the channels carry";
   c->add_option("--imatrix", o->imatrix, "Importance matrix of the model, by `nibble imatrix` or llama.cpp")
+      ->check(kNamed)
       ->group(group);
   o->text.add_to(*c, group, "Measure it now instead, on this text; best like what the model will read");
   for (const char* name : {"--samples", "--sample-tokens", "--cache-memory"})

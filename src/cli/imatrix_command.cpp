@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <memory>
 
@@ -37,7 +38,7 @@ void run(const Options& o) {
   found.write(o.output, o.format == "gguf" ? ImportanceMatrix::Form::gguf : ImportanceMatrix::Form::legacy);
   if (!o.quiet)
     fmt::print("{}: the inputs of {} weights, {} × {} tokens{}; {}\n", o.output, found.entries().size(), samples,
-               tokens, more.empty() ? "" : fmt::format(" and {} that were there before", found.chunk_count - samples),
+               tokens, o.add.empty() ? "" : fmt::format(", and what {} held", fmt::join(o.add, " and ")),
                megabytes(fs::file_size(o.output)));
 }
 
@@ -49,6 +50,7 @@ ImportanceMatrix observed(const std::string& model, const CalibrationText& text,
   options.sample_tokens = text.sample_tokens;
   options.cache_bytes = text.cache_memory;
   options.progress = std::move(progress);
+  (void)model::Config::load(model);  // says what is wrong with a path before its tokenizer is missed
   const auto ids = read_tokens(model, text.path());
   ImportanceMatrix out = engine::importance(model, ids, options, chosen_backend());
   out.datasets = {text.path().filename().string()};
@@ -62,7 +64,9 @@ void add_imatrix_command(CLI::App& app) {
   c->add_option("model", o->model, "Model directory or GGUF file")->required();
   c->add_option("-o,--output", o->output, "The importance matrix to write")->required()->check(kNamed);
   o->text.add_to(*c, "Options", std::string("Text that the model is run on") + kByDefault);
-  c->add_option("--add", o->add, "Importance matrix of another text, to be added; may be given again");
+  c->add_option("--add", o->add, "Importance matrix of another text, to be added; may be given again")
+      ->allow_extra_args(false)
+      ->check(kNamed);
   c->add_option("--format", o->format, "gguf, or legacy (imatrix.dat of older llama.cpp)")
       ->check(CLI::IsMember({"gguf", "legacy"}))
       ->capture_default_str();

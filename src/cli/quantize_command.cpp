@@ -182,6 +182,7 @@ void refuse_calibration_options(const Options& o) {
   refuse(!o.modules.empty(), "--modules");
   refuse(o.text.samples != none.text.samples, "--samples");
   refuse(o.text.sample_tokens != none.text.sample_tokens, "--sample-tokens");
+  refuse(o.text.cache_memory != none.text.cache_memory, "--cache-memory");
   refuse(o.damp_percent != none.damp_percent, "--damp-percent");
   refuse(o.at_once, "--at-once");
   refuse(o.resume, "--resume");
@@ -268,7 +269,8 @@ void add_quantize_command(CLI::App& app) {
   c->add_flag("--lm-head", o->lm_head, "Quantize lm_head too");
   c->add_option("--imatrix", o->imatrix,
                 "With methods that round to nearest: importance matrix of the model, by `nibble imatrix` or llama.cpp, "
-                "by which the range of each group is chosen");
+                "by which the range of each group is chosen")
+      ->check(kNamed);
   c->add_flag("--quiet", o->quiet, "Print nothing on success");
   add_calibration_options(*c, *o);
   c->callback([o] { run(*o); });

@@ -21,7 +21,7 @@ constexpr double kReplayCost = 0.2, kHeadCost = 0.5;
 /// The folder of a sink that has one, or the system's.
 fs::path folder_of(const CalibrationSink& sink) {
   fs::path out = sink.folder();
-  return out.empty() ? fs::temp_directory_path() : out;
+  return out.empty() ? spill_folder() : out;
 }
 
 /// Gathers a report from finished blocks.

@@ -12,6 +12,12 @@
 
 namespace nibble::inline NIBBLE_ABI::model {
 
+std::filesystem::path spill_folder() {
+  std::error_code error;
+  std::filesystem::path out = std::filesystem::temp_directory_path(error);
+  return error ? std::filesystem::path("/tmp") : out;
+}
+
 CalibrationStore::CalibrationStore(std::size_t sequences, std::size_t tokens, std::size_t width, std::size_t most_bytes,
                                    const std::filesystem::path& folder)
     : sequences_(sequences), tokens_(tokens), width_(width), folder_(folder) {

@@ -11,6 +11,9 @@
 
 namespace nibble::inline NIBBLE_ABI::model {
 
+/// Where states go that no other folder is named for: the system's for temporary files, /tmp where that is none.
+std::filesystem::path spill_folder();
+
 /// [sequences][tokens, width] of fp32, in memory or in a file that has no name.
 class CalibrationStore {
  public:

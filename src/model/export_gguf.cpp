@@ -1,10 +1,12 @@
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "core/output_path.h"
 #include "gguf_chat_template.h"
 #include "gguf_metadata.h"
 #include "gguf_weights.h"
+#include "importance_use.h"
 #include "nibble/core/error.h"
 #include "nibble/core/impl/memory.h"
 #include "nibble/format/checkpoint.h"
@@ -47,6 +49,10 @@ class Job {
     if (!can_encode(options.type))
       throw Error(ErrorCode::unsupported,
                   "a GGUF file of " + std::string(name_of(options.type)) + " can be read, not written");
+    if (options.importance != nullptr && is_float(options.type))
+      throw Error(ErrorCode::invalid_argument, "an importance matrix weighs the errors of codes, and " +
+                                                   std::string(name_of(options.type)) +
+                                                   " has none: choose a type like q4_k, or leave it out");
     check_stored_weights(in_, config_, from.string());
     check_carried();
     const fs::path named = fs::absolute(from).lexically_normal();
@@ -217,21 +223,22 @@ class Job {
     return theirs;
   }
 
-  /// Of another model's nothing would be found, or all of the wrong size. The metadata are llama.cpp's.
+  /// Before anything is written. The metadata are llama.cpp's.
   void check_importance() {
     const ImportanceMatrix* importance = options_.importance;
     if (importance == nullptr) return;
-    std::size_t known = 0;
-    for (std::size_t i = 0; i < entries_.size(); ++i)
-      if (entries_[i].kind == Kind::matrix || entries_[i].kind == Kind::stack)
-        known += importance_of(entries_[i].name, declared_[i], 0).empty() ? 0 : 1;
-    if (known == 0)
-      throw Error(ErrorCode::invalid_argument, "the importance matrix knows none of the model's tensors ('" +
-                                                   importance->entries().begin()->first +
-                                                   "' is in it): it is another model's");
-    const auto count = [](std::size_t n) { return static_cast<std::int32_t>(n); };
-    metadata_["quantize.imatrix.file"] = options_.importance_name;
-    metadata_["quantize.imatrix.dataset"] = importance->datasets.empty() ? std::string() : importance->datasets.front();
+    std::size_t known = 0, all = 0;
+    for (std::size_t i = 0; i < entries_.size(); ++i) {
+      if (is_float(declared_[i].type) || !declared_[i].name.starts_with(architecture_.gguf_block_prefix)) continue;
+      ++all;
+      known += importance_of(entries_[i].name, declared_[i], 0).empty() ? 0 : 1;
+    }
+    if (std::string text = importance_note(*importance, known, all); !text.empty()) note(std::move(text));
+    const auto count = [](std::size_t n) {
+      return static_cast<std::int32_t>(std::min<std::size_t>(n, std::numeric_limits<std::int32_t>::max()));
+    };
+    if (!options_.importance_name.empty()) metadata_["quantize.imatrix.file"] = options_.importance_name;
+    if (!importance->datasets.empty()) metadata_["quantize.imatrix.dataset"] = importance->datasets.front();
     metadata_["quantize.imatrix.entries_count"] = count(importance->entries().size());
     metadata_["quantize.imatrix.chunks_count"] = count(importance->chunk_count);
   }

@@ -165,6 +165,8 @@ const Architecture& architecture_of(const format::GgufFields& f, const std::stri
 Config read_config(const GgufFile& file, const std::string& name) {
   const format::GgufFields f(file.metadata(), name);
   Config c;
+  if (f.text("general.type", "") == "imatrix")
+    f.refuse("general.type", "says that this is an importance matrix; a model is needed", ErrorCode::unsupported);
   const std::string arch = f.text("general.architecture", "");
   const Architecture& architecture = architecture_of(f, arch);
   if (const auto parts = f.number("split.count").value_or(1); parts > 1)

@@ -90,7 +90,7 @@ ImportanceMatrix importance(CalibratedModel& model, std::span<const std::int32_t
   const std::size_t length = sample_length(model, options.sample_tokens);
   const auto starts = sample_starts(ids.size(), options.samples, length);
   CalibrationStore states(starts.size(), std::min(ids.size(), length), model.width(), options.cache_bytes,
-                          std::filesystem::temp_directory_path());
+                          spill_folder());
   embed(model, ids, starts, states);
   ImportanceMatrix out = Collector(model, options, states).run();
   out.chunk_size = static_cast<std::uint32_t>(states.tokens());

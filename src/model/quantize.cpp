@@ -4,6 +4,7 @@
 #include <iterator>
 
 #include "core/typed_buffer.h"
+#include "importance_use.h"
 #include "layer_selection.h"
 #include "nibble/quantize/quantize.h"
 #include "rewrite.h"
@@ -133,15 +134,17 @@ class Job {
     return options_.importance->mean_squares(a.gguf_name(own), cols, expert.value_or(0), expert ? config->experts : 1);
   }
 
-  /// Of another model's nothing would be found, or all of the wrong size.
-  void check_importance() const {
+  /// Before anything is written.
+  void check_importance() {
     if (options_.importance == nullptr) return;
+    std::size_t known = 0, all = 0;
     for (const auto& [tensor, linear] : chosen_)
-      for (const std::string& layer : linear.layers())
-        if (!importance_of(layer, out_.in.info(tensor).shape.back()).empty()) return;
-    throw Error(ErrorCode::invalid_argument, "the importance matrix knows none of the model's linear layers ('" +
-                                                 options_.importance->entries().begin()->first +
-                                                 "' is in it): it is another model's");
+      for (const std::string& layer : linear.layers()) {
+        ++all;
+        known += importance_of(layer, out_.in.info(tensor).shape.back()).empty() ? 0 : 1;
+      }
+    if (std::string text = importance_note(*options_.importance, known, all); !text.empty())
+      report_.notes.push_back(std::move(text));
   }
 
   void write_quantized(const TensorInfo& t, const LinearTensor& linear, SafetensorsWriter& writer) {

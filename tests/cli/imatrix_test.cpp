@@ -38,7 +38,7 @@ TEST_F(Imatrix, IsMeasuredAddedAndUsed) {
   EXPECT_TRUE(has(again.text, "--force replaces it")) << again.text;
   const auto more = run("imatrix " + kModel + " -o " + at("b.dat") + few_ + " --format legacy --add " + at("a.gguf"));
   ASSERT_EQ(more.status, 0) << more.text;
-  EXPECT_TRUE(has(more.text, "and 4 that were there before")) << more.text;
+  EXPECT_TRUE(has(more.text, "4 × 64 tokens, and what " + at("a.gguf") + " held")) << more.text;
   const auto one = ImportanceMatrix::read(at("a.gguf")), both = ImportanceMatrix::read(at("b.dat"));
   EXPECT_EQ(both.chunk_count, 8u);
   EXPECT_EQ(one.entries().size(), both.entries().size());
@@ -52,6 +52,20 @@ TEST_F(Imatrix, IsMeasuredAddedAndUsed) {
   ASSERT_EQ(run(to + at("now.gguf") + " --type q4_k --quiet --calibration " + text + few_).status, 0);
   const std::string a = bytes_of(at("weighed.gguf")), b = bytes_of(at("now.gguf"));
   EXPECT_EQ(a.substr(a.size() / 2), b.substr(b.size() - (a.size() - a.size() / 2)));
+}
+
+TEST_F(Imatrix, SaysWhatItDoesNotKnowAndThatItIsNoModel) {
+  ImportanceMatrix one;
+  const std::vector<float> x(256, 1.0f);
+  one.add("blk.0.attn_q.weight", MatrixView<const float>(x.data(), 1, 256));
+  one.write(at("one.gguf"));
+  const auto exported = run("export-gguf " + kModel + " " + at("m.gguf") + " --type q4_0 --imatrix " + at("one.gguf"));
+  EXPECT_TRUE(has(exported.text, "41 of 42 linear layers are not in the importance matrix")) << exported.text;
+  const auto rounded = run("quantize " + kModel + " -o " + at("q") + " --method nf4 --imatrix " + at("one.gguf"));
+  EXPECT_TRUE(has(rounded.text, "41 of 42 linear layers")) << rounded.text;
+  EXPECT_TRUE(has(run("eval " + at("one.gguf")).text, "this is an importance matrix"));
+  EXPECT_EQ(run("imatrix --add " + at("one.gguf") + " " + kModel + " -o " + at("two.gguf") + few_).status, 0);
+  EXPECT_EQ(run("imatrix " + kModel + " -o " + at("three.gguf") + few_, "TMPDIR=/nowhere").status, 0);
 }
 
 TEST_F(Imatrix, WeighsRoundingToo) {
@@ -74,6 +88,13 @@ TEST_F(Imatrix, OptionsThatDoNothingAreRefused) {
   const auto both = run(to + " --imatrix " + at("text.txt") + " --calibration " + at("text.txt"));
   EXPECT_EQ(both.status, 1);
   EXPECT_TRUE(has(both.text, "nibble imatrix --add")) << both.text;
+  const auto floats = run("export-gguf " + kModel + " " + at("x.gguf") + " --imatrix " + at("text.txt"));
+  EXPECT_TRUE(has(floats.text, "F16 has none")) << floats.text;
+  EXPECT_TRUE(has(run(to + " --adapter a --imatrix " + at("text.txt")).text, "--adapter writes"));
+  EXPECT_NE(run(to + " --imatrix ''").status, 0);
+  EXPECT_TRUE(has(run("imatrix " + at("nowhere") + " -o " + at("x.gguf")).text, "there is no '"))
+      << "not its tokenizer";
+  EXPECT_NE(run("quantize " + kModel + " -o " + at("no") + " --method nf4 --cache-memory 1MB").status, 0);
   const auto wrong = run(to + " --imatrix " + at("text.txt"));
   EXPECT_EQ(wrong.status, 1);
   EXPECT_TRUE(has(wrong.text, "no importance matrix")) << wrong.text;
