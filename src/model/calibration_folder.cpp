@@ -142,14 +142,16 @@ std::size_t CalibrationFolder::finished(std::size_t count) const {
 }
 
 void CalibrationFolder::remove(const fs::path& folder) noexcept {
-  // The manifest goes behind the blocks: of a folder that a kill leaves half removed it says whose it is.
   try {
     std::error_code error;
+    if (fs::is_symlink(fs::symlink_status(folder, error))) return;
+    if (!fs::exists(folder / "manifest.json", error)) refuse_foreign(folder);
+    // The manifest goes behind the blocks: of a folder that a kill leaves half removed it says whose it is.
     for (const fs::path& entry : files::list_folder(folder, error))
       if (entry.filename() != "manifest.json" && entry.filename() != "lock") files::remove_quietly(entry);
-  } catch (const std::bad_alloc&) {  // what stays behind costs room only, and the next line needs none
+    files::remove_quietly(folder);
+  } catch (...) {  // somebody else's, or there is no memory: what stays behind costs room only
   }
-  files::remove_quietly(folder);
 }
 
 void save_finished(const fs::path& path, const FinishedBlock& block) {

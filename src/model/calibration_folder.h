@@ -31,7 +31,8 @@ class CalibrationFolder {
   [[nodiscard]] std::filesystem::path block_file(std::size_t index) const;
   /// Blocks finished, from the first on, of so many.
   [[nodiscard]] std::size_t finished(std::size_t count) const;
-  /// Removes such a folder, at whatever moment this is killed in a way that another run understands.
+  /// Removes such a folder, if there is one and it is a run's; at whatever moment this is killed, another run
+  /// understands what is left.
   static void remove(const std::filesystem::path& folder) noexcept;
   /// The folder's name for an output.
   static std::filesystem::path of(const std::filesystem::path& output);
