@@ -265,7 +265,7 @@ void choose(const float* x, Weights w, const float* fits, StepState<Block>& s) {
   const auto d = static_cast<float>(s.d);
   s.error = 0;
   for (std::size_t g = 0; g < s.groups; ++g) {
-    const int middle = round_half_even(std::clamp(fits[g] / d, static_cast<float>(low), static_cast<float>(top)));
+    const int middle = d == 0 ? 0 : round_half_even(std::clamp(fits[g] / d, static_cast<float>(low), static_cast<float>(top)));
     float levels[n], least = HUGE_VALF;
     for (int scale = std::max(middle - 1, low); scale <= std::min(middle + 1, top); ++scale) {
       const float error = assign<LevelsOf<Block>>(x + n * g, w + n * g, n, d * static_cast<float>(scale), 0, levels);
@@ -290,7 +290,7 @@ bool solve_steps(const float* x, Weights w, StepState<Block>& s) {
   }
   if (!(aa > 0) || ax == 0) return false;
   s.d = stored_step(static_cast<float>(ax / aa));
-  return is_finite(static_cast<float>(s.d));
+  return static_cast<float>(s.d) != 0 && is_finite(static_cast<float>(s.d));
 }
 
 template <class Block, class Weights>
