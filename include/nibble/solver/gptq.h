@@ -22,6 +22,7 @@
 #include "nibble/core/matrix_view.h"
 #include "nibble/core/parallel.h"
 #include "nibble/core/progress.h"
+#include "nibble/matrix/block_matrix.h"
 #include "nibble/matrix/quantized_matrix.h"
 #include "nibble/solver/hessian.h"
 
@@ -99,9 +100,23 @@ struct Result {
 /// cannot hold), cancelled.
 Result solve(FloatMatrix weights, const Hessian& hessian, const Options& options = {});
 
+struct BlockResult {
+  BlockMatrix matrix;
+  Report report;
+};
+
+/// The same into GGUF's blocks, of any type that encode_block() fits to weights: a block's scales are fitted to the
+/// weights that make up for all columns before it, each column's squared error counting as it does in the loss, and its
+/// codes are chosen column by column. Of the options bits, group_size, symmetric, scale_type and grid_search are
+/// settled by the type. Errors beside those: invalid_argument for rows that are no whole blocks, and for options that
+/// blocks have no place for (act_order, static_groups, compat, double_precision); unsupported names another type.
+BlockResult solve(FloatMatrix weights, const Hessian& hessian, BlockType type, const Options& options = {});
+
 /// ½·tr(ΔW·H·ΔWᵀ), H = (2/tokens)·Σ x·xᵀ, of any quantization of `weights`: what solve() makes small. Dead channels
 /// count nothing. `backend` decodes it (null: default_backend()). Error{shape_mismatch}.
 double layer_loss(FloatMatrix weights, const QuantizedMatrix& quantized, const Hessian& hessian,
+                  Executor& executor = default_executor(), const Backend* backend = nullptr);
+double layer_loss(FloatMatrix weights, const BlockMatrix& quantized, const Hessian& hessian,
                   Executor& executor = default_executor(), const Backend* backend = nullptr);
 
 }  // namespace nibble::inline NIBBLE_ABI::gptq

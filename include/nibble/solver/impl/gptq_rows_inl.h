@@ -29,27 +29,69 @@ inline constexpr std::size_t kNarrow = 16;
 template <class T>
 inline constexpr T kRounder = sizeof(T) == 4 ? T(12582912) : T(6755399441055744);
 
-/// One column of a panel: codes, decoded values, and what is left over in units of the pivot.
+/// A group of a panel as it is fitted: the weights [n][kLanes] of positions from `first` on, up to date.
 template <class T>
-void quantize_column(const T* w, const LaneGrid<T>& grid, T top, T pivot, std::uint8_t* codes, T* decoded, T* error) {
-  const RoundedProduct<float> times;
-  for (std::size_t lane = 0; lane < kLanes; ++lane) {
-    const T low = -grid.zero[lane], high = top - grid.zero[lane];
-    T t = w[lane] / grid.scale[lane];
-    t = t > low ? t : low;
-    t = t < high ? t : high;
-    t = (t + kRounder<T>)-kRounder<T>;
-    codes[lane] = static_cast<std::uint8_t>(static_cast<std::int32_t>(t + grid.zero[lane]));
-    decoded[lane] = static_cast<T>(times(static_cast<float>(t), static_cast<float>(grid.scale[lane])));
-    error[lane] = (w[lane] - decoded[lane]) / pivot;
+struct GroupWindow {
+  const T* weights;
+  std::size_t n, first;
+  std::size_t group;
+  std::size_t first_row, rows;  ///< Of the matrix.
+  /// U_ii of these positions, `pivot_stride` apart; null where the grids are those of the original weights.
+  const T* pivots;
+  std::size_t pivot_stride;
+};
+
+/// What a row's codes and scales are: the groups of a QuantizedMatrix. (Those of GGUF's blocks: gptq_blocks_inl.h.)
+template <class T>
+class AffineGroups {
+ public:
+  using Grid = LaneGrid<T>;
+  AffineGroups(const RowsInput<T>& in, QuantizedMatrix& out) : in_(in), out_(out) {}
+
+  void fit(const GroupWindow<T>& w, Grid& grid) const {
+    grid = fit_grid(w.weights, w.n, in_.options);
+    for (std::size_t r = 0; r < w.rows; ++r)
+      check_scale(in_.options, w.first_row + r, w.group, static_cast<float>(grid.scale[r]));
   }
-}
+
+  /// One column of a panel, at `position`: codes, decoded values, and what is left over in units of the pivot.
+  void quantize(const Grid& grid, std::size_t, const T* w, T pivot, std::uint8_t* codes, T* decoded, T* error) const {
+    const RoundedProduct<float> times;
+    const T top = static_cast<T>((1 << in_.options.bits) - 1);
+    for (std::size_t lane = 0; lane < kLanes; ++lane) {
+      const T low = -grid.zero[lane], high = top - grid.zero[lane];
+      T t = w[lane] / grid.scale[lane];
+      t = t > low ? t : low;
+      t = t < high ? t : high;
+      t = (t + kRounder<T>)-kRounder<T>;
+      codes[lane] = static_cast<std::uint8_t>(static_cast<std::int32_t>(t + grid.zero[lane]));
+      decoded[lane] = static_cast<T>(times(static_cast<float>(t), static_cast<float>(grid.scale[lane])));
+      error[lane] = (w[lane] - decoded[lane]) / pivot;
+    }
+  }
+
+  /// Row `row`, which is the panel's `lane`: its codes, a byte each in the columns' own order, and all groups' grids.
+  void store(std::size_t row, std::size_t lane, const std::uint8_t* codes, const std::vector<Grid>& grids) const {
+    const int bits = in_.options.bits;
+    const std::size_t n = in_.plan.cols();
+    std::uint8_t* to = out_.codes.template writable<std::uint8_t>() + row * out_.row_bytes();
+    if (bits == 4) kernels_of(in_.options.backend).pack_nibbles(codes, n, to);
+    else pack_codes(codes, n, bits, to);
+    for (std::size_t g = 0; g < grids.size(); ++g)
+      store_group(out_, in_.options, row, g, grids.size(),
+                  {static_cast<float>(grids[g].scale[lane]), static_cast<std::int32_t>(grids[g].zero[lane])});
+  }
+
+ private:
+  const RowsInput<T>& in_;
+  QuantizedMatrix& out_;
+};
 
 /// One task: up to kPanels · kLanes rows.
-template <class T>
+template <class T, class Groups>
 class RowChunk {
  public:
-  RowChunk(const RowsInput<T>& in, QuantizedMatrix& out) : in_(in), out_(out), n_(in.plan.cols()) {
+  RowChunk(const RowsInput<T>& in, const Groups& groups) : in_(in), groups_(groups), n_(in.plan.cols()) {
     std::size_t widest = 0, longest = 0;
     for (const auto& s : in.factor) {
       widest = std::max(widest, s.width());
@@ -93,7 +135,7 @@ class RowChunk {
     std::vector<T> current;  ///< GPTAQ: the weight as it was quantized.
     std::vector<T> window;   ///< Of the current step, up to date.
     std::vector<std::uint8_t> codes;
-    std::vector<LaneGrid<T>> grids;
+    std::vector<typename Groups::Grid> grids;
     double squares[kLanes];
   };
 
@@ -124,21 +166,19 @@ class RowChunk {
     refuse_weight(in_.options, row, c, values[c]);
   }
 
-  void fit(Panel& p, std::size_t group, const T* w, std::size_t n) {
-    p.grids[group] = fit_grid(w, n, in_.options);
-    for (std::size_t r = 0; r < p.rows; ++r)
-      check_scale(in_.options, p.first_row + r, group, static_cast<float>(p.grids[group].scale[r]));
+  void fit_first(Panel& p, std::size_t group, const T* w, std::size_t n) {
+    groups_.fit({w, n, 0, group, p.first_row, p.rows, nullptr, 0}, p.grids[group]);
   }
 
   /// Grids of the original weights, in the order of their groups.
   void fit_all(Panel& p) {
-    if (in_.plan.groups == 1) return fit(p, 0, p.target.data(), n_);
+    if (in_.plan.groups == 1) return fit_first(p, 0, p.target.data(), n_);
     std::vector<std::vector<T>> members(in_.plan.groups);
     for (std::size_t i = 0; i < n_; ++i) {
       auto& group = members[in_.plan.group[i]];
       group.insert(group.end(), p.target.data() + i * kLanes, p.target.data() + (i + 1) * kLanes);
     }
-    for (std::size_t g = 0; g < members.size(); ++g) fit(p, g, members[g].data(), members[g].size() / kLanes);
+    for (std::size_t g = 0; g < members.size(); ++g) fit_first(p, g, members[g].data(), members[g].size() / kLanes);
   }
 
   /// window = target + Δ·coupling (+ current·drift, which is a change of the target).
@@ -178,13 +218,15 @@ class RowChunk {
   }
 
   void fit_at(const StepFactor<T>& s, Panel& p, std::size_t i) {
-    fit(p, in_.plan.group[i], p.window.data() + (i - s.step.begin) * kLanes, in_.plan.group_end(i) - i);
+    const std::size_t at = i - s.step.begin, group = in_.plan.group[i];
+    groups_.fit({p.window.data() + at * kLanes, in_.plan.group_end(i) - i, i, group, p.first_row, p.rows,
+                 s.inverse.data() + at * (s.width() + 1), s.width() + 1},
+                p.grids[group]);
   }
 
   /// Positions [first, end), each from its quantization to its effect on the others of them.
   void solve_narrow(const StepFactor<T>& s, Panel& p, std::size_t first, std::size_t end) {
     const std::size_t w = s.width(), begin = s.step.begin;
-    const T top = static_cast<T>((1 << in_.options.bits) - 1);
     const RoundedProduct<T> times;
     alignas(64) T squares[kLanes] = {};
     alignas(64) T decoded[kLanes];
@@ -192,8 +234,8 @@ class RowChunk {
       const T* inverse = s.inverse.data() + (i - begin);
       T* now = p.window.data() + (i - begin) * kLanes;
       T* error = errors_.data() + (i - begin) * kLanes;
-      quantize_column(now, p.grids[in_.plan.group[i]], top, inverse[(i - begin) * w], p.codes.data() + i * kLanes,
-                      decoded, error);
+      groups_.quantize(p.grids[in_.plan.group[i]], i, now, inverse[(i - begin) * w], p.codes.data() + i * kLanes,
+                       decoded, error);
       for (std::size_t lane = 0; lane < kLanes; ++lane) squares[lane] += times(error[lane], error[lane]);
       for (std::size_t j = i + 1; j < end; ++j) {
         const T u = inverse[(j - begin) * w];
@@ -234,26 +276,17 @@ class RowChunk {
     for (std::size_t i = 0; i < rest * kLanes; ++i) p.target[end * kLanes + i] += product_[i];
   }
 
-  /// Codes back in the columns' own order, packed; scales and zero points.
+  /// Codes back in the columns' own order; scales.
   void store(const Panel& p) {
-    const int bits = in_.options.bits;
     row_codes_.resize(kLanes * (n_ + 16));
     for (std::size_t i = 0; i < n_; ++i)
       for (std::size_t r = 0; r < kLanes; ++r) row_codes_[r * (n_ + 16) + in_.plan.order[i]] = p.codes[i * kLanes + r];
-    for (std::size_t r = 0; r < p.rows; ++r) {
-      const std::size_t row = p.first_row + r;
-      std::uint8_t* to = out_.codes.writable<std::uint8_t>() + row * out_.row_bytes();
-      const std::uint8_t* codes = row_codes_.data() + r * (n_ + 16);
-      if (bits == 4) isa_.pack_nibbles(codes, n_, to);
-      else pack_codes(codes, n_, bits, to);
-      for (std::size_t g = 0; g < in_.plan.groups; ++g)
-        store_group(out_, in_.options, row, g, in_.plan.groups,
-                    {static_cast<float>(p.grids[g].scale[r]), static_cast<std::int32_t>(p.grids[g].zero[r])});
-    }
+    for (std::size_t r = 0; r < p.rows; ++r)
+      groups_.store(p.first_row + r, r, row_codes_.data() + r * (n_ + 16), p.grids);
   }
 
   const RowsInput<T>& in_;
-  QuantizedMatrix& out_;
+  const Groups& groups_;
   std::size_t n_;
   bool drifts_ = false;
   const kernels::KernelTable& isa_ = kernels_of(in_.options.backend);
@@ -264,22 +297,28 @@ class RowChunk {
   std::vector<std::uint8_t> row_codes_;
 };
 
-}  // namespace detail
-
-template <class T>
-double solve_rows(const RowsInput<T>& in, QuantizedMatrix& out, Executor& executor) {
+/// Solves all rows; returns ½Σe².
+template <class T, class Groups>
+double solve_chunks(const RowsInput<T>& in, const Groups& groups, Executor& executor) {
   // Small matrices in smaller chunks, so that every thread has some; results do not depend on it.
   const std::size_t rows = in.weights.rows;
   const auto threads = static_cast<std::size_t>(std::max(1, executor.concurrency()));
   const std::size_t panels = (rows + kLanes - 1) / kLanes;
-  const std::size_t chunk = kLanes * std::clamp<std::size_t>(panels / (2 * threads), 1, detail::kPanels);
+  const std::size_t chunk = kLanes * std::clamp<std::size_t>(panels / (2 * threads), 1, kPanels);
   std::vector<double> losses(rows);
   parallel_for(executor, (rows + chunk - 1) / chunk, 1, [&](std::size_t begin, std::size_t end) {
-    detail::RowChunk<T> solver(in, out);
+    RowChunk<T, Groups> solver(in, groups);
     for (std::size_t i = begin; i < end; ++i)
       solver.run(i * chunk, std::min(chunk, rows - i * chunk), losses.data() + i * chunk);
   });
   return std::accumulate(losses.begin(), losses.end(), 0.0);
+}
+
+}  // namespace detail
+
+template <class T>
+double solve_rows(const RowsInput<T>& in, QuantizedMatrix& out, Executor& executor) {
+  return detail::solve_chunks(in, detail::AffineGroups<T>(in, out), executor);
 }
 
 }  // namespace nibble::inline NIBBLE_ABI::gptq

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "nibble/core/error.h"
 #include "nibble/scheme/affine.h"
 #include "nibble/solver/impl/gptq_plan.h"
 
@@ -13,6 +14,15 @@ namespace nibble::inline NIBBLE_ABI::gptq {
 
 /// Short text for a number in a message.
 std::string text_of(double x);
+
+namespace detail {
+
+/// Error{invalid_argument} says of the layer why not.
+inline void need(const Options& o, bool ok, const std::string& why) {
+  if (!ok) throw Error(ErrorCode::invalid_argument, "gptq of '" + o.name + "': " + why);
+}
+
+}  // namespace detail
 
 /// Error{invalid_argument} names the option that is out of range, and its value.
 void check_options(const Options& o);

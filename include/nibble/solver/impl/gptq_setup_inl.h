@@ -18,14 +18,6 @@ NIBBLE_INLINE std::string text_of(double x) {
   return out;
 }
 
-namespace detail {
-
-inline void need(const Options& o, bool ok, const std::string& why) {
-  if (!ok) throw Error(ErrorCode::invalid_argument, "gptq of '" + o.name + "': " + why);
-}
-
-}  // namespace detail
-
 NIBBLE_INLINE void check_options(const Options& o) {
   detail::need(o, o.bits >= 2 && o.bits <= 8, "bits is " + std::to_string(o.bits) + "; it must be 2 to 8");
   detail::need(o, o.group_size >= 1 || o.group_size == -1,
