@@ -12,7 +12,7 @@
 namespace nibble::inline NIBBLE_ABI::cuda {
 
 /// Weights for matmul(). Blocks of an exact_spec (Q4_0, Q5_0, Q8_0, Q3_K, Q6_K, Q8_K) become quantized weights of that
-/// spec, value for value, and keep about their size. The others, whose minimum or table no spec has, are decoded on the
+/// spec, value for value, and keep about their size. The others, which no spec stands for, are decoded on the
 /// device, or here where the device has no codebooks (decodes_on_device), to unquantized weights of `type` (f32, f16 or
 /// bf16; rounded once, half to even; what f16 cannot hold becomes infinite); plain floats are uploaded in their own
 /// type. Allocates, for the others also as much as the blocks take until they are decoded, and waits for the stream.

@@ -4,12 +4,11 @@
 // and a constant zero point it is also a QuantizedMatrix, value for value, and runs on the same kernels:
 //
 //   Q4_0 ↔ int4-g32-sym    Q5_0 ↔ int5-g32-sym    Q8_0 ↔ int8-g32-sym    (f16 scales, which may be negative)
-//   Q3_K → int3-g16-sym-f32    Q6_K → int6-g16-sym-f32    Q8_K → int8-g256-sym-f32       (the two-level scale
-//   multiplied
-//                                                                                        out, exactly)
+//   Q3_K → int3-g16-sym-f32    Q6_K → int6-g16-sym-f32    Q8_K → int8-g256-sym-f32    (two-level scales multiplied out)
 //
-// The others (Q4_1, Q5_1, Q2_K, Q4_K, Q5_K: a real-valued minimum; IQ4_NL, IQ4_XS: their own table) have no such form;
-// the CPU backends multiply their codes all the same (Backend::matmul).
+// The others have no such form: a real-valued minimum (Q4_1, Q5_1, Q2_K, Q4_K, Q5_K), a table of their own (IQ4, MXFP4,
+// NVFP4), points of a lattice (IQ1, IQ2, IQ3), another zero point (TQ1_0, TQ2_0). The CPU backends multiply their codes
+// all the same (Backend::matmul).
 #pragma once
 
 #include <cstddef>

@@ -169,9 +169,9 @@ constexpr bool can_encode(BlockType type) {
 ///   the others                      least squared error, by the searches of scheme/impl/gguf_fit.h
 bool encode_block(BlockType type, const float* values, std::byte* to);
 
-/// The same by the least squared error that counts each value `weights` times (finite, not negative), whatever the
-/// type: a weight is worth what its input is, the mean square of the activations of its column. Where all are 0, each
-/// counts once.
+/// The same by the least squared error that counts each value `weights` times (finite, not negative; a thousandth of
+/// their mean more), whatever the type: a weight is worth what its input is, the mean square of the activations of its
+/// column. Where all are 0, each counts once.
 bool encode_block(BlockType type, const float* values, const float* weights, std::byte* to);
 
 }  // namespace nibble::inline NIBBLE_ABI

@@ -1,10 +1,10 @@
 // GGUF's blocks of ternary values and of 4-bit floats. Little-endian, packed as drawn; scheme/gguf_blocks.h says what
 // is common to all blocks.
 //
-//   TQ1_0    codes 48 | rest 4 | d f16            (code − 1)·d                  five base-3 digits a byte, four of the
-//   rest TQ2_0    codes 64 | d f16                     (code − 1)·d                  two bits each, as Q2_K's MXFP4 e
-//   u8 | codes 16                      table[code]·2^(e − 128)       32 values, codes as Q4_0's NVFP4    d E4M3 4 |
-//   codes 32                  table[code]·d/2               64 values in groups of 16
+//   TQ1_0    codes 48 | rest 4 | d f16     (code − 1)·d             256 values, five base-3 digits a byte
+//   TQ2_0    codes 64 | d f16              (code − 1)·d             256 values, two bits each, as Q2_K's
+//   MXFP4    e u8 | codes 16               table[code]·2^(e − 128)  32 values, codes as Q4_0's
+//   NVFP4    d E4M3 4 | codes 32           table[code]·d/2          64 values in groups of 16
 //
 // The table is that of E2M1 doubled: 0, 1, 2, 3, 4, 6, 8, 12 and their negatives (where ggml has +0 for −0). Source:
 // the OCP Microscaling specification, and ggml's struct and dequantize_row_* definitions, whose values these decoders

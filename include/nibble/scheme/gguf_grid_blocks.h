@@ -2,13 +2,16 @@
 // with signs and a group's scale of their own. Little-endian, packed as drawn; scheme/gguf_blocks.h says what is common
 // to all blocks.
 //
-//   IQ2_XXS  d f16 | 8 × (points 4, signs and scale u32)    d·(2s + 1)/8 · ±(8, 25 or 43)     points of 8, s 4 bits a
-//   32 IQ2_XS   d f16 | points and signs u16 32 | scales 8     d·(2s + 1)/8 · ±(8, 25 or 43)     s 4 bits a 16 IQ2_S d
-//   f16 | points 32 | signs 32 | high 8 | scales 8    as IQ2_XS IQ3_XXS  d f16 | points 64 | signs and scale u32 8
-//   d·(2s + 1)/4 · ±(4, 12 … 52, 62)  points of 4, s 4 bits a 32 IQ3_S    d f16 | points 64 | high 8 | signs 32 |
-//   scales 4    d·(2s + 1) · ±(1, 3 … 15)    s 4 bits a 32 IQ1_S    d f16 | points 32 | high, shift and scale u16 8
-//   d·(2s + 1) · (−1, 0 or 1, ± ⅛)    s 3 bits a 32 IQ1_M    points 32 | high and shift 16 | scales 8       as IQ1_S s
-//   3 bits a 16, ± a point; d in the scales' bits
+//   IQ2_XXS  d f16 | 8 × (points 4, signs and scale u32)     d·(2s + 1)/8 · ±(8, 25 or 43)
+//   IQ2_XS   d f16 | points and signs u16 32 | scales 8      d·(2s + 1)/8 · ±(8, 25 or 43)
+//   IQ2_S    d f16 | points 32 | signs 32 | high 8 | scales 8 the same
+//   IQ3_XXS  d f16 | points 64 | signs and scale u32 8       d·(2s + 1)/4 · ±(4, 12 … 52 or 62)
+//   IQ3_S    d f16 | points 64 | high 8 | signs 32 | scales 4 d·(2s + 1) · ±(1, 3 … or 15)
+//   IQ1_S    d f16 | points 32 | high, shift and scale u16 8 d·(2s + 1) · (−1, 0 or 1, ± ⅛)
+//   IQ1_M    points 32 | high and shift 16 | scales 8        the same; d in the scales' upper bits
+//
+// Points are of eight values, of IQ3 of four. s has 4 bits, in IQ1 3, of each 32 values, in IQ2_XS, IQ2_S and IQ1_M of
+// each 16.
 //
 // Every value is an integer times a group's scale, exact in fp32: 11 bits of d, at most 5 of 2s + 1 and 6 of a level.
 // Source: the struct and dequantize_row_* definitions of ggml, whose values these decoders give bit for bit. They are

@@ -1,13 +1,15 @@
 // GGUF's super-blocks of 256 values in groups of 16 or 32: each group's scale (and minimum) is a small integer, times
 // one step of the whole. Little-endian, packed as drawn; scheme/gguf_blocks.h says what is common to all blocks.
 //
-//   Q2_K     scales 16 | codes 64 | d f16 | dmin f16            code·(d·s) − dmin·m    16 groups of 16, s and m 4 bits
-//   Q3_K     high 32 | codes 64 | scales 12 | d f16             (code − 4)·(d·s)       16 groups of 16, s 6 bits,
-//   signed Q4_K     d f16 | dmin f16 | scales 12 | codes 128           code·(d·s) − dmin·m    8 groups of 32, s and m 6
-//   bits Q5_K     d f16 | dmin f16 | scales 12 | high 32 | codes 128 code·(d·s) − dmin·m Q6_K     low 128 | high 64 |
-//   scales i8 16 | d f16           (code − 32)·(d·s)      16 groups of 16 IQ4_XS   d f16 | scales high u16 | low 4 |
-//   codes 128        table[code]·(d·s)      8 groups of 32, s 6 bits, signed Q8_K     d f32 | codes i8 256 | sums i16
-//   16                 code·d                 sums: of each 16 codes
+//   Q2_K     scales 16 | codes 64 | d f16 | dmin f16            code·(d·s) − dmin·m    16 groups of 16
+//   Q3_K     high 32 | codes 64 | scales 12 | d f16             (code − 4)·(d·s)       16 groups of 16
+//   Q4_K     d f16 | dmin f16 | scales 12 | codes 128           code·(d·s) − dmin·m    8 groups of 32
+//   Q5_K     d f16 | dmin f16 | scales 12 | high 32 | codes 128 code·(d·s) − dmin·m    8 groups of 32
+//   Q6_K     low 128 | high 64 | scales i8 16 | d f16           (code − 32)·(d·s)      16 groups of 16
+//   IQ4_XS   d f16 | scales high 2 | low 4 | codes 128          table[code]·(d·s)      8 groups of 32
+//   Q8_K     d f32 | codes i8 256 | sums i16 16                 code·d                 sums: of each 16 codes
+//
+// s and m have 4 bits in Q2_K and 6 in Q4_K and Q5_K; s is signed in Q3_K and IQ4_XS, of 6 bits, and Q6_K, of 8.
 //
 // Where a multiply feeds an add (the types with a minimum) the product is exact in fp32: 11 bits of d, at most 6 of a
 // group's scale and at most 5 of a code. Each value is therefore rounded once, and contraction cannot change it.

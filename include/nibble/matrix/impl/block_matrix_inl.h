@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 #include "nibble/core/error.h"
@@ -36,17 +37,15 @@ inline void check_finite(std::string_view name, std::size_t row, const float* x,
     }
 }
 
+/// Blocks that are symmetric codes and one f16 scale.
+template <class Block>
+concept OneScale =
+    std::is_same_v<Block, blocks::Q4_0> || std::is_same_v<Block, blocks::Q5_0> || std::is_same_v<Block, blocks::Q8_0>;
+
 /// The codes of one block, unsigned around a zero point of 2^(B−1), and its scales.
-inline void take_apart(const blocks::Q4_0& b, std::uint8_t* codes, f16* scales) {
-  for (std::size_t j = 0; j < b.size; ++j) codes[j] = blocks::split_nibble(b.codes, j);
-  *scales = b.d;
-}
-inline void take_apart(const blocks::Q5_0& b, std::uint8_t* codes, f16* scales) {
+template <OneScale Block>
+void take_apart(const Block& b, std::uint8_t* codes, f16* scales) {
   for (std::size_t j = 0; j < b.size; ++j) codes[j] = b.code(j);
-  *scales = b.d;
-}
-inline void take_apart(const blocks::Q8_0& b, std::uint8_t* codes, f16* scales) {
-  for (std::size_t j = 0; j < b.size; ++j) codes[j] = static_cast<std::uint8_t>(b.codes[j] + 128);
   *scales = b.d;
 }
 template <class Block>
@@ -60,19 +59,10 @@ inline void take_apart(const blocks::Q8_K& b, std::uint8_t* codes, float* scales
   *scales = b.d;
 }
 
-inline void put_together(const std::uint8_t* codes, f16 scale, blocks::Q4_0& b) {
+template <OneScale Block>
+void put_together(const std::uint8_t* codes, f16 scale, Block& b) {
   b.d = scale;
-  blocks::set_split_nibbles(b.codes, codes);
-}
-inline void put_together(const std::uint8_t* codes, f16 scale, blocks::Q5_0& b) {
-  b.d = scale;
-  blocks::set_split_nibbles(b.codes, codes);
-  for (std::size_t j = 0; j < b.size; ++j)
-    b.high[j / 8] = static_cast<std::uint8_t>(b.high[j / 8] | (codes[j] >> 4) << (j % 8));
-}
-inline void put_together(const std::uint8_t* codes, f16 scale, blocks::Q8_0& b) {
-  b.d = scale;
-  for (std::size_t j = 0; j < b.size; ++j) b.codes[j] = static_cast<std::int8_t>(codes[j] - 128);
+  b.set_codes(codes);
 }
 
 template <class Block, class Scale>

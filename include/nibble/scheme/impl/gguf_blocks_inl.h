@@ -12,8 +12,8 @@ namespace nibble::inline NIBBLE_ABI {
 
 namespace detail {
 
-/// What each value of a block counts, 1 in all of the mean: not 0 even where its input never was anything, so that it
-/// comes back as something like itself.
+/// What each value of a block counts: its share of the mean weight, and 1/1024 more, so that a value whose input never
+/// was anything comes back as something like itself.
 inline void share_out(const float* weights, std::size_t n, float* to) {
   double sum = 0;
   for (std::size_t i = 0; i < n; ++i) sum += static_cast<double>(weights[i]);

@@ -265,7 +265,8 @@ void choose(const float* x, Weights w, const float* fits, StepState<Block>& s) {
   const auto d = static_cast<float>(s.d);
   s.error = 0;
   for (std::size_t g = 0; g < s.groups; ++g) {
-    const int middle = d == 0 ? 0 : round_half_even(std::clamp(fits[g] / d, static_cast<float>(low), static_cast<float>(top)));
+    const int middle =
+        d == 0 ? 0 : round_half_even(std::clamp(fits[g] / d, static_cast<float>(low), static_cast<float>(top)));
     float levels[n], least = HUGE_VALF;
     for (int scale = std::max(middle - 1, low); scale <= std::min(middle + 1, top); ++scale) {
       const float error = assign<LevelsOf<Block>>(x + n * g, w + n * g, n, d * static_cast<float>(scale), 0, levels);
