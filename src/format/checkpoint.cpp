@@ -131,7 +131,7 @@ Buffer Checkpoint::data(const std::string& name) const {
 }
 
 Buffer Checkpoint::aligned_data(const std::string& name) const {
-  const Buffer bytes = data(name);
+  Buffer bytes = data(name);
   if (is_aligned(bytes, info(name).type)) return bytes;
   Buffer copy = Buffer::allocate(bytes.size());
   std::memcpy(copy.writable<std::byte>(), bytes.data(), bytes.size());
