@@ -144,7 +144,9 @@ NIBBLE_INLINE void InterleavedMatrix::pack_blocks(const Packer& by, const BlockM
     Block block;
     for (std::size_t s = 0; s < m.cols / Block::size; ++s, codes += Block::size) {
       std::memcpy(static_cast<void*>(&block), m.row(r) + s * sizeof block, sizeof block);
-      detail::copy_codes(block, codes, std::make_index_sequence<Block::size>());
+      if constexpr (!is_host_only<Block>) detail::copy_codes(block, codes, std::make_index_sequence<Block::size>());
+      else  // look-ups: nothing of them is known beforehand
+        for (std::size_t i = 0; i < Block::size; ++i) codes[i] = block.code(i);
       for (std::size_t g = 0; g < groups; ++g) {
         const detail::GroupNumbers n = detail::numbers_of(block, g);
         const std::size_t group = param_index(r, s * groups + g, groups_),
