@@ -60,7 +60,8 @@ ImportanceMatrix observed(const std::string& model, const CalibrationText& text,
 void add_imatrix_command(CLI::App& app) {
   auto o = std::make_shared<Options>();
   CLI::App* c = app.add_subcommand(
-      "imatrix", "Measure how much each input channel of a model's layers carries, for export-gguf and llama.cpp");
+      "imatrix",
+      "Measure how much each input channel of a model's layers carries, for export-gguf, quantize and llama.cpp");
   c->add_option("model", o->model, "Model directory or GGUF file")->required();
   c->add_option("-o,--output", o->output, "The importance matrix to write")->required()->check(kNamed);
   o->text.add_to(*c, "Options", std::string("Text that the model is run on") + kByDefault);

@@ -8,7 +8,6 @@
 #include "core/files.h"
 #include "core/pending.h"
 #include "nibble/core/error.h"
-#include "nibble/core/printable.h"
 #include "nibble/format/gguf.h"
 #include "nibble/scheme/rounding.h"
 

@@ -12,8 +12,7 @@ namespace {
 using Kind = CalibratedMethod::Kind;
 
 /// Tokens that a module is run on for every ratio tried: whole sequences, evenly spaced. One in 32, so that the 20
-/// ratios together take less than one pass of all tokens through the block, but never too few to tell ratios apart, nor
-/// more than tell more.
+/// ratios together take less than one pass of all tokens through the block; but 512 at least and 2,048 at most.
 std::size_t inspected_tokens(std::uint64_t tokens) { return std::clamp<std::uint64_t>(tokens / 32, 512, 2048); }
 /// Layers that saw a lesser share of the tokens are rounded to nearest, as GPTQ does it.
 const double kLeastCoverage = gptq::Options{}.min_coverage;

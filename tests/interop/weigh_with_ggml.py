@@ -44,7 +44,7 @@ for name, number in TYPES.items():
     values, size = SIZES[name]
     blocks = np.zeros(ROWS * COLS // values * size, np.uint8)
     lib.ggml_quantize_chunk(number, x.ctypes.data, blocks.ctypes.data, 0, ROWS, COLS, weights.ctypes.data)
-    decode = getattr(lib, "dequantize_row_" + (name.lower() if name[0] == "I" or name[-1] != "K" else name.lower()[:-1] + "K"))
+    decode = getattr(lib, "dequantize_row_" + name.lower().replace("_k", "_K"))
     back = np.zeros_like(x)
     decode(ctypes.c_void_p(blocks.ctypes.data), ctypes.c_void_p(back.ctypes.data), i64(x.size))
     w = np.tile(weights.astype(np.float64), ROWS)

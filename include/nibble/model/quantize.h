@@ -28,7 +28,7 @@ struct QuantizeModelOptions {
   std::function<QuantizedMatrix(const std::string& layer)> matrix = {};
   /// With a spec: what the errors of each input channel count (quantize_by_importance), under GGUF's names
   /// (engine::importance, or llama.cpp's imatrix) or the layers' own; null: all alike. Layers that are not in it are
-  /// rounded as without.
+  /// rounded as without. A layer that is in it is held in four more copies of fp32.
   const ImportanceMatrix* importance = nullptr;
   const Backend* backend = nullptr;  ///< Null: default_backend().
   Executor* executor = nullptr;      ///< Null: default_executor().
