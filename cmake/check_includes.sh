@@ -80,4 +80,10 @@ if grep -rnE 'directory_iterator|(fs|filesystem)::remove_all' include src; then
   echo "list_folder of src/core/files.h lists folders, and remove_quietly of src/core/pending.h removes them"
   bad=1
 fi
+# What of <filesystem> throws no Error of ours: a name too long, or a folder that may not be searched, is an input.
+if grep -rnE '(fs|filesystem)::(exists|is_directory|is_regular_file|is_symlink|file_size)\(' src include |
+  grep -vE '(error|ignored)\)|::[a-z_]+\((status|there|was)\)|fs::is_symlink\(fs::symlink_status\(entry, error\)\)'; then
+  echo "exists, is_directory, is_regular_file, is_link and size of src/core/files.h throw an Error that names the file"
+  bad=1
+fi
 exit "${bad:-0}"

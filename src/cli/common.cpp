@@ -51,7 +51,7 @@ std::vector<std::int32_t> read_tokens(const std::filesystem::path& model, const 
   format::refuse_no_text(text);
   const auto tokenizer = text::load_tokenizer(model);
   ProgressBar bar("tokens", true);  // heeds Ctrl-C
-  const std::uintmax_t size = std::filesystem::file_size(text);
+  const std::uintmax_t size = files::size(text);
   for (std::uintmax_t bytes = 16 * (most + margin); most > 0 && bytes < size; bytes *= 4) {
     auto ids = tokenizer->encode(beginning_of(text, static_cast<std::size_t>(bytes)), true, bar.callback());
     if (ids.size() < most + margin) continue;

@@ -89,7 +89,7 @@ void run_self(std::vector<std::string> arguments, const fs::path& log) {
   while (waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
   if (interrupted() || (WIFEXITED(status) && WEXITSTATUS(status) == kInterruptedExit))
     throw Error(ErrorCode::cancelled, "interrupted");
-  const std::string said = fs::exists(log) ? files::read_text(log) : std::string();
+  const std::string said = files::exists(log) ? files::read_text(log) : std::string();
   if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) throw Error(ErrorCode::io, failure_of(status, said));
   fmt::print(stderr, "{}", said);  // warnings
 }
@@ -184,7 +184,7 @@ class Comparison {
     if (reference || reference_.failure.empty()) row.kl_mean = figure(j, "kl_mean");
     row.prefill = figure(j, "prefill_tokens_per_s");
     row.decode = figure(j, "decode_tokens_per_s");
-    row.file_bytes = fs::file_size(copy / "model.safetensors");
+    row.file_bytes = files::size(copy / "model.safetensors");
     row.peak_rss_bytes = j.value("peak_rss_bytes", std::size_t{0});
     row.predicted = j.value("predicted_tokens", std::size_t{0});
     row.kl_predictions = j.value("kl_predictions", std::size_t{0});

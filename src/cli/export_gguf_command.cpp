@@ -7,6 +7,7 @@
 
 #include "calibration_text.h"
 #include "commands.h"
+#include "core/files.h"
 #include "nibble/core/error.h"
 #include "nibble/model/adapter.h"
 #include "nibble/model/export_gguf.h"
@@ -34,8 +35,7 @@ void export_adapter(const Options& o, BlockType type) {
   const model::Adapter adapter = model::Adapter::load(o.adapter, &config);
   adapter.save_gguf(o.output, config, found->second);
   if (!o.quiet)
-    fmt::print("{}: the adapter of {} layers, {}\n", o.output, adapter.layers.size(),
-               megabytes(std::filesystem::file_size(o.output)));
+    fmt::print("{}: the adapter of {} layers, {}\n", o.output, adapter.layers.size(), megabytes(files::size(o.output)));
 }
 
 /// Of a file, or of a text that the model is run on now; nothing where neither was asked for.
@@ -67,7 +67,7 @@ void run(const Options& o) {
     throw Error(ErrorCode::invalid_argument, "'" + o.type + "' is no type to write; there are " + known);
   }
   files::check_output({o.output, files::OutputKind::file}, {o.model, o.adapter, o.imatrix, o.text.file});
-  if (std::filesystem::exists(o.output) && !o.force)
+  if (files::exists(o.output) && !o.force)
     throw Error(ErrorCode::invalid_argument, "'" + o.output + "' exists already; --force replaces it");
   if (!o.adapter.empty() && (!o.imatrix.empty() || !o.text.file.empty()))
     throw Error(ErrorCode::invalid_argument,

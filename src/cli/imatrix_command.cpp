@@ -5,6 +5,7 @@
 
 #include "calibration_text.h"
 #include "commands.h"
+#include "core/files.h"
 #include "nibble/core/error.h"
 #include "nibble/engine/calibrate.h"
 #include "progress_bar.h"
@@ -26,7 +27,7 @@ void run(const Options& o) {
   std::vector<fs::path> inputs{o.model, o.text.path()};
   inputs.insert(inputs.end(), more.begin(), more.end());
   files::check_output({o.output, files::OutputKind::file}, inputs);
-  if (fs::exists(o.output) && !o.force)
+  if (files::exists(o.output) && !o.force)
     throw Error(ErrorCode::invalid_argument, "'" + o.output + "' exists already; --force replaces it");
   ImportanceMatrix before;
   for (const fs::path& file : more) before.merge(ImportanceMatrix::read(file));
@@ -39,7 +40,7 @@ void run(const Options& o) {
   if (!o.quiet)
     fmt::print("{}: the inputs of {} weights, {} × {} tokens{}; {}\n", o.output, found.entries().size(), samples,
                tokens, o.add.empty() ? "" : fmt::format(", and what {} held", fmt::join(o.add, " and ")),
-               megabytes(fs::file_size(o.output)));
+               megabytes(files::size(o.output)));
 }
 
 }  // namespace

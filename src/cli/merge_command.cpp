@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "commands.h"
+#include "core/files.h"
 #include "methods.h"
 #include "nibble/core/error.h"
 #include "nibble/model/merge.h"
@@ -91,7 +92,7 @@ void run(const Options& o) {
   model::MergeOptions options = merge_options(o);
   // A GGUF adapter of some architectures needs the model's configuration to be read; one that is not known has none.
   const auto config = [&]() -> std::optional<model::Config> {
-    if (!std::filesystem::is_regular_file(o.adapter)) return std::nullopt;
+    if (!files::is_regular_file(o.adapter)) return std::nullopt;
     return model::Config::load(o.model);
   }();
   files::check_output({o.output, files::OutputKind::new_folder}, {o.model, o.adapter});

@@ -6,6 +6,7 @@
 
 #include "calibration_text.h"
 #include "commands.h"
+#include "core/files.h"
 #include "methods.h"
 #include "model/layer_report_json.h"
 #include "nibble/core/error.h"
@@ -129,7 +130,7 @@ void check_places(const Options& o, const std::filesystem::path& text) {
   files::check_outputs(outputs, {o.model, text});
   const fs::path report(o.report), name = report.filename();
   const bool inside = files::parent_of(report) == files::without_slash(o.output);
-  if (inside && (fs::exists(fs::path(o.model) / name) || name.extension() == ".safetensors" ||
+  if (inside && (files::exists(fs::path(o.model) / name) || name.extension() == ".safetensors" ||
                  name.string().ends_with("config.json")))
     throw Error(ErrorCode::invalid_argument,
                 "--report '" + o.report + "' is the name of a file of the quantized model; choose another one");

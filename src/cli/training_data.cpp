@@ -107,7 +107,7 @@ TrainingData read_training_data(const DataOptions& o, const std::string& model, 
 
 TrainingLog::TrainingLog(std::string path, bool resume) : path_(std::move(path)) {
   if (path_.empty()) return;
-  if (resume && fs::exists(path_)) read_earlier();
+  if (resume && files::exists(path_)) read_earlier();
   else open(0);
 }
 

@@ -27,7 +27,27 @@ const char* kind_of(mode_t mode) {
   return "a device";
 }
 
+/// What is there; of nothing the mode is 0, which no file has.
+struct stat look_at(const std::filesystem::path& path, int flags = 0) {
+  struct stat status {};
+  if (path.native().find('\0') != std::string::npos) return status;  // the system would look at another file
+  if (::fstatat(AT_FDCWD, path.c_str(), &status, flags) == 0) return status;
+  if (errno != ENOENT && errno != ENOTDIR && errno != ENAMETOOLONG) throw_system_error("look at", path);
+  return {};
+}
+
 }  // namespace
+
+bool exists(const std::filesystem::path& path) { return look_at(path).st_mode != 0; }
+bool is_directory(const std::filesystem::path& path) { return S_ISDIR(look_at(path).st_mode); }
+bool is_regular_file(const std::filesystem::path& path) { return S_ISREG(look_at(path).st_mode); }
+bool is_link(const std::filesystem::path& path) { return S_ISLNK(look_at(path, AT_SYMLINK_NOFOLLOW).st_mode); }
+
+std::size_t size(const std::filesystem::path& path) {
+  struct stat status {};
+  if (::stat(path.c_str(), &status) != 0) throw_system_error("look at", path);
+  return static_cast<std::size_t>(status.st_size);
+}
 
 Descriptor::~Descriptor() {
   if (fd_ >= 0) ::close(fd_);

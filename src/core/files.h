@@ -39,6 +39,17 @@ class Descriptor {
 /// could wait for ever; so is a name that holds a NUL, since the system would open another file.
 Descriptor open_input(const std::filesystem::path& path);
 
+/// Whether anything, a folder or a regular file is there, links followed. False of a name that no file can have, and of
+/// a link to nothing; where the system does not say, as in a folder that may not be searched, Error{io}. (What
+/// <filesystem> has throws no Error, or gives a number back that looks like a size.)
+bool exists(const std::filesystem::path& path);
+bool is_directory(const std::filesystem::path& path);
+bool is_regular_file(const std::filesystem::path& path);
+/// The same of the name itself: whether it is a link.
+bool is_link(const std::filesystem::path& path);
+/// Bytes of a file; Error if there is none.
+std::size_t size(const std::filesystem::path& path);
+
 /// What lies in a folder, in no order, without "." and "..": nothing of one that cannot be opened, and `error` says
 /// why. (The iterators of <filesystem> end the process when memory ends: what they call is noexcept, and allocates.)
 std::vector<std::filesystem::path> list_folder(const std::filesystem::path& folder, std::error_code& error);

@@ -62,7 +62,7 @@ ReferenceReader::ReferenceReader(const std::filesystem::path& path, const Refere
     throw Error(ErrorCode::corrupt_file, "'" + path.string() + "' " + why + "; make it again");
   };
   ReferenceHeader theirs;
-  const std::uintmax_t size = std::filesystem::file_size(path);
+  const std::uintmax_t size = files::size(path);
   if (size < sizeof theirs) refuse("is not a reference");
   files::read_at(file_.get(), std::as_writable_bytes(std::span(&theirs, 1)), 0, path);
   if (!agrees(theirs, wanted)) refuse("is not a reference for this text, vocabulary and window");

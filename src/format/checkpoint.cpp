@@ -55,7 +55,7 @@ std::map<std::string, std::string> read_index(const std::filesystem::path& path)
 /// The file or index that a directory means: the usual names, else the only one of another name.
 std::filesystem::path file_of_directory(const std::filesystem::path& path) {
   for (const char* usual : {"model.safetensors", "model.safetensors.index.json"})
-    if (std::filesystem::exists(path / usual)) return path / usual;
+    if (files::exists(path / usual)) return path / usual;
   for (const std::string_view end : {".safetensors.index.json", ".safetensors"}) {
     std::vector<std::filesystem::path> found;
     for (const std::filesystem::path& entry : files::list_folder(path))
@@ -86,7 +86,7 @@ Checkpoint Checkpoint::open(const std::filesystem::path& path) {
   format::refuse_no_model(path);
   Checkpoint out;
   out.copies_ = std::make_shared<AlignedCopies>();
-  const bool is_directory = std::filesystem::is_directory(path);
+  const bool is_directory = files::is_directory(path);
   out.config_ = QuantizationConfig::find(is_directory ? path : path.parent_path());
   const auto file = is_directory ? file_of_directory(path) : path;
   if (file.extension() != ".json") {
@@ -97,7 +97,7 @@ Checkpoint Checkpoint::open(const std::filesystem::path& path) {
   std::set<std::string> shards;
   for (const auto& [tensor, shard] : weight_map) shards.insert(shard);
   for (const auto& shard : shards) {
-    if (!std::filesystem::exists(file.parent_path() / shard))
+    if (!files::exists(file.parent_path() / shard))
       throw Error(ErrorCode::not_found,
                   "'" + file.string() + "' names the shard '" + shard + "', which is not beside it; download it, too");
     out.add(SafetensorsFile(file.parent_path() / shard), shard);

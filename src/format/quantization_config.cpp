@@ -322,7 +322,7 @@ std::optional<QuantizationConfig> QuantizationConfig::parse(std::string_view tex
 
 std::optional<QuantizationConfig> QuantizationConfig::find(const std::filesystem::path& model) {
   for (const char* file : {"quantize_config.json", "quant_config.json", "config.json"})
-    if (const auto path = model / file; std::filesystem::exists(path))
+    if (const auto path = model / file; files::exists(path))
       if (auto config = parse(files::read_text(path), path.string())) return config;
   return std::nullopt;
 }

@@ -272,13 +272,13 @@ void refuse_no_tensors(const fs::path& file) {
 
 void refuse_no_model(const fs::path& path) {
   need_existence(path, "a model directory, a .safetensors or a .gguf file is needed");
-  if (fs::is_directory(path)) refuse_known(look_at_folder(path), kFolders);
+  if (files::is_directory(path)) refuse_known(look_at_folder(path), kFolders);
   else refuse_known(look_at_file(path), kFiles);
 }
 
 void refuse_no_text(const fs::path& path) {
   need_existence(path, "a file of text is needed");
-  if (fs::is_directory(path))
+  if (files::is_directory(path))
     throw Error(ErrorCode::invalid_argument, "'" + path.string() + "' is a folder; a file of text is needed");
   const Look l = look_at_file(path);
   refuse_known(l, kFiles);

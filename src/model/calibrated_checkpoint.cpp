@@ -107,7 +107,7 @@ class Output {
         report.layers.push_back(l.report);
       }
     report.bits_per_weight = bits / weights;
-    report.file_bytes = fs::file_size(path);
+    report.file_bytes = files::size(path);
   }
 
   /// The quantization_config of what was written.
@@ -229,7 +229,7 @@ void CalibratedCheckpoint::write(const CalibrationPlan& plan, const CalibrateOpt
 
 bool made_by(const fs::path& directory, const CalibrationSink::Manifest& manifest) {
   const fs::path file = directory / "model.safetensors";
-  return fs::exists(file) && Checkpoint::open(file).find_metadata(kDigestKey) == digest(manifest);
+  return files::exists(file) && Checkpoint::open(file).find_metadata(kDigestKey) == digest(manifest);
 }
 
 }  // namespace nibble::inline NIBBLE_ABI::model

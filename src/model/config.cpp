@@ -228,7 +228,7 @@ float Config::attention_scale() const {
 
 void require_directory(const std::filesystem::path& model) {
   format::refuse_no_model(model);
-  if (!is_gguf(model) && std::filesystem::is_regular_file(model))
+  if (!is_gguf(model) && files::is_regular_file(model))
     throw Error(ErrorCode::invalid_argument, "'" + model.string() +
                                                  "' is one file of a model; give the directory that holds it and "
                                                  "config.json, or a GGUF file");

@@ -40,7 +40,7 @@ class Job {
     each_tensor(in_, options_.progress, [&](const TensorInfo& t) { write_tensor(t, writer); });
     writer.finish();
     report_.layers = layers_.size();
-    report_.file_bytes = fs::file_size(path);
+    report_.file_bytes = files::size(path);
     return report_;
   }
 

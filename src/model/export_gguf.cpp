@@ -2,6 +2,7 @@
 #include <cstring>
 #include <limits>
 
+#include "core/files.h"
 #include "core/output_path.h"
 #include "gguf_chat_template.h"
 #include "gguf_metadata.h"
@@ -74,7 +75,7 @@ class Job {
     in_.require_intact();
     report(options_.progress, 1, "syncing");
     writer.finish();
-    report_.file_bytes = fs::file_size(path);
+    report_.file_bytes = files::size(path);
     report_.bits_per_weight = bits_ / weights_;
     if (again_ > 0)
       note(std::to_string(again_) + " layers were quantized already, in a form that " +

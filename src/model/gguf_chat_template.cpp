@@ -32,7 +32,7 @@ class Search {
 
   Templates find() {
     Templates out;
-    if (fs::exists(model_ / "chat_template.jinja")) add(out, kDefault, "chat_template.jinja");
+    if (files::exists(model_ / "chat_template.jinja")) add(out, kDefault, "chat_template.jinja");
     add_named(out);
     const Templates configured = from_json("tokenizer_config.json");
     if (out.contains(kDefault) && configured.contains(kDefault) && out[kDefault] != configured.at(kDefault))
@@ -63,7 +63,7 @@ class Search {
 
   Templates from_json(const std::string& file) {
     Templates out;
-    if (!fs::exists(model_ / file)) return out;
+    if (!files::exists(model_ / file)) return out;
     const json::Document document = json::parse(files::read_text(model_ / file), (model_ / file).string());
     if (!document->is_object())
       throw Error(ErrorCode::corrupt_file, "'" + (model_ / file).string() + "' is not a JSON object");

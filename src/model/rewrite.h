@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "core/files.h"
 #include "directory.h"
 #include "gguf_checkpoint.h"
 #include "gguf_directory.h"
@@ -74,7 +75,7 @@ class Rewrite {
       in.release(t.name);
     });
     writer.finish();
-    return std::filesystem::file_size(path);
+    return files::size(path);
   }
 
  private:

@@ -66,7 +66,7 @@ std::vector<fs::path> sorted_entries(const fs::path& folder) {
 bool holds_weights(const fs::path& folder) {
   for (const fs::path& entry : sorted_entries(folder)) {
     if (is_weights(lower(entry.filename().string()))) return true;
-    if (fs::is_directory(fs::symlink_status(entry)) && holds_weights(entry)) return true;
+    if (!files::is_link(entry) && files::is_directory(entry) && holds_weights(entry)) return true;
   }
   return false;
 }
@@ -101,7 +101,7 @@ class Copy {
       if (why == kReplaced) continue;
       if (!why.empty()) {
         left_out.push_back(shown + name + " (" + why + ")");
-      } else if (fs::is_directory(entry)) {
+      } else if (files::is_directory(entry)) {
         if (::mkdir((to / name).c_str(), 0777) != 0) files::throw_system_error("create the folder", to / name);
         folder(entry, to / name, shown + name + "/");
       } else {

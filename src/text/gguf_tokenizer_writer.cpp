@@ -195,7 +195,7 @@ GgufMetadata sentencepiece_metadata(const std::filesystem::path& file, AddedArou
 
 GgufMetadata tokenizer_metadata(const std::filesystem::path& model, const ModelTokens& tokens) {
   const auto object_in = [](const std::filesystem::path& file) {
-    if (!std::filesystem::exists(file)) return json::Document(Json::object());
+    if (!files::exists(file)) return json::Document(Json::object());
     json::Document document = json::parse(files::read_text(file), file.string());
     if (!document->is_object()) throw Error(ErrorCode::corrupt_file, "'" + file.string() + "' is not a JSON object");
     return document;
@@ -203,8 +203,8 @@ GgufMetadata tokenizer_metadata(const std::filesystem::path& model, const ModelT
   const auto file = model / "tokenizer.json", sentencepiece = model / "tokenizer.model";
   const json::Document settings = object_in(model / "tokenizer_config.json"), document = object_in(file);
   if (settings->value("tokenizer_class", Json()) == "ByteTokenizer") return byte_metadata(tokens);
-  const bool has_json = std::filesystem::exists(file);
-  if (std::filesystem::exists(sentencepiece))
+  const bool has_json = files::exists(file);
+  if (files::exists(sentencepiece))
     return sentencepiece_metadata(sentencepiece, read_added_around(*settings), has_json ? *document : Json(), tokens);
   if (has_json) {
     (void)make_json_tokenizer(*document);  // refuses whatever is wrong with it

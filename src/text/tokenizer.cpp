@@ -35,7 +35,7 @@ class ByteTokenizer final : public Tokenizer {
 };
 
 json::Document read_config(const std::filesystem::path& file) {
-  if (!std::filesystem::exists(file)) return json::Document(Json::object());
+  if (!files::exists(file)) return json::Document(Json::object());
   json::Document config = json::parse(files::read_text(file), file.string());
   if (!config->is_object()) throw Error(ErrorCode::corrupt_file, "'" + file.string() + "' is not a JSON object");
   return config;
@@ -58,8 +58,8 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& model) {
   const json::Document config = read_config(model / "tokenizer_config.json");
   if (member(*config, "tokenizer_class") == "ByteTokenizer") return make_byte_tokenizer();
   const auto json = model / "tokenizer.json", sentencepiece = model / "tokenizer.model";
-  const bool has_sentencepiece = std::filesystem::exists(sentencepiece);
-  if (std::filesystem::exists(json)) {
+  const bool has_sentencepiece = files::exists(sentencepiece);
+  if (files::exists(json)) {
     try {
       return load_json_tokenizer(json);
     } catch (const Error& e) {

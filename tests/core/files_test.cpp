@@ -38,6 +38,31 @@ TEST(Input, ANameWithANulDoesNotOpenAnotherFile) {
   expect_error(ErrorCode::io, "a\\x00.json", [&] { (void)map_file(name); });
 }
 
+TEST(WhatIsThere, IsSaidOfEveryNameOrAnErrorOfOurs) {
+  const TemporaryFolder folder;
+  put(folder / "file", "text");
+  fs::create_symlink("file", folder / "link");
+  fs::create_symlink("gone", folder / "dangling");
+  fs::create_symlink("loop", folder / "loop");
+  EXPECT_TRUE(files::exists(folder / "file") && files::is_regular_file(folder / "file") &&
+              !files::is_directory(folder / "file"));
+  EXPECT_TRUE(files::exists(folder / "link") && files::is_regular_file(folder / "link") &&
+              files::is_link(folder / "link"));
+  EXPECT_TRUE(files::is_directory(folder.path()) && !files::is_regular_file(folder.path()) &&
+              !files::is_link(folder.path()));
+  EXPECT_TRUE(!files::exists(folder / "dangling") && files::is_link(folder / "dangling"));
+  const std::string nul("file\0.json", 10);
+  for (const fs::path& name : {folder / "gone", folder / "file" / "inner", folder / std::string(300, 'n'),
+                               folder / std::string(5000, 'p'), folder.path() / nul, fs::path()})
+    EXPECT_FALSE(files::exists(name) || files::is_directory(name) || files::is_regular_file(name) ||
+                 files::is_link(name))
+        << name;
+  expect_error(ErrorCode::io, "cannot look at '" + (folder / "loop").string() + "'",
+               [&] { (void)files::exists(folder / "loop"); });
+  EXPECT_EQ(files::size(folder / "link"), 4u);
+  expect_error(ErrorCode::not_found, "cannot look at", [&] { (void)files::size(folder / "gone"); });
+}
+
 TEST(Input, TextComesWholeUpToItsLimit) {
   const TemporaryFolder folder;
   for (const std::size_t size : {std::size_t{0}, std::size_t{1}, std::size_t{65536}, std::size_t{200001}}) {

@@ -206,6 +206,9 @@ TEST_F(Safetensors, ShardedCheckpointsAreOneCheckpoint) {
     index(bad);
     EXPECT_THROW((void)Checkpoint::open(folder_), Error) << bad;
   }
+  index(R"({"one":")" + std::string(300, 'n') + R"("})");  // no file of any system has so long a name
+  EXPECT_THROW((void)Checkpoint::open(folder_), Error);
+  EXPECT_THROW((void)Checkpoint::open(folder_ / std::string(5000, 'p')), Error);
 }
 
 TEST_F(Safetensors, QuantizedLayersSurviveARoundTrip) {
