@@ -99,8 +99,9 @@ void sync_folder(const fs::path& folder) {
 
 namespace {
 
-/// A file, or a folder with all that is in it; links are removed, not followed. True if nothing is there any more.
-bool remove_at(int folder, const char* name) noexcept {
+/// A file, or a folder with all that is in it, `last` after the others; links are removed, not followed. True if
+/// nothing is there any more.
+bool remove_at(int folder, const char* name, const char* last) noexcept {
   if (::unlinkat(folder, name, 0) == 0 || errno == ENOENT) return true;
   if (errno != EISDIR && errno != EPERM) return false;
   const int opened = ::openat(folder, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -111,18 +112,19 @@ bool remove_at(int folder, const char* name) noexcept {
     return false;
   }
   while (const dirent* entry = ::readdir(entries))
-    if (const std::string_view inner = entry->d_name; inner != "." && inner != "..")
-      (void)remove_at(::dirfd(entries), entry->d_name);
+    if (const std::string_view inner = entry->d_name; inner != "." && inner != ".." && inner != last)
+      (void)remove_at(::dirfd(entries), entry->d_name, "");
+  if (*last != '\0') (void)remove_at(::dirfd(entries), last, "");
   ::closedir(entries);
   return ::unlinkat(folder, name, AT_REMOVEDIR) == 0;
 }
 
 }  // namespace
 
-bool remove_quietly(const fs::path& path) noexcept {
+bool remove_quietly(const fs::path& path, const char* last) noexcept {
   // Once more where memory ended: what called this is on its way out, and others give memory back meanwhile.
   for (int tries = 0; tries < 3; ++tries)
-    if (remove_at(AT_FDCWD, path.c_str())) return true;
+    if (remove_at(AT_FDCWD, path.c_str(), last)) return true;
   return false;
 }
 

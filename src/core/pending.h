@@ -17,8 +17,9 @@
 namespace nibble::inline NIBBLE_ABI::files {
 
 /// Removes a file or a folder, if it is there; for ways out that cannot fail. False if something stays. (remove_all of
-/// <filesystem> ends the process when memory ends: what it calls is noexcept, and allocates.)
-bool remove_quietly(const std::filesystem::path& path) noexcept;
+/// <filesystem> ends the process when memory ends: what it calls is noexcept, and allocates.) Of a folder the entry
+/// `last` goes after all others, so that it still says whose the folder is if a kill leaves it half removed.
+bool remove_quietly(const std::filesystem::path& path, const char* last = "") noexcept;
 
 /// Something under a temporary name, for as long as it has that name.
 class Pending {

@@ -194,13 +194,14 @@ CalibrateReport quantize_calibrated(const fs::path& from, const fs::path& to, Ca
   source.choose_layout(plan, options);
   plan.check_ids(ids);
   const auto manifest = source.manifest(plan, ids);
+  const fs::path blocks = CalibrationFolder::of(to);  // once the output is there, not even a name may fail
   CalibrateReport out = begin_report(plan, ids, options);
   out.layout = source.layout();
-  if (fs::exists(to)) {
+  if (files::exists(to)) {
     if (!options.resume || !made_by(to, manifest))
       throw Error(ErrorCode::invalid_argument,
                   "'" + to.string() + "' exists already; remove it or choose another name");
-    CalibrationFolder::remove(CalibrationFolder::of(to));
+    CalibrationFolder::remove(blocks);
     out.complete_before = true;
     return out;
   }
@@ -211,7 +212,7 @@ CalibrateReport quantize_calibrated(const fs::path& from, const fs::path& to, Ca
   Run(model, plan, options, sink, tally).run(ids, found);
   report(options.progress, 1, "writing the model");  // the last moment to say no
   source.write(plan, options, sink.files(), manifest, to, out);
-  CalibrationFolder::remove(CalibrationFolder::of(to));
+  CalibrationFolder::remove(blocks);
   return out;
 }
 

@@ -75,6 +75,21 @@ void refuse_foreign(const fs::path& folder) {
                                                    name + "'; move it away, or choose another output");
 }
 
+/// Whether what lies there is a folder of finished blocks, or the beginning of one. It is asked once the output is
+/// there, when nothing may fail for want of memory: where there is a manifest, no name is copied.
+bool may_be_removed(const fs::path& folder) noexcept {
+  const files::Descriptor opened(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  if (opened.get() < 0) return false;
+  struct stat status {};
+  if (::fstatat(opened.get(), "manifest.json", &status, AT_SYMLINK_NOFOLLOW) == 0) return true;
+  try {
+    refuse_foreign(folder);
+    return true;
+  } catch (...) {  // somebody else's, or there is no memory: what stays behind costs room only
+    return false;
+  }
+}
+
 }  // namespace
 
 fs::path CalibrationFolder::of(const fs::path& output) {
@@ -86,10 +101,10 @@ fs::path CalibrationFolder::of(const fs::path& output) {
 CalibrationFolder::CalibrationFolder(fs::path folder, const Manifest& manifest, bool resume)
     : path_(std::move(folder)) {
   const fs::path file = path_ / "manifest.json";
-  if (fs::is_symlink(fs::symlink_status(path_)))
+  if (files::is_link(path_))
     throw Error(ErrorCode::invalid_argument,
                 "'" + path_.string() + "' is a link; a run's finished blocks go into a folder of its own: remove it");
-  if (fs::exists(file)) {
+  if (files::exists(file)) {
     if (!resume)
       throw Error(ErrorCode::invalid_argument,
                   "'" + path_.string() +
@@ -137,21 +152,12 @@ fs::path CalibrationFolder::block_file(std::size_t index) const {
 
 std::size_t CalibrationFolder::finished(std::size_t count) const {
   std::size_t n = 0;
-  while (n < count && fs::exists(block_file(n))) ++n;
+  while (n < count && files::exists(block_file(n))) ++n;
   return n;
 }
 
 void CalibrationFolder::remove(const fs::path& folder) noexcept {
-  try {
-    std::error_code error;
-    if (fs::is_symlink(fs::symlink_status(folder, error))) return;
-    if (!fs::exists(folder / "manifest.json", error)) refuse_foreign(folder);
-    // The manifest goes behind the blocks: of a folder that a kill leaves half removed it says whose it is.
-    for (const fs::path& entry : files::list_folder(folder, error))
-      if (entry.filename() != "manifest.json" && entry.filename() != "lock") files::remove_quietly(entry);
-    files::remove_quietly(folder);
-  } catch (...) {  // somebody else's, or there is no memory: what stays behind costs room only
-  }
+  if (may_be_removed(folder)) files::remove_quietly(folder, "manifest.json");
 }
 
 void save_finished(const fs::path& path, const FinishedBlock& block) {
