@@ -58,7 +58,8 @@ bool ProgressBar::update(double fraction, std::string_view message) {
 void ProgressBar::draw(double fraction, std::string_view message, double elapsed) {
   const std::string left = fraction > 0.005 ? duration(elapsed / fraction - elapsed) + " left" : "";
   if (!terminal_) {
-    fmt::print(stderr, "{}: {:3.0f} %, {}, {}\n", title_, 100 * fraction, left, printable(message));
+    fmt::print(stderr, "{}: {:3.0f} %{}{}, {}\n", title_, 100 * fraction, left.empty() ? "" : ", ", left,
+               printable(message));
     return;
   }
   constexpr int width = 28;
