@@ -32,4 +32,10 @@ void CalibrationText::note_if_short(std::size_t found) const {
                samples);
 }
 
+void warn_of(const model::LayerReport& layer) {
+  if (!layer.fallback.empty()) fmt::print(stderr, "WARNING: {}\n", printable(layer.fallback));
+  for (const std::string& step : layer.recovery)
+    fmt::print(stderr, "warning: {}: {}\n", printable(layer.layer), printable(step));
+}
+
 }  // namespace nibble::cli

@@ -6,8 +6,10 @@
 #include <filesystem>
 #include <string>
 
+#include "nibble/core/error.h"
 #include "nibble/core/progress.h"
 #include "nibble/format/imatrix.h"
+#include "nibble/model/calibrate.h"
 
 namespace nibble::cli {
 
@@ -26,6 +28,21 @@ struct CalibrationText {
   /// Says on standard error how many samples a text has that has fewer than were asked for.
   void note_if_short(std::size_t found) const;
 };
+
+/// Says on standard error what went other than asked for in a layer.
+void warn_of(const model::LayerReport& layer);
+
+/// What `run` gives; where it was cancelled the error says how to go on.
+template <class Run>
+auto resumable(const std::string& output, const Run& run) {
+  try {
+    return run();
+  } catch (const Error& e) {
+    if (e.code() != ErrorCode::cancelled) throw;
+    throw Error(e.code(), std::string(e.what()) + "; what is finished is kept beside " + output +
+                              ", and --resume goes on with it");
+  }
+}
 
 /// The importance matrix of a model on such a text.
 ImportanceMatrix observed(const std::string& model, const CalibrationText& text, Progress progress);

@@ -9,6 +9,7 @@
 #include "commands.h"
 #include "core/files.h"
 #include "nibble/core/error.h"
+#include "nibble/engine/calibrate.h"
 #include "nibble/model/adapter.h"
 #include "nibble/model/export_gguf.h"
 #include "progress_bar.h"
@@ -21,7 +22,8 @@ namespace {
 struct Options {
   std::string model, output, type = "f16", adapter, imatrix;
   CalibrationText text;
-  bool force = false, quiet = false;
+  double damp_percent = model::CalibrateOptions().damp_percent;
+  bool gptq = false, resume = false, force = false, quiet = false;
 };
 
 /// Of the model, as llama.cpp's --lora takes it beside the model's own file.
@@ -38,23 +40,74 @@ void export_adapter(const Options& o, BlockType type) {
     fmt::print("{}: the adapter of {} layers, {}\n", o.output, adapter.layers.size(), megabytes(files::size(o.output)));
 }
 
+/// Of options that would do nothing, or that do not go together.
+void check_together(const Options& o, BlockType type) {
+  const auto refuse = [](bool given, const std::string& why) {
+    if (given) throw Error(ErrorCode::invalid_argument, why);
+  };
+  const bool weighs = !o.imatrix.empty() || !o.text.file.empty() || o.gptq;
+  refuse(!o.adapter.empty() && weighs,
+         "--adapter writes floats, which nothing is weighed for; leave --imatrix, --calibration and --gptq out");
+  refuse(is_float(type) && weighs, fmt::format("--imatrix, --calibration and --gptq weigh the errors of codes, and {} "
+                                               "has none: choose another --type, q4_k say",
+                                               name_of(type)));
+  refuse(!o.imatrix.empty() && o.gptq,
+         "--gptq measures more than an importance matrix holds, on the --calibration text; leave --imatrix out");
+  refuse(!o.imatrix.empty() && !o.text.file.empty(),
+         "--imatrix has the importance of each channel already; leave --calibration out, or make one file of both by "
+         "`nibble imatrix --add`");
+  refuse(o.resume && !o.gptq, "--resume goes on with a run of --gptq; a file is written at once otherwise");
+  const Options none;
+  refuse(o.damp_percent != none.damp_percent && !o.gptq, "--damp-percent goes with --gptq");
+  refuse((o.text.samples != none.text.samples || o.text.sample_tokens != none.text.sample_tokens ||
+          o.text.cache_memory != none.text.cache_memory) &&
+             o.text.file.empty() && !o.gptq,
+         "--samples, --sample-tokens and --cache-memory go with --calibration or --gptq");
+}
+
 /// Of a file, or of a text that the model is run on now; nothing where neither was asked for.
-std::optional<ImportanceMatrix> importance_of(const Options& o, BlockType type) {
-  if (is_float(type) && !(o.imatrix.empty() && o.text.file.empty()))
-    throw Error(ErrorCode::invalid_argument,
-                fmt::format("--imatrix and --calibration weigh the errors of codes, and {} has none: choose another "
-                            "--type, q4_k say",
-                            name_of(type)));
-  if (!o.imatrix.empty() && !o.text.file.empty())
-    throw Error(ErrorCode::invalid_argument,
-                "--imatrix has the importance of each channel already; leave --calibration out, or make one file of "
-                "both by `nibble imatrix --add`");
+std::optional<ImportanceMatrix> importance_of(const Options& o) {
   if (!o.imatrix.empty()) return ImportanceMatrix::read(o.imatrix);
   if (o.text.file.empty()) return std::nullopt;
   ProgressBar bar("observing", o.quiet);
   ImportanceMatrix out = observed(o.model, o.text, bar.callback());
   if (!o.quiet) o.text.note_if_short(out.chunk_count);
   return out;
+}
+
+/// Says what is unusual about a layer that GPTQ solved, even if quiet; and what it gained.
+void tell_layers(const Options& o, const std::vector<model::LayerReport>& layers) {
+  double loss = 0, rounding_loss = 0;
+  for (const model::LayerReport& r : layers) {
+    warn_of(r);
+    loss += r.loss;
+    rounding_loss += r.rounding_loss;
+  }
+  if (!o.quiet && !layers.empty())
+    fmt::print("{} layers by GPTQ: of rounding's loss, summed over them, {:.1f} % is left\n", layers.size(),
+               100 * loss / rounding_loss);
+}
+
+model::ExportGgufReport write(const Options& o, model::ExportGgufOptions& options) {
+  std::optional<ImportanceMatrix> importance;
+  if (!o.gptq) importance = importance_of(o);
+  if (importance) options.importance = &*importance;
+  options.importance_name = o.imatrix;
+  ProgressBar bar("exporting", o.quiet);
+  options.progress = bar.callback();
+  if (!o.gptq) return model::export_gguf(o.model, o.output, options);
+  model::CalibrateOptions calibration;
+  calibration.samples = o.text.samples;
+  calibration.sample_tokens = o.text.sample_tokens;
+  calibration.cache_bytes = o.text.cache_memory;
+  calibration.damp_percent = o.damp_percent;
+  calibration.resume = o.resume;
+  calibration.backend = options.backend;
+  ProgressBar solving("solving", o.quiet);
+  calibration.progress = solving.callback();
+  return resumable(o.output, [&] {
+    return engine::export_gguf_calibrated(o.model, o.output, read_tokens(o.model, o.text.path()), options, calibration);
+  });
 }
 
 void run(const Options& o) {
@@ -66,21 +119,15 @@ void run(const Options& o) {
       if (can_encode(t)) known += (known.empty() ? "" : ", ") + std::string(name_of(t));
     throw Error(ErrorCode::invalid_argument, "'" + o.type + "' is no type to write; there are " + known);
   }
+  check_together(o, *type);
   files::check_output({o.output, files::OutputKind::file}, {o.model, o.adapter, o.imatrix, o.text.file});
   if (files::exists(o.output) && !o.force)
     throw Error(ErrorCode::invalid_argument, "'" + o.output + "' exists already; --force replaces it");
-  if (!o.adapter.empty() && (!o.imatrix.empty() || !o.text.file.empty()))
-    throw Error(ErrorCode::invalid_argument,
-                "--adapter writes floats, which nothing is weighed for; leave --imatrix and --calibration out");
   if (!o.adapter.empty()) return export_adapter(o, *type);
   options.type = *type;
   options.backend = chosen_backend();
-  const std::optional<ImportanceMatrix> importance = importance_of(o, *type);
-  if (importance) options.importance = &*importance;
-  options.importance_name = o.imatrix;
-  ProgressBar bar("exporting", o.quiet);
-  options.progress = bar.callback();
-  const auto report = model::export_gguf(o.model, o.output, options);
+  const auto report = write(o, options);
+  tell_layers(o, report.layers);
   if (o.quiet) return;
   for (const std::string& text : report.notes) note(text);
   Table table({"type", "tensors", "size", ""});
@@ -103,13 +150,22 @@ void add_export_gguf_command(CLI::App& app) {
                 "float. Rows that are no whole blocks get the next larger type of 32, else F16, and the table of types "
                 "says so")
       ->capture_default_str();
-  const std::string group = "Errors counted by what the channels carry";
+  const std::string group = "Codes that count what the channels carry";
   c->add_option("--imatrix", o->imatrix, "Importance matrix of the model, by `nibble imatrix` or llama.cpp")
       ->check(kNamed)
       ->group(group);
   o->text.add_to(*c, group, "Measure it now instead, on this text; best like what the model will read");
-  for (const char* name : {"--samples", "--sample-tokens", "--cache-memory"})
-    c->get_option(name)->needs(c->get_option("--calibration"));
+  const auto add_flag = [&](const char* name, bool& value, const char* help) {
+    c->add_flag(name, value, help)->group(group);
+  };
+  add_flag("--gptq", o->gptq,
+           "Solve the linear layers by GPTQ on the --calibration text instead (default: the embedded one): slower, and "
+           "closer to the model");
+  c->add_option("--damp-percent", o->damp_percent,
+                "With --gptq: share of the mean of the Hessian's diagonal that is added to it")
+      ->capture_default_str()
+      ->group(group);
+  add_flag("--resume", o->resume, "With --gptq: go on where an earlier run with the same options was ended");
   c->add_option("--adapter", o->adapter,
                 "Write this LoRA adapter of the model instead, for llama.cpp's --lora (as f32, f16 or bf16)");
   c->add_flag("--force", o->force, "Replace the file if it exists");

@@ -113,11 +113,7 @@ void save_report(const model::CalibrateReport& report, const Options& o) {
 /// Said even if quiet: what went other than asked for.
 void warn(const model::CalibrateReport& report, const Options& o) {
   for (const std::string& text : report.notes) note(text);
-  for (const model::LayerReport& r : report.layers) {
-    if (!r.fallback.empty()) fmt::print(stderr, "WARNING: {}\n", printable(r.fallback));
-    for (const std::string& step : r.recovery)
-      fmt::print(stderr, "warning: {}: {}\n", printable(r.layer), printable(step));
-  }
+  for (const model::LayerReport& r : report.layers) warn_of(r);
   if (!report.complete_before && !o.quiet) o.text.note_if_short(report.samples);
 }
 
@@ -143,15 +139,7 @@ void run_calibrated(const Options& o, const model::CalibratedMethod& method) {
   ProgressBar bar("quantizing", o.quiet);
   options.progress = bar.callback();
   const auto ids = read_tokens(o.model, text);
-  const auto report = [&] {
-    try {
-      return engine::quantize_calibrated(o.model, o.output, ids, options);
-    } catch (const Error& e) {
-      if (e.code() != ErrorCode::cancelled) throw;
-      throw Error(e.code(), fmt::format("{}; what is finished is kept beside {}, and --resume goes on with it",
-                                        e.what(), o.output));
-    }
-  }();
+  const auto report = resumable(o.output, [&] { return engine::quantize_calibrated(o.model, o.output, ids, options); });
   warn(report, o);
   if (!o.report.empty() && !report.complete_before) save_report(report, o);
   if (o.quiet) return;

@@ -38,6 +38,11 @@ class EngineBlock final : public model::CalibratedBlock {
     linear(block_, id).weight = shared_.loader->backend().pack(std::move(weights), shared_.loader->executor());
   }
 
+  void replace_by_blocks(LayerId id, BlockMatrix weights) override {
+    weights_.take_back();
+    linear(block_, id).weight = shared_.loader->backend().pack(std::move(weights), shared_.loader->executor());
+  }
+
   void run(MatrixView<float> x, Listener listen) override {
     const MatrixView<const float> normed = norm(x, Role::attention_norm);
     if (!listen(first_of(Input::attention), normed)) return;

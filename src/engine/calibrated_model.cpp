@@ -85,6 +85,14 @@ model::CalibrateReport quantize_calibrated(const std::filesystem::path& from, co
   return model::quantize_calibrated(from, to, *model, ids, options);
 }
 
+model::ExportGgufReport export_gguf_calibrated(const std::filesystem::path& from, const std::filesystem::path& to,
+                                               std::span<const std::int32_t> ids,
+                                               const model::ExportGgufOptions& options,
+                                               const model::CalibrateOptions& calibration) {
+  const auto model = calibrated_model(from, options.backend, options.executor);
+  return model::export_gguf_calibrated(from, to, *model, ids, options, calibration);
+}
+
 ImportanceMatrix importance(const std::filesystem::path& path, std::span<const std::int32_t> ids,
                             model::ImportanceOptions options, const Backend* backend, Executor* executor) {
   EngineModel model(path, backend, executor);

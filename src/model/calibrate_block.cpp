@@ -126,8 +126,14 @@ FinishedBlock::Layer round_layer(const CalibrationContext& c, const std::string&
   out.report.layer = name;
   out.report.method = method.to_string();
   out.dtype = weights.type;
-  out.matrix = c.backend.quantize(weights, method.spec, name + ".weight", c.executor);
+  if (method.blocks) out.blocks = BlockMatrix::encode(weights, *method.blocks, name + ".weight", c.executor);
+  else out.matrix = c.backend.quantize(weights, method.spec, name + ".weight", c.executor);
   return out;
+}
+
+void put(CalibratedBlock& block, LayerId id, FinishedBlock::Layer layer) {
+  if (layer.has_blocks()) block.replace_by_blocks(id, std::move(layer.blocks));
+  else block.replace(id, std::move(layer.matrix));
 }
 
 }  // namespace nibble::inline NIBBLE_ABI::model

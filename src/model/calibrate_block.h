@@ -71,6 +71,9 @@ FinishedBlock quantize_head(const CalibrationContext& context, CalibratedBlock& 
 /// The first group behind those that are gathered in one pass with group `first`.
 std::size_t end_of_pass(std::span<const LayerGroup> groups, std::size_t first);
 
+/// The block multiplies by the finished layer from now on.
+void put(CalibratedBlock& block, LayerId id, FinishedBlock::Layer layer);
+
 /// One layer rounded to nearest.
 FinishedBlock::Layer round_layer(const CalibrationContext& context, const std::string& name, FloatMatrix weights,
                                  const CalibratedMethod& method);

@@ -29,21 +29,36 @@ gptq::Options solver_options(const CalibrationContext& c, const std::string& nam
   return o;
 }
 
+/// Puts what `solve` makes of a layer that has been rounded, a matrix of one kind or another, in its place.
+template <class Matrix, class Solve>
+void improve(const CalibrationContext& c, FloatMatrix weights, const Hessian& hessian, bool solves, const Solve& solve,
+             Matrix& matrix, LayerReport& report) {
+  report.rounding_loss = report.loss = gptq::layer_loss(weights, matrix, hessian, c.executor, &c.backend);
+  if (!solves) return;
+  auto solved = solve();
+  matrix = std::move(solved.matrix);
+  report.loss = gptq::layer_loss(weights, matrix, hessian, c.executor, &c.backend);
+  report.damp_percent = solved.report.damp_percent;
+  report.coverage = solved.report.coverage;
+  report.dead_channels = solved.report.dead_channels.size();
+  report.recovery = std::move(solved.report.recovery);
+  report.fallback = std::move(solved.report.fallback);
+}
+
 /// One layer by GPTQ, or to nearest where its method says so (or nothing was gathered: `hessian` null).
 FinishedBlock::Layer gptq_layer(const CalibrationContext& c, const std::string& name, FloatMatrix weights,
                                 const CalibratedMethod& method, const Hessian* hessian) {
   FinishedBlock::Layer out = round_layer(c, name, weights, method);
   if (hessian == nullptr) return out;
-  out.report.rounding_loss = out.report.loss = gptq::layer_loss(weights, out.matrix, *hessian, c.executor, &c.backend);
-  if (method.kind != Kind::gptq) return out;
-  auto solved = gptq::solve(weights, *hessian, solver_options(c, name, method));
-  out.matrix = std::move(solved.matrix);
-  out.report.loss = gptq::layer_loss(weights, out.matrix, *hessian, c.executor, &c.backend);
-  out.report.damp_percent = solved.report.damp_percent;
-  out.report.coverage = solved.report.coverage;
-  out.report.dead_channels = solved.report.dead_channels.size();
-  out.report.recovery = std::move(solved.report.recovery);
-  out.report.fallback = std::move(solved.report.fallback);
+  const gptq::Options options = solver_options(c, name, method);
+  const bool solves = method.kind == Kind::gptq;
+  if (method.blocks)
+    improve(
+        c, weights, *hessian, solves, [&] { return gptq::solve(weights, *hessian, *method.blocks, options); },
+        out.blocks, out.report);
+  else
+    improve(
+        c, weights, *hessian, solves, [&] { return gptq::solve(weights, *hessian, options); }, out.matrix, out.report);
   return out;
 }
 
@@ -177,7 +192,7 @@ class GptqBlock {
       const LayerId id{g, l};
       done_.layers.push_back(
           gptq_layer(c_, name, weights_of(block_, id), *method, hessians_[g] ? &*hessians_[g] : nullptr));
-      block_.replace(id, done_.layers.back().matrix);
+      put(block_, id, done_.layers.back());
       if (c_.options.on_layer) c_.options.on_layer(done_.layers.back().report);
     }
     hessians_[g].reset();

@@ -63,7 +63,21 @@ CalibrationPlan::CalibrationPlan(CalibratedModel& model, const CalibrateOptions&
     if (!used[r])
       throw Error(ErrorCode::invalid_argument,
                   "the pattern '" + options.rules[r].pattern + "' decides for no linear layer of the model");
+  require_layers();
+}
+
+void CalibrationPlan::require_layers() const {
   if (layers_.empty()) throw Error(ErrorCode::invalid_argument, "the rules skip every layer; nothing is left to do");
+}
+
+void CalibrationPlan::keep_if(const std::function<bool(const QuantizedLayer&)>& wanted) {
+  std::erase_if(layers_, [&](const QuantizedLayer& l) {
+    if (wanted(l)) return false;
+    methods_.erase(l.name);
+    skipped_.push_back(l.name);
+    return true;
+  });
+  require_layers();
 }
 
 void CalibrationPlan::check(const CalibrateOptions& o) {

@@ -1,6 +1,7 @@
 // What a calibration run will do, settled and checked before any work.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <optional>
 #include <span>
@@ -44,6 +45,10 @@ class CalibrationPlan {
   [[nodiscard]] const std::vector<QuantizedLayer>& layers() const { return layers_; }
   /// A layer's codes are stored as `spec` says: layers()[index].
   void set_spec(std::size_t index, const QuantSpec& spec);
+  /// A layer is stored in blocks of this type.
+  void set_blocks(std::size_t index, BlockType type) { methods_.at(layers_.at(index).name).blocks = type; }
+  /// The layers for which that is false stay as they are. Error{invalid_argument} where none is left.
+  void keep_if(const std::function<bool(const QuantizedLayer&)>& wanted);
   /// The layers, of those that the model names, that stay in floating point.
   [[nodiscard]] const std::vector<std::string>& skipped() const { return skipped_; }
 
@@ -62,6 +67,7 @@ class CalibrationPlan {
 
  private:
   void assign(const CalibratedLayer& layer, std::vector<bool>& rule_used);
+  void require_layers() const;
 
   CalibratedModel& model_;
   const CalibrateOptions& options_;

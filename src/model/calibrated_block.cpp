@@ -20,6 +20,11 @@ bool scaled_with_previous(std::span<const LayerGroup> groups, std::size_t group)
   return source.is_norm() && !source.is_linear && !before.is_linear && source.norm.name == before.norm.name;
 }
 
+void CalibratedBlock::replace_by_blocks(LayerId, BlockMatrix) {
+  throw Error(ErrorCode::unsupported,
+              "the engine's blocks do not multiply GGUF's: its CalibratedBlock does not implement replace_by_blocks()");
+}
+
 void CalibratedBlock::resume(std::size_t, MatrixView<const float>, MatrixView<float>, Listener) {
   refuse("a pass can begin within it (resumes_at)", "resume()");
 }

@@ -100,10 +100,8 @@ class Output {
     double bits = 0, weights = 0;
     for (const FinishedFile& file : files_)
       for (const FinishedFile::Layer& l : file.layers()) {
-        const LayerDescription& d = l.description;
-        const auto count = static_cast<double>(d.rows) * static_cast<double>(d.cols);
-        bits += d.spec.bits_per_weight(d.rows, d.cols) * count;
-        weights += count;
+        bits += l.bits_per_weight() * l.weights();
+        weights += l.weights();
         report.layers.push_back(l.report);
       }
     report.bits_per_weight = bits / weights;
@@ -182,7 +180,7 @@ CalibratedCheckpoint::CalibratedCheckpoint(const fs::path& from)
   for (std::string& layer : found.left_layers()) left_.push_back(std::move(layer));
 }
 
-void CalibratedCheckpoint::choose_layout(CalibrationPlan& plan, const CalibrateOptions& options) {
+void CalibratedCheckpoint::check_shapes(const CalibrationPlan& plan) const {
   for (const QuantizedLayer& l : plan.layers()) {
     const TensorInfo& t = checkpoint_.matrix_info(l.name + ".weight");
     if (t.shape[0] != l.description.rows || t.shape[1] != l.description.cols)
@@ -191,6 +189,15 @@ void CalibratedCheckpoint::choose_layout(CalibrationPlan& plan, const CalibrateO
                                                  std::to_string(t.shape[0]) + " × " + std::to_string(t.shape[1]) +
                                                  " in '" + from_.string() + "'");
   }
+}
+
+void CalibratedCheckpoint::choose_layout(CalibrationPlan& plan, const CalibrateOptions& options) {
+  for (const QuantizedLayer& l : plan.layers())
+    if (const auto method = plan.method_of(l.name); method->blocks)
+      throw Error(ErrorCode::unsupported, "layer '" + l.name + "': " + method->to_string() +
+                                              " is of GGUF's blocks, which no checkpoint holds; export_gguf_calibrated "
+                                              "(nibble export-gguf --gptq) writes them");
+  check_shapes(plan);
   skipped_ = plan.skipped();
   std::set<std::string> named(skipped_.begin(), skipped_.end());
   for (const QuantizedLayer& l : plan.layers()) named.insert(l.name);

@@ -23,9 +23,10 @@ class CalibratedCheckpoint {
   /// Linear layers, the head too, that stay in floating point.
   [[nodiscard]] const std::vector<std::string>& skipped() const { return skipped_; }
 
+  /// Error{not_found | shape_mismatch} names a layer that the engine has and the checkpoint has not, or otherwise.
+  void check_shapes(const CalibrationPlan& plan) const;
   /// Finds the layout to write, and changes the plan's specs to what it holds: a layout has its own type of scales, and
-  /// what is rounded is rounded to that. Error{unsupported} where it has no room for a layer; Error{not_found |
-  /// shape_mismatch} names a layer that the engine has and the checkpoint has not, or otherwise.
+  /// what is rounded is rounded to that. Error{unsupported} where it has no room for a layer; those of check_shapes.
   void choose_layout(CalibrationPlan& plan, const CalibrateOptions& options);
   /// Of the plan, and what the output depends on besides: the model, and the layout.
   [[nodiscard]] CalibrationSink::Manifest manifest(const CalibrationPlan& plan,

@@ -45,7 +45,13 @@ class Parser {
   CalibratedMethod parse() {
     CalibratedMethod m;
     m.kind = next_word(rest_) == "awq" ? Kind::awq : Kind::gptq;
-    const auto bits = whole_number(next_word(rest_));
+    const std::string_view first = next_word(rest_);
+    if (m.kind == Kind::gptq && (m.blocks = parse_block_type(first))) {
+      if (!can_encode(*m.blocks) || is_float(*m.blocks)) fail("GPTQ solves no blocks of this type");
+      if (!rest_.empty() || whole_.ends_with('-')) fail("a GGUF type has no options");
+      return m;
+    }
+    const auto bits = whole_number(first);
     if (!bits || *bits < 2 || *bits > 8) fail("the bits, 2 to 8, come first");
     m.spec.bits = static_cast<int>(*bits);
     parse_groups(m.spec, next_word(rest_));
@@ -61,7 +67,7 @@ class Parser {
     throw Error(ErrorCode::invalid_argument,
                 "'" + std::string(whole_) + "': " + why +
                     " (gptq-<bits>-g<size>|channel[-sym|-asym][-act][-static][-gar][-mse], "
-                    "awq-<bits>-g<size>|channel[-sym|-asym][-noclip][-duo])");
+                    "gptq-<GGUF type>, awq-<bits>-g<size>|channel[-sym|-asym][-noclip][-duo])");
   }
 
   void parse_groups(QuantSpec& spec, std::string_view word) const {
@@ -111,6 +117,7 @@ CalibratedMethod CalibratedMethod::parse(std::string_view text) {
 
 std::string CalibratedMethod::to_string() const {
   if (kind == Kind::round) return spec.to_string();
+  if (blocks) return "gptq-" + std::string(name_of(*blocks));
   std::string out = kind == Kind::gptq ? "gptq-" : "awq-";
   out += std::to_string(spec.bits);
   if (spec.granularity == Granularity::channel) out += "-channel";

@@ -24,24 +24,37 @@ using Json = nlohmann::ordered_json;
 constexpr const char* kReports = "nibble.reports";
 constexpr const char* kVectors = "nibble.vectors";
 
+std::string blocks_name(const std::string& layer) { return layer + ".blocks"; }
+
 Json layer_json(const FinishedBlock::Layer& l) {
   Json out = l.report;
+  out["dtype"] = static_cast<int>(l.dtype);
+  if (l.has_blocks()) {
+    out["blocks"] = name_of(l.blocks.type);
+    out["rows"] = l.blocks.rows;
+    out["cols"] = l.blocks.cols;
+    return out;
+  }
   out["spec"] = l.matrix.spec.to_string();
   out["rows"] = l.matrix.rows;
   out["cols"] = l.matrix.cols;
   out["act_order"] = LayerDescription::of(l.matrix).act_order;
-  out["dtype"] = static_cast<int>(l.dtype);
   return out;
 }
 
 FinishedFile::Layer layer_of(const Json& j) {
   FinishedFile::Layer out;
   out.report = j.get<LayerReport>();
-  out.description.spec = QuantSpec::parse(j.at("spec").get<std::string>());
   out.description.rows = j.at("rows");
   out.description.cols = j.at("cols");
-  out.description.act_order = j.at("act_order");
   out.description.dtype = static_cast<DType>(j.at("dtype").get<int>());
+  if (j.contains("blocks")) {
+    out.blocks = parse_block_type(j.at("blocks").get<std::string>());
+    if (!out.blocks) throw Error(ErrorCode::corrupt_file, "there are no blocks of type " + j.at("blocks").dump());
+    return out;
+  }
+  out.description.spec = QuantSpec::parse(j.at("spec").get<std::string>());
+  out.description.act_order = j.at("act_order");
   return out;
 }
 
@@ -165,11 +178,15 @@ void save_finished(const fs::path& path, const FinishedBlock& block) {
   std::map<std::string, std::string> metadata;
   Json reports = Json::array(), names = Json::array();
   for (const auto& l : block.layers) {
+    reports.push_back(layer_json(l));
+    if (l.has_blocks()) {
+      declared.push_back({blocks_name(l.report.layer), DType::u8, {l.blocks.rows, l.blocks.row_bytes()}, 0, 0});
+      continue;
+    }
     const auto description = LayerDescription::of(l.matrix, l.dtype);
     for (const NamedTensor& t : declare_quantized(CheckpointLayout::nibble, l.report.layer, description))
       declared.push_back({t.name, t.type, t.shape, 0, 0});
     metadata.insert(*quantized_metadata(CheckpointLayout::nibble, l.report.layer, description));
-    reports.push_back(layer_json(l));
   }
   for (const auto& [name, values] : block.vectors) {
     declared.push_back({name, DType::f32, {values.size()}, 0, 0});
@@ -178,9 +195,12 @@ void save_finished(const fs::path& path, const FinishedBlock& block) {
   metadata[kReports] = reports.dump();
   metadata[kVectors] = names.dump();
   SafetensorsWriter writer(path, declared, metadata);
-  for (const auto& l : block.layers)
-    for (const NamedTensor& t : encode_quantized(CheckpointLayout::nibble, l.report.layer, l.matrix, l.dtype))
-      writer.write(t.name, {t.bytes.data(), t.bytes.size()});
+  for (const auto& l : block.layers) {
+    if (l.has_blocks()) writer.write(blocks_name(l.report.layer), {l.blocks.blocks.data(), l.blocks.blocks.size()});
+    else
+      for (const NamedTensor& t : encode_quantized(CheckpointLayout::nibble, l.report.layer, l.matrix, l.dtype))
+        writer.write(t.name, {t.bytes.data(), t.bytes.size()});
+  }
   for (const auto& [name, values] : block.vectors) writer.write(name, std::as_bytes(std::span(values)));
   writer.finish();
 }
@@ -207,9 +227,27 @@ QuantizedMatrix FinishedFile::matrix(const std::string& layer) const {
   return *std::move(q);
 }
 
+double FinishedFile::Layer::bits_per_weight() const {
+  if (blocks) return 8.0 * static_cast<double>(block_bytes(*blocks)) / static_cast<double>(block_size(*blocks));
+  return description.spec.bits_per_weight(description.rows, description.cols);
+}
+
+BlockMatrix FinishedFile::blocks(const Layer& layer) const {
+  BlockMatrix out{*layer.blocks, layer.description.rows, layer.description.cols,
+                  file_.data(blocks_name(layer.report.layer))};
+  out.validate(layer.report.layer);
+  return out;
+}
+
 FinishedBlock FinishedFile::block() const {
   FinishedBlock out;
-  for (const Layer& l : layers_) out.layers.push_back({l.report, matrix(l.report.layer), l.description.dtype});
+  for (const Layer& l : layers_) {
+    FinishedBlock::Layer& to = out.layers.emplace_back();
+    to.report = l.report;
+    to.dtype = l.description.dtype;
+    if (l.blocks) to.blocks = blocks(l);
+    else to.matrix = matrix(l.report.layer);
+  }
   for (const std::string& name : vectors_) out.vectors[name] = vector(name);
   return out;
 }

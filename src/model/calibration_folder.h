@@ -64,11 +64,19 @@ class FinishedFile {
   struct Layer {
     LayerReport report;
     LayerDescription description;
+    std::optional<BlockType> blocks = {};  ///< It is stored in these, and the description's spec means nothing.
+
+    [[nodiscard]] double weights() const {
+      return static_cast<double>(description.rows) * static_cast<double>(description.cols);
+    }
+    [[nodiscard]] double bits_per_weight() const;
   };
   /// Error{corrupt_file}.
   explicit FinishedFile(const std::filesystem::path& path);
   [[nodiscard]] const std::vector<Layer>& layers() const { return layers_; }
   [[nodiscard]] QuantizedMatrix matrix(const std::string& layer) const;
+  /// Of a layer that is stored in blocks: a view of the file.
+  [[nodiscard]] BlockMatrix blocks(const Layer& layer) const;
   /// Its pages may leave memory.
   void release(const std::string& layer) const;
   [[nodiscard]] const std::vector<std::string>& vectors() const { return vectors_; }

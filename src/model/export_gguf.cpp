@@ -1,19 +1,18 @@
-#include <algorithm>
-#include <cstring>
-#include <limits>
+#include "nibble/model/export_gguf.h"
 
+#include <cstring>
+#include <deque>
+#include <map>
+
+#include "calibrate_run.h"
+#include "calibrated_checkpoint.h"
 #include "core/files.h"
 #include "core/output_path.h"
-#include "gguf_chat_template.h"
 #include "gguf_metadata.h"
+#include "gguf_plan.h"
 #include "gguf_weights.h"
-#include "importance_use.h"
 #include "nibble/core/error.h"
 #include "nibble/core/impl/memory.h"
-#include "nibble/format/checkpoint.h"
-#include "nibble/model/export_gguf.h"
-#include "stored_weights.h"
-#include "text/gguf_tokenizer.h"
 
 namespace nibble::inline NIBBLE_ABI::model {
 
@@ -21,187 +20,66 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// What llama.cpp takes instead where rows are no whole super-blocks; where they are no whole blocks, F16.
-BlockType smaller_blocks(BlockType type) {
-  switch (type) {
-    case BlockType::q2_k:
-    case BlockType::q3_k: return BlockType::q4_0;
-    case BlockType::q4_k: return BlockType::q5_0;
-    case BlockType::q5_k: return BlockType::q5_1;
-    case BlockType::q6_k: return BlockType::q8_0;
-    case BlockType::iq4_xs: return BlockType::iq4_nl;
-    default: return BlockType::f16;
-  }
-}
-BlockType fallback(BlockType type, std::size_t cols) {
-  while (cols % block_size(type) != 0) type = smaller_blocks(type);
-  return type;
-}
-
-class Job {
+/// Layers that GPTQ has solved, in their files.
+class SolvedLayers {
  public:
-  Job(const fs::path& from, const ExportGgufOptions& options)
-      : options_(options),
-        backend_(options.backend ? *options.backend : default_backend()),
-        executor_(options.executor ? *options.executor : default_executor()),
-        config_(Config::load(from)),
-        architecture_(config_.architecture()),
-        in_(Checkpoint::open(from)) {
-    if (!can_encode(options.type))
-      throw Error(ErrorCode::unsupported,
-                  "a GGUF file of " + std::string(name_of(options.type)) + " can be read, not written");
-    if (options.importance != nullptr && is_float(options.type))
-      throw Error(ErrorCode::invalid_argument, "an importance matrix weighs the errors of codes, and " +
-                                                   std::string(name_of(options.type)) +
-                                                   " has none: choose a type like q4_k, or leave it out");
-    check_stored_weights(in_, config_, from.string());
-    check_carried();
-    const fs::path named = fs::absolute(from).lexically_normal();
-    metadata_ =
-        model_metadata(config_, (named.has_filename() ? named : named.parent_path()).filename().string(), options.type);
-    metadata_.merge(text::tokenizer_metadata(from, {config_.vocab, config_.bos, config_.eos}));
-    metadata_.merge(chat_templates(from, report_.notes));
-    declare();
-    check_importance();
+  SolvedLayers(const CalibrationFolder& folder, std::size_t count) {
+    for (std::size_t i = 0; i < count; ++i) {
+      const FinishedFile& file = files_.emplace_back(folder.block_file(i));
+      for (const FinishedFile::Layer& l : file.layers()) places_[l.report.layer] = {&file, &l};
+    }
   }
+  /// A view of the file.
+  [[nodiscard]] std::optional<BlockMatrix> find(const std::string& layer) const {
+    const auto it = places_.find(layer);
+    return it == places_.end() ? std::nullopt : std::optional(it->second.first->blocks(*it->second.second));
+  }
+  [[nodiscard]] std::vector<LayerReport> reports() const {
+    std::vector<LayerReport> out;
+    for (const FinishedFile& file : files_)
+      for (const FinishedFile::Layer& l : file.layers()) out.push_back(l.report);
+    return out;
+  }
+
+ private:
+  std::deque<FinishedFile> files_;  ///< Where they are stays.
+  std::map<std::string, std::pair<const FinishedFile*, const FinishedFile::Layer*>> places_;
+};
+
+class Writer {
+ public:
+  /// `solved`: null, or what takes the place of the weights.
+  Writer(const GgufPlan& plan, const SolvedLayers* solved)
+      : plan_(plan),
+        solved_(solved),
+        backend_(plan.options().backend ? *plan.options().backend : default_backend()),
+        executor_(plan.options().executor ? *plan.options().executor : default_executor()),
+        report_(plan.report()) {}
 
   ExportGgufReport write(const fs::path& path) {
-    GgufWriter writer(path, metadata_, declared_);
-    for (std::size_t i = 0; i < entries_.size(); ++i) {
-      report(options_.progress, static_cast<double>(i) / static_cast<double>(entries_.size()), declared_[i].name);
-      needing_memory([&] { return "tensor '" + declared_[i].name + "'"; }, declared_[i].bytes,
-                     [&] { write_entry(entries_[i], declared_[i], writer); });
+    const std::vector<GgufTensor>& tensors = plan_.tensors();
+    const Progress& progress = plan_.options().progress;
+    GgufWriter writer(path, plan_.metadata(), tensors);
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      nibble::report(progress, static_cast<double>(i) / static_cast<double>(tensors.size()), tensors[i].name);
+      needing_memory([&] { return "tensor '" + tensors[i].name + "'"; }, tensors[i].bytes,
+                     [&] { write_entry(plan_.entries()[i], tensors[i], writer); });
     }
-    in_.require_intact();
-    report(options_.progress, 1, "syncing");
+    in().require_intact();
+    nibble::report(progress, 1, "syncing");
     writer.finish();
     report_.file_bytes = files::size(path);
-    report_.bits_per_weight = bits_ / weights_;
     if (again_ > 0)
       note(std::to_string(again_) + " layers were quantized already, in a form that " +
-           std::string(name_of(options_.type)) + " cannot hold: decoded and quantized a second time, at a loss");
+           std::string(name_of(plan_.options().type)) + " cannot hold: decoded and quantized a second time, at a loss");
     if (exact_ > 0) note(std::to_string(exact_) + " layers keep the codes and scales they had");
+    if (solved_ != nullptr) report_.layers = solved_->reports();
     return report_;
   }
 
  private:
-  enum class Kind { vector, matrix, stack, factors };
-  struct Entry {
-    std::string name;                     ///< Hugging Face's; of a stack its module's weight in the first expert.
-    Kind kind;                            ///< A router is written as a vector is, in fp32.
-    std::vector<std::string> parts = {};  ///< Of a stack: each expert's.
-  };
-
   void note(std::string text) { report_.notes.push_back(std::move(text)); }
-
-  void add(const std::string& name, Kind kind, BlockType type, std::vector<std::size_t> shape) {
-    const BlockType chosen = fallback(type, shape.back());
-    const std::string theirs = kind == Kind::factors ? name : architecture_.gguf_name(name);
-    entries_.push_back({name, kind});
-    std::string why;
-    if (chosen != type)
-      why = "their rows of " + std::to_string(shape.back()) + " are no multiple of " +
-            std::to_string(block_size(type)) + ", as " + std::string(name_of(type)) + " needs";
-    declared_.push_back({theirs, chosen, std::move(shape), 0, 0});
-    count(declared_.back(), std::move(why));
-  }
-
-  void add_weight(const EndModule& end, Kind kind, BlockType type, std::vector<std::size_t> shape) {
-    add(std::string(end.name) + ".weight", kind, type, std::move(shape));
-  }
-
-  void count(const GgufTensor& t, std::string why) {
-    std::size_t bytes = block_bytes(t.type);
-    for (const std::size_t d : t.shape) bytes *= d;
-    auto& types = report_.types;
-    auto share = std::find_if(types.begin(), types.end(),
-                              [&](const GgufTypeShare& s) { return s.type == t.type && s.why == why; });
-    if (share == types.end()) share = types.insert(types.end(), {t.type, 0, 0, std::move(why)});
-    ++share->tensors;
-    share->bytes += bytes / block_size(t.type);
-  }
-
-  void add_linear(const std::string& name, std::size_t out, std::size_t in) {
-    add(name + ".weight", Kind::matrix, options_.type, {out, in});
-    if (in_.contains(name + ".bias")) add(name + ".bias", Kind::vector, BlockType::f32, {out});
-    count_weights(out, in);
-  }
-
-  void add_stack(std::size_t block, const Module& m, std::size_t out, std::size_t in) {
-    add(architecture_.name(block, m) + ".weight", Kind::stack, options_.type, {config_.experts, out, in});
-    for (std::size_t e = 0; e < config_.experts; ++e) {
-      entries_.back().parts.push_back(architecture_.name(block, m, e) + ".weight");
-      count_weights(out, in);
-    }
-  }
-
-  void count_weights(std::size_t out, std::size_t in) {
-    const BlockType type = fallback(options_.type, in);
-    const double count = static_cast<double>(out) * static_cast<double>(in);
-    bits_ += 8.0 * static_cast<double>(block_bytes(type)) / static_cast<double>(block_size(type)) * count;
-    weights_ += count;
-  }
-
-  /// llama.cpp knows the scale of scores by the architecture, and takes caps for granted.
-  void check_scores() const {
-    const Config& c = config_;
-    const std::size_t by = c.layers == architecture_.gguf_layers_by_hidden ? c.hidden / c.heads : c.head_dim;
-    if (architecture_.query_pre_attn_scalar != 0 && c.query_pre_attn_scalar != static_cast<double>(by))
-      throw Error(ErrorCode::unsupported, "\"query_pre_attn_scalar\" is " + std::to_string(c.query_pre_attn_scalar) +
-                                              ", which GGUF has no place for: llama.cpp takes " + std::to_string(by));
-    if (architecture_.attention_cap.value_or(0) != 0 && (c.attention_cap == 0 || c.logit_cap == 0))
-      throw Error(ErrorCode::unsupported, "scores or logits are not capped, which llama.cpp always does in a " +
-                                              std::string(architecture_.gguf_architecture) + " model");
-  }
-
-  /// What GGUF has no place for, or what llama.cpp does not read in this architecture, would come back as another
-  /// model.
-  void check_carried() {
-    const Config& c = config_;
-    check_scores();
-    if (!c.normalizes_experts)
-      throw Error(ErrorCode::unsupported,
-                  "\"norm_topk_prob\" is false, and llama.cpp weights a token's experts by "
-                  "their shares of what the router gives these in every " +
-                      std::string(architecture_.gguf_architecture) + " model");
-    const bool pattern = architecture_.windows == Windows::pattern;
-    if (pattern ? !c.windows_repeat(architecture_.window_pattern) : c.windows_differ() && c.sliding_window < c.context)
-      throw Error(ErrorCode::unsupported, "some layers have a sliding window of " + std::to_string(c.sliding_window) +
-                                              " tokens and others none, which GGUF cannot say of this architecture");
-    if (!architecture_.gguf_rope_factors && !rope_factors(c).empty())
-      throw Error(ErrorCode::unsupported,
-                  "rotary embeddings are scaled as in Llama 3, which llama.cpp does not read in a " +
-                      std::string(architecture_.gguf_architecture) + " model");
-    if (c.window_rope_theta != 0 && c.window_rope_theta != 10000)
-      note("llama.cpp turns the heads of layers with a window by the base 10000 unless it is a version that reads " +
-           std::string(architecture_.gguf_architecture) + ".rope.freq_base_swa");
-    report_.notes.insert(report_.notes.end(), c.notes.begin(), c.notes.end());
-  }
-
-  void declare() {
-    const Config& c = config_;
-    const BlockType ends = is_float(options_.type) ? options_.type : BlockType::q8_0;
-    add_weight(architecture_.embedding, Kind::matrix, ends, {c.vocab, c.hidden});
-    if (const auto factors = rope_factors(c); !factors.empty())
-      add("rope_freqs.weight", Kind::factors, BlockType::f32, {factors.size()});
-    for (std::size_t i = 0; i < c.layers; ++i)
-      for (const Module& m : architecture_.block) {
-        const std::string name = architecture_.name(i, m);
-        const std::size_t out = c.elements(m.out), in = c.elements(m.in);
-        if (m.is_expert()) add_stack(i, m, out, in);
-        else if (m.is_linear()) add_linear(name, out, in);
-        else if (m.is_norm()) add(name + ".weight", Kind::vector, BlockType::f32, {out});
-        else add(name + ".weight", Kind::vector, BlockType::f32, {out, in});
-      }
-    add_weight(architecture_.final_norm, Kind::vector, BlockType::f32, {c.hidden});
-    if (!c.tied_embeddings) add_weight(architecture_.head, Kind::matrix, ends, {c.vocab, c.hidden});
-    if (states_window(c) && architecture_.windows != Windows::pattern)
-      note("llama.cpp knows no sliding window in this architecture: beyond " + std::to_string(c.sliding_window) +
-           " tokens it sees more than the model was made for");
-    if (c.eos.size() > 1)
-      note("of " + std::to_string(c.eos.size()) + " tokens that end a text GGUF holds one, " +
-           std::to_string(c.eos.front()));
-  }
+  [[nodiscard]] const Checkpoint& in() const { return plan_.checkpoint(); }
 
   void check_shape(const std::string& name, std::size_t rows, std::size_t cols, const GgufTensor& t) const {
     const std::size_t dimensions = t.shape.size(), wanted = t.shape[dimensions == 3 ? 1 : 0];
@@ -211,55 +89,28 @@ class Job {
                                                std::to_string(wanted) + " rows");
   }
 
-  std::vector<float> read_vector(const Entry& e, const GgufTensor& t) const {
-    if (e.kind == Kind::factors) return rope_factors(config_);
-    std::vector<float> ours = in_.read_f32(e.name);
+  std::vector<float> read_vector(const GgufPlan::Entry& e, const GgufTensor& t) const {
+    if (e.kind == GgufPlan::Kind::factors) return rope_factors(plan_.config());
+    std::vector<float> ours = in().read_f32(e.name);
     const std::size_t cols = t.shape.size() == 1 ? 1 : t.shape.back();
     check_shape(e.name, ours.size() / cols, cols, t);
-    if (architecture_.norm_plus_one && architecture_.is_norm_weight(e.name))
+    if (plan_.architecture().norm_plus_one && plan_.architecture().is_norm_weight(e.name))
       for (float& w : ours) w += 1;
-    if (!architecture_.is_interleaved(e.name)) return ours;
+    if (!plan_.architecture().is_interleaved(e.name)) return ours;
     std::vector<float> theirs(ours.size());
-    for (std::size_t r = 0; r < ours.size(); ++r) theirs[r] = ours[interleaved_row(r, config_.head_dim)];
+    for (std::size_t r = 0; r < ours.size(); ++r) theirs[r] = ours[interleaved_row(r, plan_.config().head_dim)];
     return theirs;
   }
 
-  /// Before anything is written. The metadata are llama.cpp's.
-  void check_importance() {
-    const ImportanceMatrix* importance = options_.importance;
-    if (importance == nullptr) return;
-    std::size_t known = 0, all = 0;
-    for (std::size_t i = 0; i < entries_.size(); ++i) {
-      if (is_float(declared_[i].type) || !declared_[i].name.starts_with(architecture_.gguf_block_prefix)) continue;
-      ++all;
-      known += importance_of(entries_[i].name, declared_[i], 0).empty() ? 0 : 1;
-    }
-    if (std::string text = importance_note(*importance, known, all); !text.empty()) note(std::move(text));
-    const auto count = [](std::size_t n) {
-      return static_cast<std::int32_t>(std::min<std::size_t>(n, std::numeric_limits<std::int32_t>::max()));
-    };
-    if (!options_.importance_name.empty()) metadata_["quantize.imatrix.file"] = options_.importance_name;
-    if (!importance->datasets.empty()) metadata_["quantize.imatrix.dataset"] = importance->datasets.front();
-    metadata_["quantize.imatrix.entries_count"] = count(importance->entries().size());
-    metadata_["quantize.imatrix.chunks_count"] = count(importance->chunk_count);
-  }
-
-  /// Of the columns of a matrix or of one expert's; empty: all alike. (The embedding's rows are looked up, so that what
-  /// a tied head sees says nothing of a file that lists it by another size: llama.cpp passes over that too.)
-  [[nodiscard]] std::vector<float> importance_of(const std::string& name, const GgufTensor& t,
-                                                 std::size_t expert) const {
-    if (options_.importance == nullptr || is_float(t.type)) return {};
-    const ImportanceMatrix::Entry* entry = options_.importance->find(t.name);
-    if (name == std::string(architecture_.embedding.name) + ".weight" && entry != nullptr &&
-        entry->columns != t.shape.back())
-      return {};
-    return options_.importance->mean_squares(t.name, t.shape.back(), expert, t.shape.size() == 3 ? t.shape[0] : 1);
-  }
-
   BlockMatrix read_matrix(const std::string& name, const GgufTensor& t, std::size_t expert = 0) {
-    const std::vector<float> importance = importance_of(name, t, expert);
     const std::string layer = name.substr(0, name.size() - std::string_view(".weight").size());
-    if (const auto q = decode_quantized(in_, layer)) {
+    if (solved_ != nullptr)
+      if (auto found = solved_->find(layer)) {
+        check_shape(name, found->rows, found->cols, t);
+        return *std::move(found);
+      }
+    const std::vector<float> importance = plan_.importance_of(name, t, expert);
+    if (const auto q = decode_quantized(in(), layer)) {
       check_shape(name, q->rows, q->cols, t);
       if (exact_block_type(*q) == t.type) {
         ++exact_;
@@ -271,15 +122,15 @@ class Job {
       backend_.dequantize(*q, 0, view, executor_);
       return BlockMatrix::encode(view, t.type, name, executor_, importance);
     }
-    const FloatMatrix m = in_.matrix(name);
+    const FloatMatrix m = in().matrix(name);
     check_shape(name, m.rows, m.cols, t);
     BlockMatrix out = BlockMatrix::encode(m, t.type, name, executor_, importance);
-    in_.release(name);
+    in().release(name);
     return out;
   }
 
   /// The experts' matrices one behind the other.
-  Buffer read_stack(const Entry& e, const GgufTensor& t) {
+  Buffer read_stack(const GgufPlan::Entry& e, const GgufTensor& t) {
     Buffer out;
     for (std::size_t i = 0; i < e.parts.size(); ++i) {
       const BlockMatrix m = read_matrix(e.parts[i], t, i);
@@ -289,45 +140,88 @@ class Job {
     return out;
   }
 
-  void write_entry(const Entry& e, const GgufTensor& t, GgufWriter& writer) {
-    if (e.kind == Kind::stack) {
+  void write_entry(const GgufPlan::Entry& e, const GgufTensor& t, GgufWriter& writer) {
+    if (e.kind == GgufPlan::Kind::stack) {
       const Buffer stack = read_stack(e, t);
       return writer.write(t.name, {stack.data(), stack.size()});
     }
-    if (e.kind != Kind::matrix) {
+    if (e.kind != GgufPlan::Kind::matrix) {
       const std::vector<float> values = read_vector(e, t);
       return writer.write(t.name, std::as_bytes(std::span(values)));
     }
     const BlockMatrix ours = read_matrix(e.name, t);
-    if (!architecture_.is_interleaved(e.name)) return writer.write(t.name, {ours.blocks.data(), ours.blocks.size()});
+    if (!plan_.architecture().is_interleaved(e.name))
+      return writer.write(t.name, {ours.blocks.data(), ours.blocks.size()});
     BlockMatrix theirs = BlockMatrix::allocate(ours.type, ours.rows, ours.cols);
     for (std::size_t r = 0; r < ours.rows; ++r)
       std::memcpy(theirs.blocks.writable<std::byte>() + r * ours.row_bytes(),
-                  ours.row(interleaved_row(r, config_.head_dim)), ours.row_bytes());
+                  ours.row(interleaved_row(r, plan_.config().head_dim)), ours.row_bytes());
     writer.write(t.name, {theirs.blocks.data(), theirs.blocks.size()});
   }
 
-  const ExportGgufOptions& options_;
+  const GgufPlan& plan_;
+  const SolvedLayers* solved_;
   const Backend& backend_;
   Executor& executor_;
-  Config config_;
-  const Architecture& architecture_;
-  Checkpoint in_;
-  GgufMetadata metadata_;
-  std::vector<Entry> entries_;
-  std::vector<GgufTensor> declared_;  ///< One for each entry.
   ExportGgufReport report_;
-  double bits_ = 0, weights_ = 0;
   std::size_t again_ = 0, exact_ = 0;
 };
+
+void refuse_gguf(const fs::path& from) {
+  if (is_gguf(from))
+    throw Error(ErrorCode::unsupported, "'" + from.string() + "' is a GGUF file already; a model directory is needed");
+}
+
+/// The run that solves the layers of a file of such a type.
+CalibrateOptions run_of(const ExportGgufOptions& options, const CalibrateOptions& calibration) {
+  const auto refuse = [](bool given, const char* what) {
+    if (given)
+      throw Error(ErrorCode::invalid_argument, std::string(what) + " says nothing of a GGUF file, whose type does");
+  };
+  refuse(!calibration.rules.empty(), "a rule for layers");
+  refuse(calibration.layout.has_value(), "the layout of a checkpoint");
+  refuse(calibration.lm_head, "lm_head");
+  if (is_float(options.type))
+    throw Error(ErrorCode::invalid_argument,
+                "GPTQ solves codes, and " + std::string(name_of(options.type)) + " has none: choose a type like q4_k");
+  CalibrateOptions out = calibration;
+  out.method = {.blocks = options.type};
+  return out;
+}
 
 }  // namespace
 
 ExportGgufReport export_gguf(const fs::path& from, const fs::path& to, const ExportGgufOptions& options) {
-  if (is_gguf(from))
-    throw Error(ErrorCode::unsupported, "'" + from.string() + "' is a GGUF file already; a model directory is needed");
+  refuse_gguf(from);
   files::check_output({to, files::OutputKind::file}, {from});
-  return Job(from, options).write(to);
+  const GgufPlan plan(from, options);
+  return Writer(plan, nullptr).write(to);
+}
+
+ExportGgufReport export_gguf_calibrated(const fs::path& from, const fs::path& to, CalibratedModel& model,
+                                        std::span<const std::int32_t> ids, const ExportGgufOptions& options,
+                                        const CalibrateOptions& calibration) {
+  refuse_gguf(from);
+  const fs::path blocks = CalibrationFolder::of(to);  // once the output is there, not even a name may fail
+  files::check_outputs(
+      {{to, files::OutputKind::file}, {blocks, files::OutputKind::folder, "the folder of finished blocks"}}, {from});
+  const GgufPlan file(from, options);
+  const CalibrateOptions run = run_of(options, calibration);
+  const CalibratedCheckpoint source(from);
+  CalibrationPlan plan(model, run);
+  plan.keep_if([&](const QuantizedLayer& l) { return !is_float(file.type_of(l.name).value_or(BlockType::f32)); });
+  for (std::size_t l = 0; l < plan.layers().size(); ++l) plan.set_blocks(l, *file.type_of(plan.layers()[l].name));
+  source.check_shapes(plan);
+  plan.check_ids(ids);
+  CalibrateReport report;
+  CheckpointSink sink(to, run.resume, source.checkpoint());
+  const std::size_t found = sink.begin(source.manifest(plan, ids), plan.count());
+  Tally tally(report);
+  run_blocks(model, plan, ids, run, found, sink, tally);
+  const SolvedLayers solved(sink.files(), plan.count());
+  ExportGgufReport out = Writer(file, &solved).write(to);
+  CalibrationFolder::remove(blocks);
+  return out;
 }
 
 }  // namespace nibble::inline NIBBLE_ABI::model

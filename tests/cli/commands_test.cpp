@@ -417,6 +417,26 @@ TEST(ExportGguf, WritesAFileThatEvalReads) {
   EXPECT_TRUE(has(unknown.text, "'q8_k' is no type to write; there are F32, F16")) << unknown.text;
 }
 
+TEST(ExportGguf, SolvesTheLayersByGptq) {
+  const TemporaryFolder folder;
+  const auto file = (folder / "model.gguf").string();
+  const auto outcome = run("export-gguf " + kModel + " " + file + " --type q4_k --gptq --samples 2 --sample-tokens 32");
+  ASSERT_EQ(outcome.status, 0) << outcome.text;
+  EXPECT_TRUE(has(outcome.text, "42 layers by GPTQ: of rounding's loss, summed over them, ")) << outcome.text;
+  EXPECT_TRUE(has(outcome.text, "linear layers at 4.500 bits per weight")) << outcome.text;
+  const auto refused = [&](const std::string& options, const char* says) {
+    const auto r = run("export-gguf " + kModel + " " + file + " --force " + options);
+    EXPECT_EQ(r.status, 1) << options;
+    EXPECT_TRUE(has(r.text, says)) << r.text;
+  };
+  refused("--type f16 --gptq", "F16 has none: choose another --type");
+  refused("--type q4_k --gptq --imatrix some.imatrix", "leave --imatrix out");
+  refused("--type q4_k --resume", "--resume goes on with a run of --gptq");
+  refused("--type q4_k --samples 3", "go with --calibration or --gptq");
+  refused("--type q4_k --damp-percent 0.1", "--damp-percent goes with --gptq");
+  EXPECT_FALSE(fs::exists(file + ".partial"));
+}
+
 TEST(Inspect, ShowsTensorsAndTheirErrorAgainstAReference) {
   const TemporaryFolder folder;
   const auto out = (folder / "nf4").string();

@@ -14,6 +14,7 @@
 #include "nibble/model/quantize.h"
 #include "nibble/text/tokenizer.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/golden_model.h"
 #include "tests/support/temporary_folder.h"
 #include "text/gguf_tokenizer.h"
 
@@ -23,12 +24,12 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
 using Ids = std::vector<std::int32_t>;
+using testing_support::copy_with_tokenizer;
 using testing_support::expect_error;
+using testing_support::golden;
 using testing_support::TemporaryFolder;
 
 const fs::path kModel = NIBBLE_EXAMPLE_DATA "/austen-5m";
-fs::path golden(const std::string& name) { return fs::path(NIBBLE_TEST_DATA "/golden") / name; }
-
 Ids evaluation_ids(std::size_t count) {
   std::ifstream in(NIBBLE_EXAMPLE_DATA "/evaluation.txt", std::ios::binary);
   Ids ids;
@@ -95,18 +96,6 @@ TEST(ExportGguf, CodesThatFitAreKept) {
     EXPECT_EQ(std::memcmp(after.codes.data(), before.codes.data(), before.codes.size()), 0);
     EXPECT_EQ(std::memcmp(after.scales.data(), before.scales.data(), before.scales.size()), 0);
   }
-}
-
-/// A golden model with a tokenizer for its 96 tokens, which it needs for export.
-void copy_with_tokenizer(const fs::path& from, const fs::path& to) {
-  fs::create_directories(to);
-  for (const char* file : {"config.json", "model.safetensors"}) fs::copy_file(from / file, to / file);
-  Json d = Json::parse(std::ifstream(golden("gpt2") / "tokenizer.json"));
-  d["added_tokens"] = Json::array();
-  d["model"]["merges"] = Json::array();
-  d["model"]["vocab"] = Json::object();
-  for (int i = 0; i < 90; ++i) d["model"]["vocab"][std::string(1, static_cast<char>('!' + i))] = i;
-  std::ofstream(to / "tokenizer.json") << d;
 }
 
 /// The file without its stacks, in whose place the first expert's matrices lie.

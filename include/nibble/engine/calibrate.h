@@ -12,6 +12,7 @@
 
 #include "nibble/model/calibrate.h"
 #include "nibble/model/calibrated_block.h"
+#include "nibble/model/export_gguf.h"
 #include "nibble/model/importance.h"
 
 namespace nibble::inline NIBBLE_ABI::engine {
@@ -22,6 +23,12 @@ namespace nibble::inline NIBBLE_ABI::engine {
 /// or that check_architecture refuses; those of Model::load.
 model::CalibrateReport quantize_calibrated(const std::filesystem::path& from, const std::filesystem::path& to,
                                            std::span<const std::int32_t> ids, const model::CalibrateOptions& options);
+
+/// The same into a GGUF file: model::export_gguf_calibrated, with this engine.
+model::ExportGgufReport export_gguf_calibrated(const std::filesystem::path& from, const std::filesystem::path& to,
+                                               std::span<const std::int32_t> ids,
+                                               const model::ExportGgufOptions& options,
+                                               const model::CalibrateOptions& calibration = {});
 
 /// The dense model at `path` as that goes through it, its blocks read when they are asked for. Null: default_backend(),
 /// default_executor(). Errors as quantize_calibrated.

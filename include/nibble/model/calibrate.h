@@ -40,6 +40,7 @@
 #include "nibble/backend/backend.h"
 #include "nibble/core/progress.h"
 #include "nibble/format/quantized_tensors.h"
+#include "nibble/matrix/block_matrix.h"
 
 namespace nibble::inline NIBBLE_ABI::model {
 
@@ -48,12 +49,14 @@ namespace nibble::inline NIBBLE_ABI::model {
 ///   gptq-<bits>-g<size>|channel[-sym|-asym][-act][-static][-gar][-mse]   gptq-4-g128-act
 ///   awq-<bits>-g<size>|channel[-sym|-asym][-noclip][-duo]                awq-4-g128
 ///   <a QuantSpec of integers>                                            int8, int4-g128-asym: rounded to nearest
+///   gptq-<a GGUF type that can_encode()>                                 gptq-q4_k: for export_gguf_calibrated() alone
 ///
 /// Without -sym both store zero points, as "-asym" says. -act, -static, -gar and -mse are gptq::Options' act_order,
 /// static_groups, act_group_aware and grid_search; -duo is awq::ScaleOptions::duo_scaling.
 struct CalibratedMethod {
   enum class Kind : std::uint8_t { round, gptq, awq } kind = Kind::gptq;
-  QuantSpec spec{.scheme = SchemeKind::asymmetric};                                             ///< What is stored.
+  QuantSpec spec{.scheme = SchemeKind::asymmetric};  ///< What is stored.
+  std::optional<BlockType> blocks = {};  ///< GPTQ: blocks of this type are stored, and `spec` means nothing.
   bool act_order = false, static_groups = false, act_group_aware = false, grid_search = false;  ///< GPTQ
   bool clip = true, duo_scaling = false;                                                        ///< AWQ
 
@@ -118,7 +121,10 @@ struct FinishedBlock {
   struct Layer {
     LayerReport report;
     QuantizedMatrix matrix;
+    BlockMatrix blocks = {};    ///< Instead of the matrix, where the method is of GGUF's blocks; else of no rows.
     DType dtype = DType::bf16;  ///< Of the weights before.
+
+    [[nodiscard]] bool has_blocks() const { return blocks.rows > 0; }
   };
   std::vector<Layer> layers;
   std::map<std::string, std::vector<float>> vectors;  ///< Norms and biases that AWQ changed, by name.

@@ -23,6 +23,7 @@
 
 #include "nibble/core/function_ref.h"
 #include "nibble/core/matrix_view.h"
+#include "nibble/matrix/block_matrix.h"
 #include "nibble/matrix/quantized_matrix.h"
 
 namespace nibble::inline NIBBLE_ABI::model {
@@ -113,6 +114,9 @@ class CalibratedBlock {
   /// The block multiplies by these weights from now on. GPTQ's layers are calibrated on what those before them,
   /// quantized, give; AWQ never calls it.
   virtual void replace(LayerId layer, QuantizedMatrix weights) = 0;
+
+  /// The same with GGUF's blocks: for export_gguf_calibrated() alone. By default Error{unsupported}.
+  virtual void replace_by_blocks(LayerId layer, BlockMatrix weights);
 
   // Refinement for GPTQ: no part of the block is run twice with the same weights.
 

@@ -11,13 +11,16 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "nibble/backend/backend.h"
 #include "nibble/core/progress.h"
 #include "nibble/format/imatrix.h"
+#include "nibble/model/calibrate.h"
 #include "nibble/scheme/gguf_blocks.h"
 
 namespace nibble::inline NIBBLE_ABI::model {
@@ -48,7 +51,8 @@ struct GgufTypeShare {
 struct ExportGgufReport {
   std::vector<GgufTypeShare> types;  ///< Of all tensors, those of a kind together, in the order of the file.
   std::size_t file_bytes = 0;
-  double bits_per_weight = 0;  ///< Over the blocks' linear layers, scales included.
+  double bits_per_weight = 0;       ///< Over the blocks' linear layers, scales included.
+  std::vector<LayerReport> layers;  ///< Those that GPTQ solved, in the order of the forward pass.
   std::vector<std::string>
       notes;  ///< What is not as asked for: a second quantization, dropped settings. (Types: above.)
 };
@@ -60,5 +64,16 @@ struct ExportGgufReport {
 /// BlockMatrix::encode and GgufWriter.
 ExportGgufReport export_gguf(const std::filesystem::path& from, const std::filesystem::path& to,
                              const ExportGgufOptions& options = {});
+
+/// The same with the blocks' linear layers solved by GPTQ: block by block on the tokens `ids`, each layer for what
+/// those before it, in the codes of the file, give it (model/calibrate.h). `model` is an engine that has loaded `from`,
+/// whose blocks take GGUF's (CalibratedBlock::replace_by_blocks). Layers of a type without codes (F16, where rows are
+/// no whole blocks) stay, and so do those that `calibration` skips, which are rounded. Of `calibration` the method is
+/// settled by `options.type`, and rules, layout and lm_head have no meaning here. After an error or a cancel the
+/// finished blocks stay in "<to>.partial" for resume. Errors beside those of export_gguf and calibrate:
+/// invalid_argument for what has no meaning, for layers that are quantized already, and for a leftover of another run.
+ExportGgufReport export_gguf_calibrated(const std::filesystem::path& from, const std::filesystem::path& to,
+                                        CalibratedModel& model, std::span<const std::int32_t> ids,
+                                        const ExportGgufOptions& options, const CalibrateOptions& calibration = {});
 
 }  // namespace nibble::inline NIBBLE_ABI::model
