@@ -20,7 +20,7 @@ namespace nibble::cli {
 namespace {
 
 struct Options {
-  std::string model, output, type = "f16", adapter, imatrix;
+  std::string model, output, type = "f16", mix, adapter, imatrix;
   CalibrationText text;
   double damp_percent = model::CalibrateOptions().damp_percent;
   bool gptq = false, resume = false, force = false, quiet = false;
@@ -40,17 +40,18 @@ void export_adapter(const Options& o, BlockType type) {
     fmt::print("{}: the adapter of {} layers, {}\n", o.output, adapter.layers.size(), megabytes(files::size(o.output)));
 }
 
-/// Of options that would do nothing, or that do not go together.
-void check_together(const Options& o, BlockType type) {
+/// Of options that would do nothing, or that do not go together. `floats`: the name of a type without codes, or
+/// nothing.
+void check_together(const Options& o, const std::string& floats) {
   const auto refuse = [](bool given, const std::string& why) {
     if (given) throw Error(ErrorCode::invalid_argument, why);
   };
   const bool weighs = !o.imatrix.empty() || !o.text.file.empty() || o.gptq;
   refuse(!o.adapter.empty() && weighs,
          "--adapter writes floats, which nothing is weighed for; leave --imatrix, --calibration and --gptq out");
-  refuse(is_float(type) && weighs, fmt::format("--imatrix, --calibration and --gptq weigh the errors of codes, and {} "
-                                               "has none: choose another --type, q4_k say",
-                                               name_of(type)));
+  refuse(!floats.empty() && weighs, fmt::format("--imatrix, --calibration and --gptq weigh the errors of codes, and {} "
+                                                "has none: choose another --type, q4_k say",
+                                                floats));
   refuse(!o.imatrix.empty() && o.gptq,
          "--gptq measures more than an importance matrix holds, on the --calibration text; leave --imatrix out");
   refuse(!o.imatrix.empty() && !o.text.file.empty(),
@@ -110,21 +111,34 @@ model::ExportGgufReport write(const Options& o, model::ExportGgufOptions& option
   });
 }
 
+/// --type may name a mix, too, that no type is called like.
+void choose_types(const Options& o, model::ExportGgufOptions& options) {
+  const std::string& name = o.mix.empty() ? o.type : o.mix;
+  if (o.mix.empty())
+    if (const auto type = parse_block_type(name); type && can_encode(*type)) {
+      options.type = *type;
+      return;
+    }
+  options.mix = model::find_gguf_mix(name);
+  if (options.mix != nullptr) return;
+  std::vector<std::string_view> types, mixes;
+  for (const BlockType t : kBlockTypes)
+    if (can_encode(t)) types.push_back(name_of(t));
+  for (const model::GgufMix& m : model::gguf_mixes()) mixes.push_back(m.name);
+  if (!o.mix.empty())
+    throw Error(ErrorCode::invalid_argument, fmt::format("'{}' is no mix; there are {}", name, fmt::join(mixes, ", ")));
+  throw Error(ErrorCode::invalid_argument, fmt::format("'{}' is no type to write; there are {}; and the mixes {}", name,
+                                                       fmt::join(types, ", "), fmt::join(mixes, ", ")));
+}
+
 void run(const Options& o) {
   model::ExportGgufOptions options;
-  const auto type = parse_block_type(o.type);
-  if (!type || !can_encode(*type)) {
-    std::string known;
-    for (const BlockType t : kBlockTypes)
-      if (can_encode(t)) known += (known.empty() ? "" : ", ") + std::string(name_of(t));
-    throw Error(ErrorCode::invalid_argument, "'" + o.type + "' is no type to write; there are " + known);
-  }
-  check_together(o, *type);
+  choose_types(o, options);
+  check_together(o, options.mix == nullptr && is_float(options.type) ? std::string(name_of(options.type)) : "");
   files::check_output({o.output, files::OutputKind::file}, {o.model, o.adapter, o.imatrix, o.text.file});
   if (files::exists(o.output) && !o.force)
     throw Error(ErrorCode::invalid_argument, "'" + o.output + "' exists already; --force replaces it");
-  if (!o.adapter.empty()) return export_adapter(o, *type);
-  options.type = *type;
+  if (!o.adapter.empty()) return export_adapter(o, options.type);
   options.backend = chosen_backend();
   const auto report = write(o, options);
   tell_layers(o, report.layers);
@@ -150,6 +164,11 @@ void add_export_gguf_command(CLI::App& app) {
                 "float. Rows that are no whole blocks get the next larger type of 32, else F16, and the table of types "
                 "says so")
       ->capture_default_str();
+  c->add_option("--mix", o->mix,
+                "The types that llama.cpp gives the tensors of a file of this name: Q2_K_S, Q2_K, Q3_K_S, Q3_K_M, "
+                "Q3_K_L, Q4_K_S, Q4_K_M, Q5_K_S, Q5_K_M, Q6_K, IQ4_XS, IQ4_NL, Q4_0, Q4_1, Q5_0, Q5_1 or Q8_0. (--type "
+                "takes those that are no type's name, too.)")
+      ->excludes(c->get_option("--type"));
   const std::string group = "Codes that count what the channels carry";
   c->add_option("--imatrix", o->imatrix, "Importance matrix of the model, by `nibble imatrix` or llama.cpp")
       ->check(kNamed)

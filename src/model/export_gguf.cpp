@@ -70,8 +70,8 @@ class Writer {
     writer.finish();
     report_.file_bytes = files::size(path);
     if (again_ > 0)
-      note(std::to_string(again_) + " layers were quantized already, in a form that " +
-           std::string(name_of(plan_.options().type)) + " cannot hold: decoded and quantized a second time, at a loss");
+      note(std::to_string(again_) + " layers were quantized already, in a form that " + what() +
+           " cannot hold: decoded and quantized a second time, at a loss");
     if (exact_ > 0) note(std::to_string(exact_) + " layers keep the codes and scales they had");
     if (solved_ != nullptr) report_.layers = solved_->reports();
     return report_;
@@ -79,6 +79,10 @@ class Writer {
 
  private:
   void note(std::string text) { report_.notes.push_back(std::move(text)); }
+  [[nodiscard]] std::string what() const {
+    const ExportGgufOptions& o = plan_.options();
+    return std::string(o.mix == nullptr ? name_of(o.type) : o.mix->name);
+  }
   [[nodiscard]] const Checkpoint& in() const { return plan_.checkpoint(); }
 
   void check_shape(const std::string& name, std::size_t rows, std::size_t cols, const GgufTensor& t) const {
@@ -181,11 +185,11 @@ CalibrateOptions run_of(const ExportGgufOptions& options, const CalibrateOptions
   refuse(!calibration.rules.empty(), "a rule for layers");
   refuse(calibration.layout.has_value(), "the layout of a checkpoint");
   refuse(calibration.lm_head, "lm_head");
-  if (is_float(options.type))
+  if (options.mix == nullptr && is_float(options.type))
     throw Error(ErrorCode::invalid_argument,
                 "GPTQ solves codes, and " + std::string(name_of(options.type)) + " has none: choose a type like q4_k");
   CalibrateOptions out = calibration;
-  out.method = {.blocks = options.type};
+  out.method = {.blocks = options.mix == nullptr ? options.type : options.mix->base};
   return out;
 }
 
@@ -215,7 +219,9 @@ ExportGgufReport export_gguf_calibrated(const fs::path& from, const fs::path& to
   plan.check_ids(ids);
   CalibrateReport report;
   CheckpointSink sink(to, run.resume, source.checkpoint());
-  const std::size_t found = sink.begin(source.manifest(plan, ids), plan.count());
+  CalibrationSink::Manifest manifest = source.manifest(plan, ids);
+  if (options.mix != nullptr) manifest["mix"] = options.mix->name;
+  const std::size_t found = sink.begin(manifest, plan.count());
   Tally tally(report);
   run_blocks(model, plan, ids, run, found, sink, tally);
   const SolvedLayers solved(sink.files(), plan.count());

@@ -41,18 +41,20 @@ GgufPlan::GgufPlan(const fs::path& from, const ExportGgufOptions& options)
       config_(Config::load(from)),
       architecture_(config_.architecture()),
       in_(Checkpoint::open(from)) {
-  if (!can_encode(options.type))
+  if (options.mix == nullptr && !can_encode(options.type))
     throw Error(ErrorCode::unsupported,
                 "a GGUF file of " + std::string(name_of(options.type)) + " can be read, not written");
-  if (options.importance != nullptr && is_float(options.type))
+  if (options.importance != nullptr && options.mix == nullptr && is_float(options.type))
     throw Error(ErrorCode::invalid_argument, "an importance matrix weighs the errors of codes, and " +
                                                  std::string(name_of(options.type)) +
                                                  " has none: choose a type like q4_k, or leave it out");
   check_stored_weights(in_, config_, from.string());
   check_carried();
-  const fs::path named = fs::absolute(from).lexically_normal();
+  std::error_code gone;  // the working directory, say: then the name is what it is
+  const fs::path whole = fs::absolute(from, gone), named = (gone ? from : whole).lexically_normal();
   metadata_ =
       model_metadata(config_, (named.has_filename() ? named : named.parent_path()).filename().string(), options.type);
+  if (options.mix != nullptr) metadata_["general.file_type"] = options.mix->file_type;
   metadata_.merge(text::tokenizer_metadata(from, {config_.vocab, config_.bos, config_.eos}));
   metadata_.merge(chat_templates(from, report_.notes));
   declare();
@@ -87,22 +89,32 @@ void GgufPlan::count(const GgufTensor& t, std::string why) {
   share->bytes += bytes / block_size(t.type);
 }
 
-void GgufPlan::add_linear(const std::string& name, std::size_t out, std::size_t in) {
-  add(name + ".weight", Kind::matrix, options_.type, {out, in});
-  if (in_.contains(name + ".bias")) add(name + ".bias", Kind::vector, BlockType::f32, {out});
-  count_weights(out, in);
+BlockType GgufPlan::wanted(std::size_t block, const Module& m) const {
+  if (options_.mix == nullptr) return options_.type;
+  return options_.mix->type_of({.role = m.role,
+                                .block = block,
+                                .blocks = config_.layers,
+                                .queries_per_key = config_.heads / config_.kv_heads,
+                                .experts = config_.experts,
+                                .has_importance = options_.importance != nullptr});
 }
 
-void GgufPlan::add_stack(std::size_t block, const Module& m, std::size_t out, std::size_t in) {
-  add(architecture_.name(block, m) + ".weight", Kind::stack, options_.type, {config_.experts, out, in});
+void GgufPlan::add_linear(const std::string& name, BlockType type, std::size_t out, std::size_t in) {
+  add(name + ".weight", Kind::matrix, type, {out, in});
+  if (in_.contains(name + ".bias")) add(name + ".bias", Kind::vector, BlockType::f32, {out});
+  count_weights(type, out, in);
+}
+
+void GgufPlan::add_stack(std::size_t block, const Module& m, BlockType type, std::size_t out, std::size_t in) {
+  add(architecture_.name(block, m) + ".weight", Kind::stack, type, {config_.experts, out, in});
   for (std::size_t e = 0; e < config_.experts; ++e) {
     entries_.back().parts.push_back(architecture_.name(block, m, e) + ".weight");
-    count_weights(out, in);
+    count_weights(type, out, in);
   }
 }
 
-void GgufPlan::count_weights(std::size_t out, std::size_t in) {
-  const BlockType type = fallback(options_.type, in);
+void GgufPlan::count_weights(BlockType wanted, std::size_t out, std::size_t in) {
+  const BlockType type = fallback(wanted, in);
   const double count = static_cast<double>(out) * static_cast<double>(in);
   bits_ += 8.0 * static_cast<double>(block_bytes(type)) / static_cast<double>(block_size(type)) * count;
   weights_ += count;
@@ -146,21 +158,23 @@ void GgufPlan::check_carried() {
 
 void GgufPlan::declare() {
   const Config& c = config_;
-  const BlockType ends = is_float(options_.type) ? options_.type : BlockType::q8_0;
-  add_weight(architecture_.embedding, Kind::matrix, ends, {c.vocab, c.hidden});
+  const BlockType plain = is_float(options_.type) ? options_.type : BlockType::q8_0;
+  const BlockType head = options_.mix == nullptr ? plain : options_.mix->head_type(c.hidden);
+  const BlockType embedding = options_.mix == nullptr || c.tied_embeddings ? head : options_.mix->base;
+  add_weight(architecture_.embedding, Kind::matrix, embedding, {c.vocab, c.hidden});
   if (const auto factors = rope_factors(c); !factors.empty())
     add("rope_freqs.weight", Kind::factors, BlockType::f32, {factors.size()});
   for (std::size_t i = 0; i < c.layers; ++i)
     for (const Module& m : architecture_.block) {
       const std::string name = architecture_.name(i, m);
       const std::size_t out = c.elements(m.out), in = c.elements(m.in);
-      if (m.is_expert()) add_stack(i, m, out, in);
-      else if (m.is_linear()) add_linear(name, out, in);
+      if (m.is_expert()) add_stack(i, m, wanted(i, m), out, in);
+      else if (m.is_linear()) add_linear(name, wanted(i, m), out, in);
       else if (m.is_norm()) add(name + ".weight", Kind::vector, BlockType::f32, {out});
       else add(name + ".weight", Kind::vector, BlockType::f32, {out, in});
     }
   add_weight(architecture_.final_norm, Kind::vector, BlockType::f32, {c.hidden});
-  if (!c.tied_embeddings) add_weight(architecture_.head, Kind::matrix, ends, {c.vocab, c.hidden});
+  if (!c.tied_embeddings) add_weight(architecture_.head, Kind::matrix, head, {c.vocab, c.hidden});
   if (states_window(c) && architecture_.windows != Windows::pattern)
     note("llama.cpp knows no sliding window in this architecture: beyond " + std::to_string(c.sliding_window) +
          " tokens it sees more than the model was made for");

@@ -48,10 +48,12 @@ class GgufPlan {
   void note(std::string text) { report_.notes.push_back(std::move(text)); }
   void add(const std::string& name, Kind kind, BlockType type, std::vector<std::size_t> shape);
   void add_weight(const EndModule& end, Kind kind, BlockType type, std::vector<std::size_t> shape);
-  void add_linear(const std::string& name, std::size_t out, std::size_t in);
-  void add_stack(std::size_t block, const Module& m, std::size_t out, std::size_t in);
+  void add_linear(const std::string& name, BlockType type, std::size_t out, std::size_t in);
+  void add_stack(std::size_t block, const Module& m, BlockType type, std::size_t out, std::size_t in);
+  /// Of a linear layer, as asked for.
+  [[nodiscard]] BlockType wanted(std::size_t block, const Module& m) const;
   void count(const GgufTensor& t, std::string why);
-  void count_weights(std::size_t out, std::size_t in);
+  void count_weights(BlockType type, std::size_t out, std::size_t in);
   void check_scores() const;
   void check_carried();
   void declare();

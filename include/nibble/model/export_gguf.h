@@ -21,6 +21,7 @@
 #include "nibble/core/progress.h"
 #include "nibble/format/imatrix.h"
 #include "nibble/model/calibrate.h"
+#include "nibble/model/gguf_mix.h"
 #include "nibble/scheme/gguf_blocks.h"
 
 namespace nibble::inline NIBBLE_ABI::model {
@@ -31,6 +32,9 @@ struct ExportGgufOptions {
   /// llama.cpp, Q4_0 for Q2_K and Q3_K, Q5_0 for Q4_K, Q5_1 for Q5_K, Q8_0 for Q6_K and IQ4_NL for IQ4_XS; and F16
   /// where it is no whole number of blocks.
   BlockType type = BlockType::f16;
+  /// The types of a mix that people know by name instead (model/gguf_mix.h), the embedding and the head among them;
+  /// `type` then means nothing. Null: of `type`.
+  const GgufMix* mix = nullptr;
   /// What the errors of each input channel count where weights are encoded, under GGUF's names (engine::importance, or
   /// llama.cpp's imatrix); null: all alike. Tensors that are not in it are encoded as without. It is named in the file,
   /// as llama.cpp does it.
@@ -45,7 +49,7 @@ struct ExportGgufOptions {
 struct GgufTypeShare {
   BlockType type = BlockType::f32;
   std::size_t tensors = 0, bytes = 0;
-  std::string why;  ///< Not empty: these have not the type asked for, and why.
+  std::string why = {};  ///< Not empty: these have not the type asked for, and why.
 };
 
 struct ExportGgufReport {
