@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 
@@ -10,6 +11,7 @@
 #include "core/files.h"
 #include "nibble/core/error.h"
 #include "nibble/engine/calibrate.h"
+#include "nibble/engine/type_choices.h"
 #include "nibble/model/adapter.h"
 #include "nibble/model/export_gguf.h"
 #include "progress_bar.h"
@@ -20,7 +22,9 @@ namespace nibble::cli {
 namespace {
 
 struct Options {
-  std::string model, output, type = "f16", mix, adapter, imatrix;
+  std::string model, output, type = "f16", mix, plan, save_plan, adapter, imatrix;
+  std::size_t target_size = 0;
+  double target_bits = 0;
   CalibrationText text;
   double damp_percent = model::CalibrateOptions().damp_percent;
   bool gptq = false, resume = false, force = false, quiet = false;
@@ -46,7 +50,8 @@ void check_together(const Options& o, const std::string& floats) {
   const auto refuse = [](bool given, const std::string& why) {
     if (given) throw Error(ErrorCode::invalid_argument, why);
   };
-  const bool weighs = !o.imatrix.empty() || !o.text.file.empty() || o.gptq;
+  const bool weighs = !o.imatrix.empty() || !o.text.file.empty() || o.gptq,
+             plans = o.target_size != 0 || o.target_bits != 0;
   refuse(!o.adapter.empty() && weighs,
          "--adapter writes floats, which nothing is weighed for; leave --imatrix, --calibration and --gptq out");
   refuse(!floats.empty() && weighs, fmt::format("--imatrix, --calibration and --gptq weigh the errors of codes, and {} "
@@ -57,13 +62,15 @@ void check_together(const Options& o, const std::string& floats) {
   refuse(!o.imatrix.empty() && !o.text.file.empty(),
          "--imatrix has the importance of each channel already; leave --calibration out, or make one file of both by "
          "`nibble imatrix --add`");
+  refuse(!o.save_plan.empty() && !plans, "--save-plan keeps what --target-size or --target-bits found");
+  refuse(!o.adapter.empty() && (plans || !o.plan.empty()), "--adapter writes floats; leave the plan of types out");
   refuse(o.resume && !o.gptq, "--resume goes on with a run of --gptq; a file is written at once otherwise");
   const Options none;
   refuse(o.damp_percent != none.damp_percent && !o.gptq, "--damp-percent goes with --gptq");
   refuse((o.text.samples != none.text.samples || o.text.sample_tokens != none.text.sample_tokens ||
           o.text.cache_memory != none.text.cache_memory) &&
-             o.text.file.empty() && !o.gptq,
-         "--samples, --sample-tokens and --cache-memory go with --calibration or --gptq");
+             o.text.file.empty() && !o.gptq && !plans,
+         "--samples, --sample-tokens and --cache-memory go with --calibration, --gptq and --target-…");
 }
 
 /// Of a file, or of a text that the model is run on now; nothing where neither was asked for.
@@ -74,6 +81,64 @@ std::optional<ImportanceMatrix> importance_of(const Options& o) {
   ImportanceMatrix out = observed(o.model, o.text, bar.callback());
   if (!o.quiet) o.text.note_if_short(out.chunk_count);
   return out;
+}
+
+/// Says which types the blocks' tensors of each name have.
+void tell_plan(const model::TypePlan& plan) {
+  std::map<std::string, std::map<BlockType, std::size_t>> kinds;
+  for (const auto& [name, type] : plan.types) {
+    const std::size_t begin = name.starts_with("blk.") ? name.find('.', 4) + 1 : 0;
+    ++kinds[name.substr(begin, name.rfind('.') - begin)][type];
+  }
+  Table table({"tensors", "types"});
+  for (const auto& [kind, types] : kinds) {
+    std::vector<std::string> shown;
+    for (const auto& [type, count] : types)
+      shown.push_back(count == 1 && types.size() == 1 ? std::string(name_of(type))
+                                                      : fmt::format("{} {}", count, name_of(type)));
+    table.row({kind, fmt::format("{}", fmt::join(shown, ", "))});
+  }
+  fmt::print("{}", table.text());
+}
+
+/// Weights of the tensors, and bytes that they are to have: of the file's, those that are left when all else has its.
+model::TypePlan planned(const Options& o, const model::ExportGgufOptions& options) {
+  const std::filesystem::path text = o.text.path();
+  const auto ids = read_tokens(o.model, text);
+  std::optional<ImportanceMatrix> own;
+  if (options.importance == nullptr) {
+    ProgressBar bar("observing", o.quiet);
+    own = observed(o.model, o.text, bar.callback());
+  }
+  ProgressBar bar("measuring", o.quiet);
+  engine::TypeChoicesOptions measure;
+  measure.importance = own ? &*own : options.importance;
+  measure.backend = options.backend;
+  measure.progress = bar.callback();
+  const std::vector<model::TensorChoices> choices = engine::type_choices(o.model, ids, measure);
+  const auto size_of = [&](const model::TypePlan& plan) {
+    model::ExportGgufOptions file = options;
+    file.plan = &plan;
+    return model::gguf_file_bytes(o.model, file);
+  };
+  std::size_t smallest = 0, halves = 0;  // F16: two bytes a weight
+  for (const model::TensorChoices& t : choices) {
+    smallest += std::ranges::min_element(t.choices, {}, &model::TypeChoice::bytes)->bytes;
+    halves += std::ranges::max_element(t.choices, {}, &model::TypeChoice::bytes)->bytes;
+  }
+  if (o.target_bits != 0)
+    return allot(choices, static_cast<std::size_t>(o.target_bits * static_cast<double>(halves) / 16));
+  const std::size_t least = size_of(allot(choices, smallest)), others = least - smallest;
+  if (o.target_size < least)
+    throw Error(ErrorCode::invalid_argument, fmt::format("--target-size {}: the smallest file of this model has {}",
+                                                         megabytes(o.target_size), megabytes(least)));
+  std::size_t budget = o.target_size - others;
+  for (;;) {  // tensors begin at multiples of the alignment: a few bytes more than they have
+    model::TypePlan plan = allot(choices, budget);
+    const std::size_t size = size_of(plan);
+    if (size <= o.target_size) return plan;
+    budget -= std::min(budget - smallest, size - o.target_size);
+  }
 }
 
 /// Says what is unusual about a layer that GPTQ solved, even if quiet; and what it gained.
@@ -94,6 +159,16 @@ model::ExportGgufReport write(const Options& o, model::ExportGgufOptions& option
   if (!o.gptq) importance = importance_of(o);
   if (importance) options.importance = &*importance;
   options.importance_name = o.imatrix;
+  std::optional<model::TypePlan> plan;
+  if (!o.plan.empty()) plan = model::TypePlan::read(o.plan);
+  if (o.target_size != 0 || o.target_bits != 0) plan = planned(o, options);
+  if (plan) {
+    options.plan = &*plan;
+    if (!o.quiet) tell_plan(*plan);
+    if (!o.quiet && o.plan.empty())
+      fmt::print("{} in these, and {:.5f} nats of KL expected of rounding\n", megabytes(plan->bytes), plan->loss);
+    if (!o.save_plan.empty()) plan->write(o.save_plan);
+  }
   ProgressBar bar("exporting", o.quiet);
   options.progress = bar.callback();
   if (!o.gptq) return model::export_gguf(o.model, o.output, options);
@@ -134,8 +209,13 @@ void choose_types(const Options& o, model::ExportGgufOptions& options) {
 void run(const Options& o) {
   model::ExportGgufOptions options;
   choose_types(o, options);
-  check_together(o, options.mix == nullptr && is_float(options.type) ? std::string(name_of(options.type)) : "");
-  files::check_output({o.output, files::OutputKind::file}, {o.model, o.adapter, o.imatrix, o.text.file});
+  const bool floats =
+      options.mix == nullptr && is_float(options.type) && o.plan.empty() && o.target_size == 0 && o.target_bits == 0;
+  check_together(o, floats ? std::string(name_of(options.type)) : "");
+  files::check_output({o.output, files::OutputKind::file}, {o.model, o.adapter, o.imatrix, o.text.file, o.plan});
+  if (!o.save_plan.empty())
+    files::check_outputs({{o.output, files::OutputKind::file}, {o.save_plan, files::OutputKind::file, "--save-plan"}},
+                         {o.model, o.imatrix, o.text.file});
   if (files::exists(o.output) && !o.force)
     throw Error(ErrorCode::invalid_argument, "'" + o.output + "' exists already; --force replaces it");
   if (!o.adapter.empty()) return export_adapter(o, options.type);
@@ -149,6 +229,26 @@ void run(const Options& o) {
     table.row({std::string(name_of(share.type)), std::to_string(share.tensors), megabytes(share.bytes), share.why});
   fmt::print("{}{}: {}, linear layers at {:.3f} bits per weight\n", table.text(), o.output,
              megabytes(report.file_bytes), report.bits_per_weight);
+}
+
+void add_plan_options(CLI::App& c, Options& o) {
+  const std::string group = "A size instead of a type";
+  CLI::Option* size = c.add_option("--target-size", o.target_size,
+                                   "The file is to have at most so many bytes (90MB): each tensor, embedding and head "
+                                   "too, gets the type with which the model loses least, measured on the text of "
+                                   "--calibration (default: the embedded one)")
+                          ->transform(CLI::AsSizeValue(false))
+                          ->group(group);
+  CLI::Option* bits =
+      c.add_option("--target-bits", o.target_bits, "The same, so many bits a weight on average, all matrices counted")
+          ->check(CLI::Range(1.0, 16.0))
+          ->group(group);
+  CLI::Option* plan = c.add_option("--plan", o.plan, "The types that --save-plan kept")->check(kNamed)->group(group);
+  c.add_option("--save-plan", o.save_plan, "Keep the types chosen, as JSON")->check(kNamed)->group(group);
+  size->excludes(bits)->excludes(plan);
+  bits->excludes(plan);
+  for (const char* other : {"--type", "--mix"})
+    for (CLI::Option* option : {size, bits, plan}) option->excludes(c.get_option(other));
 }
 
 }  // namespace
@@ -169,6 +269,7 @@ void add_export_gguf_command(CLI::App& app) {
                 "Q3_K_L, Q4_K_S, Q4_K_M, Q5_K_S, Q5_K_M, Q6_K, IQ4_XS, IQ4_NL, Q4_0, Q4_1, Q5_0, Q5_1 or Q8_0. (--type "
                 "takes those that are no type's name, too.)")
       ->excludes(c->get_option("--type"));
+  add_plan_options(*c, *o);
   const std::string group = "Codes that count what the channels carry";
   c->add_option("--imatrix", o->imatrix, "Importance matrix of the model, by `nibble imatrix` or llama.cpp")
       ->check(kNamed)

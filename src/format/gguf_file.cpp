@@ -130,10 +130,8 @@ std::size_t lay_out(std::vector<GgufTensor>& tensors, std::size_t alignment) {
   return at;
 }
 
-}  // namespace
-
-GgufWriter::GgufWriter(std::filesystem::path path, const GgufMetadata& metadata, std::vector<GgufTensor> tensors) {
-  const std::size_t alignment = alignment_of(metadata), data_bytes = lay_out(tensors, alignment);
+/// All that comes before the tensors' data.
+Output header_of(const GgufMetadata& metadata, std::span<const GgufTensor> tensors) {
   Output out;
   out.put(std::uint32_t{0x46554747});
   out.put(std::uint32_t{3});
@@ -154,11 +152,24 @@ GgufWriter::GgufWriter(std::filesystem::path path, const GgufMetadata& metadata,
     out.put(static_cast<std::uint32_t>(t.type));
     out.put(std::uint64_t{t.offset});
   }
-  const std::size_t data_start = format::round_up(out.bytes().size(), alignment);
+  return out;
+}
+
+}  // namespace
+
+GgufWriter::GgufWriter(std::filesystem::path path, const GgufMetadata& metadata, std::vector<GgufTensor> tensors) {
+  const std::size_t alignment = alignment_of(metadata), data_bytes = lay_out(tensors, alignment);
+  const Output header = header_of(metadata, tensors);
+  const std::size_t data_start = format::round_up(header.bytes().size(), alignment);
   file_ = std::make_unique<format::PendingTensors>(std::move(path));
   for (const GgufTensor& t : tensors) file_->declare(t.name, data_start + t.offset, t.bytes);
-  file_->file().write(std::as_bytes(std::span(out.bytes())), 0);
+  file_->file().write(std::as_bytes(std::span(header.bytes())), 0);
   file_->file().resize(data_start + data_bytes);
+}
+
+std::size_t GgufWriter::file_bytes(const GgufMetadata& metadata, std::vector<GgufTensor> tensors) {
+  const std::size_t alignment = alignment_of(metadata), data_bytes = lay_out(tensors, alignment);
+  return format::round_up(header_of(metadata, tensors).bytes().size(), alignment) + data_bytes;
 }
 
 GgufWriter::~GgufWriter() = default;

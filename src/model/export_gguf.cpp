@@ -185,11 +185,11 @@ CalibrateOptions run_of(const ExportGgufOptions& options, const CalibrateOptions
   refuse(!calibration.rules.empty(), "a rule for layers");
   refuse(calibration.layout.has_value(), "the layout of a checkpoint");
   refuse(calibration.lm_head, "lm_head");
-  if (options.mix == nullptr && is_float(options.type))
+  if (options.mix == nullptr && options.plan == nullptr && is_float(options.type))
     throw Error(ErrorCode::invalid_argument,
                 "GPTQ solves codes, and " + std::string(name_of(options.type)) + " has none: choose a type like q4_k");
   CalibrateOptions out = calibration;
-  out.method = {.blocks = options.mix == nullptr ? options.type : options.mix->base};
+  out.method = {.blocks = options.mix == nullptr ? options.type : options.mix->base};  // each layer's: the file's plan
   return out;
 }
 
@@ -200,6 +200,11 @@ ExportGgufReport export_gguf(const fs::path& from, const fs::path& to, const Exp
   files::check_output({to, files::OutputKind::file}, {from});
   const GgufPlan plan(from, options);
   return Writer(plan, nullptr).write(to);
+}
+
+std::size_t gguf_file_bytes(const fs::path& from, const ExportGgufOptions& options) {
+  refuse_gguf(from);
+  return GgufPlan(from, options).file_bytes();
 }
 
 ExportGgufReport export_gguf_calibrated(const fs::path& from, const fs::path& to, CalibratedModel& model,
@@ -221,6 +226,8 @@ ExportGgufReport export_gguf_calibrated(const fs::path& from, const fs::path& to
   CheckpointSink sink(to, run.resume, source.checkpoint());
   CalibrationSink::Manifest manifest = source.manifest(plan, ids);
   if (options.mix != nullptr) manifest["mix"] = options.mix->name;
+  if (options.plan != nullptr)
+    for (const auto& [name, type] : options.plan->types) manifest["type of " + name] = name_of(type);
   const std::size_t found = sink.begin(manifest, plan.count());
   Tally tally(report);
   run_blocks(model, plan, ids, run, found, sink, tally);

@@ -44,7 +44,7 @@ GgufPlan::GgufPlan(const fs::path& from, const ExportGgufOptions& options)
   if (options.mix == nullptr && !can_encode(options.type))
     throw Error(ErrorCode::unsupported,
                 "a GGUF file of " + std::string(name_of(options.type)) + " can be read, not written");
-  if (options.importance != nullptr && options.mix == nullptr && is_float(options.type))
+  if (options.importance != nullptr && options.mix == nullptr && options.plan == nullptr && is_float(options.type))
     throw Error(ErrorCode::invalid_argument, "an importance matrix weighs the errors of codes, and " +
                                                  std::string(name_of(options.type)) +
                                                  " has none: choose a type like q4_k, or leave it out");
@@ -58,13 +58,16 @@ GgufPlan::GgufPlan(const fs::path& from, const ExportGgufOptions& options)
   metadata_.merge(text::tokenizer_metadata(from, {config_.vocab, config_.bos, config_.eos}));
   metadata_.merge(chat_templates(from, report_.notes));
   declare();
+  check_plan();
   check_importance();
   report_.bits_per_weight = bits_ / weights_;
 }
 
 void GgufPlan::add(const std::string& name, Kind kind, BlockType type, std::vector<std::size_t> shape) {
-  const BlockType chosen = fallback(type, shape.back());
   const std::string theirs = kind == Kind::factors ? name : architecture_.gguf_name(name);
+  if (options_.plan != nullptr && (kind == Kind::matrix || kind == Kind::stack))
+    if (const auto it = options_.plan->types.find(theirs); it != options_.plan->types.end()) type = it->second;
+  const BlockType chosen = fallback(type, shape.back());
   entries_.push_back({name, kind});
   std::string why;
   if (chosen != type)
@@ -101,20 +104,20 @@ BlockType GgufPlan::wanted(std::size_t block, const Module& m) const {
 
 void GgufPlan::add_linear(const std::string& name, BlockType type, std::size_t out, std::size_t in) {
   add(name + ".weight", Kind::matrix, type, {out, in});
+  count_weights(out, in);
   if (in_.contains(name + ".bias")) add(name + ".bias", Kind::vector, BlockType::f32, {out});
-  count_weights(type, out, in);
 }
 
 void GgufPlan::add_stack(std::size_t block, const Module& m, BlockType type, std::size_t out, std::size_t in) {
   add(architecture_.name(block, m) + ".weight", Kind::stack, type, {config_.experts, out, in});
   for (std::size_t e = 0; e < config_.experts; ++e) {
     entries_.back().parts.push_back(architecture_.name(block, m, e) + ".weight");
-    count_weights(type, out, in);
+    count_weights(out, in);
   }
 }
 
-void GgufPlan::count_weights(BlockType wanted, std::size_t out, std::size_t in) {
-  const BlockType type = fallback(wanted, in);
+void GgufPlan::count_weights(std::size_t out, std::size_t in) {
+  const BlockType type = declared_.back().type;
   const double count = static_cast<double>(out) * static_cast<double>(in);
   bits_ += 8.0 * static_cast<double>(block_bytes(type)) / static_cast<double>(block_size(type)) * count;
   weights_ += count;
@@ -181,6 +184,17 @@ void GgufPlan::declare() {
   if (c.eos.size() > 1)
     note("of " + std::to_string(c.eos.size()) + " tokens that end a text GGUF holds one, " +
          std::to_string(c.eos.front()));
+}
+
+void GgufPlan::check_plan() const {
+  if (options_.plan == nullptr) return;
+  for (const auto& [name, type] : options_.plan->types) {
+    const auto found = std::ranges::find(declared_, name, &GgufTensor::name);
+    const auto at = static_cast<std::size_t>(found - declared_.begin());
+    if (found == declared_.end() || (entries_[at].kind != Kind::matrix && entries_[at].kind != Kind::stack))
+      throw Error(ErrorCode::invalid_argument,
+                  "the plan gives '" + name + "' a type, and the model has no such matrix: it is another model's");
+  }
 }
 
 std::optional<BlockType> GgufPlan::type_of(const std::string& layer) const {

@@ -41,6 +41,7 @@ class GgufPlan {
   /// a tied head sees says nothing of a file that lists it by another size: llama.cpp passes over that too.)
   [[nodiscard]] std::vector<float> importance_of(const std::string& name, const GgufTensor& t,
                                                  std::size_t expert) const;
+  [[nodiscard]] std::size_t file_bytes() const { return GgufWriter::file_bytes(metadata_, declared_); }
   /// Types, bits and what was found on the way; the writer adds the rest.
   [[nodiscard]] const ExportGgufReport& report() const { return report_; }
 
@@ -53,7 +54,9 @@ class GgufPlan {
   /// Of a linear layer, as asked for.
   [[nodiscard]] BlockType wanted(std::size_t block, const Module& m) const;
   void count(const GgufTensor& t, std::string why);
-  void count_weights(BlockType type, std::size_t out, std::size_t in);
+  /// Of the tensor that was added last.
+  void count_weights(std::size_t out, std::size_t in);
+  void check_plan() const;
   void check_scores() const;
   void check_carried();
   void declare();

@@ -432,9 +432,32 @@ TEST(ExportGguf, SolvesTheLayersByGptq) {
   refused("--type f16 --gptq", "F16 has none: choose another --type");
   refused("--type q4_k --gptq --imatrix some.imatrix", "leave --imatrix out");
   refused("--type q4_k --resume", "--resume goes on with a run of --gptq");
-  refused("--type q4_k --samples 3", "go with --calibration or --gptq");
+  refused("--type q4_k --samples 3", "go with --calibration, --gptq");
   refused("--type q4_k --damp-percent 0.1", "--damp-percent goes with --gptq");
   EXPECT_FALSE(fs::exists(file + ".partial"));
+}
+
+TEST(ExportGguf, MakesAFileOfTheSizeAskedFor) {
+  const TemporaryFolder folder;
+  const auto file = (folder / "model.gguf").string(), plan = (folder / "plan.json").string();
+  const auto outcome = run("export-gguf " + kModel + " " + file + " --target-size 2500000 --save-plan " + plan +
+                           " --samples 4 --sample-tokens 128");
+  ASSERT_EQ(outcome.status, 0) << outcome.text;
+  EXPECT_TRUE(has(outcome.text, "nats of KL")) << outcome.text;
+  EXPECT_LE(fs::file_size(file), 2500000u);
+  EXPECT_GE(fs::file_size(file), 2400000u);
+  const auto again = run("export-gguf " + kModel + " " + (folder / "again.gguf").string() + " --plan " + plan);
+  ASSERT_EQ(again.status, 0) << again.text;
+  EXPECT_EQ(fs::file_size(folder / "again.gguf"), fs::file_size(file));
+  const auto bits =
+      run("export-gguf " + kModel + " " + file + " --force --target-bits 4.5 --samples 4 --sample-tokens 128");
+  ASSERT_EQ(bits.status, 0) << bits.text;
+  const auto small =
+      run("export-gguf " + kModel + " " + file + " --force --target-size 100KB --samples 1 --sample-tokens 64");
+  EXPECT_EQ(small.status, 1);
+  EXPECT_TRUE(has(small.text, "the smallest file of this model has")) << small.text;
+  const auto both = run("export-gguf " + kModel + " " + file + " --force --target-bits 4 --type q4_k");
+  EXPECT_NE(both.status, 0);
 }
 
 TEST(Inspect, ShowsTensorsAndTheirErrorAgainstAReference) {

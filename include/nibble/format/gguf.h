@@ -137,6 +137,8 @@ class GgufWriter {
   GgufWriter(const GgufWriter&) = delete;
   GgufWriter& operator=(const GgufWriter&) = delete;
 
+  /// Of the file that such a writer makes. Errors as the constructor, but io.
+  static std::size_t file_bytes(const GgufMetadata& metadata, std::vector<GgufTensor> tensors);
   /// All the bytes of one tensor, once. Error{not_found}, Error{shape_mismatch} if the size is another, Error{io}.
   void write(const std::string& name, std::span<const std::byte> bytes);
   /// Error{invalid_argument} names a tensor never written.

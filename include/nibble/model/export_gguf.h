@@ -22,6 +22,7 @@
 #include "nibble/format/imatrix.h"
 #include "nibble/model/calibrate.h"
 #include "nibble/model/gguf_mix.h"
+#include "nibble/model/type_plan.h"
 #include "nibble/scheme/gguf_blocks.h"
 
 namespace nibble::inline NIBBLE_ABI::model {
@@ -35,6 +36,8 @@ struct ExportGgufOptions {
   /// The types of a mix that people know by name instead (model/gguf_mix.h), the embedding and the head among them;
   /// `type` then means nothing. Null: of `type`.
   const GgufMix* mix = nullptr;
+  /// The types of these tensors instead, over `type` and `mix`. Null: there is none.
+  const TypePlan* plan = nullptr;
   /// What the errors of each input channel count where weights are encoded, under GGUF's names (engine::importance, or
   /// llama.cpp's imatrix); null: all alike. Tensors that are not in it are encoded as without. It is named in the file,
   /// as llama.cpp does it.
@@ -69,13 +72,17 @@ struct ExportGgufReport {
 ExportGgufReport export_gguf(const std::filesystem::path& from, const std::filesystem::path& to,
                              const ExportGgufOptions& options = {});
 
+/// Bytes of the file that it would write. Errors as export_gguf's before it writes.
+std::size_t gguf_file_bytes(const std::filesystem::path& from, const ExportGgufOptions& options = {});
+
 /// The same with the blocks' linear layers solved by GPTQ: block by block on the tokens `ids`, each layer for what
 /// those before it, in the codes of the file, give it (model/calibrate.h). `model` is an engine that has loaded `from`,
 /// whose blocks take GGUF's (CalibratedBlock::replace_by_blocks). Layers of a type without codes (F16, where rows are
 /// no whole blocks) stay, and so do those that `calibration` skips, which are rounded. Of `calibration` the method is
-/// settled by `options.type`, and rules, layout and lm_head have no meaning here. After an error or a cancel the
-/// finished blocks stay in "<to>.partial" for resume. Errors beside those of export_gguf and calibrate:
-/// invalid_argument for what has no meaning, for layers that are quantized already, and for a leftover of another run.
+/// settled by `options`, and rules, layout and lm_head have no meaning here. After an error or a cancel the finished
+/// blocks stay in
+/// "<to>.partial" for resume. Errors beside those of export_gguf and calibrate: invalid_argument for what has no
+/// meaning, for layers that are quantized already, and for a leftover of another run.
 ExportGgufReport export_gguf_calibrated(const std::filesystem::path& from, const std::filesystem::path& to,
                                         CalibratedModel& model, std::span<const std::int32_t> ids,
                                         const ExportGgufOptions& options, const CalibrateOptions& calibration = {});
