@@ -101,7 +101,7 @@ void tell_plan(const model::TypePlan& plan) {
   fmt::print("{}", table.text());
 }
 
-/// Weights of the tensors, and bytes that they are to have: of the file's, those that are left when all else has its.
+/// The types with which the file has the size that was asked for.
 model::TypePlan planned(const Options& o, const model::ExportGgufOptions& options) {
   const std::filesystem::path text = o.text.path();
   const auto ids = read_tokens(o.model, text);

@@ -14,6 +14,13 @@ namespace fs = std::filesystem;
 /// What a block that is only run again costs, next to one that is quantized; and what the head does.
 constexpr double kReplayCost = 0.2, kHeadCost = 0.5;
 
+std::optional<LayerId> find_layer(std::span<const LayerGroup> groups, const std::string& name) {
+  for (std::size_t g = 0; g < groups.size(); ++g)
+    for (std::size_t l = 0; l < groups[g].layers.size(); ++l)
+      if (groups[g].layers[l].name == name) return LayerId{g, l};
+  return std::nullopt;
+}
+
 /// The folder of a sink that has one, or the system's.
 fs::path folder_of(const CalibrationSink& sink) {
   fs::path out = sink.folder();
@@ -91,11 +98,8 @@ class Run {
   void replay(const CalibrationContext& context, CalibratedBlock& block, std::size_t index) const {
     if (options_.method.kind == CalibratedMethod::Kind::gptq) {
       FinishedBlock finished = sink_.read(index);
-      const std::span<const LayerGroup> groups = block.groups();
       for (FinishedBlock::Layer& done : finished.layers)
-        for (std::size_t g = 0; g < groups.size(); ++g)
-          for (std::size_t l = 0; l < groups[g].layers.size(); ++l)
-            if (groups[g].layers[l].name == done.report.layer) put(block, {g, l}, std::move(done));
+        if (const auto id = find_layer(block.groups(), done.report.layer)) put(block, *id, std::move(done));
     }
     SequenceStates(context).advance(block, 0, 1);
   }

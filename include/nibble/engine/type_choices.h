@@ -3,8 +3,8 @@
 //
 // The loss of a tensor in a type is that of rounding it so, each column's error counted as its inputs are large (the
 // importance matrix), on a sample of its rows. What such a loss is worth in nats is measured: of each tensor, in one
-// type of about four bits and alone, by running the model. A tensor's losses in its other types are taken to be worth
-// as much, which holds while they are small.
+// type of three to four bits and alone, by running the model. A tensor's losses in its other types are taken to be
+// worth as much, which holds while they are small.
 #pragma once
 
 #include <cstddef>
@@ -24,7 +24,7 @@ struct TypeChoicesOptions {
   /// Of the model (engine::importance, or a file's), with the head where that is not tied. Null: all inputs alike.
   const ImportanceMatrix* importance = nullptr;
   std::size_t samples = 8;           ///< Sequences that the divergence is measured on, evenly spaced over the text.
-  std::size_t sample_tokens = 128;    ///< Tokens of a sequence, or of the model's context if that is less.
+  std::size_t sample_tokens = 128;   ///< Tokens of a sequence, or of the model's context if that is less.
   std::size_t rows = 64;             ///< Of each matrix that rounding is measured on, evenly spaced.
   const Backend* backend = nullptr;  ///< Null: default_backend().
   Executor* executor = nullptr;      ///< Null: default_executor().
