@@ -23,11 +23,12 @@ namespace {
 
 struct Options {
   std::string model, output, type = "f16", mix, plan, save_plan, adapter, imatrix;
-  std::size_t target_size = 0;
-  double target_bits = 0;
+  double target_size = 0, target_bits = 0;
   CalibrationText text;
   double damp_percent = model::CalibrateOptions().damp_percent;
   bool gptq = false, resume = false, force = false, quiet = false;
+
+  [[nodiscard]] bool plans() const { return target_size != 0 || target_bits != 0; }
 };
 
 /// Of the model, as llama.cpp's --lora takes it beside the model's own file.
@@ -46,14 +47,15 @@ void export_adapter(const Options& o, BlockType type) {
 
 /// Of options that would do nothing, or that do not go together. `floats`: the name of a type without codes, or
 /// nothing.
-void check_together(const Options& o, const std::string& floats) {
+void check_together(const Options& o, bool mixes, const std::string& floats) {
   const auto refuse = [](bool given, const std::string& why) {
     if (given) throw Error(ErrorCode::invalid_argument, why);
   };
-  const bool weighs = !o.imatrix.empty() || !o.text.file.empty() || o.gptq,
-             plans = o.target_size != 0 || o.target_bits != 0;
-  refuse(!o.adapter.empty() && weighs,
-         "--adapter writes floats, which nothing is weighed for; leave --imatrix, --calibration and --gptq out");
+  const bool weighs = !o.imatrix.empty() || !o.text.file.empty() || o.gptq;
+  refuse(
+      !o.adapter.empty() && (weighs || mixes || o.plans() || !o.plan.empty()),
+      "--adapter writes f32, f16 or bf16, which nothing is weighed for; leave --imatrix, --calibration, --gptq, mixes "
+      "and plans out");
   refuse(!floats.empty() && weighs, fmt::format("--imatrix, --calibration and --gptq weigh the errors of codes, and {} "
                                                 "has none: choose another --type, q4_k say",
                                                 floats));
@@ -62,21 +64,21 @@ void check_together(const Options& o, const std::string& floats) {
   refuse(!o.imatrix.empty() && !o.text.file.empty(),
          "--imatrix has the importance of each channel already; leave --calibration out, or make one file of both by "
          "`nibble imatrix --add`");
-  refuse(!o.save_plan.empty() && !plans, "--save-plan keeps what --target-size or --target-bits found");
-  refuse(!o.adapter.empty() && (plans || !o.plan.empty()), "--adapter writes floats; leave the plan of types out");
+  refuse(!o.save_plan.empty() && !o.plans(), "--save-plan keeps what --target-size or --target-bits found");
   refuse(o.resume && !o.gptq, "--resume goes on with a run of --gptq; a file is written at once otherwise");
   const Options none;
   refuse(o.damp_percent != none.damp_percent && !o.gptq, "--damp-percent goes with --gptq");
   refuse((o.text.samples != none.text.samples || o.text.sample_tokens != none.text.sample_tokens ||
           o.text.cache_memory != none.text.cache_memory) &&
-             o.text.file.empty() && !o.gptq && !plans,
+             o.text.file.empty() && !o.gptq && !o.plans(),
          "--samples, --sample-tokens and --cache-memory go with --calibration, --gptq and --target-…");
 }
 
-/// Of a file, or of a text that the model is run on now; nothing where neither was asked for.
+/// Of a file, or of a text that the model is run on now; nothing where nothing asks for it. (GPTQ measures its own, but
+/// for the types of a plan.)
 std::optional<ImportanceMatrix> importance_of(const Options& o) {
   if (!o.imatrix.empty()) return ImportanceMatrix::read(o.imatrix);
-  if (o.text.file.empty()) return std::nullopt;
+  if (!o.plans() && (o.gptq || o.text.file.empty())) return std::nullopt;
   ProgressBar bar("observing", o.quiet);
   ImportanceMatrix out = observed(o.model, o.text, bar.callback());
   if (!o.quiet) o.text.note_if_short(out.chunk_count);
@@ -103,16 +105,10 @@ void tell_plan(const model::TypePlan& plan) {
 
 /// The types with which the file has the size that was asked for.
 model::TypePlan planned(const Options& o, const model::ExportGgufOptions& options) {
-  const std::filesystem::path text = o.text.path();
-  const auto ids = read_tokens(o.model, text);
-  std::optional<ImportanceMatrix> own;
-  if (options.importance == nullptr) {
-    ProgressBar bar("observing", o.quiet);
-    own = observed(o.model, o.text, bar.callback());
-  }
+  const auto ids = read_tokens(o.model, o.text.path());
   ProgressBar bar("measuring", o.quiet);
   engine::TypeChoicesOptions measure;
-  measure.importance = own ? &*own : options.importance;
+  measure.importance = options.importance;
   measure.backend = options.backend;
   measure.progress = bar.callback();
   const std::vector<model::TensorChoices> choices = engine::type_choices(o.model, ids, measure);
@@ -129,15 +125,16 @@ model::TypePlan planned(const Options& o, const model::ExportGgufOptions& option
   if (o.target_bits != 0)
     return allot(choices, static_cast<std::size_t>(o.target_bits * static_cast<double>(halves) / 16));
   const std::size_t least = size_of(allot(choices, smallest)), others = least - smallest;
-  if (o.target_size < least)
+  const auto target = static_cast<std::size_t>(std::min(o.target_size, 1e18));
+  if (target < least)
     throw Error(ErrorCode::invalid_argument, fmt::format("--target-size {}: the smallest file of this model has {}",
-                                                         megabytes(o.target_size), megabytes(least)));
-  std::size_t budget = o.target_size - others;
+                                                         megabytes(target), megabytes(least)));
+  std::size_t budget = target - others;
   for (;;) {  // tensors begin at multiples of the alignment: a few bytes more than they have
     model::TypePlan plan = allot(choices, budget);
     const std::size_t size = size_of(plan);
-    if (size <= o.target_size) return plan;
-    budget -= std::min(budget - smallest, size - o.target_size);
+    if (size <= target) return plan;
+    budget -= std::min(budget - smallest, size - target);
   }
 }
 
@@ -155,13 +152,12 @@ void tell_layers(const Options& o, const std::vector<model::LayerReport>& layers
 }
 
 model::ExportGgufReport write(const Options& o, model::ExportGgufOptions& options) {
-  std::optional<ImportanceMatrix> importance;
-  if (!o.gptq) importance = importance_of(o);
+  const std::optional<ImportanceMatrix> importance = importance_of(o);
   if (importance) options.importance = &*importance;
   options.importance_name = o.imatrix;
   std::optional<model::TypePlan> plan;
   if (!o.plan.empty()) plan = model::TypePlan::read(o.plan);
-  if (o.target_size != 0 || o.target_bits != 0) plan = planned(o, options);
+  if (o.plans()) plan = planned(o, options);
   if (plan) {
     options.plan = &*plan;
     if (!o.quiet) tell_plan(*plan);
@@ -209,9 +205,8 @@ void choose_types(const Options& o, model::ExportGgufOptions& options) {
 void run(const Options& o) {
   model::ExportGgufOptions options;
   choose_types(o, options);
-  const bool floats =
-      options.mix == nullptr && is_float(options.type) && o.plan.empty() && o.target_size == 0 && o.target_bits == 0;
-  check_together(o, floats ? std::string(name_of(options.type)) : "");
+  const bool mixes = options.mix != nullptr, floats = !mixes && is_float(options.type) && o.plan.empty() && !o.plans();
+  check_together(o, mixes, floats ? std::string(name_of(options.type)) : "");
   files::check_output({o.output, files::OutputKind::file}, {o.model, o.adapter, o.imatrix, o.text.file, o.plan});
   if (!o.save_plan.empty())
     files::check_outputs({{o.output, files::OutputKind::file}, {o.save_plan, files::OutputKind::file, "--save-plan"}},
@@ -232,12 +227,15 @@ void run(const Options& o) {
 }
 
 void add_plan_options(CLI::App& c, Options& o) {
+  const std::map<std::string, double> sizes{{"b", 1},         {"kb", 1e3}, {"kib", 1024},   {"mb", 1e6},
+                                            {"mib", 1 << 20}, {"gb", 1e9}, {"gib", 1 << 30}};
   const std::string group = "A size instead of a type";
   CLI::Option* size = c.add_option("--target-size", o.target_size,
                                    "The file is to have at most so many bytes (90MB): each tensor, embedding and head "
                                    "too, gets the type with which the model loses least, measured on the text of "
                                    "--calibration (default: the embedded one)")
-                          ->transform(CLI::AsSizeValue(false))
+                          ->transform(CLI::AsNumberWithUnit(sizes))
+                          ->check(CLI::PositiveNumber)
                           ->group(group);
   CLI::Option* bits =
       c.add_option("--target-bits", o.target_bits, "The same, so many bits a weight on average, all matrices counted")

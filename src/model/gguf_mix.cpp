@@ -65,7 +65,6 @@ bool holds(MixModels models, const MixedWeight& w) {
   switch (models) {
     case Models::all: return true;
     case Models::many_queries: return w.queries_per_key >= 4;
-    case Models::few_queries: return w.queries_per_key < 4;
     case Models::weighed: return w.has_importance;
     case Models::unweighed: return !w.has_importance;
   }

@@ -41,8 +41,7 @@ enum class MixBlocks : std::uint8_t {
 enum class MixModels : std::uint8_t {
   all,
   many_queries,  ///< At least four to a key.
-  few_queries,
-  weighed,  ///< Those whose codes are fitted by an importance matrix.
+  weighed,       ///< Those whose codes are fitted by an importance matrix.
   unweighed,
 };
 
