@@ -49,6 +49,7 @@ constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
 struct Row {
   std::string method;
   double bits_per_weight = kUnknown, perplexity = kUnknown, kl_mean = kUnknown, prefill = kUnknown, decode = kUnknown;
+  double perplexity_error = kUnknown, change_error = kUnknown, kl_error = kUnknown;  ///< Standard errors.
   std::size_t file_bytes = 0, peak_rss_bytes = 0, predicted = 0, kl_predictions = 0;
   std::string failure;  ///< Not empty: there are no figures, and why.
 };
@@ -181,7 +182,12 @@ class Comparison {
     Row row;
     row.bits_per_weight = figure(j, "bits_per_weight");
     row.perplexity = figure(j, "perplexity");
-    if (reference || reference_.failure.empty()) row.kl_mean = figure(j, "kl_mean");
+    row.perplexity_error = figure(j, "perplexity_error");
+    if (reference || reference_.failure.empty()) {
+      row.kl_mean = figure(j, "kl_mean");
+      row.kl_error = figure(j, "kl_error");
+      row.change_error = figure(j, "perplexity_change_error");
+    }
     row.prefill = figure(j, "prefill_tokens_per_s");
     row.decode = figure(j, "decode_tokens_per_s");
     row.file_bytes = files::size(copy / "model.safetensors");
@@ -218,12 +224,20 @@ void print_table(const std::vector<Row>& rows, const Row& reference) {
   const auto text = [](const char* format, double value) {
     return std::isfinite(value) ? fmt::format(fmt::runtime(format), value) : std::string("—");
   };
+  const auto change_of = [&](const Row& r) {
+    const double change = 100 * (r.perplexity / reference.perplexity - 1);
+    return r.change_error > 0 ? fmt::format("{:+.2f} ± {:.2f} %", change, 100 * r.change_error)
+                              : text("{:+.2f} %", change);
+  };
+  const auto divergence_of = [&](const Row& r) {
+    const double kl = std::isfinite(r.kl_mean) ? std::max(0.0, r.kl_mean) : kUnknown;
+    return r.kl_error > 0 && kl > 0 ? fmt::format("{:.6f} ± {:.0f} %", kl, 100 * r.kl_error / kl) : text("{:.6f}", kl);
+  };
   for (const Row& r : rows)
     if (r.failure.empty())
       table.row({r.method, text("{:.3f}", r.bits_per_weight), megabytes(r.file_bytes), megabytes(r.peak_rss_bytes),
-                 text("{:.4f}", r.perplexity), text("{:+.2f} %", 100 * (r.perplexity / reference.perplexity - 1)),
-                 text("{:.6f}", std::isfinite(r.kl_mean) ? std::max(0.0, r.kl_mean) : kUnknown),
-                 text("{:.0f}", r.prefill), text("{:.0f}", r.decode)});
+                 text("{:.4f}", r.perplexity), change_of(r), divergence_of(r), text("{:.0f}", r.prefill),
+                 text("{:.0f}", r.decode)});
     else table.row({r.method, "failed", "—", "—", "—", "—", "—", "—", "—"});
   fmt::print("{}", table.text());
   if (!reference.failure.empty()) fmt::print("\nfp32 failed, so nothing is compared with it: {}\n", reference.failure);
@@ -240,6 +254,11 @@ void print_legend(const Options& o, const std::vector<Row>& rows, const Row& ref
                            : " and lm_head");
   fmt::print("Perplexity over {} predicted tokens of {}, windows of {}, stride {}.\n", reference.predicted,
              fs::path(o.text).filename().string(), o.window, o.stride);
+  if (reference.perplexity_error > 0)
+    fmt::print(
+        "±: standard errors, by how much another such text would move a figure; fp32's perplexity ± {:.3f}, most of "
+        "which all rows have in common.\n",
+        reference.perplexity_error);
   std::size_t compared = 0;
   for (const Row& r : rows) compared = std::max(compared, r.kl_predictions);
   if (compared != 0 && compared < reference.predicted)
@@ -261,7 +280,10 @@ void save_json(const std::vector<Row>& rows, const std::string& path) {
                            {"file_bytes", r.file_bytes},
                            {"peak_rss_bytes", r.peak_rss_bytes},
                            {"perplexity", number(r.perplexity)},
+                           {"perplexity_error", number(r.perplexity_error)},
+                           {"perplexity_change_error", number(r.change_error)},
                            {"kl_mean", number(r.kl_mean)},
+                           {"kl_error", number(r.kl_error)},
                            {"prefill_tokens_per_s", number(r.prefill)},
                            {"decode_tokens_per_s", number(r.decode)}});
   }

@@ -25,6 +25,11 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+/// A standard error, where there is one.
+std::string plus_minus(const char* format, double error) {
+  return error > 0 ? " ± " + fmt::format(fmt::runtime(format), error) : std::string();
+}
+
 double median(std::vector<double> v) {
   std::sort(v.begin(), v.end());
   return v[v.size() / 2];
@@ -83,18 +88,25 @@ void run(const Options& o) {
                            {"peak_rss_bytes", peak_rss_bytes()},
                            {"weight_bytes", model.weight_bytes()},
                            {"perplexity", e.perplexity()},
+                           {"perplexity_error", e.perplexity_error()},
                            {"predicted_tokens", e.predicted},
                            {"kl_mean", e.kl_mean()},
+                           {"kl_error", e.kl_error},
+                           {"perplexity_change", e.perplexity_change()},
+                           {"perplexity_change_error", e.perplexity_change_error()},
                            {"kl_predictions", e.kl_predictions},
                            {"prefill_tokens_per_s", speed.prefill},
                            {"decode_tokens_per_s", speed.decode}};
   if (!o.json.empty()) save_text(o.json, j.dump(2) + "\n");
   if (o.quiet) return;
-  fmt::print("perplexity          {:.4f} per token ({:.4f} bits), over {} predicted tokens\n", e.perplexity(),
-             std::log2(e.perplexity()), e.predicted);
-  if (!o.reference.empty())
-    fmt::print("mean KL divergence  {:.6f} nats from the reference, over {} predictions\n", e.kl_mean(),
-               e.kl_predictions);
+  fmt::print("perplexity          {:.4f}{} per token ({:.4f} bits), over {} predicted tokens\n", e.perplexity(),
+             plus_minus("{:.4f}", e.perplexity_error()), std::log2(e.perplexity()), e.predicted);
+  if (!o.reference.empty()) {
+    fmt::print("change of it        {:+.3f}{} %\n", 100 * e.perplexity_change(),
+               plus_minus("{:.3f}", 100 * e.perplexity_change_error()));
+    fmt::print("mean KL divergence  {:.6f}{} nats from the reference, over {} predictions\n", e.kl_mean(),
+               plus_minus("{:.6f}", e.kl_error), e.kl_predictions);
+  }
   fmt::print("bits per weight     {:.3f} in the blocks' linear layers\n", model.bits_per_weight());
   fmt::print("speed               {:.0f} tokens/s prefill, {:.0f} decode\n", speed.prefill, speed.decode);
   fmt::print("memory              {} of weights, {} at the peak of the process\n", megabytes(model.weight_bytes()),

@@ -19,6 +19,42 @@ std::uint64_t fnv1a(std::span<const std::int32_t> ids) {
   return hash;
 }
 
+/// A mean over predictions that come in windows, and how sure it is.
+class WindowedMean {
+ public:
+  void add(double value) {
+    sum_ += value;
+    ++count_;
+  }
+  void end_window() {
+    if (count_ > 0) windows_.push_back({sum_, static_cast<double>(count_)});
+    sum_ = 0;
+    count_ = 0;
+  }
+  [[nodiscard]] double mean() const {
+    double sum = 0, count = 0;
+    for (const auto& [s, n] : windows_) sum += s, count += n;
+    return count == 0 ? 0 : sum / count;
+  }
+  /// Of a ratio of sums over windows (Cochran 1977, section 6.4).
+  [[nodiscard]] double error() const {
+    if (windows_.size() < 2) return 0;
+    const double mean = this->mean();
+    double squares = 0, count = 0;
+    for (const auto& [s, n] : windows_) {
+      squares += (s - mean * n) * (s - mean * n);
+      count += n;
+    }
+    const auto k = static_cast<double>(windows_.size());
+    return std::sqrt(squares * k / (k - 1)) / count;
+  }
+
+ private:
+  double sum_ = 0;
+  std::size_t count_ = 0;
+  std::vector<std::pair<double, double>> windows_;
+};
+
 /// False where a logit is no finite number: then nothing is a probability.
 bool log_softmax(std::span<float> x) {
   for (const float v : x)
@@ -56,6 +92,7 @@ bool log_softmax(std::span<float> x) {
 }  // namespace
 
 double Evaluation::perplexity() const { return std::exp(nll / static_cast<double>(predicted)); }
+double Evaluation::perplexity_change() const { return std::expm1(loss_change); }
 
 Evaluation evaluate(const Model& model, std::span<const std::int32_t> ids, const EvaluateOptions& options) {
   if (options.max_tokens != 0) ids = ids.first(std::min(ids.size(), options.max_tokens));
@@ -88,6 +125,7 @@ Evaluation evaluate(const Model& model, std::span<const std::int32_t> ids, const
   if (!options.compare_reference.empty()) compared.emplace(options.compare_reference, header);
 
   Evaluation result;
+  WindowedMean loss, divergence, change;
   KvCache cache(model.config(), std::min(options.window, ids.size()));
   std::size_t next = 1;  // the first token not yet predicted
   for (std::size_t begin = 0; next < ids.size() && begin + 1 < ids.size(); begin += options.stride) {
@@ -99,9 +137,17 @@ Evaluation evaluate(const Model& model, std::span<const std::int32_t> ids, const
     for (std::size_t target = std::max(next, begin + 1); target < end; ++target) {
       const std::span<float> row(logits.data() + (target - 1 - begin) * vocab, vocab);
       if (!log_softmax(row)) refuse_logits(model, given.first(target - begin), begin);
-      result.nll -= static_cast<double>(row[static_cast<std::size_t>(ids[target])]);
+      const auto token = static_cast<std::size_t>(ids[target]);
+      const auto log_probability = static_cast<double>(row[token]);
+      result.nll -= log_probability;
+      loss.add(-log_probability);
       if (compared) {
-        if (const auto kl = compared->divergence(row)) result.kl += *kl, ++result.kl_predictions;
+        if (const auto reference = compared->compare(row, token)) {
+          result.kl += reference->kl;
+          ++result.kl_predictions;
+          divergence.add(reference->kl);
+          change.add(reference->log_probability - log_probability);
+        }
         if (!std::isfinite(result.kl))
           throw Error(ErrorCode::non_finite, "the divergence from the reference is no number at token " +
                                                  std::to_string(target) + " of the text: make the reference again");
@@ -110,7 +156,12 @@ Evaluation evaluate(const Model& model, std::span<const std::int32_t> ids, const
       ++result.predicted;
     }
     next = end;
+    for (WindowedMean* m : {&loss, &divergence, &change}) m->end_window();
   }
+  result.loss_error = loss.error();
+  result.kl_error = divergence.error();
+  result.loss_change = change.mean();
+  result.loss_change_error = change.error();
   if (!std::isfinite(result.perplexity()))
     throw Error(ErrorCode::non_finite, "the mean loss is " +
                                            std::to_string(result.nll / static_cast<double>(result.predicted)) +

@@ -71,19 +71,20 @@ ReferenceReader::ReferenceReader(const std::filesystem::path& path, const Refere
   rows_ = theirs.rows;
 }
 
-std::optional<double> ReferenceReader::divergence(std::span<const float> other) {
+std::optional<ReferenceReader::Prediction> ReferenceReader::compare(std::span<const float> other, std::size_t token) {
   if (next_ == rows_) return std::nullopt;
   files::read_at(file_.get(), row_, sizeof(ReferenceHeader) + next_++ * row_.size(), path_);
   RowScale scale;
   std::memcpy(&scale, row_.data(), sizeof scale);
-  double sum = 0;
+  Prediction out;
   for (std::size_t i = 0; i < other.size(); ++i) {
     std::uint16_t code;
     std::memcpy(&code, row_.data() + sizeof scale + i * sizeof code, sizeof code);
     const double r = static_cast<double>(scale.top) - static_cast<double>(scale.step) * code;
-    sum += std::exp(r) * (r - static_cast<double>(other[i]));
+    out.kl += std::exp(r) * (r - static_cast<double>(other[i]));
+    if (i == token) out.log_probability = r;
   }
-  return sum;
+  return out;
 }
 
 }  // namespace nibble::inline NIBBLE_ABI::engine

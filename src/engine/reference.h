@@ -51,8 +51,12 @@ class ReferenceReader {
  public:
   /// Error{corrupt_file} unless the file is a whole reference that agrees with `wanted`.
   ReferenceReader(const std::filesystem::path& path, const ReferenceHeader& wanted);
-  /// KL(reference ‖ other) of the next prediction, in nats; nothing once its rows are used up.
-  std::optional<double> divergence(std::span<const float> log_probabilities);
+  struct Prediction {
+    double kl = 0;               ///< KL(reference ‖ other), in nats.
+    double log_probability = 0;  ///< The reference's, of the token asked for.
+  };
+  /// Of the next prediction; nothing once its rows are used up.
+  std::optional<Prediction> compare(std::span<const float> log_probabilities, std::size_t token);
 
  private:
   // Read row by row: a map's pages would count for the memory that the model is said to take.

@@ -121,6 +121,43 @@ TEST(Evaluate, SixteenBitsAreEnoughForTheDivergence) {
   EXPECT_LT(std::filesystem::file_size(folder / "reference"), 256u * (2 * 256 + 8) + 100);
 }
 
+// Window by window, and what a mean of so many windows is worth.
+TEST(Evaluate, SaysHowSureItIs) {
+  const TemporaryFolder folder;
+  const auto ids = text_ids(600);  // nine windows of 64, and one of 24
+  auto save = windows(64, 64), compare = save;
+  save.save_reference = folder / "reference";
+  compare.compare_reference = folder / "reference";
+  const Evaluation whole = evaluate(model(), ids, save);
+  LoadOptions load;
+  load.quantize = QuantSpec::parse("int3-g32-sym");
+  const Model other = Model::load(NIBBLE_EXAMPLE_DATA "/austen-5m", load);
+  const Evaluation changed = evaluate(other, ids, compare);
+
+  const double loss = whole.nll / static_cast<double>(whole.predicted);
+  const double change = changed.nll / static_cast<double>(changed.predicted) - loss;
+  double squares = 0, change_squares = 0, count = 0;
+  for (std::size_t begin = 0; begin < ids.size(); begin += 64) {
+    const auto given = std::span(ids).subspan(begin, std::min<std::size_t>(64, ids.size() - begin));
+    const Evaluation a = evaluate(model(), given, windows(64, 64)), b = evaluate(other, given, windows(64, 64));
+    const auto n = static_cast<double>(a.predicted);
+    squares += std::pow(a.nll - loss * n, 2);
+    change_squares += std::pow(b.nll - a.nll - change * n, 2);
+    count += n;
+    EXPECT_EQ(a.loss_error, 0) << "one window says nothing of others";
+  }
+  EXPECT_NEAR(whole.loss_error, std::sqrt(squares * 10 / 9) / count, 1e-9);
+  EXPECT_NEAR(whole.perplexity_error(), whole.perplexity() * whole.loss_error, 1e-12);
+  EXPECT_NEAR(changed.loss_change, change, 1e-4);
+  EXPECT_NEAR(changed.perplexity_change(), changed.perplexity() / whole.perplexity() - 1, 1e-4);
+  EXPECT_NEAR(changed.loss_change_error, std::sqrt(change_squares * 10 / 9) / count, 1e-4);
+  EXPECT_LT(changed.loss_change_error, changed.loss_error / 2) << "what the texts have in common cancels";
+  EXPECT_GT(changed.kl_error, 0);
+  EXPECT_LT(changed.kl_error, changed.kl_mean());
+  EXPECT_EQ(whole.kl_error, 0);
+  EXPECT_EQ(whole.loss_change, 0);
+}
+
 TEST(Evaluate, AReferenceKeepsWhatItsLimitHolds) {
   const TemporaryFolder folder;
   const auto ids = text_ids(300);

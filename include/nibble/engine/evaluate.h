@@ -28,7 +28,19 @@ struct Evaluation {
   std::size_t predicted = 0;  ///< Tokens predicted: never the first of a window, and each token once.
   double kl = 0;              ///< Sum of KL(reference ‖ this) over kl_predictions, in nats; 0 without a reference.
   std::size_t kl_predictions = 0;  ///< The first predictions, as many as the reference holds; 0 without one.
+  /// Of the mean loss over kl_predictions, less the reference's over the same; 0 without a reference.
+  double loss_change = 0;
+
+  // Standard errors of those means: by how much another text of the kind and length would move them. A window's
+  // predictions are alike and count as one draw (Cochran 1977, on ratios of clusters); 0 of fewer than two windows.
+  double loss_error = 0, kl_error = 0, loss_change_error = 0;
+
   [[nodiscard]] double perplexity() const;
+  [[nodiscard]] double perplexity_error() const { return perplexity() * loss_error; }
+  /// Of the reference's perplexity, over the predictions that it holds: 0.01 is one per cent more. What the texts have
+  /// in common cancels, so that its error is far below that of either perplexity.
+  [[nodiscard]] double perplexity_change() const;
+  [[nodiscard]] double perplexity_change_error() const { return (1 + perplexity_change()) * loss_change_error; }
   [[nodiscard]] double kl_mean() const { return kl_predictions == 0 ? 0 : kl / static_cast<double>(kl_predictions); }
 };
 
