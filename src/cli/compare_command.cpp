@@ -54,6 +54,11 @@ struct Row {
   std::string failure;  ///< Not empty: there are no figures, and why.
 };
 
+/// Where what a method stores lies: a directory, or a file.
+fs::path place_of(const fs::path& folder, std::string_view method) {
+  return folder / (std::string(stored_name(method)) + (parse_method(method).gguf.empty() ? "" : ".gguf"));
+}
+
 /// What a step said of its failure: its last message without the tool's name, or how it ended.
 std::string failure_of(int status, std::string said) {
   if (WIFSIGNALED(status))
@@ -148,16 +153,12 @@ class Comparison {
   Row measure(const std::string& name, bool reference) {
     const std::string stored(stored_name(name));
     const bool keeps = !o_.save.empty();
-    const fs::path copy = (keeps ? fs::path(o_.save) : work_.path()) / stored,
+    const fs::path copy = place_of(keeps ? fs::path(o_.save) : work_.path(), name),
                    figures = work_.path() / (name + ".json"), log_probabilities = work_.path() / "reference";
-    const bool int8_activations = parse_method(name).int8_activations;
+    const Method method = parse_method(name);
     const fs::path log = work_.path() / "log";
     if (!made_.contains(stored)) {
-      std::vector<std::string> quantize{"quantize", o_.model, "-o", copy, "--method", stored, "--quiet"};
-      if (parse_method(name).calibrated && !o_.calibration.empty())
-        quantize.insert(quantize.end(), {"--calibration", o_.calibration});
-      if (parse_method(name).spec) add_selection(quantize);
-      run_self(std::move(quantize), log);
+      run_self(method.gguf.empty() ? quantize_arguments(method, copy) : export_arguments(method, copy), log);
       made_.insert(stored);
     }
     std::vector<std::string> eval{"eval",     copy,
@@ -169,7 +170,7 @@ class Comparison {
                                   "--quiet"};
     if (reference) eval.insert(eval.end(), {"--save-reference", log_probabilities});
     else if (reference_.failure.empty()) eval.insert(eval.end(), {"--reference", log_probabilities});
-    if (int8_activations) eval.push_back("--int8-activations");
+    if (method.int8_activations) eval.push_back("--int8-activations");
     if (!o_.adapter.empty()) eval.insert(eval.end(), {"--adapter", o_.adapter});
     try {
       run_self(std::move(eval), log);
@@ -190,12 +191,28 @@ class Comparison {
     }
     row.prefill = figure(j, "prefill_tokens_per_s");
     row.decode = figure(j, "decode_tokens_per_s");
-    row.file_bytes = files::size(copy / "model.safetensors");
+    row.file_bytes = files::size(method.gguf.empty() ? copy / "model.safetensors" : copy);
     row.peak_rss_bytes = j.value("peak_rss_bytes", std::size_t{0});
     row.predicted = j.value("predicted_tokens", std::size_t{0});
     row.kl_predictions = j.value("kl_predictions", std::size_t{0});
     if (!keeps) forget(stored, copy);
     return row;
+  }
+
+  [[nodiscard]] std::vector<std::string> quantize_arguments(const Method& method, const fs::path& copy) const {
+    const std::string stored(stored_name(method.name));
+    std::vector<std::string> out{"quantize", o_.model, "-o", copy, "--method", stored, "--quiet"};
+    if (method.calibrated && !o_.calibration.empty()) out.insert(out.end(), {"--calibration", o_.calibration});
+    if (method.spec) add_selection(out);
+    return out;
+  }
+  [[nodiscard]] std::vector<std::string> export_arguments(const Method& method, const fs::path& copy) const {
+    std::vector<std::string> out{"export-gguf", o_.model, copy, "--quiet"};
+    out.insert(out.end(), method.gguf.begin(), method.gguf.end());
+    if (method.gguf_needs_text)
+      out.insert(out.end(), {"--calibration",
+                             o_.calibration.empty() ? (example_data() / "calibration.txt").string() : o_.calibration});
+    return out;
   }
 
   /// Which layers, as `quantize` is told.
@@ -295,11 +312,10 @@ void save_json(const std::vector<Row>& rows, const std::string& path) {
 void check_places(const Options& o) {
   std::vector<files::Output> outputs{{o.json, files::OutputKind::file, "--json"},
                                      {o.plot, files::OutputKind::file, "--plot"}};
-  std::set<std::string> saved{"fp32"};
-  for (const auto& name : o.methods) saved.emplace(stored_name(name));
+  std::set<fs::path> saved{place_of(o.save, "fp32")};
+  for (const auto& name : o.methods) saved.insert(place_of(o.save, name));
   if (!o.save.empty())
-    for (const auto& name : saved)
-      outputs.push_back({fs::path(o.save) / name, files::OutputKind::new_folder, "--save"});
+    for (const auto& place : saved) outputs.push_back({place, files::OutputKind::new_folder, "--save"});
   check_given_outputs(outputs, {o.model, o.text, o.calibration, o.adapter, example_data() / "calibration.txt"});
 }
 
@@ -307,10 +323,14 @@ void run(Options o) {
   if (o.model.empty()) o.model = (example_data() / "austen-5m").string();
   if (o.text.empty()) o.text = (example_data() / "evaluation.txt").string();
   if (o.methods.empty()) o.methods = default_methods();
-  for (const auto& name : o.methods) (void)parse_method(name);  // before minutes of work
+  for (const auto& name : o.methods)  // before minutes of work
+    if (!parse_method(name).gguf.empty() && o.selects_layers())
+      throw Error(ErrorCode::invalid_argument,
+                  "'" + name + "' is of a GGUF file, which has every layer: leave --skip, --only and --lm-head out");
   check_places(o);
   (void)model::Config::load(o.model);
   format::refuse_no_text(o.text);
+  if (!o.save.empty()) fs::create_directories(o.save);  // GGUF files, unlike directories, need it there
   Comparison comparison(o);
   const auto rows = comparison.run();
   print_table(rows, comparison.reference());
@@ -340,7 +360,8 @@ void add_compare_command(CLI::App& app) {
   c->add_option("model", o->model, "Model directory or GGUF file (default: the embedded model)");
   c->add_option(
        "--methods", o->methods,
-       "Comma-separated, for example fp32,int8,int4-g128-sym,nf4-dq,gptq-4-g128 (default: those of the README)")
+       "Comma-separated, for example fp32,int8,int4-g128-sym,nf4-dq,gptq-4-g128,q4_k_m,gptq-q4_k_m (default: those of "
+       "the README)")
       ->delimiter(',');
   c->add_option("--text", o->text, "Text to predict (default: the embedded evaluation text)");
   c->add_option("--tokens", o->tokens, "Use only the first so many tokens (0: all)")->capture_default_str();

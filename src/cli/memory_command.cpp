@@ -59,6 +59,10 @@ model::Config config_of(const Options& o) {
 }
 
 double bytes_of(const std::vector<Matrix>& matrices, const Method& method) {
+  if (!method.gguf.empty())
+    throw Error(
+        ErrorCode::invalid_argument,
+        "'" + method.name + "' is of a GGUF file, whose tensors have types of their own: export-gguf says its size");
   double bytes = 0;
   for (const Matrix& m : matrices) {
     const double bits =

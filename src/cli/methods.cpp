@@ -1,6 +1,8 @@
 #include "methods.h"
 
 #include "nibble/core/error.h"
+#include "nibble/model/gguf_mix.h"
+#include "nibble/scheme/gguf_blocks.h"
 
 namespace nibble::cli {
 
@@ -8,6 +10,32 @@ std::string_view stored_name(std::string_view name) {
   constexpr std::string_view suffix = "+a8";
   return name.ends_with(suffix) ? name.substr(0, name.size() - suffix.size()) : name;
 }
+
+namespace {
+
+/// Fills in what the name says of a GGUF file; false: it is of none.
+bool parse_gguf(std::string_view name, Method& method) {
+  constexpr std::string_view gptq = "gptq-", imatrix = "-imatrix", mix = "mix-", plan = "plan-";
+  const bool solves = name.starts_with(gptq), weighs = name.ends_with(imatrix);
+  if (solves && weighs) return false;
+  if (solves) name.remove_prefix(gptq.size());
+  if (weighs) name.remove_suffix(imatrix.size());
+  const auto told = [&](const char* option, std::string_view value) {
+    method.gguf = {option, std::string(value)};
+    if (solves) method.gguf.emplace_back("--gptq");
+    method.gguf_needs_text = solves || weighs || option == std::string_view("--target-bits");
+    return true;
+  };
+  if (name.starts_with(mix)) {
+    name.remove_prefix(mix.size());
+    return model::find_gguf_mix(name) != nullptr && told("--mix", name);
+  }
+  if (name.starts_with(plan)) return !weighs && told("--target-bits", name.substr(plan.size()));
+  if (const auto type = parse_block_type(name)) return can_encode(*type) && !is_float(*type) && told("--type", name);
+  return model::find_gguf_mix(name) != nullptr && told("--mix", name);
+}
+
+}  // namespace
 
 Method parse_method(std::string_view name) {
   Method method;
@@ -18,6 +46,7 @@ Method parse_method(std::string_view name) {
     return method;
   }
   method.int8_activations = stored_name(name) != name;
+  if (parse_gguf(stored_name(name), method)) return method;
   try {
     if (model::CalibratedMethod::is_calibrated(name)) {
       method.calibrated = model::CalibratedMethod::parse(stored_name(name));
@@ -33,14 +62,20 @@ Method parse_method(std::string_view name) {
     throw Error(
         ErrorCode::invalid_argument,
         std::string(e.what()) +
-            "\nknown methods: fp32, fp16, bf16, int8, llm-int8, int<bits>-g<size>-sym|asym (int4-g128-sym), "
-            "nf4, nf4-dq, fp4, dynamic8, gptq-<bits>-g<size> (gptq-4-g128-act), awq-<bits>-g<size> (awq-4-g128); an "
+            "; known methods: fp32, fp16, bf16, int8, llm-int8, int<bits>-g<size>-sym|asym (int4-g128-sym), "
+            "nf4, nf4-dq, fp4, dynamic8, gptq-<bits>-g<size> (gptq-4-g128-act), awq-<bits>-g<size> (awq-4-g128); of "
+            "GGUF "
+            "a type or a mix (q4_k, q4_k_m; mix-q2_k), with -imatrix behind or gptq- before it, and plan-<bits>; an "
             "integer or a 4-bit one with +a8 (int4-g32-sym+a8, nf4+a8) multiplies by 8-bit activations");
   }
 }
 
 Method parse_loading_method(std::string_view name) {
   Method method = parse_method(name);
+  if (!method.gguf.empty())
+    throw Error(ErrorCode::invalid_argument,
+                "'" + method.name + "' is of a GGUF file; make it first: nibble export-gguf MODEL OUT.gguf " +
+                    method.gguf[0] + " " + method.gguf[1] + (method.gguf.size() > 2 ? " " + method.gguf[2] : ""));
   if (method.calibrated)
     throw Error(ErrorCode::invalid_argument, "'" + method.name +
                                                  "' needs a calibration run, not only a look at the weights; make "

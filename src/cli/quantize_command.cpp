@@ -179,6 +179,9 @@ void refuse_calibration_options(const Options& o) {
 
 void run(const Options& o) {
   const Method method = method_of(o);
+  if (!method.gguf.empty())
+    throw Error(ErrorCode::invalid_argument, fmt::format("'{}' is of a GGUF file: nibble export-gguf {} OUT.gguf {}",
+                                                         method.name, o.model, fmt::join(method.gguf, " ")));
   if (method.int8_activations)
     throw Error(ErrorCode::invalid_argument, "'" + method.name +
                                                  "': +a8 says how to multiply, not what to store; leave it out, "

@@ -193,6 +193,31 @@ void make_broken(const fs::path& to) {
   out << std::string(offsets[1].get<std::size_t>() - offsets[0].get<std::size_t>(), '\xff');  // bf16: NaN
 }
 
+TEST(Compare, GgufFilesAreRows) {
+  const TemporaryFolder folder;
+  const auto calibration = (folder / "text.txt").string(), kept = (folder / "kept").string();
+  std::ofstream(calibration) << std::string(600, 'a') + std::string(600, 'b');
+  const auto outcome = run("compare --methods q4_k,q4_0-imatrix,Q3_K_M,gptq-q4_0,q8_0+a8 --tokens 512 --calibration " +
+                           calibration + " --save " + kept + " --json " + (folder / "c.json").string());
+  ASSERT_EQ(outcome.status, 0) << outcome.text;
+  const auto rows = read_json(folder / "c.json")["rows"];
+  ASSERT_EQ(rows.size(), 5u);
+  EXPECT_EQ(rows[0]["bits_per_weight"].get<double>(), 4.5);
+  EXPECT_EQ(rows[0]["file_bytes"].get<std::size_t>(), fs::file_size(folder / "kept" / "q4_k.gguf"));
+  EXPECT_GT(rows[2]["kl_mean"].get<double>(), rows[0]["kl_mean"].get<double>());
+  EXPECT_GT(rows[4]["kl_mean"].get<double>(), 0);
+  const auto refused = [&](const std::string& command, const char* says) {
+    const auto r = run(command);
+    EXPECT_EQ(r.status, 1) << command;
+    EXPECT_TRUE(has(r.text, says)) << r.text;
+  };
+  refused("compare --methods q4_k --skip down_proj", "leave --skip, --only and --lm-head out");
+  refused("compare --methods gptq-q4_k-imatrix", "known methods: fp32");
+  refused("quantize " + kModel + " -o " + (folder / "x").string() + " --method gptq-q4_k_m", "nibble export-gguf");
+  refused("eval " + kModel + " --method q4_k_m", "make it first: nibble export-gguf MODEL OUT.gguf --mix q4_k_m");
+  refused("memory --methods q4_k", "export-gguf says its size");
+}
+
 TEST(Compare, AMethodThatFailsIsARowAndTheOthersStay) {
   const TemporaryFolder folder;
   const auto json = folder / "rows.json", svg = folder / "chart.svg";
