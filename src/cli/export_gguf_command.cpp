@@ -23,7 +23,7 @@ namespace {
 
 struct Options {
   std::string model, output, type = "f16", mix, plan, save_plan, adapter, imatrix;
-  double target_size = 0, target_bits = 0;
+  double target_size = 0, target_bits = 0, part_size = 0;
   CalibrationText text;
   double damp_percent = model::CalibrateOptions().damp_percent;
   bool gptq = false, resume = false, force = false, quiet = false;
@@ -202,6 +202,22 @@ void choose_types(const Options& o, model::ExportGgufOptions& options) {
                                                        fmt::join(types, ", "), fmt::join(mixes, ", ")));
 }
 
+/// The file, or parts of it, whose number is not known yet.
+void refuse_existing(const Options& o) {
+  std::vector<std::filesystem::path> there{o.output};
+  std::error_code none;
+  const std::filesystem::path whole(o.output);
+  if (o.part_size != 0)
+    for (const std::filesystem::path& p : files::list_folder(files::parent_of(whole), none)) {
+      const std::string name = p.filename().string(), stem = whole.stem().string();
+      if (name.starts_with(stem + "-0") && name.ends_with(".gguf") && name.find("-of-", stem.size()) != name.npos)
+        there.push_back(p);
+    }
+  for (const std::filesystem::path& p : there)
+    if (files::exists(p))
+      throw Error(ErrorCode::invalid_argument, "'" + p.string() + "' exists already; --force replaces it");
+}
+
 void run(const Options& o) {
   model::ExportGgufOptions options;
   choose_types(o, options);
@@ -211,10 +227,10 @@ void run(const Options& o) {
   if (!o.save_plan.empty())
     files::check_outputs({{o.output, files::OutputKind::file}, {o.save_plan, files::OutputKind::file, "--save-plan"}},
                          {o.model, o.imatrix, o.text.file});
-  if (files::exists(o.output) && !o.force)
-    throw Error(ErrorCode::invalid_argument, "'" + o.output + "' exists already; --force replaces it");
+  if (!o.force) refuse_existing(o);
   if (!o.adapter.empty()) return export_adapter(o, options.type);
   options.backend = chosen_backend();
+  options.part_bytes = static_cast<std::size_t>(std::min(o.part_size, 1e18));
   const auto report = write(o, options);
   tell_layers(o, report.layers);
   if (o.quiet) return;
@@ -222,19 +238,25 @@ void run(const Options& o) {
   Table table({"type", "tensors", "size", ""});
   for (const auto& share : report.types)
     table.row({std::string(name_of(share.type)), std::to_string(share.tensors), megabytes(share.bytes), share.why});
-  fmt::print("{}{}: {}, linear layers at {:.3f} bits per weight\n", table.text(), o.output,
+  const std::string more = report.files.size() == 1 ? "" : fmt::format(" and {} files more", report.files.size() - 1);
+  fmt::print("{}{}{}: {}, linear layers at {:.3f} bits per weight\n", table.text(), report.files.front().string(), more,
              megabytes(report.file_bytes), report.bits_per_weight);
 }
 
-void add_plan_options(CLI::App& c, Options& o) {
-  const std::map<std::string, double> sizes{{"b", 1},         {"kb", 1e3}, {"kib", 1024},   {"mb", 1e6},
+/// Of files, as file managers count them.
+CLI::Validator file_size() {
+  const std::map<std::string, double> units{{"b", 1},         {"kb", 1e3}, {"kib", 1024},   {"mb", 1e6},
                                             {"mib", 1 << 20}, {"gb", 1e9}, {"gib", 1 << 30}};
+  return CLI::AsNumberWithUnit(units);
+}
+
+void add_plan_options(CLI::App& c, Options& o) {
   const std::string group = "A size instead of a type";
   CLI::Option* size = c.add_option("--target-size", o.target_size,
                                    "The file is to have at most so many bytes (90MB): each tensor, embedding and head "
                                    "too, gets the type with which the model loses least, measured on the text of "
                                    "--calibration (default: the embedded one)")
-                          ->transform(CLI::AsNumberWithUnit(sizes))
+                          ->transform(file_size())
                           ->check(CLI::PositiveNumber)
                           ->group(group);
   CLI::Option* bits =
@@ -286,6 +308,11 @@ void add_export_gguf_command(CLI::App& app) {
   add_flag("--resume", o->resume, "With --gptq: go on where an earlier run with the same options was ended");
   c->add_option("--adapter", o->adapter,
                 "Write this LoRA adapter of the model instead, for llama.cpp's --lora (as f32, f16 or bf16)");
+  c->add_option("--split-max-size", o->part_size,
+                "Split a larger file over several of at most so many bytes (2GB), as llama.cpp reads them: "
+                "OUTPUT-00001-of-00003.gguf and so on")
+      ->transform(file_size())
+      ->check(CLI::PositiveNumber);
   c->add_flag("--force", o->force, "Replace the file if it exists");
   c->add_flag("--quiet", o->quiet, "Print nothing on success");
   c->callback([o] { run(*o); });

@@ -59,7 +59,8 @@ class Writer {
   ExportGgufReport write(const fs::path& path) {
     const std::vector<GgufTensor>& tensors = plan_.tensors();
     const Progress& progress = plan_.options().progress;
-    GgufWriter writer(path, plan_.metadata(), tensors);
+    GgufWriter writer(path, plan_.metadata(), tensors, plan_.options().part_bytes);
+    for (const fs::path& part : writer.paths()) files::check_output({part, files::OutputKind::file}, {plan_.from()});
     for (std::size_t i = 0; i < tensors.size(); ++i) {
       nibble::report(progress, static_cast<double>(i) / static_cast<double>(tensors.size()), tensors[i].name);
       needing_memory([&] { return "tensor '" + tensors[i].name + "'"; }, tensors[i].bytes,
@@ -68,7 +69,8 @@ class Writer {
     in().require_intact();
     nibble::report(progress, 1, "syncing");
     writer.finish();
-    report_.file_bytes = files::size(path);
+    report_.files = writer.paths();
+    for (const fs::path& part : writer.paths()) report_.file_bytes += files::size(part);
     if (again_ > 0)
       note(std::to_string(again_) + " layers were quantized already, in a form that " + what() +
            " cannot hold: decoded and quantized a second time, at a loss");

@@ -37,7 +37,8 @@ BlockType fallback(BlockType type, std::size_t cols) {
 }  // namespace
 
 GgufPlan::GgufPlan(const fs::path& from, const ExportGgufOptions& options)
-    : options_(options),
+    : from_(from),
+      options_(options),
       config_(Config::load(from)),
       architecture_(config_.architecture()),
       in_(Checkpoint::open(from)) {

@@ -27,6 +27,7 @@ class GgufPlan {
   /// Errors as export_gguf(). Keeps a reference to the options.
   GgufPlan(const std::filesystem::path& from, const ExportGgufOptions& options);
 
+  [[nodiscard]] const std::filesystem::path& from() const { return from_; }
   [[nodiscard]] const ExportGgufOptions& options() const { return options_; }
   [[nodiscard]] const Config& config() const { return config_; }
   [[nodiscard]] const Architecture& architecture() const { return architecture_; }
@@ -62,6 +63,7 @@ class GgufPlan {
   void declare();
   void check_importance();
 
+  std::filesystem::path from_;
   const ExportGgufOptions& options_;
   Config config_;
   const Architecture& architecture_;

@@ -169,9 +169,6 @@ Config read_config(const GgufFile& file, const std::string& name) {
     f.refuse("general.type", "says that this is an importance matrix; a model is needed", ErrorCode::unsupported);
   const std::string arch = f.text("general.architecture", "");
   const Architecture& architecture = architecture_of(f, arch);
-  if (const auto parts = f.number("split.count").value_or(1); parts > 1)
-    f.refuse("split.count", "says that this is one of " + std::to_string(parts) + " files; merge them first",
-             ErrorCode::unsupported);
   check_known_keys(
       KeyStyle::gguf, architecture, [&](std::string_view key) { return plain(f.find(arch + "." + std::string(key))); },
       [&](std::string_view key, const std::string& why) {

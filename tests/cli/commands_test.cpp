@@ -466,6 +466,26 @@ TEST(ExportGguf, SolvesTheLayersByGptq) {
   EXPECT_FALSE(fs::exists(file + ".partial"));
 }
 
+TEST(ExportGguf, SplitsALargeFile) {
+  const TemporaryFolder folder;
+  const auto file = (folder / "m.gguf").string(), command = "export-gguf " + kModel + " " + file + " --type q8_0";
+  const auto outcome = run(command + " --split-max-size 2MB");
+  ASSERT_EQ(outcome.status, 0) << outcome.text;
+  EXPECT_TRUE(has(outcome.text, "m-00001-of-00003.gguf and 2 files more")) << outcome.text;
+  EXPECT_FALSE(fs::exists(file));
+  const auto again = run(command + " --split-max-size 2MB");
+  EXPECT_EQ(again.status, 1);
+  EXPECT_TRUE(has(again.text, "of-00003.gguf' exists already; --force replaces it")) << again.text;
+  ASSERT_EQ(run(command).status, 0);
+  const auto whole = run("eval " + file + " --tokens 300");
+  const auto parts = run("eval " + (folder / "m-00001-of-00003.gguf").string() + " --tokens 300");
+  EXPECT_EQ(parts.status, 0) << parts.text;
+  EXPECT_EQ(whole.text.substr(0, 60), parts.text.substr(0, 60));
+  const auto second = run("eval " + (folder / "m-00002-of-00003.gguf").string());
+  EXPECT_EQ(second.status, 1);
+  EXPECT_TRUE(has(second.text, "give the first")) << second.text;
+}
+
 TEST(ExportGguf, MakesAFileOfTheSizeAskedFor) {
   const TemporaryFolder folder;
   const auto file = (folder / "model.gguf").string(), plan = (folder / "plan.json").string();

@@ -312,6 +312,81 @@ TEST(Gguf, WhatIsWrittenIsRead) {
   }
 }
 
+/// Eight matrices of 1 KiB, written in files of at most so many bytes.
+std::vector<fs::path> write_parts(const fs::path& path, std::size_t part_bytes, GgufMetadata metadata = {}) {
+  std::vector<GgufTensor> tensors;
+  for (int i = 0; i < 8; ++i) tensors.push_back({"t" + std::to_string(i), BlockType::f32, {16, 16}, 0, 0});
+  metadata["general.name"] = std::string("parts");
+  GgufWriter writer(path, metadata, tensors, part_bytes);
+  for (int i = 0; i < 8; ++i)
+    writer.write("t" + std::to_string(i), std::vector<std::byte>(1024, static_cast<std::byte>(i)));
+  writer.finish();
+  return writer.paths();
+}
+
+TEST(Gguf, AModelInSeveralFilesIsOne) {
+  const TemporaryFolder folder;
+  EXPECT_EQ(write_parts(folder / "whole.gguf", 1 << 20), std::vector{folder / "whole.gguf"});
+  for (const std::uint32_t alignment : {32u, 256u}) {
+    const auto paths = write_parts(folder / "m.gguf", 3500, {{"general.alignment", alignment}});
+    ASSERT_EQ(paths.size(), 4u);
+    EXPECT_EQ(paths[1], folder / "m-00002-of-00004.gguf");
+    for (const auto& p : paths) EXPECT_LE(fs::file_size(p), 3500u);
+    const GgufFile file(paths[0]), whole(folder / "whole.gguf");
+    EXPECT_EQ(file.parts(), 4u);
+    EXPECT_EQ(std::get<std::string>(file.metadata().at("general.name")), "parts");
+    ASSERT_EQ(file.tensors().size(), 8u);
+    for (const GgufTensor& t : whole.tensors()) {
+      const Buffer ours = file.data(file.info(t.name)), one = whole.data(t);
+      EXPECT_EQ(std::memcmp(ours.data(), one.data(), 1024), 0) << t.name;
+      file.release(file.info(t.name));
+      EXPECT_EQ(file.read_f32(t.name), whole.read_f32(t.name));
+    }
+    file.require_intact();
+  }
+  EXPECT_EQ(write_parts(folder / "small.gguf", 1).size(), 8u) << "a tensor a file, if none has room for two";
+}
+
+TEST(Gguf, FilesThatAreNoPartsOfOneModelAreRefused) {
+  const TemporaryFolder folder;
+  const auto paths = write_parts(folder / "m.gguf", 3500);
+  const auto refuse = [&](ErrorCode code, const std::string& says, const fs::path& path) {
+    expect_error(code, says, [&] { (void)GgufFile(path); });
+  };
+  refuse(ErrorCode::invalid_argument, "give the first, '" + paths[0].string() + "'", paths[1]);
+  fs::copy_file(paths[0], folder / "renamed.gguf");
+  refuse(ErrorCode::not_found, "does not end in '-00001-of-00004.gguf'", folder / "renamed.gguf");
+  fs::rename(paths[2], folder / "away");
+  refuse(ErrorCode::not_found, "'" + paths[2].string() + "' is not beside it; download it, too", paths[0]);
+  fs::copy_file(paths[1], paths[2]);
+  refuse(ErrorCode::corrupt_file, "says that it is another part", paths[0]);
+  fs::rename(folder / "away", paths[2]);
+  (void)GgufFile(paths[0]);
+  fs::copy_file(folder / "m-00001-of-00004.gguf", folder / "n-00001-of-00004.gguf");
+  for (int i = 1; i < 4; ++i)
+    fs::copy_file(paths[1], gguf_part_path(folder / "n.gguf", static_cast<std::size_t>(i), 4));
+  refuse(ErrorCode::corrupt_file, "says that it is another part", folder / "n-00001-of-00004.gguf");
+
+  const auto part = [&](std::size_t i, std::uint64_t count, const char* tensor, std::int32_t all) {
+    GgufWriter writer(
+        gguf_part_path(folder / "own.gguf", i, 2),
+        {{"split.no", static_cast<std::uint16_t>(i)}, {"split.count", count}, {"split.tensors.count", all}},
+        {{tensor, BlockType::f32, {1}, 0, 0}});
+    writer.write(tensor, std::vector<std::byte>(4));
+    writer.finish();
+  };
+  const fs::path own = gguf_part_path(folder / "own.gguf", 0, 2);
+  part(0, 2, "a", 2);
+  part(1, 2, "a", 2);
+  refuse(ErrorCode::corrupt_file, "tensor 'a' is in two of the files", own);
+  part(1, 2, "b", 2);
+  EXPECT_EQ(GgufFile(own).tensors().size(), 2u);
+  part(0, 2, "a", 3);
+  refuse(ErrorCode::corrupt_file, "of 3 tensors, and they hold 2", own);
+  part(0, std::uint64_t{1} << 60, "a", 2);
+  refuse(ErrorCode::not_found, "one of 1152921504606846976 files", own);
+}
+
 TEST(Gguf, AnAbandonedWriterLeavesTheOldFile) {
   const TemporaryFolder folder;
   const auto path = folder / "model.gguf";

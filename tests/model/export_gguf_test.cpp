@@ -505,7 +505,7 @@ TEST(GgufModel, RefusesMetadataThatCannotBe) {
   broken("llama.attention.causal", no, "lets tokens see those after them", unsupported);
   broken("llama.attention.sliding_window_pattern", u32(2), "to some layers only", unsupported);
   broken("llama.rope.scaling.factor", f2, "beside the factors of 'rope_freqs.weight'", unsupported);
-  broken("split.count", GgufValue(std::uint16_t{2}), "one of 2 files", unsupported);
+  broken("split.count", GgufValue(std::uint16_t{2}), "one of 2 files", ErrorCode::not_found);
   broken("tokenizer.ggml.model", text("bert"), "is 'bert'", unsupported);
   broken("tokenizer.ggml.pre", text("tekken"), "is 'tekken'", unsupported);
   broken("tokenizer.ggml.tokens", std::nullopt, "'tokenizer.ggml.tokens' is missing");

@@ -68,6 +68,7 @@ struct GgufTensor {
   std::size_t offset = 0;           ///< Bytes from the start of the data.
   std::size_t bytes = 0;
   const GgmlType* unread = nullptr;  ///< Its type where this library can list the tensor but not decode it.
+  std::size_t part = 0;              ///< Of a model in several files: the file that it lies in, from 0.
 
   /// ggml's name of the type, read or not.
   [[nodiscard]] std::string_view type_name() const { return unread == nullptr ? name_of(type) : unread->name; }
@@ -87,10 +88,14 @@ struct GgufHeader {
 /// 64.
 GgufHeader parse_gguf_header(std::span<const std::byte> file, const std::string& name);
 
-/// A file mapped for reading. Safe to share between threads.
+/// A file mapped for reading, or all of a model that is split over several, as llama.cpp splits it:
+/// "m-00001-of-00003.gguf" has the metadata, and says split.count; those behind it have tensors alone. Safe to share
+/// between threads.
 class GgufFile {
  public:
-  /// Error{not_found | io} with the system's reason, and those of parse_gguf_header.
+  /// `path`: of several files the first. Error{not_found | io} with the system's reason, and those of
+  /// parse_gguf_header; invalid_argument names the first where another is given; not_found and corrupt_file name a part
+  /// that is missing or does not belong to the others.
   explicit GgufFile(const std::filesystem::path& path);
 
   [[nodiscard]] const std::vector<GgufTensor>& tensors() const { return header_.tensors; }
@@ -109,30 +114,47 @@ class GgufFile {
   [[nodiscard]] std::vector<float> read_f32(std::string_view tensor) const;
   /// Tells the system that the pages of this tensor can leave memory; they come back when read again.
   void release(const GgufTensor& tensor) const;
-  /// Error{io} if the file was cut off or written to since it was opened: what was read of it may be wrong.
+  /// Files that the model lies in.
+  [[nodiscard]] std::size_t parts() const { return parts_.size(); }
+  /// Error{io} if a file was cut off or written to since it was opened: what was read of it may be wrong.
   void require_intact() const;
 
  private:
   [[nodiscard]] const GgufTensor& readable(std::string_view tensor) const;
 
-  std::shared_ptr<const std::span<const std::byte>> map_;
-  std::string name_;  ///< For messages.
-  GgufHeader header_;
+  struct Part {
+    std::shared_ptr<const std::span<const std::byte>> map;
+    std::string name;  ///< For messages.
+    std::size_t data_start = 0;
+  };
+  /// Maps another file and takes its tensors up; returns its header without them.
+  GgufHeader add(const std::filesystem::path& path);
+  void add_others(const std::filesystem::path& first, std::uint64_t count);
+  [[nodiscard]] std::span<const std::byte> bytes_of(const GgufTensor& tensor) const;
+
+  std::vector<Part> parts_;
+  GgufHeader header_;  ///< Of the first, and the tensors of all.
   std::map<std::string, std::size_t, std::less<>> where_;
 };
 
 /// Whether a path is a GGUF file: by its name or its first four bytes. Error{io} for one that cannot be read.
 bool is_gguf(const std::filesystem::path& path);
 
+/// The name of part `index`, from 0, of a model that is split over `count` files: "m.gguf" to "m-00001-of-00003.gguf".
+std::filesystem::path gguf_part_path(const std::filesystem::path& whole, std::size_t index, std::size_t count);
+
 /// Writes a file, version 3, whose tensors are known beforehand but whose data arrives piece by piece, in any order.
 /// Nothing has the final name until finish() has synced the data and renamed; an abandoned writer removes its temporary
 /// file.
 class GgufWriter {
  public:
+  /// Where the file would be larger than `part_bytes` (not 0), it is split over several of at most so many bytes, or of
+  /// one tensor that has more; the first of them gets its name last.
   /// `tensors` need name, type and shape. general.alignment in the metadata sets the alignment. Error{invalid_argument}
   /// for a name that is empty, used twice or longer than 63 bytes (ggml's limit), more than 4 dimensions, a row that is
   /// no whole number of blocks, an alignment that is no u32 power of two, arrays nested too deeply; Error{io}.
-  GgufWriter(std::filesystem::path path, const GgufMetadata& metadata, std::vector<GgufTensor> tensors);
+  GgufWriter(const std::filesystem::path& path, const GgufMetadata& metadata, std::vector<GgufTensor> tensors,
+             std::size_t part_bytes = 0);
   ~GgufWriter();
   GgufWriter(const GgufWriter&) = delete;
   GgufWriter& operator=(const GgufWriter&) = delete;
@@ -143,9 +165,15 @@ class GgufWriter {
   void write(const std::string& name, std::span<const std::byte> bytes);
   /// Error{invalid_argument} names a tensor never written.
   void finish();
+  /// What finish() gives their names to.
+  [[nodiscard]] const std::vector<std::filesystem::path>& paths() const { return paths_; }
 
  private:
-  std::unique_ptr<format::PendingTensors> file_;
+  void begin(const std::filesystem::path& path, const GgufMetadata& metadata, std::vector<GgufTensor> tensors);
+
+  std::vector<std::unique_ptr<format::PendingTensors>> files_;
+  std::vector<std::filesystem::path> paths_;
+  std::map<std::string, std::size_t, std::less<>> part_of_;
 };
 
 }  // namespace nibble::inline NIBBLE_ABI

@@ -43,6 +43,9 @@ struct ExportGgufOptions {
   /// as llama.cpp does it.
   const ImportanceMatrix* importance = nullptr;
   std::string importance_name = {};  ///< The file that it was read from, if any: for that.
+  /// A file that would be larger is split over several of at most so many bytes, as llama.cpp reads them:
+  /// "m-00001-of-00003.gguf", which is to be given, and so on. 0: one file.
+  std::size_t part_bytes = 0;
   const Backend* backend = nullptr;  ///< Null: default_backend(). Decodes layers that are quantized.
   Executor* executor = nullptr;      ///< Null: default_executor().
   Progress progress = {};
@@ -56,10 +59,11 @@ struct GgufTypeShare {
 };
 
 struct ExportGgufReport {
-  std::vector<GgufTypeShare> types;  ///< Of all tensors, those of a kind together, in the order of the file.
-  std::size_t file_bytes = 0;
-  double bits_per_weight = 0;       ///< Over the blocks' linear layers, scales included.
-  std::vector<LayerReport> layers;  ///< Those that GPTQ solved, in the order of the forward pass.
+  std::vector<GgufTypeShare> types;          ///< Of all tensors, those of a kind together, in the order of the file.
+  std::vector<std::filesystem::path> files;  ///< One, or the parts.
+  std::size_t file_bytes = 0;                ///< Of all of them.
+  double bits_per_weight = 0;                ///< Over the blocks' linear layers, scales included.
+  std::vector<LayerReport> layers;           ///< Those that GPTQ solved, in the order of the forward pass.
   std::vector<std::string>
       notes;  ///< What is not as asked for: a second quantization, dropped settings. (Types: above.)
 };
