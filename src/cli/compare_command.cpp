@@ -248,7 +248,8 @@ void print_table(const std::vector<Row>& rows, const Row& reference) {
   };
   const auto divergence_of = [&](const Row& r) {
     const double kl = std::isfinite(r.kl_mean) ? std::max(0.0, r.kl_mean) : kUnknown;
-    return r.kl_error > 0 && kl > 0 ? fmt::format("{:.6f} ± {:.0f} %", kl, 100 * r.kl_error / kl) : text("{:.6f}", kl);
+    return r.kl_error > 0 && kl >= 1e-6 ? fmt::format("{:.6f} ± {:.0f} %", kl, 100 * r.kl_error / kl)
+                                        : text("{:.6f}", kl);
   };
   for (const Row& r : rows)
     if (r.failure.empty())
