@@ -162,7 +162,8 @@ model::ExportGgufReport write(const Options& o, model::ExportGgufOptions& option
     options.plan = &*plan;
     if (!o.quiet) tell_plan(*plan);
     if (!o.quiet && o.plan.empty())
-      fmt::print("{} in these, and {:.5f} nats of KL expected of rounding\n", megabytes(plan->bytes), plan->loss);
+      fmt::print("{} in these; {:.5f} nats of KL if each tensor's, measured alone, add up\n", megabytes(plan->bytes),
+                 plan->loss);
     if (!o.save_plan.empty()) plan->write(o.save_plan);
   }
   ProgressBar bar("exporting", o.quiet);
@@ -257,7 +258,7 @@ void add_plan_options(CLI::App& c, Options& o) {
                                    "too, gets the type with which the model loses least, measured on the text of "
                                    "--calibration (default: the embedded one)")
                           ->transform(file_size())
-                          ->check(CLI::PositiveNumber)
+                          ->check(CLI::Range(1.0, 1e15))
                           ->group(group);
   CLI::Option* bits =
       c.add_option("--target-bits", o.target_bits, "The same, so many bits a weight on average, all matrices counted")
@@ -312,7 +313,7 @@ void add_export_gguf_command(CLI::App& app) {
                 "Split a larger file over several of at most so many bytes (2GB), as llama.cpp reads them: "
                 "OUTPUT-00001-of-00003.gguf and so on")
       ->transform(file_size())
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(1.0, 1e15));
   c->add_flag("--force", o->force, "Replace the file if it exists");
   c->add_flag("--quiet", o->quiet, "Print nothing on success");
   c->callback([o] { run(*o); });
