@@ -68,15 +68,15 @@ class Writer {
     }
     in().require_intact();
     nibble::report(progress, 1, "syncing");
-    writer.finish();
-    report_.files = writer.paths();
-    for (const fs::path& part : writer.paths()) report_.file_bytes += files::size(part);
     if (again_ > 0)
       note(std::to_string(again_) + " layers were quantized already, in a form that " + what() +
            " cannot hold: decoded and quantized a second time, at a loss");
     if (exact_ > 0) note(std::to_string(exact_) + " layers keep the codes and scales they had");
     if (solved_ != nullptr) report_.layers = solved_->reports();
-    return report_;
+    report_.files = writer.paths();
+    writer.finish();  // from here on nothing may fail for want of memory: the file is there
+    for (const fs::path& part : report_.files) report_.file_bytes += files::size(part);
+    return std::move(report_);
   }
 
  private:

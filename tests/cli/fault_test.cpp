@@ -227,6 +227,11 @@ INSTANTIATE_TEST_SUITE_P(
                             {"quantize", "IN", "-o", "OUT", "--method", "gptq-4-g32", "--calibration", "TEXT",
                              "--samples", "2", "--sample-tokens", "16", "--quiet", "--resume"},
                             "dense",
+                            true},
+                    Command{"export_gguf_gptq",
+                            {"export-gguf", "IN", "OUT", "--type", "q4_0", "--gptq", "--calibration", "TEXT",
+                             "--samples", "2", "--sample-tokens", "16", "--quiet", "--resume"},
+                            "dense",
                             true}),
     [](const auto& p) { return std::string(p.param.name); });
 
