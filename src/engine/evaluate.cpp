@@ -6,6 +6,7 @@
 #include <string>
 
 #include "core/output_path.h"
+#include "log_softmax.h"
 #include "nibble/scheme/rounding.h"
 #include "reference.h"
 
@@ -54,19 +55,6 @@ class WindowedMean {
   std::size_t count_ = 0;
   std::vector<std::pair<double, double>> windows_;
 };
-
-/// False where a logit is no finite number: then nothing is a probability.
-bool log_softmax(std::span<float> x) {
-  for (const float v : x)
-    if (!is_finite(v)) return false;
-  float most = x[0];
-  for (float v : x) most = std::max(most, v);
-  double sum = 0;
-  for (float v : x) sum += std::exp(static_cast<double>(v - most));
-  const auto shift = static_cast<float>(std::log(sum)) + most;
-  for (float& v : x) v -= shift;
-  return true;
-}
 
 /// Throws Error{non_finite} for a forward pass over `ids` whose logits are no numbers: names the token, in the text
 /// that they begin at `begin` of, and the first layer whose inputs are none. Runs the pass again to find them.

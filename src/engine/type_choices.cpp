@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "calibrated_parts.h"
+#include "log_softmax.h"
 #include "matrix.h"
 #include "model/calibrate_plan.h"
 #include "model/calibrated_checkpoint.h"
@@ -19,15 +20,6 @@ namespace {
 
 using model::TensorChoices;
 using model::TypeChoice;
-
-/// In place: logits to log-probabilities.
-void log_softmax(std::span<float> x) {
-  const float most = *std::ranges::max_element(x);
-  double sum = 0;
-  for (const float v : x) sum += std::exp(static_cast<double>(v - most));
-  const float shift = most + static_cast<float>(std::log(sum));
-  for (float& v : x) v -= shift;
-}
 
 /// How far the model's predictions on a few sequences move when weights of it change.
 class Divergence {
@@ -81,7 +73,7 @@ class Divergence {
       for (std::size_t i = 0; i < now.size(); ++i)
         kl += std::exp(static_cast<double>(before[i])) * static_cast<double>(before[i] - now[i]);
     }
-    return std::max(0.0, kl / static_cast<double>(tokens_ * texts_.size()));
+    return std::max(kl / static_cast<double>(tokens_ * texts_.size()), 0.0);  // a rounding error below 0
   }
 
   /// Log-probabilities from the states at a block, `changed` in its place.
@@ -98,7 +90,11 @@ class Divergence {
       const std::span<float> row = std::span(logits).subspan(t * c.vocab, c.vocab);
       if (cap != 0)
         for (float& v : row) v = std::tanh(v / cap) * cap;
-      log_softmax(row);
+      if (!log_softmax(row))
+        throw Error(ErrorCode::non_finite,
+                    "logits of token " + std::to_string(t) +
+                        " are NaN or infinite: the model's own (nibble eval says where), or with "
+                        "this tensor's codes");
     }
     return logits;
   }
@@ -215,7 +211,12 @@ class Measure {
       for (std::size_t e = 0; e < tensor.layers.size(); ++e)
         matrices.push_back(BlockMatrix::encode(weights_.lend(tensor.layers[e]), tried.type, tensor.layers[e], executor_,
                                                importance(tensor, e, first.cols)));
-      worth = divergence(matrices) / tried.loss;
+      try {
+        worth = divergence(matrices) / tried.loss;
+      } catch (const Error& e) {
+        if (e.code() != ErrorCode::non_finite) throw;
+        throw Error(e.code(), "tensor '" + tensor.name + "' as " + std::string(name_of(tried.type)) + ": " + e.what());
+      }
     }
     for (TypeChoice& c : out.choices) c.loss *= worth;
     found_.push_back(std::move(out));

@@ -9,6 +9,7 @@
 
 #include "nibble/engine/evaluate.h"
 #include "nibble/model/architecture.h"
+#include "tests/support/embedded_model.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/peak_memory.h"
 #include "tests/support/random_data.h"
@@ -21,17 +22,9 @@ namespace fs = std::filesystem;
 using namespace testing_support;
 using namespace model;
 
-constexpr const char* kModel = NIBBLE_EXAMPLE_DATA "/austen-5m";
+constexpr const char* kModel = kEmbeddedModel;
 
 constexpr std::size_t kHeldOut = 16384;
-
-/// The embedded model's tokens are bytes.
-std::vector<std::int32_t> text_ids(const char* file, std::size_t most) {
-  std::ifstream in(fs::path(NIBBLE_EXAMPLE_DATA) / file, std::ios::binary);
-  std::vector<std::int32_t> ids;
-  for (char c; ids.size() < most && in.get(c);) ids.push_back(static_cast<unsigned char>(c));
-  return ids;
-}
 
 const std::vector<std::int32_t>& calibration() {
   static const auto ids = text_ids("calibration.txt", 100000);

@@ -8,6 +8,7 @@
 #include "nibble/format/gguf.h"
 #include "nibble/model/export_gguf.h"
 #include "nibble/model/quantize.h"
+#include "tests/support/embedded_model.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/golden_model.h"
 #include "tests/support/temporary_folder.h"
@@ -20,14 +21,7 @@ namespace fs = std::filesystem;
 using namespace testing_support;
 using namespace model;
 
-constexpr const char* kModel = NIBBLE_EXAMPLE_DATA "/austen-5m";
-
-std::vector<std::int32_t> text_ids(const char* file, std::size_t most) {
-  std::ifstream in(fs::path(NIBBLE_EXAMPLE_DATA) / file, std::ios::binary);
-  std::vector<std::int32_t> ids;
-  for (char c; ids.size() < most && in.get(c);) ids.push_back(static_cast<unsigned char>(c));
-  return ids;
-}
+constexpr const char* kModel = kEmbeddedModel;
 
 std::string bytes_of(const fs::path& path) {
   std::ifstream in(path, std::ios::binary);

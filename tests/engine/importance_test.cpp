@@ -12,6 +12,7 @@
 #include "nibble/model/architecture.h"
 #include "nibble/model/export_gguf.h"
 #include "nibble/model/quantize.h"
+#include "tests/support/embedded_model.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/toy_engine.h"
@@ -23,15 +24,8 @@ namespace fs = std::filesystem;
 using namespace testing_support;
 using namespace model;
 
-constexpr const char* kModel = NIBBLE_EXAMPLE_DATA "/austen-5m";
+constexpr const char* kModel = kEmbeddedModel;
 const fs::path kGolden = NIBBLE_TEST_DATA "/golden";
-
-std::vector<std::int32_t> text_ids(const char* file, std::size_t most) {
-  std::ifstream in(fs::path(NIBBLE_EXAMPLE_DATA) / file, std::ios::binary);
-  std::vector<std::int32_t> ids;
-  for (char c; ids.size() < most && in.get(c);) ids.push_back(static_cast<unsigned char>(c));
-  return ids;
-}
 
 ImportanceOptions few() {
   ImportanceOptions o;

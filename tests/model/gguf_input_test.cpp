@@ -15,6 +15,7 @@
 #include "nibble/model/quantize.h"
 #include "nibble/text/tokenizer.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/golden_model.h"
 #include "tests/support/temporary_folder.h"
 #include "text/gguf_tokenizer.h"
 
@@ -23,11 +24,12 @@ namespace {
 
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
+using testing_support::copy_with_tokenizer;
 using testing_support::expect_error;
+using testing_support::golden;
 using testing_support::TemporaryFolder;
 
 const fs::path kModel = NIBBLE_EXAMPLE_DATA "/austen-5m";
-fs::path golden(const std::string& name) { return fs::path(NIBBLE_TEST_DATA "/golden") / name; }
 
 void make_dense(const fs::path& from, const fs::path& to, DType type) {
   QuantizeModelOptions options;
@@ -48,18 +50,6 @@ void expect_same_tensors(const fs::path& a, const fs::path& b) {
   EXPECT_EQ(ours.tensors().size(), theirs.tensors().size());
 }
 
-/// A golden model with some tokenizer for its 96 tokens.
-void copy_golden(const std::string& name, const fs::path& to) {
-  fs::create_directories(to);
-  for (const char* file : {"config.json", "model.safetensors"}) fs::copy_file(golden(name) / file, to / file);
-  Json d = Json::parse(std::ifstream(golden("gpt2") / "tokenizer.json"));
-  d["added_tokens"] = Json::array();
-  d["model"]["merges"] = Json::array();
-  d["model"]["vocab"] = Json::object();
-  for (int i = 0; i < 90; ++i) d["model"]["vocab"][std::string(1, static_cast<char>('!' + i))] = i;
-  std::ofstream(to / "tokenizer.json") << d;
-}
-
 class ThereAndBack : public testing::TestWithParam<const char*> {};
 
 // Llama 3's rotary scaling and tied embeddings; Qwen2's biases and order of rows; heads of 24, a sliding window; norms
@@ -67,7 +57,7 @@ class ThereAndBack : public testing::TestWithParam<const char*> {};
 // heads turned in part, and neighbour by neighbour.
 TEST_P(ThereAndBack, WeightsAndConfigurationAreTheSame) {
   const TemporaryFolder folder;
-  copy_golden(GetParam(), folder / "model");
+  copy_with_tokenizer(golden(GetParam()), folder / "model");
   make_dense(folder / "model", folder / "fp32", DType::f32);
   (void)export_gguf(folder / "fp32", folder / "model.gguf", {.type = BlockType::f32});
   make_dense(folder / "model.gguf", folder / "back", DType::f32);
@@ -108,7 +98,7 @@ INSTANTIATE_TEST_SUITE_P(Models, ThereAndBack,
 // int(head_dim·factor) is what transformers turns: a factor that is rounded down would lose a pair.
 TEST(GgufInput, ThePartOfAHeadComesBackWhole) {
   const TemporaryFolder folder;
-  copy_golden("glm4", folder / "model");
+  copy_with_tokenizer(golden("glm4"), folder / "model");
   (void)export_gguf(folder / "model", folder / "model.gguf", {.type = BlockType::f32});
   const GgufFile file(folder / "model.gguf");
   for (std::size_t turned = 2; turned <= 16; turned += 2) {
@@ -124,7 +114,7 @@ TEST(GgufInput, ThePartOfAHeadComesBackWhole) {
 // Of files without one, versions of llama.cpp take windows of another size, or none.
 TEST(GgufInput, AWindowThatIsNotStatedIsNotGuessed) {
   const TemporaryFolder folder;
-  copy_golden("gemma3", folder / "model");
+  copy_with_tokenizer(golden("gemma3"), folder / "model");
   (void)export_gguf(folder / "model", folder / "model.gguf", {.type = BlockType::f32});
   std::ifstream in(folder / "model.gguf", std::ios::binary);
   std::string bytes(std::istreambuf_iterator<char>(in), {});

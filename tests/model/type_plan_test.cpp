@@ -13,6 +13,8 @@
 #include "nibble/format/gguf.h"
 #include "nibble/model/export_gguf.h"
 #include "nibble/model/quantize.h"
+#include "tests/support/damaged_model.h"
+#include "tests/support/embedded_model.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/golden_model.h"
 #include "tests/support/temporary_folder.h"
@@ -23,14 +25,7 @@ namespace {
 namespace fs = std::filesystem;
 using namespace testing_support;
 
-constexpr const char* kModel = NIBBLE_EXAMPLE_DATA "/austen-5m";
-
-std::vector<std::int32_t> text_ids(const char* file, std::size_t most) {
-  std::ifstream in(fs::path(NIBBLE_EXAMPLE_DATA) / file, std::ios::binary);
-  std::vector<std::int32_t> ids;
-  for (char c; ids.size() < most && in.get(c);) ids.push_back(static_cast<unsigned char>(c));
-  return ids;
-}
+constexpr const char* kModel = kEmbeddedModel;
 
 /// Of every combination of choices that fits.
 double least_loss(const std::vector<TensorChoices>& tensors, std::size_t at, std::size_t bytes) {
@@ -163,6 +158,14 @@ TEST(TypePlan, BeatsAMixOfTheSameSize) {
     EXPECT_LE(fs::file_size(folder / "model.gguf"), gguf_file_bytes(kModel, mix)) << name;
     EXPECT_EQ(fs::file_size(folder / "model.gguf"), gguf_file_bytes(kModel, planned)) << name;
   }
+}
+
+// A divergence of logits that are no numbers is no loss of 0.
+TEST(TypePlan, IsNotMadeOfAModelThatGivesNoNumbers) {
+  const TemporaryFolder folder;
+  const fs::path damaged = damaged_model(kModel, folder / "damaged", "model.layers.3.mlp.down_proj.weight", 0, 3e38f);
+  expect_error(ErrorCode::non_finite, "are NaN or infinite",
+               [&] { (void)engine::type_choices(damaged, text_ids("calibration.txt", 4096)); });
 }
 
 TEST(TypePlan, KnowsExpertsAndTiedEmbeddings) {
