@@ -6,13 +6,13 @@
 #include <cstring>
 #include <iterator>
 #include <limits>
-#include <optional>
 #include <string_view>
 #include <system_error>
 #include <utility>
 
 #include "core/files.h"
 #include "core/mapped_files.h"
+#include "gguf_fields.h"
 #include "gguf_internal.h"
 #include "nibble/core/error.h"
 #include "nibble/core/impl/memory.h"
@@ -22,20 +22,6 @@
 namespace nibble::inline NIBBLE_ABI {
 
 namespace {
-
-/// A whole number of the metadata; nothing where there is none.
-std::optional<std::uint64_t> whole_number(const GgufMetadata& metadata, std::string_view key) {
-  const auto it = metadata.find(key);
-  if (it == metadata.end()) return std::nullopt;
-  return std::visit(
-      [](const auto& v) -> std::optional<std::uint64_t> {
-        using T = std::decay_t<decltype(v)>;
-        if constexpr (std::is_integral_v<T> && !std::is_same_v<T, bool>)
-          if (std::cmp_greater_equal(v, 0)) return static_cast<std::uint64_t>(v);
-        return std::nullopt;
-      },
-      it->second);
-}
 
 /// "-00002-of-00003.gguf".
 std::string part_ending(std::size_t index, std::size_t count) {
@@ -55,7 +41,7 @@ std::filesystem::path gguf_part_path(const std::filesystem::path& whole, std::si
 GgufFile::GgufFile(const std::filesystem::path& path) {
   format::refuse_no_model(path);
   header_ = add(path);
-  const std::uint64_t count = whole_number(header_.metadata, "split.count").value_or(1);
+  const std::uint64_t count = format::GgufFields(header_.metadata, path.string()).number("split.count").value_or(1);
   if (count > 1) add_others(path, count);
   for (std::size_t i = 0; i < header_.tensors.size(); ++i)
     if (!where_.emplace(header_.tensors[i].name, i).second)
@@ -78,7 +64,8 @@ void GgufFile::add_others(const std::filesystem::path& first, std::uint64_t coun
   const auto refuse = [&](ErrorCode code, const std::string& why) {
     throw Error(code, "'" + first.string() + "' is one of " + std::to_string(count) + " files of a model" + why);
   };
-  const std::uint64_t index = whole_number(header_.metadata, "split.no").value_or(0);
+  const format::GgufFields of_first(header_.metadata, first.string());
+  const std::uint64_t index = of_first.number("split.no").value_or(0);
   const std::string ending = index < count ? part_ending(index, count) : std::string();
   if (ending.empty() || !name.ends_with(ending))
     refuse(ErrorCode::not_found, ", and its name does not end in '" + (ending.empty() ? "-00001-of-…" : ending) +
@@ -91,12 +78,12 @@ void GgufFile::add_others(const std::filesystem::path& first, std::uint64_t coun
     if (!files::exists(beside(i)))
       refuse(ErrorCode::not_found, ", and '" + beside(i).string() + "' is not beside it; download it, too");
     GgufHeader header = add(beside(i));
-    const auto says = [&](const char* key) { return whole_number(header.metadata, key); };
-    if (says("split.no") != i || says("split.count") != count)
+    const format::GgufFields says(header.metadata, beside(i).string());
+    if (says.number("split.no") != i || says.number("split.count") != count)
       refuse(ErrorCode::corrupt_file, ", and '" + beside(i).string() + "' says that it is another part or of another");
     std::ranges::move(header.tensors, std::back_inserter(header_.tensors));
   }
-  if (const auto all = whole_number(header_.metadata, "split.tensors.count"); all && *all != header_.tensors.size())
+  if (const auto all = of_first.number("split.tensors.count"); all && *all != header_.tensors.size())
     refuse(ErrorCode::corrupt_file,
            " of " + std::to_string(*all) + " tensors, and they hold " + std::to_string(header_.tensors.size()));
 }
@@ -255,12 +242,12 @@ GgufWriter::GgufWriter(const std::filesystem::path& path, const GgufMetadata& me
   // A part begins where the one before has no room; the first holds the metadata besides.
   std::vector<std::vector<GgufTensor>> parts(1);
   const std::size_t total = tensors.size();
-  std::size_t used = header_of(metadata, tensors).bytes().size();
+  std::size_t used = header_of(metadata, tensors).bytes().size() + alignment;  // the data begin at a multiple of it
   for (GgufTensor& t : tensors) {
     const std::size_t bytes = format::round_up(t.bytes, alignment) + kTensorEntryBytes;
     if (!parts.back().empty() && used + bytes > part_bytes) {
       parts.emplace_back();
-      used = kPartHeaderBytes;
+      used = kPartHeaderBytes + alignment;
     }
     used += bytes;
     parts.back().push_back(std::move(t));

@@ -327,13 +327,14 @@ std::vector<fs::path> write_parts(const fs::path& path, std::size_t part_bytes, 
 TEST(Gguf, AModelInSeveralFilesIsOne) {
   const TemporaryFolder folder;
   EXPECT_EQ(write_parts(folder / "whole.gguf", 1 << 20), std::vector{folder / "whole.gguf"});
-  for (const std::uint32_t alignment : {32u, 256u}) {
+  for (const std::uint32_t alignment : {32u, 256u, 1024u}) {
+    const std::size_t count = alignment == 1024 ? 8 : 4;
     const auto paths = write_parts(folder / "m.gguf", 3500, {{"general.alignment", alignment}});
-    ASSERT_EQ(paths.size(), 4u);
-    EXPECT_EQ(paths[1], folder / "m-00002-of-00004.gguf");
+    ASSERT_EQ(paths.size(), count);
+    EXPECT_EQ(paths[1], folder / ("m-00002-of-0000" + std::to_string(count) + ".gguf"));
     for (const auto& p : paths) EXPECT_LE(fs::file_size(p), 3500u);
     const GgufFile file(paths[0]), whole(folder / "whole.gguf");
-    EXPECT_EQ(file.parts(), 4u);
+    EXPECT_EQ(file.parts(), count);
     EXPECT_EQ(std::get<std::string>(file.metadata().at("general.name")), "parts");
     ASSERT_EQ(file.tensors().size(), 8u);
     for (const GgufTensor& t : whole.tensors()) {
