@@ -331,7 +331,11 @@ void run(Options o) {
   check_places(o);
   (void)model::Config::load(o.model);
   format::refuse_no_text(o.text);
-  if (!o.save.empty()) fs::create_directories(o.save);  // GGUF files, unlike directories, need it there
+  if (!o.save.empty()) {  // GGUF files, unlike directories, need it there
+    std::error_code error;
+    fs::create_directories(o.save, error);
+    if (error) throw Error(ErrorCode::io, "cannot create the directory '" + o.save + "': " + error.message());
+  }
   Comparison comparison(o);
   const auto rows = comparison.run();
   print_table(rows, comparison.reference());

@@ -1,7 +1,6 @@
 """The types that llama.cpp's quantizer gives the tensors of a model, for every mix of model/gguf_mix.h: gguf_mixes.json.
 
-usage: make_gguf_mixes_golden.py LIBLLAMA_SO NIBBLE      (needs numpy and gguf; the struct below is of llama.cpp in
-                                                          llama-cpp-python 0.3.36)
+usage: make_gguf_mixes_golden.py LIBLLAMA_SO NIBBLE      (needs gguf)
 The models are of the shapes that its choices depend on, and of zeros. Of each kind of tensor ("attn_v") the file holds
 the types from the first block to the last, as [type, how many in a row].
 """
@@ -16,6 +15,9 @@ import subprocess
 from gguf import GGUFReader
 
 HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE.parents[1] / "bench" / "peers"))
+import llama_cpp  # noqa: E402  (beside the peers)
+
 MIXES = {"Q2_K_S": 21, "Q2_K": 10, "Q3_K_S": 11, "Q3_K_M": 12, "Q3_K_L": 13, "IQ4_XS": 30, "IQ4_NL": 25, "Q4_0": 2,
          "Q4_1": 3, "Q4_K_S": 14, "Q4_K_M": 15, "Q5_0": 8, "Q5_1": 9, "Q5_K_S": 16, "Q5_K_M": 17, "Q6_K": 18, "Q8_0": 7}
 MODELS = {  # blocks, heads, heads of keys, experts, hidden, tied
@@ -27,19 +29,6 @@ MODELS = {  # blocks, heads, heads of keys, experts, hidden, tied
     "four_experts": dict(model="mixtral", blocks=8, heads=8, keys=2, experts=4, hidden=256, tied=False),
     "merged": dict(model="phi3", blocks=17, heads=8, keys=2, experts=0, hidden=256, tied=False),
 }
-
-
-class Params(ctypes.Structure):
-    _fields_ = [("nthread", ctypes.c_int32), ("ftype", ctypes.c_int), ("output_tensor_type", ctypes.c_int),
-                ("token_embedding_type", ctypes.c_int)] + \
-               [(n, ctypes.c_bool) for n in ("allow_requantize", "quantize_output_tensor", "only_copy", "pure",
-                                             "keep_split", "dry_run")] + \
-               [(n, ctypes.c_void_p) for n in ("imatrix", "kv_overrides", "tt_overrides", "prune_layers")] + \
-               [("max_buf_size", ctypes.c_size_t)]
-
-
-class Importance(ctypes.Structure):
-    _fields_ = [("name", ctypes.c_char_p), ("data", ctypes.c_void_p), ("size", ctypes.c_size_t)]
 
 
 def write_model(folder, shape):
@@ -112,13 +101,10 @@ def types_of(file):
 
 
 def main():
-    library = ctypes.CDLL(sys.argv[1])
-    library.llama_model_quantize_default_params.restype = Params
-    library.llama_model_quantize.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.POINTER(Params)]
+    library = llama_cpp.load(sys.argv[1])
     said = []
     log = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(lambda _, text, __: said.append(text))
     library.llama_log_set(log, None)
-    library.llama_backend_init()
     ones = (ctypes.c_float * 4096)(*[1.0] * 4096)
     out = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -129,17 +115,13 @@ def main():
             subprocess.run([sys.argv[2], "export-gguf", place / name, source, "--type", "f16", "--quiet"], check=True)
             sizes = {t.name: int(t.shape[0]) * (int(t.shape[2]) if len(t.shape) == 3 else 1)
                      for t in GGUFReader(source).tensors if len(t.shape) > 1}
-            importance = (Importance * (len(sizes) + 1))(
-                *[Importance(n.encode(), ctypes.addressof(ones), size) for n, size in sizes.items()])
+            importance = [(n, ctypes.addressof(ones), size) for n, size in sizes.items()]
             mixes = {}
             for mix, number in MIXES.items():
                 for weighed in (False, True):
                     if mix == "Q2_K_S" and not weighed:
                         continue  # it asks for an importance matrix
-                    params = library.llama_model_quantize_default_params()
-                    params.ftype, params.nthread = number, 2
-                    params.imatrix = ctypes.addressof(importance) if weighed else None
-                    if library.llama_model_quantize(str(source).encode(), str(result).encode(), params) != 0:
+                    if llama_cpp.quantize(library, source, result, number, importance if weighed else None) != 0:
                         raise SystemExit(f"{name} as {mix} failed:\n" + b"".join(said[-5:]).decode())
                     mixes[mix + (" weighed" if weighed else "")] = types_of(result)
             out[name] = {"shape": shape, "mixes": {m: t for m, t in mixes.items()
