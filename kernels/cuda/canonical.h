@@ -61,6 +61,7 @@ inline GroupMap group_map(const QuantSpec& spec, std::size_t cols, const std::in
       map.columns_per_row = cols;
       map.size = spec.group_size;
       break;
+    case Granularity::tile: break;  // of small floats alone, which no kernel here takes
   }
   if (map.shift == endless) {
     map.size = std::size_t{1} << endless;

@@ -16,6 +16,7 @@ bool pieces_are_uniform(const CanonicalMatrix& w, std::size_t piece) {
     case Granularity::group:
       return w.g_idx == nullptr && (w.spec.group_size % piece == 0 || w.spec.group_size >= w.cols);
     case Granularity::block: return w.spec.group_size % piece == 0 && w.cols % piece == 0;
+    case Granularity::tile: break;
   }
   return false;
 }

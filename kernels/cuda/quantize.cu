@@ -99,6 +99,7 @@ struct Job {
       case SchemeKind::nf4: return encode<CodebookEncoder<16>>(tables_of<nf4>());
       case SchemeKind::fp4: return encode<CodebookEncoder<16>>(tables_of<fp4>());
       case SchemeKind::dynamic8: return encode<CodebookEncoder<256>>(tables_of<dynamic_map<true>>());
+      default: break;  // floats, and what a program registered
     }
     return cudaErrorInvalidValue;
   }

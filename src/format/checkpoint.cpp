@@ -200,6 +200,7 @@ std::vector<float> Checkpoint::read_f32(const std::string& name) const {
     case DType::bf16: convert<bf16>(bytes, out); break;
     case DType::f8_e4m3:
     case DType::f8_e5m2:
+    case DType::f8_e8m0:
       throw Error(ErrorCode::unsupported, "tensor '" + name + "' is " + std::string(name_of(t.type)) +
                                               ": codes of 8 bits, which mean nothing without the scale they were made "
                                               "with");

@@ -69,11 +69,11 @@ TEST(Float16, OverflowsWhereRoundingSays) {
 }
 
 TEST(Float8, E4m3KnownValues) {
-  EXPECT_EQ(static_cast<float>(f8_e4m3{0x7e}), 448.0f);
-  EXPECT_EQ(static_cast<float>(f8_e4m3{0x01}), 0x1p-9f);
-  EXPECT_EQ(static_cast<float>(f8_e4m3{0x08}), 0x1p-6f);
-  EXPECT_EQ(static_cast<float>(f8_e4m3{0xb8}), -1.0f);
-  EXPECT_TRUE(std::isnan(static_cast<float>(f8_e4m3{0x7f})));
+  EXPECT_EQ(static_cast<float>(f8_e4m3::from_bits(0x7e)), 448.0f);
+  EXPECT_EQ(static_cast<float>(f8_e4m3::from_bits(0x01)), 0x1p-9f);
+  EXPECT_EQ(static_cast<float>(f8_e4m3::from_bits(0x08)), 0x1p-6f);
+  EXPECT_EQ(static_cast<float>(f8_e4m3::from_bits(0xb8)), -1.0f);
+  EXPECT_TRUE(std::isnan(static_cast<float>(f8_e4m3::from_bits(0x7f))));
 }
 
 TEST(Float8, E5m2KnownValues) {

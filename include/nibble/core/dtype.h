@@ -16,6 +16,7 @@ enum class DType : std::uint8_t {
   bf16,
   f8_e4m3,
   f8_e5m2,
+  f8_e8m0,  ///< A power of two: a scale.
   i64,
   i32,
   i16,
@@ -42,6 +43,7 @@ constexpr std::size_t size_of(DType type) {
     case DType::u16: return 2;
     case DType::f8_e4m3:
     case DType::f8_e5m2:
+    case DType::f8_e8m0:
     case DType::i8:
     case DType::u8:
     case DType::boolean: return 1;
@@ -58,6 +60,7 @@ constexpr std::string_view name_of(DType type) {
     case DType::bf16: return "BF16";
     case DType::f8_e4m3: return "F8_E4M3";
     case DType::f8_e5m2: return "F8_E5M2";
+    case DType::f8_e8m0: return "F8_E8M0";
     case DType::i64: return "I64";
     case DType::i32: return "I32";
     case DType::i16: return "I16";
@@ -71,6 +74,6 @@ constexpr std::string_view name_of(DType type) {
   return "?";
 }
 
-constexpr bool is_float(DType type) { return type <= DType::f8_e5m2; }
+constexpr bool is_float(DType type) { return type <= DType::f8_e8m0; }
 
 }  // namespace nibble::inline NIBBLE_ABI

@@ -96,7 +96,7 @@ struct NVFP4 {
   /// What multiplies the table's entries in group g, half the stored scale: exact as f16, too.
   [[nodiscard]] constexpr float scale(std::size_t g) const {
     const auto bits = static_cast<std::uint8_t>(scales[g] & 0x7f);
-    return bits == 0x7f ? 0 : static_cast<float>(f8_e4m3{bits}) * 0.5f;
+    return bits == 0x7f ? 0 : static_cast<float>(f8_e4m3::from_bits(bits)) * 0.5f;
   }
   template <std::size_t N>
   constexpr void decode_run(std::size_t first, float* out) const {

@@ -19,9 +19,13 @@
 
 namespace nibble::inline NIBBLE_ABI {
 
-enum class ScaleType : std::uint8_t { f32, f16, bf16 };
+/// e8m0 and e4m3 are for codes that are floats themselves
+/// (scheme/small_float.h): powers of two, and values whose matrix has one more
+/// scale, QuantizedMatrix::tensor_scale.
+enum class ScaleType : std::uint8_t { f32, f16, bf16, e8m0, e4m3 };
 
-inline constexpr std::array kScaleTypes{ScaleType::f32, ScaleType::f16, ScaleType::bf16};
+inline constexpr std::array kScaleTypes{ScaleType::f32, ScaleType::f16, ScaleType::bf16, ScaleType::e8m0,
+                                        ScaleType::e4m3};
 
 /// What is known of a scale type T: its option in a spec, its type in a file,
 /// and `least`, the smallest scale that still divides (the least normal float,
@@ -46,6 +50,18 @@ struct ScaleTraits<bf16> {
   static constexpr DType dtype = DType::bf16;
   static constexpr float least = std::numeric_limits<float>::min();
 };
+template <>
+struct ScaleTraits<f8_e8m0> {
+  static constexpr std::string_view name = "e8m0";
+  static constexpr DType dtype = DType::f8_e8m0;
+  static constexpr float least = 0x1p-127f;
+};
+template <>
+struct ScaleTraits<f8_e4m3> {
+  static constexpr std::string_view name = "e4m3";
+  static constexpr DType dtype = DType::f8_e4m3;
+  static constexpr float least = 0x1p-9f;
+};
 
 /// Calls visit(T{}) with the C++ type of a scale type.
 template <class Visitor>
@@ -53,6 +69,8 @@ NIBBLE_HD constexpr decltype(auto) visit_scale(ScaleType type, Visitor&& visit) 
   switch (type) {
     case ScaleType::f16: return visit(f16{});
     case ScaleType::bf16: return visit(bf16{});
+    case ScaleType::e8m0: return visit(f8_e8m0{});
+    case ScaleType::e4m3: return visit(f8_e4m3{});
     case ScaleType::f32: break;
   }
   return visit(float{});

@@ -87,9 +87,10 @@ class CudaBackend final : public Backend {
     }
   }
   std::string why_unavailable() const override { return cuda::why_unavailable(); }
-  /// What a device can hold; a registered codebook of 4 or 8 bits is packed, though not quantized to, there.
+  /// What a device can hold; a registered codebook of 4 or 8 bits is packed, though not quantized to, there. Small
+  /// floats have no kernel yet.
   bool supports(const QuantSpec& spec) const noexcept override {
-    return !spec.is_codebook() || spec.bits == 4 || spec.bits == 8;
+    return !spec.is_codebook() || (!spec.has_float_codes() && (spec.bits == 4 || spec.bits == 8));
   }
 
   QuantizedMatrix quantize(FloatMatrix weights, const QuantSpec& spec, std::string_view name,

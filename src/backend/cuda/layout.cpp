@@ -32,6 +32,7 @@ bool runs_share_groups(const QuantizedMatrix& q, const std::vector<std::int32_t>
     case Granularity::tensor:
     case Granularity::channel: return true;
     case Granularity::block: return q.spec.group_size % columns == 0 && q.cols % columns == 0;
+    case Granularity::tile: return false;
     case Granularity::group: break;
   }
   for (std::size_t k = 0; k < q.cols; ++k)

@@ -24,20 +24,6 @@ float element(const DeviceMatrix& m, std::size_t row, std::size_t col, cudaStrea
   return float_at(m.type, &kept, 0);
 }
 
-/// Row and column at which a group begins.
-std::pair<std::size_t, std::size_t> group_begin(const QuantSpec& spec, std::size_t cols, std::size_t group) {
-  switch (spec.granularity) {
-    case Granularity::tensor: return {0, 0};
-    case Granularity::channel: return {group, 0};
-    case Granularity::group: {
-      const std::size_t per_row = spec.groups_per_row(cols);
-      return {group / per_row, group % per_row * spec.group_size};
-    }
-    case Granularity::block: return {group * spec.group_size / cols, group * spec.group_size % cols};
-  }
-  return {0, 0};
-}
-
 void check_status(const QuantizeStatus& status, const DeviceMatrix& m, const QuantSpec& spec, std::string_view name,
                   cudaStream_t stream) {
   if (status.non_finite != 0) {
@@ -50,7 +36,7 @@ void check_status(const QuantizeStatus& status, const DeviceMatrix& m, const Qua
                                            "; only finite values can be quantized");
   }
   if (status.unfit_scale == 0) return;
-  const auto [row, col] = group_begin(spec, m.cols, place_of(status.unfit_scale));
+  const auto [row, col] = spec.grouping().begin_of(place_of(status.unfit_scale), m.cols);
   throw Error(ErrorCode::non_finite, place(name, row, col) +
                                          ": the scale of the group that begins here does not fit its type; choose "
                                          "fp32 or bf16 scales");
@@ -63,8 +49,7 @@ MatrixPtr quantize(const Context& context, const DeviceMatrix& weights, const Qu
   spec.validate();
   if (spec.scheme > SchemeKind::llm_int8)
     throw Error(ErrorCode::unsupported, "tensor '" + std::string(name) + "': " + spec.to_string() +
-                                            " was registered, and no kernel quantizes to it; quantize on the CPU, and "
-                                            "pack the result");
+                                            " is quantized to by no kernel; quantize on the CPU");
   if (!is_matrix_type(weights.type))
     throw Error(ErrorCode::unsupported, "tensor '" + std::string(name) + "' is " + std::string(name_of(weights.type)) +
                                             "; only F32, F16 and BF16 can be quantized");
