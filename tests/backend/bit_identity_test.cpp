@@ -13,6 +13,18 @@ namespace {
 
 using namespace testing_support;
 
+/// visit(F{}) with the format of a scheme of small floats.
+template <class Visitor>
+auto visit_format(SchemeKind kind, Visitor visit) {
+  switch (kind) {
+    case SchemeKind::e5m2: return visit(e5m2{});
+    case SchemeKind::e2m3: return visit(e2m3{});
+    case SchemeKind::e3m2: return visit(e3m2{});
+    case SchemeKind::e2m1: return visit(e2m1{});
+    default: return visit(e4m3{});
+  }
+}
+
 /// Value by value, by the definitions alone.
 class SlowReference {
  public:
@@ -21,7 +33,15 @@ class SlowReference {
     std::vector<std::vector<float>> groups(q_.group_count());
     for (std::size_t r = 0; r < rows; ++r)
       for (std::size_t c = 0; c < cols; ++c) groups[q_.group_of(r, c)].push_back(x[r * cols + c]);
-    for (const auto& g : groups) fit(range_of(g));
+    if (spec.has_float_codes()) {
+      fit_ = {spec.scale_type, spec.scale_rule, 1};
+      const float absmax = range_of(x).absmax();
+      if (spec.has_tensor_scale())
+        fit_.tensor_divisor = visit_format(spec.scheme, [&]<class F>(F) { return fit_tensor_divisor<F>(absmax); });
+      for (const auto& g : groups) fit_floats(g);
+    } else {
+      for (const auto& g : groups) fit(range_of(g));
+    }
     for (std::size_t r = 0; r < rows; ++r)
       for (std::size_t c = 0; c < cols; ++c) codes.push_back(encode(x[r * cols + c], q_.group_of(r, c)));
   }
@@ -31,12 +51,22 @@ class SlowReference {
     if (s.scheme == SchemeKind::fp4) return Codebook<fp4>::decode(codes[i], {stored_scale_value});
     if (s.scheme == SchemeKind::dynamic8) return Codebook<dynamic_map<true>>::decode(codes[i], {stored_scale_value});
     if (s.scheme == SchemeKind::llm_int8) return LlmInt8::decode(codes[i], {stored_scale_value});
+    if (s.has_float_codes())
+      return visit_format(s.scheme, [&]<class F>(F) { return FloatCodes<F>::decode(codes[i], {stored_scale_value}); });
     return affine_decode(codes[i], {stored_scale_value, params[group].zero_point});
   }
   std::vector<AffineParams> params;  ///< scale = absmax where there is no scale
   std::vector<std::uint8_t> codes;
 
  private:
+  void fit_floats(const std::vector<float>& group) {
+    const float scale = visit_format(q_.spec.scheme, [&]<class F>(F) {
+      const bool searches = q_.spec.scale_rule == ScaleRule::search;
+      return fit_.value(fit_scale<F>(searches ? std::span<const float>(group) : std::span<const float>(),
+                                     range_of(group).absmax(), fit_));
+    });
+    params.push_back({scale, 0});
+  }
   void fit(Range r) {
     const QuantSpec& s = q_.spec;
     switch (s.scheme) {
@@ -56,16 +86,24 @@ class SlowReference {
       case SchemeKind::fp4: return Codebook<fp4>::encode(x, {p.scale});
       case SchemeKind::dynamic8: return Codebook<dynamic_map<true>>::encode(x, {p.scale});
       case SchemeKind::llm_int8: return LlmInt8::encode(x, {p.scale});
+      default: break;
     }
-    return 0;
+    return visit_format(s.scheme, [&]<class F>(F) { return FloatCodes<F>::encode(x, {p.scale}); });
   }
   QuantizedMatrix q_;
+  ScaleFit fit_;
 };
 
 std::vector<std::string> every_spec() {
   std::vector<std::string> out{"nf4-b64",    "nf4-b7",        "nf4-b4096",      "fp4-b64",
                                "fp4-b33",    "dynamic8-b256", "dynamic8-b10",   "llm-int8",
                                "nf4-b64-dq", "fp4-b16-dq",    "dynamic8-b64-dq"};
+  for (const char* text :
+       {"fp8",           "e4m3-tensor",   "e4m3-t16",      "e4m3-t7-e8m0-ceil", "e4m3-g32-bf16", "e5m2-channel",
+        "e5m2-t16-bf16", "mxfp4",         "mxfp4-floor",   "mxfp4-ceil",        "mxfp4-search",  "e2m1-g7-e8m0",
+        "e2m1-t16",      "mxfp6",         "e3m2-g32-e8m0", "e3m2-channel-f32",  "mxfp8",         "mxfp8-search",
+        "nvfp4",         "nvfp4-largest", "e2m1-g7-e4m3",  "e4m3-g16-e4m3"})
+    out.push_back(text);
   for (int bits = 2; bits <= 8; ++bits)
     for (const char* where : {"tensor", "channel", "g128", "g32", "g7", "b50"})
       for (const char* how : {"sym-f32", "sym-f32-restricted", "sym-bf16", "asym-f32", "asymraw-f32", "asym-bf16"})

@@ -32,8 +32,11 @@ TEST_F(OwnSchemes, AreParsedAndPrinted) {
   EXPECT_EQ(QuantSpec::parse("nf3-dq").bits, 3);
   EXPECT_DOUBLE_EQ(QuantSpec::parse("nf3-b64").bits_per_weight(4, 256), 3.5);
   expect_error(ErrorCode::invalid_argument, "blockwise", [] { (void)QuantSpec::parse("nf3-g64"); });
-  expect_error(ErrorCode::invalid_argument, "int2 … int8, nf4, fp4, dynamic8, nf3, pow4, signs, llm-int8",
-               [] { (void)QuantSpec::parse("nf5"); });
+  expect_error(
+      ErrorCode::invalid_argument,
+      "int2 … int8, nf4, fp4, dynamic8, e4m3, e5m2, e2m3, e3m2, e2m1, nf3, pow4, signs, fp8, mxfp4, mxfp6, mxfp8, "
+      "nvfp4, llm-int8",
+      [] { (void)QuantSpec::parse("nf5"); });
 }
 
 struct unknown {
@@ -151,6 +154,7 @@ TEST_F(OwnSchemes, AreRefusedForWhatIsWrongWithThem) {
   refused("lower-case letters and digits", [](SchemeEntry& r) { r.name = "a-b"; });
   refused("lower-case letters and digits", [](SchemeEntry& r) { r.name = ""; });
   refused("another scheme's", [](SchemeEntry& r) { r.name = "int9"; });
+  refused("another scheme's", [](SchemeEntry& r) { r.name = "fp8"; });
   refused("codes have 9 bits", [](SchemeEntry& r) { r.bits = 9; });
   refused("has 8 values; a code of 4 bits needs 16", [](SchemeEntry& r) { r.bits = 4; });
   refused("block size is 0", [](SchemeEntry& r) { r.block_size = 0; });

@@ -67,5 +67,30 @@ TEST(PublishedErrors, HoldForTheDynamicMap) {
   EXPECT_LT(e.relative, .018);
 }
 
+/// Root of the mean square of the error over that of the values, by other implementations of the same formats: FP8 and
+/// MX by microxcaling's rules, NVFP4 with one target and with the better of two.
+TEST(PublishedErrors, HoldForSmallFloats) {
+  const auto x = testing_support::normal(1024 * 1024, 45);
+  const auto relative = [&](const std::string& spec) {
+    const auto q = quantize(MatrixView<const float>(x.data(), 1024, 1024), spec);
+    std::vector<float> back(x.size());
+    dequantize(q, {back.data(), 1024, 1024});
+    double error = 0, all = 0;
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      const double off = static_cast<double>(x[i]) - static_cast<double>(back[i]);
+      error += off * off;
+      all += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+    }
+    return std::sqrt(error / all);
+  };
+  const std::pair<const char*, double> known[] = {
+      {"fp8", .0264},         {"e4m3-t128", .0264},           {"e5m2-channel", .0526}, {"mxfp8-floor", .0294},
+      {"mxfp6-floor", .0284}, {"e3m2-g32-e8m0-floor", .0540}, {"mxfp4-floor", .1150},  {"mxfp4", .1119},
+      {"mxfp4-ceil", .1154},  {"nvfp4-largest", .0950},       {"nvfp4", .0869}};
+  for (const auto& [spec, error] : known) EXPECT_NEAR(relative(spec), error, .0005) << spec;
+  EXPECT_LT(relative("mxfp4-search"), relative("mxfp4"));
+  EXPECT_LT(relative("mxfp8-search"), relative("mxfp8-floor"));
+}
+
 }  // namespace
 }  // namespace nibble

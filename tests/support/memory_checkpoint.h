@@ -81,12 +81,14 @@ inline QuantizedMatrix random_quantized(const QuantSpec& spec, std::size_t rows,
   for (std::size_t r = 0; r < rows; ++r)
     for (std::size_t c = 0; c < cols; ++c)
       set_code(codes + r * q.row_bytes(), c, spec.bits, static_cast<std::uint8_t>(next(1u << spec.bits)));
+  if (spec.has_float_codes() && spec.bits == 8)
+    for (std::size_t i = 0; i < q.codes.size(); ++i)
+      if (!is_finite(q.codebook[codes[i]])) codes[i] = 0x42;  // of E4M3 and E5M2 some are no numbers
+  if (spec.has_tensor_scale()) q.tensor_scale = {1.75f, true};
   for (std::size_t g = 0; g < q.group_count(); ++g) {
     const float scale = static_cast<float>(next(255) + 1) / 4096;  // exact in F16 and BF16
     if (spec.double_quant) q.scales.writable<std::uint8_t>()[g] = static_cast<std::uint8_t>(next(256));
-    else if (spec.scale_type == ScaleType::f32) q.scales.writable<float>()[g] = scale;
-    else if (spec.scale_type == ScaleType::f16) q.scales.writable<f16>()[g] = f16(scale);
-    else q.scales.writable<bf16>()[g] = bf16(scale);
+    else store_scale(spec.scale_type, q.scales.writable<std::byte>(), g, scale);
     if (spec.has_zero_points() && spec.preserve_zero)
       q.zero_points.writable<std::uint8_t>()[g] = static_cast<std::uint8_t>(next(1u << spec.bits));
     else if (spec.has_zero_points())

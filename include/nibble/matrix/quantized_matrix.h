@@ -6,10 +6,12 @@
 //                to whole bytes, so that rows can be written by different threads
 //   scales       group_count() elements of spec.scale_type: the scale (affine) or absmax (codebook, LLM.int8);
 //                with double quantization instead one byte each: value = nested.map[byte]·nested.absmax[i/256] + offset
+//                with E4M3 scales value = scale / tensor_scale or scale · tensor_scale (TensorScale)
 //   zero_points  asymmetric only: one byte per group, or one int32 where the range was kept raw
 //   g_idx        act-order checkpoints only: the group of each column, cols int32; empty means column/group_size
 //
-// Group order: tensor {0}; channel {row}; group {row·groups_per_row + group in row}; block {flat index/group_size}.
+// Group order: tensor {0}; channel {row}; group {row·groups_per_row + group in row}; block {flat index/group_size};
+// tile {row/group_size·groups_per_row + column/group_size}.
 #pragma once
 
 #include <cstddef>
@@ -32,6 +34,16 @@ struct NestedScales {
   float offset = 0;           ///< The mean of the absmax values, subtracted before quantizing.
 };
 
+/// What the E4M3 scales of a matrix have in common. Both ways of writing it are in use, and differ by a rounding:
+/// compressed-tensors divides, ModelOpt multiplies.
+struct TensorScale {
+  float value = 1;
+  bool divides = true;
+
+  friend bool operator==(const TensorScale&, const TensorScale&) = default;
+  [[nodiscard]] constexpr float apply(float scale) const { return divides ? scale / value : scale * value; }
+};
+
 struct QuantizedMatrix {
   QuantSpec spec;
   std::size_t rows = 0;
@@ -40,6 +52,7 @@ struct QuantizedMatrix {
   Buffer scales;
   Buffer zero_points;
   NestedScales nested;
+  TensorScale tensor_scale;     ///< Where spec.has_tensor_scale().
   std::vector<float> codebook;  ///< Codebook schemes: 2^bits values, those of the file where one was read.
   std::vector<std::int32_t> g_idx;
 
@@ -50,7 +63,8 @@ struct QuantizedMatrix {
   /// takes. As quick as reading a row.
   void validate_layout(const std::string& name) const;
   /// That, and every scale, codebook value and zero point is one that the spec can have (finite; zero points of a byte
-  /// below 2^bits): what a format calls on what it read, and pack() on what it is handed.
+  /// below 2^bits), and no code of a float is NaN: what a format calls on what it read, and pack() on what it is
+  /// handed. As quick as reading the matrix.
   void validate(const std::string& name) const;
 
   [[nodiscard]] std::size_t row_bytes() const { return packed_bytes(cols, spec.bits); }
@@ -61,7 +75,7 @@ struct QuantizedMatrix {
   [[nodiscard]] std::size_t group_count() const { return spec.group_count(rows, cols); }
   [[nodiscard]] std::size_t group_of(std::size_t r, std::size_t c) const;
 
-  /// The stored scale or absmax of a group, double quantization undone.
+  /// The stored scale or absmax of a group, double quantization undone and the tensor's scale applied.
   [[nodiscard]] float scale(std::size_t group) const;
   /// The zero point of a group (affine and LLM.int8).
   [[nodiscard]] std::int32_t zero_point(std::size_t group) const;

@@ -1,7 +1,8 @@
-// The schemes that a spec can name beside the integer ones and LLM.int8: NF4, FP4, the dynamic map, and those that a
-// program registers. A row says what the generic paths need: its name, its bits, the value of each code, and how a
-// block is quantized. With it a scheme is parsed and printed, quantized, dequantized, multiplied by (of 4 bits by the
-// fast kernels, of others a panel at a time), written and read in our own file layout, and compared.
+// The schemes that a spec can name beside the integer ones and LLM.int8: NF4, FP4, the dynamic map, the small floats
+// (FP8, MX, NVFP4), and those that a program registers. A row says what the generic paths need: its name, its bits, the
+// value of each code, and how a block is quantized. With it a scheme is parsed and printed, quantized, dequantized,
+// multiplied by (of 4 bits by the fast kernels, of others a panel at a time), written and read in our own file layout,
+// and compared.
 //
 //   struct my_table { static constexpr std::string_view name = "mine3";
 //                     static constexpr std::array<float, 8> values() { return {-1, …, 1}; } };
@@ -10,6 +11,8 @@
 //
 // A scheme with a rule of its own for parameters and codes is a type that meets the concept Scheme:
 // own_scheme<S>("mine"). What its blocks share must be one float, and what a code is worth in proportion to it.
+//
+// A float format of eight bits or fewer is float_scheme<F>(): its scales may be of any granularity and type.
 #pragma once
 
 #include <array>
@@ -23,6 +26,7 @@
 #include "nibble/matrix/quant_spec.h"
 #include "nibble/scheme/rank_keys.h"
 #include "nibble/scheme/scheme.h"
+#include "nibble/scheme/small_float.h"
 
 namespace nibble::inline NIBBLE_ABI {
 
@@ -30,8 +34,10 @@ namespace nibble::inline NIBBLE_ABI {
 struct SchemeEntry {
   std::string_view name;  ///< How the text of a spec begins: lower-case letters and digits, not "int…" or "llm".
   int bits = 4;           ///< 2 … 8.
-  std::size_t block_size = 64;      ///< Of a spec that says none.
-  std::span<const float> codebook;  ///< 2^bits finite values: what a code is worth times the block's absmax.
+  std::size_t block_size = 64;  ///< Of a spec that says none.
+  /// 2^bits finite values: what a code is worth times the block's absmax. Of float_scheme times its scale, and NaN for
+  /// a code that is no number.
+  std::span<const float> codebook;
   /// The code of a scaled value, by its rank among thresholds (CodebookOrder), 2^bits of each; or null, and
   /// quantize_group.
   const float* thresholds = nullptr;
@@ -41,6 +47,11 @@ struct SchemeEntry {
   const float* rank_keys = nullptr;
   /// Fits a block of finite values, at least one, and writes a code for each: returns what they share, as stored.
   float (*quantize_group)(std::span<const float> values, std::uint8_t* codes) = nullptr;
+  /// Of float_scheme; the other rows have none of these. fit_scale<F>, fit_tensor_divisor<F>, and F::encode of each
+  /// x / scale.
+  float (*fit_scale)(std::span<const float> values, float absmax, const ScaleFit& fit) = nullptr;
+  float (*fit_tensor_divisor)(float absmax) = nullptr;
+  void (*encode_floats)(std::span<const float> values, float scale, std::uint8_t* codes) = nullptr;
 };
 
 /// The row of a table: value = codebook[code] · absmax, codes by the nearest value (scheme/codebook.h).
@@ -53,6 +64,25 @@ constexpr SchemeEntry codebook_scheme(std::size_t block_size = 64) {
   for (std::size_t r = 0; r < order.ranks; ++r) row.ranks_are_codes = row.ranks_are_codes && order.code[r] == r;
   if constexpr (S::size == 256)
     if (kRankKeys<Table>.holds()) row.rank_keys = kRankKeys<Table>.entries().data();
+  return row;
+}
+
+namespace detail {
+
+template <class F>
+inline constexpr auto kFloatValues = F::values();
+
+}  // namespace detail
+
+/// The row of a float format (scheme/small_float.h).
+template <class F>
+constexpr SchemeEntry float_scheme() {
+  SchemeEntry row{F::name, F::bits, 0, detail::kFloatValues<F>};
+  row.fit_scale = fit_scale<F>;
+  row.fit_tensor_divisor = fit_tensor_divisor<F>;
+  row.encode_floats = [](std::span<const float> values, float scale, std::uint8_t* codes) {
+    for (std::size_t i = 0; i < values.size(); ++i) codes[i] = F::encode(values[i] / scale);
+  };
   return row;
 }
 
@@ -100,7 +130,7 @@ constexpr SchemeEntry own_scheme(std::string_view name, std::size_t block_size =
 /// Makes a scheme known by its name, and returns the kind that stands for it in a QuantSpec. Thread safe; rows are
 /// never taken back. Error{invalid_argument} names what is wrong: a name that is taken or is none, bits outside 2 … 8,
 /// a codebook of another size or with a value that is not finite, no way to quantize, more schemes than a kind can
-/// number.
+/// number. (A float format's NaN is allowed.)
 SchemeKind register_scheme(const SchemeEntry& row);
 
 /// The row of a codebook's kind; null for the integer schemes, LLM.int8, and a kind that was never registered.

@@ -65,6 +65,17 @@ struct SpecOf<Codebook<Table>> {
     s.bits = Codebook<Table>::bits;
   }
 };
+template <class F>
+struct SpecOf<FloatCodes<F>> {
+  static void set(QuantSpec& s) {
+    const auto kind = find_scheme(F::name);
+    if (!kind)
+      throw Error(ErrorCode::not_found,
+                  "no scheme '" + std::string(F::name) + "' is registered; register_scheme(float_scheme<F>()) does it");
+    s.scheme = *kind;
+    s.bits = F::bits;
+  }
+};
 template <>
 struct SpecOf<LlmInt8> {
   static void set(QuantSpec& s) {
@@ -80,11 +91,11 @@ template <Scheme S>
 QuantSpec spec_of(const TypedOptions& options) {
   QuantSpec s;
   detail::SpecOf<S>::set(s);
-  s.granularity = s.is_codebook()                    ? Granularity::block
+  const bool is_blockwise = s.is_codebook() && !s.has_float_codes();
+  s.granularity = is_blockwise                       ? Granularity::block
                   : s.scheme == SchemeKind::llm_int8 ? Granularity::channel
                                                      : options.granularity;
-  const bool grouped = s.granularity == Granularity::group || s.granularity == Granularity::block;
-  s.group_size = !grouped ? 0 : s.is_codebook() ? options.block_size : options.group_size;
+  s.group_size = !s.grouping().has_size() ? 0 : is_blockwise ? options.block_size : options.group_size;
   s.scale_type = s.is_affine() ? options.scale_type : ScaleType::f32;
   s.double_quant = options.double_quant;
   s.validate();

@@ -51,6 +51,12 @@ class Job {
 
   QuantizedMatrix run(Executor& executor) {
     const std::size_t grain = std::max<std::size_t>(1, 65536 / weights_.cols);
+    fit_.type = spec_.scale_type;
+    fit_.rule = spec_.scale_rule;
+    if (spec_.has_tensor_scale()) {
+      fit_.tensor_divisor = entry_->fit_tensor_divisor(matrix_absmax(executor, grain));
+      q_.tensor_scale = {fit_.tensor_divisor, true};
+    }
     if (spec_.grouping().within_rows(weights_.cols)) {
       parallel_for(executor, weights_.rows, grain, [&](std::size_t begin, std::size_t end) {
         std::vector<float> values(weights_.cols);
@@ -77,6 +83,20 @@ class Job {
  private:
   /// Whether the scheme is one that fits and encodes a group by a rule of its own.
   bool has_rule() const { return entry_ != nullptr && entry_->quantize_group != nullptr; }
+  bool has_floats() const { return entry_ != nullptr && entry_->encode_floats != nullptr; }
+
+  /// The largest magnitude of all.
+  float matrix_absmax(Executor& executor, std::size_t grain) const {
+    std::vector<float> of_row(weights_.rows);
+    parallel_for(executor, weights_.rows, grain, [&](std::size_t begin, std::size_t end) {
+      std::vector<float> values(weights_.cols);
+      for (std::size_t r = begin; r < end; ++r) {
+        const float* x = cpu_load_row(isa_, weights_, r, 0, weights_.cols, values.data());
+        of_row[r] = range(r, 0, x, weights_.cols).absmax();
+      }
+    });
+    return isa_.absmax(of_row.data(), of_row.size());
+  }
 
   /// Only asymmetric schemes look at more than the largest magnitude.
   Range range(std::size_t row, std::size_t col, const float* x, std::size_t n) const {
@@ -91,14 +111,14 @@ class Job {
   }
 
   void fit_and_encode_row(std::size_t row, const float* x, std::uint8_t* codes) {
-    for_each_segment(spec_, weights_.cols, nullptr, row, 0, weights_.cols,
-                     [&](std::size_t begin, std::size_t end, std::size_t group) {
-                       const std::size_t n = end - begin;
-                       const Range r = range(row, begin, x + begin, n);
-                       if (has_rule())
-                         store(group, {entry_->quantize_group({x + begin, n}, codes + begin)}, r, row, begin);
-                       else encode(x + begin, n, group, fit_and_store(group, r, row, begin), codes + begin);
-                     });
+    for_each_segment(
+        spec_, weights_.cols, nullptr, row, 0, weights_.cols,
+        [&](std::size_t begin, std::size_t end, std::size_t group) {
+          const std::size_t n = end - begin;
+          const Range r = range(row, begin, x + begin, n);
+          if (has_rule()) store(group, {entry_->quantize_group({x + begin, n}, codes + begin)}, r, row, begin);
+          else encode(x + begin, n, group, fit_and_store(group, {x + begin, n}, r, row, begin), codes + begin);
+        });
     pack_row(row, codes);
   }
 
@@ -127,9 +147,10 @@ class Job {
         Range& m = merged[p.group];
         m = {std::min(m.min, p.range.min), std::max(m.max, p.range.max)};
       }
-    const std::size_t size = spec_.granularity == Granularity::block ? spec_.group_size : 0;
-    for (std::size_t g = 0; g < merged.size(); ++g)
-      fit_and_store(g, merged[g], g * size / weights_.cols, g * size % weights_.cols);
+    for (std::size_t g = 0; g < merged.size(); ++g) {
+      const auto [row, col] = spec_.grouping().begin_of(g, weights_.cols);
+      fit_and_store(g, {}, merged[g], row, col);
+    }
   }
 
   /// The same for a rule, which sees each group in one piece. Serial: two groups may share a byte of codes.
@@ -159,9 +180,10 @@ class Job {
     }
   }
 
-  /// Returns the scale as it reads back.
-  float fit_and_store(std::size_t group, Range r, std::size_t row, std::size_t col) {
-    return store(group, fit_params(spec_, r), r, row, col);
+  /// Returns the scale as it reads back. `values`: those of the group where it lies in a row.
+  float fit_and_store(std::size_t group, std::span<const float> values, Range r, std::size_t row, std::size_t col) {
+    if (!has_floats()) return store(group, fit_params(spec_, r), r, row, col);
+    return fit_.value(store(group, {entry_->fit_scale(values, r.absmax(), fit_)}, r, row, col));
   }
   float store(std::size_t group, AffineParams p, Range r, std::size_t row, std::size_t col) {
     if (!is_finite(p.scale))
@@ -196,6 +218,7 @@ class Job {
       const AffineRule rule = affine_rule(spec_);
       return isa_.encode_affine(x, n, scale, q_.zero_point(group), rule.lowest_code(), rule.highest_code(), codes);
     }
+    if (has_floats()) return entry_->encode_floats({x, n}, scale, codes);
     if (spec_.scheme == SchemeKind::llm_int8) return isa_.encode_int8(x, n, LlmInt8::multiplier(scale), codes);
     if (entry_->rank_keys != nullptr) isa_.encode_keys(x, n, inverse_absmax(scale), entry_->rank_keys, codes);
     else isa_.encode_ranks(x, n, inverse_absmax(scale), entry_->thresholds, entry_->codebook.size(), codes);
@@ -209,6 +232,7 @@ class Job {
   std::string_view name_;
   const SchemeEntry* entry_;  ///< Of a codebook scheme.
   QuantizedMatrix q_;
+  ScaleFit fit_;               ///< Of small floats.
   std::vector<float> absmax_;  ///< Before double quantization.
 };
 
@@ -258,8 +282,7 @@ class RowDecoder {
   static constexpr std::size_t block = 2048;  // columns whose fp32 values lie in the nearest cache
 
   RowDecoder(const KernelTable& isa, const QuantizedMatrix& q, DType type) : isa_(isa), q_(q), type_(type) {
-    const bool grouped = q.spec.granularity == Granularity::group || q.spec.granularity == Granularity::block;
-    const std::size_t group = grouped ? q.spec.group_size : q.cols;
+    const std::size_t group = q.spec.grouping().has_size() ? q.spec.group_size : q.cols;
     const bool row_local = q.spec.granularity != Granularity::block || q.cols % group == 0;
     fast_ = q.spec.bits == 4 && q.g_idx.empty() && row_local && (group % 16 == 0 || group >= q.cols);
     if (!fast_) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "nibble/core/error.h"
+#include "nibble/matrix/impl/spec_aliases.h"
 #include "nibble/matrix/scheme_registry.h"
 #include "nibble/scheme/double_quant.h"
 
@@ -37,12 +38,26 @@ inline std::vector<std::string_view> split(std::string_view text) {
 inline std::string known_schemes() {
   std::string out = "int2 … int8, ";
   for (const std::string_view name : scheme_names()) out += std::string(name) + ", ";
+  for (const SpecAlias& alias : kSpecAliases) out += std::string(alias.name) + ", ";
   return out + "llm-int8";
+}
+
+/// Of 8 bits a scale for each row, of fewer MX.
+inline QuantSpec float_spec(SchemeKind kind) {
+  QuantSpec s;
+  s.scheme = kind;
+  s.bits = scheme_entry(kind)->bits;
+  s.granularity = s.bits == 8 ? Granularity::channel : Granularity::group;
+  s.group_size = s.bits == 8 ? 0 : 32;
+  s.scale_type = s.bits == 8 ? ScaleType::f32 : ScaleType::e8m0;
+  return s;
 }
 
 /// The defaults that go with a name, before options.
 inline QuantSpec spec_of_name(std::string_view text, std::string_view name) {
   QuantSpec s;
+  if (const auto kind = find_scheme(name); kind && scheme_entry(*kind)->encode_floats != nullptr)
+    return float_spec(*kind);
   if (const auto kind = find_scheme(name)) {
     s.scheme = *kind;
     s.bits = scheme_entry(*kind)->bits;
@@ -72,8 +87,13 @@ inline QuantSpec llm_int8_spec() {
   return s;
 }
 
-/// One option after the name. `scale_said` notes an explicit scale type.
-inline void apply_option(std::string_view text, std::string_view option, QuantSpec& s, bool& scale_said) {
+/// What a text said itself, so that no default takes its place.
+struct Said {
+  bool scale_type = false, scale_rule = false;
+};
+
+/// One option after the name.
+inline void apply_option(std::string_view text, std::string_view option, QuantSpec& s, Said& said) {
   const auto sized = [&](Granularity granularity) {
     const auto size = to_number(option.substr(1));
     if (!size || *size == 0) refuse(text, "'" + std::string(option) + "' needs a positive number");
@@ -87,7 +107,13 @@ inline void apply_option(std::string_view text, std::string_view option, QuantSp
   for (const ScaleType type : kScaleTypes)
     if (option == name_of(type)) {
       s.scale_type = type;
-      scale_said = true;
+      said.scale_type = true;
+      return;
+    }
+  for (const ScaleRule rule : kScaleRules)
+    if (option == name_of(rule)) {
+      s.scale_rule = rule;
+      said.scale_rule = true;
       return;
     }
   if (option == "sym") s.scheme = SchemeKind::symmetric;
@@ -101,14 +127,67 @@ inline void apply_option(std::string_view text, std::string_view option, QuantSp
   else if (option == "restricted") s.narrow_range = true;
   else if (option.starts_with('g')) sized(Granularity::group);
   else if (option.starts_with('b')) sized(Granularity::block);
+  else if (option.starts_with('t')) sized(Granularity::tile);
   else refuse(text, "unknown option '" + std::string(option) + "'");
+}
+
+/// "channel", "g128", "t128"
+inline std::string text_of(const Grouping& groups) {
+  switch (groups.granularity) {
+    case Granularity::tensor: return "tensor";
+    case Granularity::channel: return "channel";
+    case Granularity::group: break;
+    case Granularity::block: return "b" + std::to_string(groups.size);
+    case Granularity::tile: return "t" + std::to_string(groups.size);
+  }
+  return "g" + std::to_string(groups.size);
+}
+
+/// Of a scheme of small floats, by its alias where it has one.
+inline std::string float_text(const QuantSpec& s) {
+  std::string out(scheme_entry(s.scheme)->name);
+  out += "-" + text_of(s.grouping());
+  if (s.scale_type != ScaleType::f32) out += "-" + std::string(name_of(s.scale_type));
+  for (const SpecAlias& alias : kSpecAliases)
+    if (out == alias.meaning) out = alias.name;
+  if (s.scale_rule != s.default_scale_rule()) out += "-" + std::string(name_of(s.scale_rule));
+  return out;
 }
 
 inline ScaleType default_scale_type(const QuantSpec& s) {
   return s.granularity == Granularity::group || s.granularity == Granularity::block ? ScaleType::f16 : ScaleType::f32;
 }
 
+/// The part of validate() that is for small floats.
+inline void validate_floats(const QuantSpec& s) {
+  const auto need = [](bool ok, const char* why) {
+    if (!ok) throw Error(ErrorCode::invalid_argument, why);
+  };
+  need(s.bits == scheme_entry(s.scheme)->bits, "the bits of a float cannot be chosen");
+  need(s.granularity != Granularity::block, "floats share scales within rows or tiles: give -gN, -tN, -channel");
+  need(!s.double_quant, "double quantization is of absmax values; the scales of floats are -e8m0 or -e4m3 instead");
+  const bool power = s.scale_type == ScaleType::e8m0, nested = s.scale_type == ScaleType::e4m3;
+  const bool is_search = s.scale_rule == ScaleRule::search;
+  need(power || is_search || s.scale_rule == ScaleRule::largest,
+       "-floor, -even and -ceil are of scales that are powers of two: give -e8m0");
+  need(!is_search || power || (nested && s.scheme == SchemeKind::e2m1),
+       "-search is of powers of two (-e8m0) and of NVFP4");
+  need(!is_search || s.granularity == Granularity::channel || s.granularity == Granularity::group,
+       "-search looks at the values of groups that lie in a row: give -gN or -channel");
+  need(!nested || s.granularity == Granularity::group, "E4M3 scales are of groups within rows: give -g16");
+}
+
 }  // namespace detail
+
+NIBBLE_INLINE bool QuantSpec::has_float_codes() const noexcept {
+  const SchemeEntry* row = is_codebook() ? scheme_entry(scheme) : nullptr;
+  return row != nullptr && row->encode_floats != nullptr;
+}
+
+NIBBLE_INLINE ScaleRule QuantSpec::default_scale_rule() const noexcept {
+  if (scale_type == ScaleType::e8m0) return ScaleRule::even;
+  return scale_type == ScaleType::e4m3 && scheme == SchemeKind::e2m1 ? ScaleRule::search : ScaleRule::largest;
+}
 
 NIBBLE_INLINE QuantSpec QuantSpec::parse(std::string_view text) {
   auto parts = detail::split(text);
@@ -122,12 +201,20 @@ NIBBLE_INLINE QuantSpec QuantSpec::parse(std::string_view text) {
     s.validate();
     return s;
   }
+  for (const detail::SpecAlias& alias : detail::kSpecAliases)
+    if (parts[0] == alias.name) {
+      auto meant = detail::split(alias.meaning);
+      meant.insert(meant.end(), parts.begin() + 1, parts.end());
+      parts = std::move(meant);
+      break;
+    }
   QuantSpec s = detail::spec_of_name(text, parts[0]);
   const bool integer = s.is_affine();
-  bool scale_said = false;
-  for (std::size_t i = 1; i < parts.size(); ++i) detail::apply_option(text, parts[i], s, scale_said);
+  detail::Said said;
+  for (std::size_t i = 1; i < parts.size(); ++i) detail::apply_option(text, parts[i], s, said);
   if (!integer && s.is_affine()) detail::refuse(text, "a codebook is neither symmetric nor asymmetric");
-  if (integer && !scale_said) s.scale_type = detail::default_scale_type(s);
+  if (integer && !said.scale_type) s.scale_type = detail::default_scale_type(s);
+  if (!said.scale_rule && s.has_float_codes()) s.scale_rule = s.default_scale_rule();
   try {
     s.validate();
   } catch (const Error& e) {
@@ -139,16 +226,12 @@ NIBBLE_INLINE QuantSpec QuantSpec::parse(std::string_view text) {
 NIBBLE_INLINE std::string QuantSpec::to_string() const {
   if (scheme == SchemeKind::llm_int8)
     return threshold == 6.0f ? "llm-int8" : "llm-int8-t" + std::to_string(static_cast<int>(threshold));
+  if (has_float_codes()) return detail::float_text(*this);
   const SchemeEntry* row = scheme_entry(scheme);
   std::string out = is_affine()      ? "int" + std::to_string(bits)
                     : row != nullptr ? std::string(row->name)
                                      : "unregistered";
-  switch (granularity) {
-    case Granularity::tensor: out += "-tensor"; break;
-    case Granularity::channel: out += "-channel"; break;
-    case Granularity::group: out += "-g" + std::to_string(group_size); break;
-    case Granularity::block: out += "-b" + std::to_string(group_size); break;
-  }
+  out += "-" + detail::text_of(grouping());
   if (scheme == SchemeKind::symmetric) {
     out += "-sym";
     if (narrow_range != (bits == 8)) out += narrow_range ? "-restricted" : "-full";
@@ -164,8 +247,13 @@ NIBBLE_INLINE void QuantSpec::validate() const {
     if (!ok) throw Error(ErrorCode::invalid_argument, why);
   };
   need(bits >= 2 && bits <= 8, "bits is " + std::to_string(bits) + "; it must be 2 to 8");
-  const bool grouped = granularity == Granularity::group || granularity == Granularity::block;
-  need(!grouped || group_size > 0, "group size is 0; it must be at least 1");
+  need(!grouping().has_size() || group_size > 0, "group size is 0; it must be at least 1");
+  if (has_float_codes()) return detail::validate_floats(*this);
+  need(granularity != Granularity::tile, "only floats (e4m3, …) have a scale for a tile of rows and columns");
+  need(scale_type != ScaleType::e8m0 && scale_type != ScaleType::e4m3,
+       std::string(name_of(scale_type)) + " scales are for codes that are floats (e4m3, e2m1, …)");
+  need(scale_rule == ScaleRule::largest,
+       "-" + std::string(name_of(scale_rule)) + " is how the scales of floats are fitted (e4m3, e2m1, …)");
   if (is_codebook()) {
     const SchemeEntry* row = scheme_entry(scheme);
     need(row != nullptr, "no scheme of kind " + std::to_string(static_cast<int>(scheme)) + " is registered");
@@ -188,7 +276,7 @@ NIBBLE_INLINE double QuantSpec::bits_per_weight(std::size_t rows, std::size_t co
     const auto nested = static_cast<double>(nested_count(group_count(rows, cols)));
     total += groups * 8 + nested * 32;
   } else {
-    total += groups * 8 * scale_bytes(scale_type);
+    total += groups * 8 * scale_bytes(scale_type) + (has_tensor_scale() ? 32 : 0);
   }
   if (has_zero_points()) total += groups * (preserve_zero ? bits : 32);
   return total / (static_cast<double>(rows) * static_cast<double>(cols));

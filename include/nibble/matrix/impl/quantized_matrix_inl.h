@@ -4,6 +4,7 @@
 #include "nibble/matrix/quantized_matrix.h"
 
 #include <algorithm>
+#include <array>
 
 #include "nibble/core/error.h"
 #include "nibble/matrix/scheme_registry.h"
@@ -26,6 +27,19 @@ inline constexpr std::size_t kMaxElements = static_cast<std::size_t>(PTRDIFF_MAX
 
 inline std::size_t zero_point_bytes(const QuantSpec& spec) {
   return !spec.has_zero_points() ? 0 : spec.preserve_zero ? 1 : 4;
+}
+
+/// Refuses a code that its codebook has no number for.
+inline void check_numbers(const QuantizedMatrix& q, const std::string& name) {
+  if (q.spec.bits != 8) return;  // of the floats, those of 8 bits alone have codes that are none
+  std::array<bool, 256> is_number{};
+  for (std::size_t c = 0; c < is_number.size(); ++c) is_number[c] = is_finite(q.codebook[c]);
+  const auto* codes = q.codes.as<std::uint8_t>();
+  for (std::size_t i = 0; i < q.codes.size(); ++i)
+    if (!is_number[codes[i]])
+      throw Error(ErrorCode::non_finite, "tensor '" + name + "' (" + q.spec.to_string() + "), row " +
+                                             std::to_string(i / q.cols) + ", column " + std::to_string(i % q.cols) +
+                                             ": the code " + std::to_string(codes[i]) + " is no number");
 }
 
 }  // namespace detail
@@ -85,8 +99,14 @@ NIBBLE_INLINE void QuantizedMatrix::validate(const std::string& name) const {
     throw Error(ErrorCode::corrupt_file,
                 "tensor '" + name + "' (" + spec.to_string() + "): " + what + " " + std::to_string(at) + value);
   };
+  const bool has_floats = spec.has_float_codes();
   for (std::size_t i = 0; i < codebook.size(); ++i)
-    if (!is_finite(codebook[i])) refuse("codebook value", i, " is not finite");
+    if (!is_finite(codebook[i]) && !has_floats) refuse("codebook value", i, " is not finite");
+  if (spec.has_tensor_scale() && !(is_finite(tensor_scale.value) && tensor_scale.value > 0))
+    throw Error(ErrorCode::corrupt_file, "tensor '" + name + "' (" + spec.to_string() +
+                                             "): the scale of the whole tensor is " +
+                                             std::to_string(tensor_scale.value) + "; it must be positive and finite");
+  if (has_floats) detail::check_numbers(*this, name);
   for (std::size_t g = 0; g < group_count(); ++g)
     if (!is_finite(scale(g))) refuse("scale", g, " is not finite");
   if (!spec.has_zero_points() || !spec.preserve_zero) return;
@@ -106,7 +126,8 @@ NIBBLE_INLINE float QuantizedMatrix::scale(std::size_t group) const {
   if (spec.double_quant)
     return nested_value(nested.map[scales.as<std::uint8_t>()[group]], nested.absmax[group / NestedScales::block_size],
                         nested.offset);
-  return load_scale(spec.scale_type, scales.data(), group);
+  const float stored = load_scale(spec.scale_type, scales.data(), group);
+  return spec.has_tensor_scale() ? tensor_scale.apply(stored) : stored;
 }
 
 NIBBLE_INLINE std::int32_t QuantizedMatrix::zero_point(std::size_t group) const {
@@ -122,7 +143,7 @@ NIBBLE_INLINE float QuantizedMatrix::value(std::size_t r, std::size_t c) const {
 }
 
 NIBBLE_INLINE std::size_t QuantizedMatrix::storage_bytes() const {
-  return codes.size() + scales.size() + zero_points.size() +
+  return codes.size() + scales.size() + zero_points.size() + (spec.has_tensor_scale() ? sizeof(float) : 0) +
          4 * (nested.absmax.size() + nested.map.size() + codebook.size() + g_idx.size());
 }
 

@@ -10,6 +10,7 @@
 #include <type_traits>
 
 #include "nibble/core/error.h"
+#include "nibble/matrix/impl/spec_aliases.h"
 
 namespace nibble::inline NIBBLE_ABI {
 
@@ -20,15 +21,22 @@ inline constexpr std::size_t kKinds = 256;
 constexpr std::size_t index_of(SchemeKind kind) { return static_cast<std::size_t>(kind); }
 
 inline constexpr SchemeEntry kNf4Row = codebook_scheme<nf4>(), kFp4Row = codebook_scheme<fp4>(),
-                             kDynamic8Row = codebook_scheme<dynamic_map<true>>(256);
+                             kDynamic8Row = codebook_scheme<dynamic_map<true>>(256), kE4m3Row = float_scheme<e4m3>(),
+                             kE5m2Row = float_scheme<e5m2>(), kE2m3Row = float_scheme<e2m3>(),
+                             kE3m2Row = float_scheme<e3m2>(), kE2m1Row = float_scheme<e2m1>();
 
 /// The built-in rows by kind; a null one is no codebook's. One that no kernel and no file format knows by its kind
 /// needs no enumerator: register_scheme(row).
 inline constexpr auto kBuiltInSchemes = [] {
-  std::array<const SchemeEntry*, index_of(SchemeKind::llm_int8) + 1> rows{};
+  std::array<const SchemeEntry*, index_of(SchemeKind::e2m1) + 1> rows{};
   rows[index_of(SchemeKind::nf4)] = &kNf4Row;
   rows[index_of(SchemeKind::fp4)] = &kFp4Row;
   rows[index_of(SchemeKind::dynamic8)] = &kDynamic8Row;
+  rows[index_of(SchemeKind::e4m3)] = &kE4m3Row;
+  rows[index_of(SchemeKind::e5m2)] = &kE5m2Row;
+  rows[index_of(SchemeKind::e2m3)] = &kE2m3Row;
+  rows[index_of(SchemeKind::e3m2)] = &kE3m2Row;
+  rows[index_of(SchemeKind::e2m1)] = &kE2m1Row;
   return rows;
 }();
 
@@ -52,15 +60,18 @@ inline void check_scheme(const SchemeEntry& row) {
   };
   const auto is_letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); };
   need(!row.name.empty() && std::ranges::all_of(row.name, is_letter), "its name must be lower-case letters and digits");
-  need(!row.name.starts_with("int") && row.name != "llm", "a spec that begins so is another scheme's");
+  const bool is_alias =
+      std::ranges::any_of(kSpecAliases, [&](const SpecAlias& alias) { return alias.name == row.name; });
+  need(!row.name.starts_with("int") && row.name != "llm" && !is_alias, "a spec that begins so is another scheme's");
   need(row.bits >= 2 && row.bits <= 8, "its codes have " + std::to_string(row.bits) + " bits; 2 to 8 are possible");
-  need(row.block_size > 0, "its block size is 0");
+  const bool is_float = row.encode_floats != nullptr && row.fit_scale != nullptr && row.fit_tensor_divisor != nullptr;
+  need(row.block_size > 0 || is_float, "its block size is 0");
   need(row.codebook.size() == std::size_t{1} << row.bits, "its codebook has " + std::to_string(row.codebook.size()) +
                                                               " values; a code of " + std::to_string(row.bits) +
                                                               " bits needs " + std::to_string(1 << row.bits));
   for (std::size_t i = 0; i < row.codebook.size(); ++i)
-    need(is_finite(row.codebook[i]), "value " + std::to_string(i) + " of its codebook is not finite");
-  need(row.quantize_group != nullptr || (row.thresholds != nullptr && row.code_of_rank != nullptr),
+    need(is_finite(row.codebook[i]) || is_float, "value " + std::to_string(i) + " of its codebook is not finite");
+  need(is_float || row.quantize_group != nullptr || (row.thresholds != nullptr && row.code_of_rank != nullptr),
        "it has neither thresholds nor quantize_group");
 }
 
