@@ -45,7 +45,8 @@ TEST(Matmul, KeepsItsBoundAndIsTheSameOnEveryBackend) {
   for (const Shape s : kShapes) {
     const auto w = normal(s.in * s.out, 1), x = normal(s.tokens * s.in, 2);
     for (const char* text : {"int4-g32-asym", "int3-g7-sym", "int5-g32-sym", "int6-g16-asym", "int7-channel-sym",
-                             "nf4-b64-dq", "fp4-b48", "int8", "dynamic8-b100", "int2-tensor-sym"}) {
+                             "nf4-b64-dq", "fp4-b48", "int8", "dynamic8-b100", "int2-tensor-sym", "fp8", "e4m3-t32",
+                             "e5m2-tensor", "mxfp4", "mxfp6", "mxfp8", "nvfp4"}) {
       const auto q = quantize(MatrixView<const float>(w.data(), s.out, s.in), text);
       std::vector<float> first, first_t;
       for (const Backend* b : available()) {
@@ -382,20 +383,41 @@ TEST(Pack, UnpackGivesTheCanonicalFormBack) {
   };
   for (const auto& [rows, cols] : {std::pair<std::size_t, std::size_t>{70, 544}, {64, 300}, {1, 1}, {129, 37}}) {
     const auto w = normal(rows * cols, 31);
-    for (const char* text : {"int4-g32-sym",  "int4-g32-asym", "int2-g16-asym-bf16",   "int2-g24-sym",
-                             "int3-g7-sym",   "int3-g64-asym", "int3-channel-sym",     "int5-channel-sym",
-                             "int5-g32-asym", "int6-g16-sym",  "int6-tensor-asym",     "int7-g64-sym",
-                             "int8",          "int8-g48-asym", "int4-g32-asymraw-f32", "nf4",
-                             "nf4-b64-dq",    "fp4-b20",       "dynamic8-b64",         "llm-int8"}) {
+    for (const char* text : {"int4-g32-sym",
+                             "int4-g32-asym",
+                             "int2-g16-asym-bf16",
+                             "int2-g24-sym",
+                             "int3-g7-sym",
+                             "int3-g64-asym",
+                             "int3-channel-sym",
+                             "int5-channel-sym",
+                             "int5-g32-asym",
+                             "int6-g16-sym",
+                             "int6-tensor-asym",
+                             "int7-g64-sym",
+                             "int8",
+                             "int8-g48-asym",
+                             "int4-g32-asymraw-f32",
+                             "nf4",
+                             "nf4-b64-dq",
+                             "fp4-b20",
+                             "dynamic8-b64",
+                             "llm-int8",
+                             "fp8",
+                             "e4m3-t32",
+                             "mxfp4",
+                             "nvfp4"}) {
       const auto q = quantize(MatrixView<const float>(w.data(), rows, cols), text);
       const auto back = default_backend().unpack(*default_backend().pack(q));
       EXPECT_EQ(back.spec, q.spec);
       EXPECT_TRUE(same(back.codes, q.codes) && same(back.scales, q.scales) && same(back.zero_points, q.zero_points))
           << text;
-      EXPECT_EQ(back.codebook, q.codebook);
+      EXPECT_TRUE(std::equal(back.codebook.begin(), back.codebook.end(), q.codebook.begin(), q.codebook.end(),
+                             [](float a, float b) { return a == b || (std::isnan(a) && std::isnan(b)); }));
       EXPECT_EQ(back.nested.absmax, q.nested.absmax);
       EXPECT_EQ(back.nested.map, q.nested.map);
       EXPECT_EQ(back.nested.offset, q.nested.offset);
+      EXPECT_EQ(back.tensor_scale, q.tensor_scale);
     }
   }
   const std::vector<float> dense(64);

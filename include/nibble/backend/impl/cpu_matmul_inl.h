@@ -79,7 +79,7 @@ class Product {
       return isa_.gemm_fixed(interleaved_->panel(p), in_.fixed_tokens(interleaved_->chunks(), first), count, out);
     if (in_.kind != InputKind::fp32) return gemm_int8(p, first, count, out);
     const float* x = in_.x.data + first * in_.x.stride;
-    if (w_.scales_after_sums() && in_.x.rows <= isa_.few_tokens)
+    if (interleaved_ != nullptr && interleaved_->is_looked_up() && in_.x.rows <= isa_.few_tokens)
       return isa_.gemv_codes(interleaved_->panel(p), x, in_.x.stride, count, out);
     gemm_panels(p, x, count, s, out);
   }

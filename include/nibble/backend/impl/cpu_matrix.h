@@ -56,10 +56,9 @@ class InterleavedMatrix final : public CpuMatrix {
   [[nodiscard]] bool can_unpack() const { return is_canonical_; }
   [[nodiscard]] QuantizedMatrix unpack() const;
   kernels::ChunkLayout chunks() const override {
-    return {depth_, group_size_, spec_.is_affine() ? kernels::fixed_chunk(code_bits_) : kernels::kPanelDepth,
-            code_bits_};
+    return {depth_, group_size_, is_affine() ? kernels::fixed_chunk(code_bits_) : kernels::kPanelDepth, code_bits_};
   }
-  bool scales_after_sums() const override { return spec_.is_codebook(); }
+  bool scales_after_sums() const override { return is_looked_up(); }
   void input_scales(const kernels::KernelTable& isa, std::size_t row0, std::size_t k0, float* scales) const override;
   const float* input_panel(const kernels::KernelTable& isa, std::size_t row0, std::size_t k0, std::size_t k1,
                            float* panel) const override;
@@ -80,8 +79,10 @@ class InterleavedMatrix final : public CpuMatrix {
   [[nodiscard]] bool has_int8_matmul() const { return !is_llm_int8() && group_size_ <= 65536; }
   /// What a product with int8_panel() is multiplied by: a codebook's unit, 1 for integer codes.
   [[nodiscard]] float int8_unit() const { return int8_unit_; }
-  /// Whether fp32 activations meet them in fixed point.
-  [[nodiscard]] bool is_affine() const { return spec_.is_affine(); }
+  /// Whether fp32 activations meet them in fixed point: integers, and codes that a table of integers decodes.
+  [[nodiscard]] bool is_affine() const { return spec_.is_affine() || code_bits_ == kernels::kTableBits; }
+  /// A codebook of floats that are no integers of any unit.
+  [[nodiscard]] bool is_looked_up() const { return spec_.is_codebook() && code_bits_ != kernels::kTableBits; }
   [[nodiscard]] bool is_llm_int8() const { return spec_.scheme == SchemeKind::llm_int8; }
   /// LLM.int8's outlier threshold; 0 for all others.
   [[nodiscard]] float threshold() const { return is_llm_int8() ? spec_.threshold : 0; }
@@ -107,7 +108,7 @@ class InterleavedMatrix final : public CpuMatrix {
   [[nodiscard]] std::size_t spans() const { return groups_ >> span_shift_; }
   /// What multiplies a row's codes in a group.
   [[nodiscard]] float scale_of(std::size_t row, std::size_t group) const;
-  [[nodiscard]] bool keeps_scales() const { return spec_.double_quant || is_llm_int8(); }
+  [[nodiscard]] bool keeps_scales() const { return spec_.double_quant || is_llm_int8() || spec_.has_float_codes(); }
   [[nodiscard]] CodeLayout code_layout() const { return CodeLayout(kernels::held_bits(code_bits_)); }
   [[nodiscard]] std::size_t words_per_panel() const { return code_layout().words(depth_) * kernels::kInterleavedRows; }
   /// Where the words of a row begin in codes_.
@@ -119,8 +120,10 @@ class InterleavedMatrix final : public CpuMatrix {
   std::vector<float> codebook_;
   std::vector<std::int32_t> g_idx_;
   std::vector<std::uint32_t> order_;
-  Buffer kept_scales_;  ///< Where scales_ holds what was made of them (double quantization, LLM.int8): for unpack().
+  Buffer
+      kept_scales_;  ///< Where scales_ holds what was made of them (double quantization, LLM.int8, E2M1): for unpack().
   NestedScales nested_;
+  TensorScale tensor_scale_;
   int code_bits_;  ///< As held: 2 … 8, or kernels::kTableBits.
   ScaleType scale_type_;
   std::int32_t zero_point_;  ///< Where no group has its own.

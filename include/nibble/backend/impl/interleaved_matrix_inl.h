@@ -33,11 +33,17 @@ inline int held_bits(const QuantSpec& spec, std::size_t cols) {
   return whole_steps(spec.bits) ? spec.bits : spec.bits <= 4 ? 4 : 8;
 }
 
+/// E2M1's values are 0, ½, 1, 1½, 2, 3, 4 and 6: twice them are integers, which the kernels look up, half the scale
+/// makes up for it.
+inline bool is_doubled(const QuantSpec& spec) { return spec.scheme == SchemeKind::e2m1; }
+
 /// The type that the kernels take scales in: the spec's own where they know it (kernels::InterleavedPanel::scale_type).
 inline ScaleType held_scale_type(const QuantSpec& spec) {
   static_assert(static_cast<int>(ScaleType::f32) == 0 && static_cast<int>(ScaleType::f16) == 1 &&
                 static_cast<int>(ScaleType::bf16) == 2);
-  return spec.double_quant || !is_matrix_type(dtype_of(spec.scale_type)) ? ScaleType::f32 : spec.scale_type;
+  if (spec.scale_type == ScaleType::e8m0) return ScaleType::bf16;
+  return spec.double_quant || is_doubled(spec) || !is_matrix_type(dtype_of(spec.scale_type)) ? ScaleType::f32
+                                                                                             : spec.scale_type;
 }
 
 /// Columns sorted by group, those of a group in their order.
@@ -67,6 +73,7 @@ NIBBLE_INLINE bool InterleavedMatrix::fits(const QuantizedMatrix& q) {
   if (spec.scheme == SchemeKind::llm_int8 && q.cols > 65536) return false;  // sums must fit an int32
   if (spec.has_zero_points() && !spec.preserve_zero) return false;          // raw zero points need an int32
   if (spec.granularity == Granularity::block && q.cols % spec.group_size != 0) return false;
+  if (spec.granularity == Granularity::tile) return false;  // rows have scales of their own here
   const std::size_t group = detail::columns_per_group(spec, q.cols);
   return group == q.cols || group % CodeLayout(detail::held_bits(spec, q.cols)).step_columns() == 0;
 }
@@ -77,10 +84,13 @@ NIBBLE_INLINE InterleavedMatrix::InterleavedMatrix(const Packer& by, const Quant
       codebook_(q.codebook),
       g_idx_(q.g_idx),
       nested_(q.nested),
-      code_bits_(detail::held_bits(q.spec, q.cols)),
+      tensor_scale_(q.tensor_scale),
+      code_bits_(detail::is_doubled(q.spec) ? kernels::kTableBits : detail::held_bits(q.spec, q.cols)),
       scale_type_(detail::held_scale_type(q.spec)),
-      zero_point_(q.spec.has_zero_points() ? 0 : q.zero_point(0)),
-      depth_(detail::round_up(q.cols, CodeLayout(code_bits_).step_columns())) {
+      zero_point_(q.spec.has_zero_points()     ? 0
+                  : detail::is_doubled(q.spec) ? 128
+                                               : q.zero_point(0)),
+      depth_(detail::round_up(q.cols, CodeLayout(kernels::held_bits(code_bits_)).step_columns())) {
   const std::size_t group = detail::columns_per_group(q.spec, q.cols);
   groups_ = (q.cols + group - 1) / group;
   group_size_ = detail::round_up(group, code_layout().step_columns());
@@ -89,7 +99,12 @@ NIBBLE_INLINE InterleavedMatrix::InterleavedMatrix(const Packer& by, const Quant
     if (q.spec.is_codebook()) values_[i] = q.codebook[code];
     else values_[i] = static_cast<float>(static_cast<int>(code) - (q.spec.has_zero_points() ? 0 : q.zero_point(0)));
   }
-  if (spec_.is_codebook()) {
+  if (detail::is_doubled(spec_))
+    for (std::size_t i = 0; i < 16; ++i) {
+      values_[i] = 2 * q.codebook[i];
+      table_[i] = static_cast<std::uint8_t>(static_cast<int>(values_[i]) + zero_point_);
+    }
+  if (is_looked_up()) {
     const Int8Codebook rounded = Int8Codebook::of(std::span<const float, 16>(values_));
     std::ranges::copy(rounded.codes, table_);
     int8_unit_ = rounded.unit;
@@ -136,7 +151,8 @@ NIBBLE_INLINE void InterleavedMatrix::copy_groups(const QuantizedMatrix& q, std:
   for (std::size_t g = 0; g < groups_; ++g) {
     const std::size_t to = param_index(r, g, groups_);
     const std::size_t from = order_.empty() ? first + g : q.group_of(r, order_[g * group_size_]);
-    store_scale(scale_type_, scales_.writable<std::byte>(), to, q.multiplier(from));
+    store_scale(scale_type_, scales_.writable<std::byte>(), to,
+                detail::is_doubled(spec_) ? q.multiplier(from) * 0.5f : q.multiplier(from));
     if (zeros_.size() != 0) zeros_.writable<std::uint8_t>()[to] = static_cast<std::uint8_t>(q.zero_point(from));
   }
 }
@@ -150,6 +166,7 @@ NIBBLE_INLINE QuantizedMatrix InterleavedMatrix::unpack() const {
   QuantizedMatrix q = QuantizedMatrix::allocate(spec_, rows(), cols());
   q.codebook = codebook_;
   q.nested = nested_;
+  q.tensor_scale = tensor_scale_;
   q.g_idx = g_idx_;
   if (keeps_scales()) q.scales = kept_scales_;
   const CodeLayout layout = code_layout();
@@ -183,7 +200,8 @@ NIBBLE_INLINE void InterleavedMatrix::decode_column(std::size_t panel, std::size
   for (std::size_t j = 0; j < kernels::kInterleavedRows; ++j) {
     const std::uint8_t code = layout.get(words + j, column);
     const float scale = load_scale(scale_type_, scales_.data(), at + j);
-    const float value = code_bits_ > 4 ? static_cast<float>(code - zero_point_) : values_[code];
+    const bool is_looked_at = code_bits_ <= 4 || code_bits_ == kernels::kTableBits;
+    const float value = is_looked_at ? values_[code] : static_cast<float>(code - zero_point_);
     out[j] = (zeros_.size() == 0 ? value : value - static_cast<float>(zeros_.as<std::uint8_t>()[at + j])) * scale;
   }
 }
@@ -215,7 +233,7 @@ NIBBLE_INLINE kernels::InterleavedPanel InterleavedMatrix::panel(std::size_t ind
 
 NIBBLE_INLINE kernels::InterleavedPanel InterleavedMatrix::int8_panel(std::size_t index) const {
   kernels::InterleavedPanel p = panel(index);
-  if (!spec_.is_codebook()) return p;
+  if (!is_looked_up()) return p;
   p.code_bits = kernels::kTableBits;
   p.zero_point = 128;
   return p;

@@ -9,6 +9,7 @@
 #include "nibble/backend/impl/cpu_matmul.h"
 #include "nibble/backend/impl/cpu_matrix.h"
 #include "nibble/backend/impl/cpu_quantize.h"
+#include "nibble/backend/impl/float8_matrix.h"
 #include "nibble/core/error.h"
 #include "nibble/core/impl/shape.h"
 
@@ -118,6 +119,7 @@ class QuantizedPanels final : public CpuMatrix {
 NIBBLE_INLINE PackedMatrixPtr cpu_pack(const Packer& by, QuantizedMatrix q) {
   q.validate("weights");
   if (InterleavedMatrix::fits(q)) return std::make_shared<InterleavedMatrix>(by, q);
+  if (detail::Float8Matrix::fits(q.spec)) return std::make_shared<detail::Float8Matrix>(by, std::move(q));
   return std::make_shared<detail::QuantizedPanels>(by.backend, std::move(q));
 }
 
@@ -131,6 +133,7 @@ NIBBLE_INLINE PackedMatrixPtr cpu_pack(const Packer& by, FloatMatrix weights) {
 NIBBLE_INLINE QuantizedMatrix cpu_unpack(const PackedMatrix& packed) {
   if (const auto* m = dynamic_cast<const InterleavedMatrix*>(&packed); m != nullptr && m->can_unpack())
     return m->unpack();
+  if (const auto* m = dynamic_cast<const detail::Float8Matrix*>(&packed)) return m->unpack();
   if (const auto* m = dynamic_cast<const detail::QuantizedPanels*>(&packed)) return m->matrix();
   throw Error(ErrorCode::unsupported, "unpack: the matrix of " + detail::shape(packed.rows(), packed.cols()) +
                                           " was never a matrix of one scale and zero point a group");

@@ -198,6 +198,9 @@ struct KernelTable {
   void (*store_bf16)(const float* x, size_t n, uint16_t* out, bool stream);
   void (*load_f16)(const uint16_t* x, size_t n, float* out);
   void (*load_bf16)(const uint16_t* x, size_t n, float* out);
+  /// Floats of 8 bits (scheme/small_float.h), exactly. E4M3's two codes that are no numbers become 480 and −480.
+  void (*load_e4m3)(const uint8_t* x, size_t n, float* out);
+  void (*load_e5m2)(const uint8_t* x, size_t n, float* out);
   /// out[t][j] = Σ_k x[t][k]·panel[k][j] for k < depth ≤ kPanelDepth: one fused multiply-add after another in order of
   /// k, from zero, so the result is the same for every vector width.
   void (*gemm_panel)(const float* x, size_t x_stride, size_t tokens, const float* panel, size_t depth, float* out);

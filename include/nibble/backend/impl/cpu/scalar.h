@@ -118,6 +118,14 @@ inline F load_f16(const uint16_t* p) {
   // Read as a binary32 of the same fields, a binary16 is too small by 2^112; the product is exact, subnormals too.
   return bits_to_float(sign | (magnitude << 13)) * 0x1p112f;
 }
+inline F load_e4m3_as_f16(const uint8_t* p) {
+  const auto fields = static_cast<uint16_t>((*p & 0x80u) << 8 | (*p & 0x7fu) << 7);
+  return load_f16(&fields);
+}
+inline F load_e5m2(const uint8_t* p) {
+  const auto fields = static_cast<uint16_t>(*p << 8);
+  return load_f16(&fields);
+}
 
 inline void store_signed(int8_t* p, I codes) { *p = static_cast<int8_t>(codes); }
 inline float reduce_min(F x) { return x; }

@@ -113,6 +113,16 @@ using Table256 = const float*;
 inline Table256 load_table256(const float* p) { return p; }
 inline F table256(Table256 table, I index) { return gather(table, index); }
 inline F load_f16(const uint16_t* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
+// E4M3: the fields of a code, its sign spread over the bits above, moved to a binary16's.
+inline F load_e4m3_as_f16(const uint8_t* p) {
+  const int16x4_t wide = vget_low_s16(vmovl_s8(vreinterpret_s8_u8(load_four(p))));
+  const uint16x4_t fields = vand_u16(vreinterpret_u16_s16(vshl_n_s16(wide, 7)), vdup_n_u16(0xbfff));
+  return vcvt_f32_f16(vreinterpret_f16_u16(fields));
+}
+inline F load_e5m2(const uint8_t* p) {
+  const uint16x4_t wide = vget_low_u16(vmovl_u8(load_four(p)));
+  return vcvt_f32_f16(vreinterpret_f16_u16(vshl_n_u16(wide, 8)));
+}
 inline F load_bf16(const uint16_t* p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
 
 inline float reduce_min(F x) { return vminvq_f32(x); }

@@ -169,6 +169,16 @@ NIBBLE_KERNEL void load_bf16(const uint16_t* x, size_t n, float* out) {
   for_each_vector(x, n, out, [](const uint16_t* from, float* to) { vec::store(to, vec::load_bf16(from)); });
 }
 
+NIBBLE_KERNEL void load_e4m3(const uint8_t* x, size_t n, float* out) {
+  const vec::F unit = vec::set(256.0f);  // of fields read as a binary16's, whose bias is greater by 8
+  for_each_vector(x, n, out,
+                  [&](const uint8_t* from, float* to) { vec::store(to, vec::mul(vec::load_e4m3_as_f16(from), unit)); });
+}
+
+NIBBLE_KERNEL void load_e5m2(const uint8_t* x, size_t n, float* out) {
+  for_each_vector(x, n, out, [](const uint8_t* from, float* to) { vec::store(to, vec::load_e5m2(from)); });
+}
+
 NIBBLE_KERNEL void pack_nibbles(const uint8_t* codes, size_t n, uint8_t* packed) {
   for (size_t i = 0; i < n / 2; ++i)  // simple enough for the compiler to vectorise
     packed[i] = static_cast<uint8_t>(codes[2 * i] | (codes[2 * i + 1] << 4));

@@ -20,6 +20,8 @@ constexpr KernelTable make_table() {
   t.store_bf16 = store_bf16;
   t.load_f16 = load_f16;
   t.load_bf16 = load_bf16;
+  t.load_e4m3 = load_e4m3;
+  t.load_e5m2 = load_e5m2;
   t.gemm_panel = gemm_panel;
   t.gemm_panel_add = gemm_panel_add;
   t.gemv_codes = gemv_codes;
