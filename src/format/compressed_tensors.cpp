@@ -1,6 +1,7 @@
 #include "nibble/format/compressed_tensors.h"
 
 #include "config_writer.h"
+#include "float_layers.h"
 #include "layer_format.h"
 #include "layer_tensors.h"
 #include "nibble/core/error.h"
@@ -43,18 +44,43 @@ std::size_t width(std::size_t count, int bits, bool stream) {
 
 std::vector<std::size_t> scale_shape(const QuantSpec& spec, std::size_t rows, std::size_t cols) {
   if (spec.granularity == Granularity::tensor) return {1};
+  if (spec.granularity == Granularity::tile)
+    return {spec.group_count(rows, cols) / spec.groups_per_row(cols), spec.groups_per_row(cols)};
   return {rows, spec.groups_per_row(cols)};
+}
+
+/// Where the tensors of a layer of floats are.
+FloatTensors float_tensors(const std::string& layer, const QuantSpec& spec) {
+  return {layer + (spec.bits == 8 ? ".weight" : ".weight_packed"), layer + ".weight_scale",
+          spec.has_tensor_scale() ? layer + ".weight_global_scale" : std::string()};
+}
+
+std::string float_obstacle(const LayerDescription& d) {
+  if (float_format_of(d.spec).empty())
+    return d.spec.to_string() +
+           "; of floats the layout holds e4m3, and with powers of two for groups of 32 e4m3, e2m3 and e2m1, and nvfp4";
+  return whole_groups_obstacle(d, "compressed-tensors' readers");
+}
+
+QuantSpec nearest_floats(const LayerDescription& d) {
+  QuantSpec spec = QuantSpec::parse(d.spec.bits == 8                       ? "fp8"
+                                    : d.spec.bits == 6                     ? "mxfp6"
+                                    : d.spec.scale_type == ScaleType::e4m3 ? "nvfp4"
+                                                                           : "mxfp4");
+  if (spec.granularity == Granularity::group && d.cols % spec.group_size != 0) spec = QuantSpec::parse("fp8");
+  return spec;
 }
 
 class CompressedTensorsFormat final : public LayerFormat {
  public:
   bool holds(const TensorSource& source, const std::string& layer) const override {
     if (source.contains(layer + ".weight_packed")) return true;
-    return is_in_bytes(source, layer);
+    return is_in_bytes(source, layer) || is_in_fp8(source, layer);
   }
 
   QuantizedMatrix decode(const TensorSource& source, const std::string& layer) const override {
     const LayerQuantization& as = layer_quantization(source, layer);
+    if (as.floats || is_in_fp8(source, layer)) return decode_floats(source, layer, as);
     if (is_in_bytes(source, layer)) return decode_bytes(source, layer, as);
     const std::string packed_name = layer + ".weight_packed";
     if (source.quantization()->method() != "compressed-tensors")
@@ -85,18 +111,20 @@ class CompressedTensorsFormat final : public LayerFormat {
   }
 
   std::string obstacle(const LayerDescription& d) const override {
+    if (d.spec.has_float_codes()) return float_obstacle(d);
     if (std::string why = integer_obstacle(d, true); !why.empty()) return why;
     if (d.act_order)
       return "act-order groups (g_idx), which compressed-tensors' readers have given up; gptq and nibble hold them, "
              "and "
              "static groups need none";
-    if (d.spec.granularity == Granularity::group && d.cols % d.spec.group_size != 0)
-      return "its " + std::to_string(d.cols) + " columns are no multiple of the group size " +
-             std::to_string(d.spec.group_size) + ", as compressed-tensors' readers ask";
-    return {};
+    return whole_groups_obstacle(d, "compressed-tensors' readers");
+  }
+  std::string tolerated_loss(const QuantizedMatrix& q) const override {
+    return reciprocal_loss(float_tensors("", q.spec), q);
   }
 
   QuantSpec nearest(const LayerDescription& d) const override {
+    if (d.spec.has_float_codes()) return nearest_floats(d);
     QuantSpec spec =
         d.spec.is_affine() && d.spec.granularity == Granularity::tensor ? d.spec : nearest_integer_spec(d.spec);
     spec.preserve_zero = true;
@@ -108,6 +136,11 @@ class CompressedTensorsFormat final : public LayerFormat {
   }
 
   std::vector<NamedTensor> declare(const std::string& layer, const LayerDescription& d) const override {
+    if (d.spec.has_float_codes()) {
+      const bool powers = d.spec.scale_type == ScaleType::e8m0;
+      return declare_floats(float_tensors(layer, d.spec), d, powers ? DType::u8 : dtype_of(d.spec.scale_type),
+                            scale_shape(d.spec, d.rows, d.cols));
+    }
     const int bits = d.spec.bits;
     const std::string w = layer + ".weight_";
     std::vector<NamedTensor> out{{w + "packed", DType::i32, {d.rows, words(d.cols, bits)}, {}},
@@ -121,6 +154,7 @@ class CompressedTensorsFormat final : public LayerFormat {
   }
 
   void fill(const QuantizedMatrix& q, DType, std::vector<NamedTensor>& t) const override {
+    if (q.spec.has_float_codes()) return fill_floats(float_tensors("", q.spec), q, t);
     t[0].bytes = Buffer::allocate(q.rows * t[0].shape[1] * 4);
     for (std::size_t r = 0; r < q.rows; ++r)
       std::memcpy(t[0].bytes.writable<std::byte>() + r * t[0].shape[1] * 4, q.row_codes(r), q.row_bytes());
@@ -142,6 +176,29 @@ class CompressedTensorsFormat final : public LayerFormat {
     if (config == nullptr || config->method() != "compressed-tensors") return false;
     const auto weight = source.contains(layer + ".weight_scale") ? source.describe(layer + ".weight") : std::nullopt;
     return weight && weight->type == DType::i8;
+  }
+
+  /// The same of E4M3.
+  static bool is_in_fp8(const TensorSource& source, const std::string& layer) {
+    const QuantizationConfig* config = source.quantization();
+    if (config == nullptr || config->method() != "compressed-tensors") return false;
+    const auto weight = source.contains(layer + ".weight_scale") ? source.describe(layer + ".weight") : std::nullopt;
+    return weight && weight->type == DType::f8_e4m3;
+  }
+
+  static QuantizedMatrix decode_floats(const TensorSource& source, const std::string& layer,
+                                       const LayerQuantization& as) {
+    const std::string what = "tensor '" + layer + (source.contains(layer + ".weight") ? ".weight" : ".weight_packed") +
+                             "' is compressed-tensors'";
+    if (!as.obstacle.empty()) throw Error(ErrorCode::unsupported, what + ": " + as.obstacle);
+    if (!as.floats) throw Error(ErrorCode::unsupported, what + " in fp8, and its configuration says it is of integers");
+    QuantSpec spec;
+    spec.scheme = *as.floats;
+    spec.bits = as.bits;
+    spec.granularity = as.granularity;
+    spec.group_size = as.group_size;
+    if (as.tensor_scale) spec.scale_type = ScaleType::e4m3;
+    return read_floats(source, float_tensors(layer, spec), spec);
   }
 
   static QuantizedMatrix decode_bytes(const TensorSource& source, const std::string& layer,

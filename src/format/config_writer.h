@@ -17,7 +17,11 @@ std::string gptq_config(const std::vector<QuantizedLayer>& layers, const std::ve
                         const QuantizationRun& run, bool v2);
 std::string awq_config(const std::vector<QuantizedLayer>& layers, const std::vector<std::string>& skipped,
                        const std::string& version);
+/// compressed-tensors' name of the format that has floats of this spec ("float-quantized"); empty if none has them.
+std::string float_format_of(const QuantSpec& spec);
 std::string compressed_tensors_config(const std::vector<QuantizedLayer>& layers,
                                       const std::vector<std::string>& skipped);
+std::string fp8_config(const std::vector<QuantizedLayer>& layers, const std::vector<std::string>& skipped);
+std::string modelopt_config(const std::vector<QuantizedLayer>& layers, const std::vector<std::string>& skipped);
 
 }  // namespace nibble::inline NIBBLE_ABI::format

@@ -47,5 +47,7 @@ const LayerFormat& gptq_format(bool v2);
 enum class AwqKind { gemm, gemv, gemv_fast };
 const LayerFormat& awq_format(AwqKind kind);
 const LayerFormat& compressed_tensors_format();
+const LayerFormat& fp8_format();
+const LayerFormat& modelopt_format();
 
 }  // namespace nibble::inline NIBBLE_ABI::format

@@ -48,6 +48,7 @@ std::vector<NamedTensor> declare_native(const std::string& layer, const LayerDes
     out.push_back({prefix + "nested_map", DType::f32, {256}, {}});
     out.push_back({prefix + "nested_offset", DType::f32, {1}, {}});
   }
+  if (spec.has_tensor_scale()) out.push_back({prefix + "tensor_scale", DType::f32, {2}, {}});
   if (d.act_order) out.push_back({prefix + "g_idx", DType::i32, {d.cols}, {}});
   return out;
 }
@@ -66,6 +67,10 @@ void fill_native(const QuantizedMatrix& q, std::vector<NamedTensor>& t) {
     t[2].bytes = copy_bytes(q.nested.absmax);
     t[3].bytes = copy_bytes(q.nested.map);
     t[4].bytes = copy_bytes(&q.nested.offset, sizeof(float));
+  }
+  if (q.spec.has_tensor_scale()) {
+    const float said[2] = {q.tensor_scale.value, q.tensor_scale.divides ? 1.0f : 0.0f};
+    t[2].bytes = copy_bytes(said, sizeof said);
   }
   if (is_reordered(q)) t.back().bytes = copy_bytes(q.g_idx);
 }
@@ -97,6 +102,12 @@ QuantizedMatrix decode_native(const TensorSource& source, const std::string& lay
     q.nested.map = need_floats(source, prefix + "nested_map", 256);
     q.nested.offset = need_floats(source, prefix + "nested_offset", 1)[0];
   }
+  if (q.spec.has_tensor_scale()) {
+    const auto said = need_floats(source, prefix + "tensor_scale", 2);
+    if (said[1] != 0 && said[1] != 1)
+      refuse(prefix + "tensor_scale", "value 1 is neither 0 (a factor) nor 1 (a divisor)");
+    q.tensor_scale = {said[0], said[1] == 1};
+  }
   q.g_idx = read_g_idx(source, prefix + "g_idx", q.spec, q.cols);
   q.validate(layer + ".weight");
   if (!q.spec.double_quant)
@@ -117,7 +128,8 @@ class NibbleFormat final : public LayerFormat {
   std::string value_loss(const QuantizedMatrix& q) const override {
     if (!q.spec.is_codebook()) return {};
     const auto ours = QuantizedMatrix::allocate(q.spec, 1, 1).codebook;
-    const auto [a, b] = std::mismatch(q.codebook.begin(), q.codebook.end(), ours.begin(), ours.end());
+    const auto same = [](float x, float y) { return x == y || (x != x && y != y); };  // a float's NaN is its own
+    const auto [a, b] = std::mismatch(q.codebook.begin(), q.codebook.end(), ours.begin(), ours.end(), same);
     if (a == q.codebook.end() && b == ours.end()) return {};
     return "value " + std::to_string(a - q.codebook.begin()) + " of its codebook is not the one " + q.spec.to_string() +
            " has";

@@ -1,6 +1,7 @@
 #include "nibble/format/quantization_config.h"
 
 #include <algorithm>
+#include <array>
 #include <cctype>
 #include <nlohmann/json.hpp>
 #include <unordered_map>
@@ -9,76 +10,14 @@
 #include "core/json.h"
 #include "nibble/core/error.h"
 #include "pattern.h"
+#include "quantization_fields.h"
 
 namespace nibble::inline NIBBLE_ABI {
 
 namespace {
 
 using Json = nlohmann::ordered_json;  // rules are tried in the order of the file
-
-std::string lower(std::string text) {
-  std::transform(text.begin(), text.end(), text.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return text;
-}
-
-/// As JSON text, whatever bytes are in it. Not for nested values, which may be as deep as a file is long.
-std::string printed(const Json& value) { return value.dump(-1, ' ', false, Json::error_handler_t::replace); }
-
-/// One JSON object; every error names the file, the place in it and the value.
-class Fields {
- public:
-  Fields(const Json& object, std::string place) : object_(object), place_(std::move(place)) {
-    if (!object.is_object()) throw Error(ErrorCode::corrupt_file, place_ + " is not an object");
-  }
-
-  /// The first of the names that is there and not null.
-  [[nodiscard]] const Json* find(std::initializer_list<const char*> names) const {
-    for (const char* name : names)
-      if (const auto it = object_.find(name); it != object_.end() && !it->is_null()) return &*it;
-    return nullptr;
-  }
-  [[nodiscard]] std::string text(std::initializer_list<const char*> names, const std::string& fallback) const {
-    const Json* v = find(names);
-    if (v == nullptr) return fallback;
-    if (!v->is_string()) refuse(*names.begin(), *v, "text is needed");
-    return v->get<std::string>();
-  }
-  [[nodiscard]] bool flag(std::initializer_list<const char*> names, bool fallback) const {
-    const Json* v = find(names);
-    if (v == nullptr) return fallback;
-    if (!v->is_boolean()) refuse(*names.begin(), *v, "true or false is needed");
-    return v->get<bool>();
-  }
-  [[nodiscard]] int bits(std::initializer_list<const char*> names, std::optional<int> fallback = std::nullopt) const {
-    const Json* v = find(names);
-    if (v == nullptr && fallback) return *fallback;
-    if (v == nullptr) throw Error(ErrorCode::corrupt_file, place_ + ": \"" + *names.begin() + "\" is missing");
-    if (!v->is_number_integer() || v->get<std::int64_t>() < 2 || v->get<std::int64_t>() > 8)
-      refuse(*names.begin(), *v, "2 to 8 are known");
-    return v->get<int>();
-  }
-  /// −1 means that a row is one group.
-  void group_size(std::initializer_list<const char*> names, LayerQuantization& as) const {
-    const Json* v = find(names);
-    if (v == nullptr) return;
-    const std::int64_t size = v->is_number_integer() ? v->get<std::int64_t>() : 0;
-    constexpr std::int64_t most = 1 << 28;
-    if (size < -1 || size == 0 || size > most) refuse(*names.begin(), *v, "a positive number or −1 is needed");
-    as.granularity = size == -1 ? Granularity::channel : Granularity::group;
-    as.group_size = size == -1 ? 0 : static_cast<std::size_t>(size);
-  }
-  [[noreturn]] void refuse(const char* name, const Json& value, const std::string& why) const {
-    const std::string shown = value.is_structured() ? std::string("an ") + value.type_name() : printed(value);
-    throw Error(ErrorCode::corrupt_file, place_ + ": \"" + name + "\" is " + shown.substr(0, 60) + "; " + why);
-  }
-  [[nodiscard]] const Json& object() const { return object_; }
-  [[nodiscard]] const std::string& place() const { return place_; }
-
- private:
-  const Json& object_;
-  std::string place_;
-};
+using format::Fields, format::lower;
 
 /// The name that a regular expression matches alone ("^model\.layers\.0$"), as most do that programs write.
 std::optional<std::string> only_name(std::string_view pattern) {
@@ -131,6 +70,8 @@ class QuantizationConfigParser {
     if (out_.method_ == "gptq") gptq(f);
     else if (out_.method_ == "awq") awq(f);
     else if (out_.method_ == "compressed-tensors") compressed_tensors(f);
+    else if (out_.method_ == "fp8") fp8(f);
+    else if (out_.method_ == "auto-round" || out_.method_ == "intel/auto-round") auto_round(f);
   }
   QuantizationConfig take() {
     out_.index_ = std::move(index_);
@@ -190,6 +131,45 @@ class QuantizationConfigParser {
     out_.base_.symmetric = !f.flag({"zero_point"}, true);
   }
 
+  /// AutoRound's, whose tensors are those of another method: it says which.
+  void auto_round(const Fields& f) {
+    std::string packing = lower(f.text({"packing_format"}, "auto_round:auto_gptq"));
+    if (const std::string own = "auto_round:"; packing.starts_with(own)) packing.erase(0, own.size());
+    if (packing == "auto_gptq" || packing == "auto_round") {
+      out_.method_ = "gptq";
+      out_.format_ = packing == "auto_gptq" ? "gptq" : "gptq_v2";  // its own has zero points as they are
+    } else if (packing == "auto_awq") {
+      out_.method_ = "awq";
+      out_.format_ = "gemm";
+    } else {
+      unsupported(f,
+                  "AutoRound's packing_format '" + packing + "' is not read; auto_gptq, auto_awq and auto_round are");
+    }
+    if (const auto type = lower(f.text({"data_type"}, "int")); type != "int")
+      unsupported(f, "AutoRound's data_type '" + type + "' is not read in this packing_format; int is");
+    out_.base_.bits = f.bits({"bits"});
+    f.group_size({"group_size"}, out_.base_);
+    out_.base_.symmetric = f.flag({"sym"}, out_.method_ == "gptq");
+    if (const Json* layers = f.find({"extra_config"}))
+      auto_round_rules(Fields(*layers, f.place() + ": \"extra_config\""));
+  }
+
+  /// What differs from layer to layer. Of those that stayed in floating point it says 16 bits, which tells nothing
+  /// here.
+  void auto_round_rules(const Fields& rules) {
+    for (const auto& [name, overrides] : rules.object().items()) {
+      const Fields f(overrides, rules.place() + "[\"" + name.substr(0, 100) + "\"]");
+      const Json* bits = f.find({"bits"});
+      if (bits != nullptr && bits->is_number_integer() && bits->get<std::int64_t>() >= 16) continue;
+      const bool is_regex = name.find_first_of("*^$[](){}|+?\\") != std::string::npos;
+      QuantizationConfig::Rule rule{name, is_regex, out_.base_};
+      rule.as.bits = f.bits({"bits"}, rule.as.bits);
+      f.group_size({"group_size"}, rule.as);
+      rule.as.symmetric = f.flag({"sym"}, rule.as.symmetric);
+      add(std::move(rule));
+    }
+  }
+
   void compressed_tensors(const Fields& f) {
     out_.format_ = lower(f.text({"format"}, "pack-quantized"));
     refuse_structures(f, {"kv_cache_scheme", "transform_config"});
@@ -198,7 +178,7 @@ class QuantizationConfigParser {
           format != "dense")
         unsupported(f, "the sparse format '" + format + "' is not read");
     if (!is_read(out_.format_) && out_.format_ != "mixed-precision")
-      out_.base_.obstacle = "its format is '" + out_.format_ + "'; pack-quantized and int-quantized are read";
+      out_.base_.obstacle = "its format is '" + out_.format_ + "'; " + formats_read();
     else out_.base_.obstacle = "no target of \"config_groups\" matches its name";
     const Json* groups = f.find({"config_groups"});
     if (groups == nullptr) return;
@@ -222,6 +202,30 @@ class QuantizationConfigParser {
     for (auto& rule : by_regex) add(std::move(rule));  // names come before patterns
   }
 
+  /// Which weights share a scale is all that is asked of it: which layers there are, their tensors say.
+  void fp8(const Fields& f) {
+    out_.format_ = lower(f.text({"fmt"}, ""));
+    out_.base_.granularity = Granularity::tensor;
+    out_.base_.group_size = 0;
+    if (const Json* block = f.find({"weight_block_size"})) tile(f, "weight_block_size", *block, out_.base_);
+  }
+
+  /// [128, 128], or [1, 128]: rows and columns that share a scale.
+  static void tile(const Fields& f, const char* name, const Json& size, LayerQuantization& as) {
+    const auto side = [&](std::size_t i) {
+      const std::int64_t n = size[i].is_number_integer() ? size[i].get<std::int64_t>() : 0;
+      if (n < 1 || n > 1 << 28) f.refuse(name, size, "two positive numbers are needed");
+      return static_cast<std::size_t>(n);
+    };
+    if (!size.is_array() || size.size() != 2) f.refuse(name, size, "two positive numbers are needed");
+    const std::size_t rows = side(0), columns = side(1);
+    as.granularity = rows == 1 ? Granularity::group : Granularity::tile;
+    as.group_size = columns;
+    if (rows != 1 && rows != columns)
+      as.obstacle = "its tiles are of " + std::to_string(rows) + " rows by " + std::to_string(columns) +
+                    " columns; those as high as they are wide are read, and those of one row";
+  }
+
   /// Keys whose value, if there is one, changes what the model computes.
   static void refuse_structures(const Fields& f, std::initializer_list<const char*> keys) {
     for (const char* key : keys)
@@ -229,7 +233,20 @@ class QuantizationConfigParser {
         unsupported(f, "\"" + std::string(key) + "\" is there, which is not read: it changes what the model computes");
   }
 
-  static bool is_read(const std::string& format) { return format == "pack-quantized" || format == "int-quantized"; }
+  static bool is_read(const std::string& format) {
+    return format == "pack-quantized" || format == "int-quantized" || holds_floats(format) ||
+           format == "naive-quantized";
+  }
+  static bool holds_floats(const std::string& format) {
+    constexpr std::array<std::string_view, 5> known{"float-quantized", "mxfp8-quantized", "mxfp6-pack-quantized",
+                                                    "mxfp4-pack-quantized", "nvfp4-pack-quantized"};
+    return std::find(known.begin(), known.end(), format) != known.end();
+  }
+
+  static std::string formats_read() {
+    return "pack-quantized, int-quantized, float-quantized, mxfp8-quantized and the packed MX and NVFP4 formats are "
+           "read";
+  }
 
   static LayerQuantization not_read(std::string why) {
     LayerQuantization as;
@@ -253,10 +270,10 @@ class QuantizationConfigParser {
   LayerQuantization group_of(const Fields& g) const {
     const std::string format =
         lower(g.text({"format"}, out_.format_ == "mixed-precision" ? "pack-quantized" : out_.format_));
-    if (!is_read(format)) return not_read("its format is '" + format + "'; pack-quantized and int-quantized are read");
-    // Codes in bytes are there for activations in 8 bits. The weights are what they are; compressed_tensors.h says that
-    // activations are not rounded.
-    if (format != "int-quantized" && g.find({"input_activations"}) != nullptr)
+    if (!is_read(format)) return not_read("its format is '" + format + "'; " + formats_read());
+    // Codes in bytes, and floats, are there for activations of the kind. The weights are what they are;
+    // compressed_tensors.h says that activations are not rounded.
+    if (format == "pack-quantized" && g.find({"input_activations"}) != nullptr)
       return not_read("its \"input_activations\" are quantized too, which is not read");
     if (g.find({"output_activations"}) != nullptr)
       return not_read("its \"output_activations\" are quantized too, which is not read");
@@ -266,10 +283,16 @@ class QuantizationConfigParser {
   }
 
   static LayerQuantization weights_of(const Fields& w) {
-    if (const std::string type = lower(w.text({"type"}, "int")); type != "int")
-      return not_read("its weights are of type '" + type + "'; int is read");
+    const std::string type = lower(w.text({"type"}, "int"));
+    if (type != "int" && type != "float")
+      return not_read("its weights are of type '" + type + "'; int and float are read");
     LayerQuantization as;
     as.bits = w.bits({"num_bits"});
+    if (type == "float") {
+      if (as.bits != 8 && as.bits != 6 && as.bits != 4)
+        return not_read("its weights are floats of " + std::to_string(as.bits) + " bits; 8, 6 and 4 are read");
+      as.floats = as.bits == 8 ? SchemeKind::e4m3 : as.bits == 6 ? SchemeKind::e2m3 : SchemeKind::e2m1;
+    }
     as.symmetric = w.flag({"symmetric"}, true);
     w.group_size({"group_size"}, as);
     const bool grouped = w.find({"group_size"}) != nullptr && as.granularity == Granularity::group;
@@ -279,9 +302,14 @@ class QuantizationConfigParser {
       throw Error(ErrorCode::corrupt_file, w.place() + ": the strategy is group, and \"group_size\" is missing or −1");
     if (strategy == "tensor") as.granularity = Granularity::tensor;
     else if (strategy == "channel") as.granularity = Granularity::channel;
+    else if (as.floats && strategy == "tensor_group" && grouped) as.tensor_scale = true;
+    else if (as.floats && strategy == "block" && w.find({"block_structure"}) != nullptr)
+      tile(w, "block_structure", *w.find({"block_structure"}), as);
     else if (strategy != "group")
-      unsupported(w, "the strategy '" + strategy + "' is not read; tensor, channel and group are");
-    if (strategy != "group") as.group_size = 0;
+      unsupported(w, "the strategy '" + strategy +
+                         "' is not read; tensor, channel and group are, and of floats block "
+                         "with its block_structure and tensor_group with its group_size");
+    if (as.granularity != Granularity::group && as.granularity != Granularity::tile) as.group_size = 0;
     const Json* order = w.find({"actorder"});
     as.act_order = order != nullptr && (*order == "group" || *order == "dynamic" || *order == true);
     return as;
@@ -309,11 +337,12 @@ std::optional<QuantizationConfig> QuantizationConfig::parse(std::string_view tex
     if (const auto it = document.find(key); it != document.end() && !it->is_null()) object = &*it;
   const std::string place = "'" + name + "'" + (object == &document ? "" : ": \"quantization_config\"");
   QuantizationConfig out = QuantizationConfigParser(Fields(*object, place)).take();
-  // MLX names no method; it says "quantization", which others do not, and repeats it for transformers.
+  // MLX names no method; it says "quantization", which others but ModelOpt do not, and repeats it for transformers.
   if (const auto it = document.find("quantization");
       it != document.end() && it->is_object() && (object == &document || !object->contains("quant_method"))) {
+    const bool is_modelopt = it->contains("quant_algo");  // hf_quant_config.json
     out = {};
-    out.method_ = "mlx";
+    out.method_ = is_modelopt ? "modelopt" : "mlx";
     return out;
   }
   if (object == &document && out.method_.empty()) return std::nullopt;
@@ -321,7 +350,7 @@ std::optional<QuantizationConfig> QuantizationConfig::parse(std::string_view tex
 }
 
 std::optional<QuantizationConfig> QuantizationConfig::find(const std::filesystem::path& model) {
-  for (const char* file : {"quantize_config.json", "quant_config.json", "config.json"})
+  for (const char* file : {"quantize_config.json", "quant_config.json", "config.json", "hf_quant_config.json"})
     if (const auto path = model / file; files::exists(path))
       if (auto config = parse(files::read_text(path), path.string())) return config;
   return std::nullopt;

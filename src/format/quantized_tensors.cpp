@@ -1,5 +1,6 @@
 #include "nibble/format/quantized_tensors.h"
 
+#include <algorithm>
 #include <array>
 
 #include "layer_format.h"
@@ -16,14 +17,16 @@ struct Entry {
   std::string_view name;
 };
 
-constexpr std::array<Entry, 8> kLayouts{{{CheckpointLayout::nibble, "nibble"},
-                                         {CheckpointLayout::bitsandbytes, "bitsandbytes"},
-                                         {CheckpointLayout::gptq, "gptq"},
-                                         {CheckpointLayout::gptq_v2, "gptq-v2"},
-                                         {CheckpointLayout::awq_gemm, "awq"},
-                                         {CheckpointLayout::awq_gemv, "awq-gemv"},
-                                         {CheckpointLayout::awq_gemv_fast, "awq-gemv-fast"},
-                                         {CheckpointLayout::compressed_tensors, "compressed-tensors"}}};
+constexpr std::array<Entry, 10> kLayouts{{{CheckpointLayout::nibble, "nibble"},
+                                          {CheckpointLayout::bitsandbytes, "bitsandbytes"},
+                                          {CheckpointLayout::gptq, "gptq"},
+                                          {CheckpointLayout::gptq_v2, "gptq-v2"},
+                                          {CheckpointLayout::awq_gemm, "awq"},
+                                          {CheckpointLayout::awq_gemv, "awq-gemv"},
+                                          {CheckpointLayout::awq_gemv_fast, "awq-gemv-fast"},
+                                          {CheckpointLayout::compressed_tensors, "compressed-tensors"},
+                                          {CheckpointLayout::fp8, "fp8"},
+                                          {CheckpointLayout::modelopt, "modelopt"}}};
 
 [[noreturn]] void cannot_hold(CheckpointLayout layout, const std::string& layer, const std::string& why) {
   throw Error(ErrorCode::unsupported,
@@ -42,6 +45,8 @@ const format::LayerFormat& format::format_of(CheckpointLayout layout) {
     case CheckpointLayout::awq_gemv: return awq_format(AwqKind::gemv);
     case CheckpointLayout::awq_gemv_fast: return awq_format(AwqKind::gemv_fast);
     case CheckpointLayout::compressed_tensors: return compressed_tensors_format();
+    case CheckpointLayout::fp8: return fp8_format();
+    case CheckpointLayout::modelopt: return modelopt_format();
   }
   return nibble_format();
 }
@@ -74,7 +79,17 @@ LayerDescription LayerDescription::of(const QuantizedMatrix& q, DType dtype) {
   return {q.spec, q.rows, q.cols, format::is_reordered(q), dtype};
 }
 
+namespace {
+
+/// One row of whole groups.
+LayerDescription a_layer_of(const QuantSpec& spec) { return {spec, 1, std::max<std::size_t>(spec.group_size, 1)}; }
+
+}  // namespace
+
 CheckpointLayout default_layout(const QuantSpec& spec) {
+  if (spec.has_float_codes())
+    return format::compressed_tensors_format().obstacle(a_layer_of(spec)).empty() ? CheckpointLayout::compressed_tensors
+                                                                                  : CheckpointLayout::nibble;
   const bool there = format::bitsandbytes_format().obstacle({spec, 1, 1}).empty();
   const bool narrow_scales = spec.is_affine() && spec.scale_type != ScaleType::f32;
   return there && !narrow_scales ? CheckpointLayout::bitsandbytes : CheckpointLayout::nibble;
@@ -196,7 +211,7 @@ std::pair<std::string, std::string> quantized_metadata(const std::string& layer,
 }
 
 std::string quantization_config(const QuantSpec& spec, const std::vector<std::string>& skipped_modules) {
-  return quantization_config(default_layout(spec), {{"*", {spec, 1, 1}}}, skipped_modules);
+  return quantization_config(default_layout(spec), {{"*", a_layer_of(spec)}}, skipped_modules);
 }
 
 }  // namespace nibble::inline NIBBLE_ABI

@@ -17,8 +17,7 @@ constexpr std::size_t kMaxHeaderBytes = 100'000'000;  // the limit of the refere
 constexpr std::size_t kMaxDimensions = 16;
 
 /// Types that the format has and this library has not.
-constexpr std::string_view kUnreadTypes[] = {"F4",          "F6_E2M3",     "F6_E3M2", "F8_E8M0",
-                                             "F8_E4M3FNUZ", "F8_E5M2FNUZ", "C64"};
+constexpr std::string_view kUnreadTypes[] = {"F4", "F6_E2M3", "F6_E3M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "C64"};
 
 bool is_unread_type(std::string_view name) {
   return std::find(std::begin(kUnreadTypes), std::end(kUnreadTypes), name) != std::end(kUnreadTypes);

@@ -11,7 +11,16 @@ namespace nibble::inline NIBBLE_ABI::format {
 namespace {
 
 /// Layouts, as bits: those that read a part of a layer.
-enum ReadBy : unsigned { nobody = 0, nibble_v1 = 1, bitsandbytes = 2, gptq = 4, awq = 8, compressed_tensors = 16 };
+enum ReadBy : unsigned {
+  nobody = 0,
+  nibble_v1 = 1,
+  bitsandbytes = 2,
+  gptq = 4,
+  awq = 8,
+  compressed_tensors = 16,
+  fp8 = 32,
+  modelopt = 64
+};
 
 /// A tensor beside, or in place of, the weight of a quantized layer, by the end of its name.
 struct Part {
@@ -22,9 +31,9 @@ struct Part {
 
 /// What tells most stands first: it is what an error speaks of.
 constexpr std::array kParts{
-    Part{".weight_global_scale", nobody, "in NVFP4 (compressed-tensors)"},
-    Part{".weight_scale_2", nobody, "in NVFP4 (ModelOpt)"},
-    Part{".weight_scale_inv", nobody, "in fp8 with a scale for each block"},
+    Part{".weight_global_scale", compressed_tensors, "in NVFP4 (compressed-tensors)"},
+    Part{".weight_scale_2", modelopt, "in NVFP4 (ModelOpt)"},
+    Part{".weight_scale_inv", fp8, "in fp8 with a scale for each block"},
     Part{".weight.scale_inv", nobody, "in fp8 with a scale for each block"},
     Part{".scale_weight", nobody, "in fp8 with a scale for the tensor"},
     Part{".weight.scale", nobody, "with a scale"},
@@ -60,7 +69,7 @@ constexpr std::array kParts{
     Part{".scaled_zeros", awq, "by AWQ"},
     Part{".g_idx", gptq, "by GPTQ"},
     Part{".weight_packed", compressed_tensors, "by compressed-tensors"},
-    Part{".weight_scale", compressed_tensors, "with a scale, by compressed-tensors or in fp8"},
+    Part{".weight_scale", compressed_tensors | fp8 | modelopt, "with a scale, by compressed-tensors or in fp8"},
     Part{".weight_zero_point", compressed_tensors, "by compressed-tensors"},
     Part{".weight_shape", compressed_tensors, "by compressed-tensors"},
     Part{".weight_g_idx", compressed_tensors, "by compressed-tensors"},
@@ -70,21 +79,24 @@ constexpr std::array kParts{
     Part{".weight.nibble.nested_absmax", nibble_v1, "in nibble's layout"},
     Part{".weight.nibble.nested_map", nibble_v1, "in nibble's layout"},
     Part{".weight.nibble.nested_offset", nibble_v1, "in nibble's layout"},
+    Part{".weight.nibble.tensor_scale", nibble_v1, "in nibble's layout"},
     Part{".weight.nibble.g_idx", nibble_v1, "in nibble's layout"},
 };
 
 /// Layouts whose codes are L.weight itself.
-constexpr unsigned kCodesInWeight = bitsandbytes | compressed_tensors;
+constexpr unsigned kCodesInWeight = bitsandbytes | compressed_tensors | fp8 | modelopt;
 
-/// How the inputs and outputs of a layer were to be rounded: its weight is the same without.
-constexpr std::array<std::string_view, 10> kOfActivations{
+/// How the inputs and outputs of a layer, keys and values were to be rounded: its weight is the same without.
+constexpr std::array<std::string_view, 12> kOfActivations{
     ".input_scale",       ".input_zero_point", ".input_global_scale",
     ".input_scale_ub",    ".scale_input",      ".output_scale",
     ".output_zero_point", ".activation_scale", ".activation_scaling_factor",
-    ".input_g_idx"};
+    ".input_g_idx",       ".k_scale",          ".v_scale"};
 
 /// quant_methods whose layers are read, each by the layout of its name; others change weights in ways unknown here.
-constexpr std::array<std::string_view, 6> kMethods{"", "gptq", "awq", "compressed-tensors", "bitsandbytes", "nibble"};
+constexpr std::array<std::string_view, 11> kMethods{
+    "",    "gptq",       "awq",      "compressed-tensors", "bitsandbytes", "nibble",
+    "fp8", "fbgemm_fp8", "modelopt", "modelopt_fp4",       "modelopt_fp8"};
 
 /// Modules that quantizers leave in floating point unless told otherwise.
 constexpr std::array<std::string_view, 2> kLeftAlone{"lm_head", "embed_tokens"};
@@ -99,6 +111,8 @@ unsigned bit_of(CheckpointLayout layout) {
     case CheckpointLayout::awq_gemv:
     case CheckpointLayout::awq_gemv_fast: return awq;
     case CheckpointLayout::compressed_tensors: return compressed_tensors;
+    case CheckpointLayout::fp8: return fp8;
+    case CheckpointLayout::modelopt: return modelopt;
   }
   return nibble_v1;
 }

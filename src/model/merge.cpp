@@ -30,6 +30,9 @@ class Job {
     for (const AdapterLayer& l : adapter.layers) adapted_.emplace(l.name, &l);
     if (options.base && options.into != MergeInto::original)
       for (const LinearTensor& l : found_.linears) by_base_.emplace(l.tensor, l);
+    if (options.base && options.into == MergeInto::quantized)
+      if (std::string why = out_.choose_layout(*options.base, by_base_); !why.empty())
+        report_.notes.push_back(std::move(why));
     for (const TensorInfo& t : out_.in.tensors()) declare(t);
     if (options.into == MergeInto::quantized && !options.lossy) refuse_loss();
   }
@@ -45,11 +48,10 @@ class Job {
   void write_config(const fs::path& from, const fs::path& to) const {
     if (options_.into == MergeInto::quantized && !options_.base)
       return write_quantized_config(from, to, *layout_, quantization_config(*layout_, layers_, unquantized()));
-    files::write_file(to / "config.json",
-                      options_.into == MergeInto::original ? config_json(from)
-                      : options_.into == MergeInto::dequantized
-                          ? config_with_dtype(from, options_.type)
-                          : config_with_quantization(from, quantization_config(*options_.base, unquantized())));
+    files::write_file(to / "config.json", options_.into == MergeInto::original ? config_json(from)
+                                          : options_.into == MergeInto::dequantized
+                                              ? config_with_dtype(from, options_.type)
+                                              : config_with_quantization(from, out_.quantization(unquantized())));
   }
 
  private:
@@ -85,8 +87,7 @@ class Job {
   void declare(const TensorInfo& t) {
     if (const std::string layer = coded_layer(t); !layer.empty()) return declare_coded(layer, t);
     const LinearTensor* linear = by_base(t);
-    if (linear != nullptr && options_.into == MergeInto::quantized)
-      return out_.declare_quantized(*linear, *options_.base, t.type);
+    if (linear != nullptr && options_.into == MergeInto::quantized) return out_.declare_quantized(*linear, t.type);
     out_.declare(t.name, type_of(t), t.shape);
   }
 
@@ -219,7 +220,7 @@ class Job {
     out_.each_matrix(linear, [&](const std::string& layer, const FloatMatrix& m) {
       const AdapterLayer* l = linear.matrices == 0 ? adapter_of(layer) : nullptr;
       QuantizedMatrix q = out_.backend().quantize(m, *options_.base, t.name, out_.executor());
-      if (quantized) return Rewrite::put(writer, encode_quantized(layer, codes(l, std::move(q), t.name), t.type));
+      if (quantized) return Rewrite::put(writer, out_.encoded(layer, codes(l, std::move(q), t.name), t.type));
       const Buffer one = floats(l, q, t.name);
       if (linear.matrices == 0) {
         whole = one;

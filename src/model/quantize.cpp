@@ -22,6 +22,7 @@ class Job {
       : options_(options), out_(from, options.backend, options.executor) {
     LinearLayers found = checked(from);
     if (options.spec) choose(found);
+    if (options.spec) note(out_.choose_layout(*options.spec, chosen_));
     check_importance();
     for (const TensorInfo& t : out_.in.tensors()) declare(t);
   }
@@ -36,10 +37,14 @@ class Job {
   /// config.json with the new quantization, or with the new type of the weights.
   std::string config(const fs::path& from) const {
     if (!options_.spec) return config_with_dtype(from, *options_.convert_to);
-    return config_with_quantization(from, quantization_config(*options_.spec, skipped_));
+    return config_with_quantization(from, out_.quantization(skipped_));
   }
 
  private:
+  void note(std::string text) {
+    if (!text.empty()) report_.notes.push_back(std::move(text));
+  }
+
   /// The linear layers, if the input is what its configuration says and the options ask for: before anything is made of
   /// its sizes.
   LinearLayers checked(const fs::path& from) const {
@@ -101,7 +106,7 @@ class Job {
 
   void declare(const TensorInfo& t) {
     if (options_.convert_to && !options_.spec) return declare_converted(t);
-    if (const LinearTensor* linear = chosen(t)) return out_.declare_quantized(*linear, *options_.spec, t.type);
+    if (const LinearTensor* linear = chosen(t)) return out_.declare_quantized(*linear, t.type);
     out_.declare(t.name, options_.convert_to && is_float(t.type) ? *options_.convert_to : t.type, t.shape);
   }
 
@@ -143,14 +148,13 @@ class Job {
         ++all;
         known += importance_of(layer, out_.in.info(tensor).shape.back()).empty() ? 0 : 1;
       }
-    if (std::string text = importance_note(*options_.importance, known, all); !text.empty())
-      report_.notes.push_back(std::move(text));
+    note(importance_note(*options_.importance, known, all));
   }
 
   void write_quantized(const TensorInfo& t, const LinearTensor& linear, SafetensorsWriter& writer) {
     out_.each_matrix(linear, [&](const std::string& layer, const FloatMatrix& m) {
       const QuantizedMatrix q = options_.matrix ? given(layer, m) : rounded(m, t.name, importance_of(layer, m.cols));
-      Rewrite::put(writer, encode_quantized(layer, q, t.type));
+      Rewrite::put(writer, out_.encoded(layer, q, t.type));
       const auto count = static_cast<double>(q.rows) * static_cast<double>(q.cols);
       bits_ += q.spec.bits_per_weight(q.rows, q.cols) * count;
       weights_ += count;

@@ -45,8 +45,18 @@ class Rewrite {
   void declare(std::string name, DType type, std::vector<std::size_t> shape) {
     declared_.push_back({std::move(name), type, std::move(shape), 0, 0});
   }
-  /// The tensors and the metadata of the layers in `linear`, each quantized as `spec` says.
-  void declare_quantized(const LinearTensor& linear, const QuantSpec& spec, DType type);
+  /// Where layers of this spec are at home (default_layout), or our own layout where one of them has no room there:
+  /// what declare_quantized, encoded and quantization use from here on. Returns why, for the user; empty if at home.
+  std::string choose_layout(const QuantSpec& spec, const std::map<std::string, LinearTensor>& linears);
+  /// The tensors and the metadata of the layers in `linear`, each quantized as the spec that was chosen for says.
+  void declare_quantized(const LinearTensor& linear, DType type);
+  [[nodiscard]] std::vector<NamedTensor> encoded(const std::string& layer, const QuantizedMatrix& q, DType type) const {
+    return encode_quantized(layout_, layer, q, type);
+  }
+  /// The quantization_config of the output.
+  [[nodiscard]] std::string quantization(const std::vector<std::string>& skipped) const {
+    return quantization_config(layout_, {{"*", described_}}, skipped);
+  }
   /// visit(layer, matrix) for each of the layers in `linear`, in order. The matrix is valid during the call.
   template <class Visit>
   void each_matrix(const LinearTensor& linear, Visit&& visit) const {
@@ -79,8 +89,13 @@ class Rewrite {
   }
 
  private:
+  /// Rows and columns of each layer in `linear`.
+  [[nodiscard]] LayerDescription described(const LinearTensor& linear, const QuantSpec& spec) const;
+
   const Backend* backend_;
   Executor* executor_;
+  CheckpointLayout layout_ = CheckpointLayout::nibble;
+  LayerDescription described_;  ///< Any of the layers to be quantized.
   std::vector<TensorInfo> declared_;
 };
 

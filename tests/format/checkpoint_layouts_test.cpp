@@ -18,7 +18,7 @@ using namespace testing_support;
 TEST(CheckpointLayouts, HaveNames) {
   for (const CheckpointLayout layout : checkpoint_layouts())
     EXPECT_EQ(parse_checkpoint_layout(name_of(layout)), layout);
-  EXPECT_EQ(checkpoint_layouts().size(), 8u);
+  EXPECT_EQ(checkpoint_layouts().size(), 10u);
   expect_error(ErrorCode::invalid_argument, "there is no layout 'gguf'; there are nibble, bitsandbytes, gptq",
                [] { (void)parse_checkpoint_layout("gguf"); });
 }
@@ -47,7 +47,17 @@ constexpr const char* kSpecs[] = {"nf4",
                                   "int5-g32-asym-f32",
                                   "int4-g32-asymraw",
                                   "int4-b64-sym",
-                                  "int6-channel-sym"};
+                                  "int6-channel-sym",
+                                  "fp8",
+                                  "e4m3-tensor",
+                                  "e4m3-t128",
+                                  "e4m3-t32-e8m0-ceil",
+                                  "e5m2-channel",
+                                  "mxfp4",
+                                  "mxfp6",
+                                  "mxfp8",
+                                  "e3m2-g32-e8m0",
+                                  "nvfp4"};
 
 TEST(CheckpointLayouts, GiveBackWhatTheySayTheyHold) {
   std::size_t held = 0;
@@ -157,9 +167,9 @@ TEST(CheckpointLayouts, ADirectoryMayNameItsOnlyFileAsItLikes) {
 // What is declared before the work is what is written after it, whatever the groups turned out to be.
 TEST(CheckpointLayouts, DeclareWhatIsWritten) {
   for (const CheckpointLayout layout : checkpoint_layouts())
-    for (const char* spec :
-         {"int4-g32-sym-f16", "int4-g32-asym-f16", "int4-g256-sym-f16", "int4-channel-sym-f16", "int8-g64-sym-f16",
-          "int8-channel-sym", "nf4", "fp4", "nf4-b64-dq", "llm-int8", "int3-g32-sym-f16"})
+    for (const char* spec : {"int4-g32-sym-f16", "int4-g32-asym-f16", "int4-g256-sym-f16", "int4-channel-sym-f16",
+                             "int8-g64-sym-f16", "int8-channel-sym", "nf4", "fp4", "nf4-b64-dq", "llm-int8",
+                             "int3-g32-sym-f16", "fp8", "e4m3-tensor", "e4m3-t32", "mxfp4", "mxfp6", "mxfp8", "nvfp4"})
       for (const auto& [rows, cols] :
            {std::pair<std::size_t, std::size_t>{32, 32}, {32, 64}, {64, 32}, {1, 1}, {33, 1}, {7, 35}})
         for (int order = 0; order < 3; ++order) {

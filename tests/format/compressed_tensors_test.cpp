@@ -198,7 +198,7 @@ TEST(CompressedTensors, RefusesFilesThatLie) {
   refuse(
       "says how", [](MemoryCheckpoint& f) { f.config.reset(); }, "int4-g32-asym", ErrorCode::not_found);
   refuse(
-      "pack-quantized and int-quantized are read",
+      "pack-quantized, int-quantized, float-quantized",
       [](MemoryCheckpoint& f) {
         f.configure(R"({"quant_method": "compressed-tensors", "format": "marlin-24", "config_groups": {}})");
       },

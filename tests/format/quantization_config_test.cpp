@@ -56,6 +56,64 @@ TEST(QuantizationConfig, ReadsAwqOldAndNew) {
   EXPECT_EQ(c.of_layer("x"), layer(4, 128, true));
 }
 
+TEST(QuantizationConfig, ReadsAutoRound) {
+  const auto c = parse(R"({"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq", "bits": 4,
+    "group_size": 128, "sym": true, "data_type": "int", "autoround_version": "0.16.1", "extra_config": {
+      "model.layers.0.mlp.down_proj": {"bits": 8, "group_size": 64}, ".*experts.*": {"bits": 2},
+      "model.layers.1.mlp.up_proj": {"bits": 16, "data_type": "fp"}}})");
+  EXPECT_EQ(c.method(), "gptq");
+  EXPECT_EQ(c.format(), "gptq");
+  EXPECT_EQ(c.of_layer("any"), layer(4, 128, true));
+  EXPECT_EQ(c.of_layer("model.layers.0.mlp.down_proj"), layer(8, 64, true));
+  EXPECT_EQ(c.of_layer("model.layers.5.mlp.experts.3.up_proj"), layer(2, 128, true));
+  const auto method = [](const char* packing, const char* more = "") {
+    const auto c = parse(R"({"quant_method": "auto-round", "bits": 4, "packing_format": ")" + std::string(packing) +
+                         "\"" + more + "}");
+    return c.method() + " " + c.format();
+  };
+  EXPECT_EQ(method("auto_round:auto_awq"), "awq gemm");
+  EXPECT_EQ(method("auto_round"), "gptq gptq_v2");
+  expect_error(ErrorCode::unsupported, "packing_format 'mlx' is not read", [&] { (void)method("mlx"); });
+  expect_error(ErrorCode::unsupported, "data_type 'mx_fp'",
+               [&] { (void)method("auto_round:auto_gptq", R"(, "data_type": "mx_fp")"); });
+}
+
+TEST(QuantizationConfig, ReadsFloats) {
+  const auto compressed = [](const std::string& format, const std::string& weights) {
+    return parse(R"({"quant_method": "compressed-tensors", "format": ")" + format +
+                 R"(", "config_groups": {"g": {"targets": ["Linear"], "weights": )" + weights +
+                 R"(, "input_activations": {"num_bits": 8, "type": "float"}}}})")
+        .of_layer("L");
+  };
+  const auto as = [](int bits, Granularity granularity, std::size_t size, SchemeKind floats,
+                     bool tensor_scale = false) {
+    return LayerQuantization{bits, granularity, size, true, false, floats, tensor_scale};
+  };
+  EXPECT_EQ(compressed("float-quantized", R"({"num_bits": 8, "type": "float", "strategy": "channel"})"),
+            as(8, Granularity::channel, 0, SchemeKind::e4m3));
+  EXPECT_EQ(compressed("float-quantized",
+                       R"({"num_bits": 8, "type": "float", "strategy": "block", "block_structure": [128, 128]})"),
+            as(8, Granularity::tile, 128, SchemeKind::e4m3));
+  EXPECT_EQ(compressed("mxfp6-pack-quantized", R"({"num_bits": 6, "type": "float", "group_size": 32})"),
+            as(6, Granularity::group, 32, SchemeKind::e2m3));
+  EXPECT_EQ(compressed("nvfp4-pack-quantized",
+                       R"({"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16})"),
+            as(4, Granularity::group, 16, SchemeKind::e2m1, true));
+  EXPECT_NE(compressed("float-quantized", R"({"num_bits": 5, "type": "float", "strategy": "tensor"})").obstacle, "");
+  EXPECT_NE(compressed("float-quantized", R"({"num_bits": 8, "type": "double", "strategy": "tensor"})").obstacle, "");
+
+  const auto fp8 = [](const char* block) {
+    return parse(std::string(R"({"quant_method": "fp8", "weight_block_size": )") + block + "}").of_layer("L");
+  };
+  EXPECT_EQ(fp8("[128, 128]").granularity, Granularity::tile);
+  EXPECT_EQ(fp8("[128, 128]").group_size, 128u);
+  EXPECT_EQ(fp8("[1, 64]").granularity, Granularity::group);
+  EXPECT_EQ(fp8("null").granularity, Granularity::tensor);
+  for (const char* wrong : {"[0, 128]", "[128]", "128", "[\"a\", 1]", "[-1, 128]", "[128, 999999999999]"})
+    expect_error(ErrorCode::corrupt_file, "weight_block_size", [&] { (void)fp8(wrong); });
+  EXPECT_EQ(parse(R"({"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "FP8"}})").method(), "modelopt");
+}
+
 TEST(QuantizationConfig, ReadsCompressedTensorsGroups) {
   const auto c = parse(
       R"({"quantization_config": {"quant_method": "compressed-tensors", "format": "pack-quantized", "ignore": ["lm_head"],
@@ -64,10 +122,11 @@ TEST(QuantizationConfig, ReadsCompressedTensorsGroups) {
       "group_1": {"targets": ["Linear"], "weights": {"num_bits": 4, "type": "int", "symmetric": false, "strategy": "group",
                   "group_size": 64, "actorder": "group", "dynamic": false}},
       "group_2": {"targets": ["model.layers.0.mlp.up_proj"], "weights": {"num_bits": 3, "strategy": "tensor", "group_size": null}},
-      "group_3": {"targets": ["re:.*attn.*"], "weights": {"num_bits": 8, "type": "float"}}}}})");
+      "group_3": {"targets": ["re:.*attn.*"], "weights": {"num_bits": 5, "type": "float"}}}}})");
   EXPECT_EQ(c.of_layer("model.layers.1.mlp.up_proj"), layer(8, 0, true));
   EXPECT_EQ(c.of_layer("model.layers.0.mlp.up_proj"), (LayerQuantization{3, Granularity::tensor, 0, true, false}));
-  EXPECT_EQ(c.of_layer("model.layers.0.self_attn.q_proj").obstacle, "its weights are of type 'float'; int is read");
+  EXPECT_EQ(c.of_layer("model.layers.0.self_attn.q_proj").obstacle,
+            "its weights are floats of 5 bits; 8, 6 and 4 are read");
   EXPECT_EQ(c.of_layer("lm_head"), layer(4, 64, false, true));
 }
 
@@ -80,14 +139,15 @@ TEST(QuantizationConfig, EachGroupHasAFormat) {
       R"("a": {"targets": ["re:.*down_proj"], "format": "pack-quantized", "weights": {"num_bits": 8, "strategy": "channel"}},
     "b": {"targets": ["re:.*up_proj"], "format": "int-quantized", "weights": {"num_bits": 8, "strategy": "channel"},
           "input_activations": {"num_bits": 8, "dynamic": true}},
-    "d": {"targets": ["re:.*gate_proj"], "format": "float-quantized", "weights": {"num_bits": 8, "type": "float"}},
+    "d": {"targets": ["re:.*gate_proj"], "format": "marlin-24", "weights": {"num_bits": 4, "strategy": "channel"}},
     "c": {"targets": ["Linear"], "weights": {"num_bits": 4, "strategy": "group", "group_size": 32}})",
       R"("format": "mixed-precision", )"));
   EXPECT_EQ(c.of_layer("x.down_proj"), layer(8, 0, true));
   EXPECT_EQ(c.of_layer("x.q_proj"), layer(4, 32, true));
   EXPECT_EQ(c.of_layer("x.up_proj"), layer(8, 0, true));
   EXPECT_EQ(c.of_layer("x.gate_proj").obstacle,
-            "its format is 'float-quantized'; pack-quantized and int-quantized are read");
+            "its format is 'marlin-24'; pack-quantized, int-quantized, float-quantized, mxfp8-quantized and the packed "
+            "MX and NVFP4 formats are read");
 }
 
 TEST(QuantizationConfig, AnUnmatchedLayerIsNoneOfTheGroups) {

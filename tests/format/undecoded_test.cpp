@@ -39,22 +39,22 @@ std::vector<Foreign> foreign_weights() {
     return R"({"quantization_config": {"quant_method": "compressed-tensors", "format": ")" + std::string(format) +
            "\"}}";
   };
-  return {{"fp8 in blocks",
+  return {{"fp8 in blocks that no configuration speaks of",
            {fp8, tensor("L.weight_scale_inv", DType::f32, {1, 1})},
-           kConfigOfFp8,
-           {"'L.weight' is F8_E4M3", "'L.weight_scale_inv'", "quant_method 'fp8'"}},
-          {"fp8 with channel scales",
+           "",
+           {"'L.weight' is F8_E4M3", "'L.weight_scale_inv'", "in fp8"}},
+          {"fp8 of a method that has none",
            {fp8, tensor("L.weight_scale", DType::bf16, {32, 1})},
-           ct("float-quantized"),
-           {"'L.weight' is F8_E4M3", "'L.weight_scale'", "'compressed-tensors', format 'float-quantized'"}},
+           R"({"quant_method": "gptq", "bits": 4})",
+           {"'L.weight' is F8_E4M3", "'L.weight_scale'", "quant_method 'gptq'"}},
           {"fp8 and nothing else", {fp8}, "", {"'L.weight' is F8_E4M3, the codes of a quantized weight"}},
           {"fp8 of the other kind", {weight(DType::f8_e5m2)}, "", {"'L.weight' is F8_E5M2"}},
           {"scaled fp8", {fp8, tensor("L.scale_weight", DType::f32, {})}, "", {"'L.scale_weight'"}},
-          {"NVFP4 in compressed-tensors",
-           {tensor("L.weight_packed", DType::u8, {32, 16}), tensor("L.weight_scale", DType::f8_e4m3, {32, 2}),
-            tensor("L.weight_global_scale", DType::f32, {1})},
-           ct("nvfp4-pack-quantized"),
-           {"'L.weight_global_scale'", "NVFP4", "format 'nvfp4-pack-quantized'"}},
+          {"NVFP4 with factors for its inputs",
+           {weight(DType::u8, 16), tensor("L.weight_scale", DType::f8_e4m3, {32, 2}),
+            tensor("L.weight_scale_2", DType::f32, {}), tensor("L.pre_quant_scale", DType::bf16, {32})},
+           R"({"quant_method": "modelopt", "quant_algo": "NVFP4_AWQ"})",
+           {"'L.pre_quant_scale'", "ModelOpt", "quant_method 'modelopt'"}},
           {"NVFP4 of ModelOpt",
            {weight(DType::u8, 16), tensor("L.weight_scale", DType::f8_e4m3, {32, 2}),
             tensor("L.weight_scale_2", DType::f32, {})},
@@ -144,7 +144,7 @@ TEST(Undecoded, CodesOfALayerThatIsReadAreNoMatrixEither) {
 
 TEST(Undecoded, TypesThatOnlyQuantizedModelsHaveAreNoDamage) {
   const TemporaryFolder folder;
-  for (const char* type : {"F8_E8M0", "F4"}) {
+  for (const char* type : {"F6_E2M3", "F4"}) {
     const std::string header =
         R"({"L.scale": {"dtype": ")" + std::string(type) + R"(", "shape": [2], "data_offsets": [0, 2]}})";
     const std::uint64_t length = header.size();

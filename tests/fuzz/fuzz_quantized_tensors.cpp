@@ -37,7 +37,11 @@ constexpr std::array kNames{".qweight",
                             ".weight.nibble.codes",
                             ".weight.nibble.scales",
                             ".weight.nibble.zero_points",
-                            ".weight.nibble.g_idx"};
+                            ".weight.nibble.g_idx",
+                            ".weight.nibble.tensor_scale",
+                            ".weight_scale_inv",
+                            ".weight_scale_2",
+                            ".weight_global_scale"};
 
 constexpr std::array kConfigs{
     R"({"quant_method": "gptq", "bits": 4, "group_size": 8})",
@@ -50,10 +54,20 @@ constexpr std::array kConfigs{
     R"({"quant_method": "compressed-tensors", "config_groups": {"g": {"targets": ["Linear"], "weights":
         {"num_bits": 4, "symmetric": false, "strategy": "group", "group_size": 8, "actorder": "group"}}}})",
     R"({"quant_method": "compressed-tensors", "config_groups": {"g": {"targets": ["Linear"], "weights":
-        {"num_bits": 3, "symmetric": false, "strategy": "tensor"}}}})"};
+        {"num_bits": 3, "symmetric": false, "strategy": "tensor"}}}})",
+    R"({"quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": {"g": {"targets":
+        ["Linear"], "weights": {"num_bits": 8, "type": "float", "strategy": "block", "block_structure": [4, 4]}}}})",
+    R"({"quant_method": "compressed-tensors", "format": "mxfp6-pack-quantized", "config_groups": {"g": {"targets":
+        ["Linear"], "weights": {"num_bits": 6, "type": "float", "strategy": "group", "group_size": 8}}}})",
+    R"({"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized", "config_groups": {"g": {"targets":
+        ["Linear"], "weights": {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}}}})",
+    R"({"quant_method": "fp8", "weight_block_size": [4, 4]})",
+    R"({"quant_method": "fp8"})",
+    R"({"quant_method": "modelopt", "quant_algo": "NVFP4"})"};
 
 /// The metadata of our own layout, by the same byte.
-constexpr std::array kDescriptions{"int4-g8-asym 3x9", "int3-g16-sym 2x32", "nf4-b64-dq 4x16", "int5-g4-asymraw 3x7"};
+constexpr std::array kDescriptions{"int4-g8-asym 3x9", "int3-g16-sym 2x32", "nf4-b64-dq 4x16",   "int5-g4-asymraw 3x7",
+                                   "nvfp4 3x32",       "e4m3-t4 5x9",       "e3m2-g32-e8m0 2x33"};
 
 class Source final : public nibble::TensorSource {
  public:
@@ -71,7 +85,7 @@ class Source final : public nibble::TensorSource {
     for (std::size_t at = text + 1; at + 3 <= size;) {
       nibble::NamedTensor t;
       t.name = std::string("L") + kNames[data[at] % kNames.size()];
-      t.type = static_cast<nibble::DType>(data[at + 1] % 15);
+      t.type = static_cast<nibble::DType>(data[at + 1] % 16);
       const std::size_t dimensions = data[at + 2] % 4;
       at += 3;
       std::size_t bytes = nibble::size_of(t.type);

@@ -66,7 +66,8 @@ TEST_F(WrittenModels, OddShapesComeBack) {
     TinyModel m = odd;
     m.tied = tied;
     const auto model = write_model(next(), m, {.shards = 3});
-    for (const char* spec : {"nf4", "fp4-dq", "int8", "llm-int8", "int5-g7-asym", "int2-channel-sym"}) {
+    for (const char* spec : {"nf4", "fp4-dq", "int8", "llm-int8", "int5-g7-asym", "int2-channel-sym", "fp8", "e4m3-t32",
+                             "e4m3-tensor", "mxfp6", "e2m1-g7-e8m0", "nvfp4"}) {
       const fs::path out = quantize(model, spec);
       expect_aligned(out / "model.safetensors");
       EXPECT_EQ(logits(out), logits(model, spec)) << spec;
@@ -91,11 +92,13 @@ TEST_F(WrittenModels, EveryLayoutComesBack) {
   for (const std::size_t layers : {1u, 3u}) {
     const auto model =
         write_model(next(), TinyModel{.layers = layers, .intermediate = 128, .kv_heads = 2}, {.shards = 3});
-    for (const char* spec : {"int4-g32-asym", "int8"}) {
+    for (const char* spec : {"int4-g32-asym", "int8", "nvfp4", "e4m3-tensor"}) {
       const fs::path quantized = quantize(model, spec);
       const auto expected = logits(quantized);
       for (const CheckpointLayout layout : checkpoint_layouts()) {
         if (layout == CheckpointLayout::awq_gemv_fast) continue;  // only read
+        if (std::string_view(spec) == "nvfp4" && name_of(layout).starts_with("awq"))
+          continue;  // its nearest groups are of two sizes here, for which an AWQ configuration has no words
         ConvertModelOptions o;
         o.to = layout;
         o.allow_loss = true;

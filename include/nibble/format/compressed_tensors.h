@@ -1,5 +1,5 @@
-// compressed-tensors' pack-quantized layout: what llm-compressor writes and vLLM's users make now. And int-quantized,
-// which is only read.
+// compressed-tensors' pack-quantized layout: what llm-compressor writes and vLLM's users make now. Its formats of
+// floats, written and read. And int-quantized, which is only read.
 //
 // For a layer `L` with K input and N output features and b bits (2 to 8):
 //
@@ -23,8 +23,18 @@
 //   L.weight             I8 [N, K]           scales, g_idx as above; tensor: a scale of shape [] too
 //   L.weight_zero_point  I8, the scales' shape   asymmetric only
 //
-// Its activations were to be rounded to 8 bits too; here they are not, so that results are those of the weights alone.
-// Source: compressed-tensors' pack-quantized and int-quantized compressors, releases 0.6 to 0.20.
+// Floats, w[n][k] = code · scale:
+//
+//   float-quantized       L.weight F8_E4M3 [N, K]; L.weight_scale F32, F16 or BF16 [1], [N, 1], [N, G], or for tiles of
+//                         block_structure [⌈N/128⌉, ⌈K/128⌉]
+//   mxfp8-quantized       L.weight F8_E4M3 [N, K]; L.weight_scale U8 [N, K/32], an exponent with 127 added
+//   mxfp6-pack-quantized  L.weight_packed U8 [N, 3K/4], E2M3, LSB first; L.weight_scale as above
+//   mxfp4-pack-quantized  L.weight_packed U8 [N, K/2], E2M1, the first in the low bits; L.weight_scale as above
+//   nvfp4-pack-quantized  the same codes; L.weight_scale F8_E4M3 [N, K/16]; L.weight_global_scale F32 [1], a divisor:
+//                         w = code · (weight_scale / weight_global_scale)
+//
+// Where activations were to be rounded too (to 8 bits, to the same floats), here they are not, so that results are
+// those of the weights alone. Source: compressed-tensors' compressors, releases 0.6 to 0.20.
 #pragma once
 
 #include <cstddef>

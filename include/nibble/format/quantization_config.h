@@ -26,14 +26,16 @@
 
 namespace nibble::inline NIBBLE_ABI {
 
-/// How a layer was quantized, as a configuration states it. All are of integer codes with a scale.
+/// How a layer was quantized, as a configuration states it: integer codes with a scale, or floats.
 struct LayerQuantization {
   int bits = 4;
-  Granularity granularity = Granularity::group;  ///< tensor, channel or group.
-  std::size_t group_size = 128;                  ///< Columns that share a scale; 0 unless granularity is group.
+  Granularity granularity = Granularity::group;  ///< tensor, channel, group or tile.
+  std::size_t group_size = 128;                  ///< Columns that share a scale, side of a tile; 0 for the others.
   bool symmetric = true;
-  bool act_order = false;     ///< desc_act, or actorder "group". Readers trust g_idx instead.
-  std::string obstacle = {};  ///< Not empty: why layers of this kind are not read. Said when one is.
+  bool act_order = false;                 ///< desc_act, or actorder "group". Readers trust g_idx instead.
+  std::optional<SchemeKind> floats = {};  ///< The format of codes that are floats: e4m3, e2m3, e2m1.
+  bool tensor_scale = false;              ///< Floats: the tensor has a scale beside its groups'.
+  std::string obstacle = {};              ///< Not empty: why layers of this kind are not read. Said when one is.
 
   friend bool operator==(const LayerQuantization&, const LayerQuantization&) = default;
 };

@@ -12,11 +12,14 @@
 //   gptq, gptq-v2       2, 3, 4 and 8 bits, act-order: gptq.h
 //   awq, awq-gemv,      4 bits: awq.h
 //   awq-gemv-fast
-//   compressed-tensors  2 to 8 bits: compressed_tensors.h
+//   compressed-tensors  2 to 8 bits, and floats of 8, 6 and 4: compressed_tensors.h
+//   fp8                 DeepSeek's and transformers': fp8.h
+//   modelopt            NVFP4 and FP8: modelopt.h
 //   nibble (v1)         any spec     L.weight.nibble.codes U8 [N, row bytes], the canonical stream;
 //                                    L.weight.nibble.scales [groups] in the spec's type; asymmetric:
 //                                    L.weight.nibble.zero_points, U8, an LSB-first stream of `bits` each, or I32
-//                                    [groups] for the raw range; act-order: L.weight.nibble.g_idx I32 [K]
+//                                    [groups] for the raw range; act-order: L.weight.nibble.g_idx I32 [K];
+//                                    E4M3 scales: L.weight.nibble.tensor_scale F32 [2], the value, and 1 if it divides
 //
 // The file's metadata holds "nibble.L" = "<spec> <N>x<K>" for the nibble layout and for int8 rows in bitsandbytes'.
 // Source of bitsandbytes' layouts: its serialisation code, as described in its documentation and files.
@@ -45,6 +48,8 @@ enum class CheckpointLayout : std::uint8_t {
   awq_gemv,
   awq_gemv_fast,  ///< Read only.
   compressed_tensors,
+  fp8,
+  modelopt,
 };
 
 /// "gptq-v2": what `nibble convert --to` takes.
@@ -53,7 +58,7 @@ std::string_view name_of(CheckpointLayout layout);
 CheckpointLayout parse_checkpoint_layout(std::string_view name);
 /// All of them, in the order above.
 std::span<const CheckpointLayout> checkpoint_layouts();
-/// Where a spec is at home when nobody chooses: bitsandbytes if it has it, else nibble.
+/// Where a spec is at home when nobody chooses: bitsandbytes if it has it, compressed-tensors for floats, else nibble.
 CheckpointLayout default_layout(const QuantSpec& spec);
 
 /// What is known of a layer before its codes are: enough to name and size its tensors.
