@@ -63,7 +63,8 @@ Method parse_method(std::string_view name) {
         ErrorCode::invalid_argument,
         std::string(e.what()) +
             "; known methods: fp32, fp16, bf16, int8, llm-int8, int<bits>-g<size>-sym|asym (int4-g128-sym), "
-            "nf4, nf4-dq, fp4, dynamic8, gptq-<bits>-g<size> (gptq-4-g128-act), awq-<bits>-g<size> (awq-4-g128); of "
+            "nf4, nf4-dq, fp4, dynamic8, fp8, mxfp4, mxfp6, mxfp8, nvfp4, gptq-<bits>-g<size> (gptq-4-g128-act), "
+            "awq-<bits>-g<size> (awq-4-g128); of "
             "GGUF "
             "a type or a mix (q4_k, q4_k_m; mix-q2_k), with -imatrix behind or gptq- before it, and plan-<bits>; an "
             "integer or a 4-bit one with +a8 (int4-g32-sym+a8, nf4+a8) multiplies by 8-bit activations");

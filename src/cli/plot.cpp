@@ -18,21 +18,22 @@ constexpr double kMaxShown = 2;
 
 // ── Families: what shares a colour and a mark
 
-enum class Mark { square, circle, triangle, diamond, cross, pentagon };
+enum class Mark { square, circle, triangle, down, diamond, cross, pentagon };
 
 struct Family {
   const char* name;
   const char* colour;  ///< Of Okabe and Ito's palette, which colour-blind readers can tell apart.
   Mark mark;
-  std::array<const char*, 3> begins;  ///< Of the methods' names.
+  std::array<const char*, 4> begins;  ///< Of the methods' names.
 };
 constexpr std::array kFamilies{
-    Family{"floating point", "#4d4d4d", Mark::square, {"fp32", "fp16", "bf16"}},
-    Family{"GPTQ", "#d55e00", Mark::diamond, {"gptq", "gptq", "gptq"}},
-    Family{"AWQ", "#009e73", Mark::triangle, {"awq", "awq", "awq"}},
-    Family{"codebook (NF4, FP4)", "#aa3377", Mark::pentagon, {"nf4", "fp4", "dynamic"}},
-    Family{"LLM.int8", "#0b0b0b", Mark::cross, {"llm-int8", "llm-int8", "llm-int8"}},
-    Family{"integers, rounded", "#0072b2", Mark::circle, {"", "", ""}},  // all others
+    Family{"floating point", "#4d4d4d", Mark::square, {"fp32", "fp16", "bf16", "f32"}},
+    Family{"GPTQ", "#d55e00", Mark::diamond, {"gptq", "gptq", "gptq", "gptq"}},
+    Family{"AWQ", "#009e73", Mark::triangle, {"awq", "awq", "awq", "awq"}},
+    Family{"codebook (NF4, FP4)", "#aa3377", Mark::pentagon, {"nf4", "fp4", "dynamic", "nf4"}},
+    Family{"small floats", "#e69f00", Mark::down, {"fp8", "mxfp", "nvfp", "e"}},
+    Family{"LLM.int8", "#0b0b0b", Mark::cross, {"llm-int8", "llm-int8", "llm-int8", "llm-int8"}},
+    Family{"integers, rounded", "#0072b2", Mark::circle, {"", "", "", ""}},  // all others
 };
 
 const Family& family_of(const std::string& method) {
@@ -59,6 +60,7 @@ std::string mark(const Family& f, double x, double y) {
     case Mark::square: shape = polygon(x, y, 7.4, 4, M_PI / 4); break;
     case Mark::diamond: shape = polygon(x, y, 7.4, 4, 0); break;
     case Mark::triangle: shape = polygon(x, y + 1, 7.4, 3, 0); break;
+    case Mark::down: shape = polygon(x, y - 1, 7.4, 3, M_PI); break;
     case Mark::pentagon: shape = polygon(x, y, 6.6, 5, 0); break;
     case Mark::circle: shape = fmt::format("<circle cx='{:.1f}' cy='{:.1f}' r='5.4'", x, y); break;
     case Mark::cross:
@@ -161,19 +163,29 @@ std::string axes(const Scales& s, const std::string& title) {
                    (kTop + low) / 2);
 }
 
+/// In two lines where one is too short.
 std::string legend(const std::vector<PlotPoint>& points) {
   std::string out;
-  double x = 30;
+  double x = 30, y = 62;
+  const auto place = [&](double width) {
+    if (x + width <= kWidth - 10) return;
+    x = 30;
+    y += 20;
+  };
   for (const Family& f : kFamilies) {
     if (std::none_of(points.begin(), points.end(), [&](const PlotPoint& p) { return &family_of(p.label) == &f; }))
       continue;
-    out += mark(f, x, 62) + closing(f.mark) + fmt::format("<text x='{:.1f}' y='66'>{}</text>\n", x + 12, f.name);
+    place(12 + text_width(f.name));
+    out +=
+        mark(f, x, y) + closing(f.mark) + fmt::format("<text x='{:.1f}' y='{:.0f}'>{}</text>\n", x + 12, y + 4, f.name);
     x += 12 + text_width(f.name) + 26;
   }
+  const std::string best = "nothing is both smaller and better";
+  place(24 + 1.1 * text_width(best));
   return out + fmt::format(
-                   "<line x1='{0:.1f}' x2='{1:.1f}' y1='62' y2='62' stroke='#c9a227' stroke-width='3' "
-                   "stroke-opacity='0.55'/><text x='{2:.1f}' y='66'>nothing is both smaller and better</text>\n",
-                   x - 6, x + 18, x + 24);
+                   "<line x1='{0:.1f}' x2='{1:.1f}' y1='{3:.0f}' y2='{3:.0f}' stroke='#c9a227' stroke-width='3' "
+                   "stroke-opacity='0.55'/><text x='{2:.1f}' y='{4:.0f}'>{5}</text>\n",
+                   x - 6, x + 18, x + 24, y, y + 4, best);
 }
 
 // ── Points and labels
