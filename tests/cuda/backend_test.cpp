@@ -34,6 +34,22 @@ TEST(CudaBackend, QuantizesAndDecodesAsTheCpu) {
   expect_bytes_in_use(0);
 }
 
+/// No kernel decodes floats of 8 bits or fewer: nothing is sent to the device.
+TEST(CudaBackend, RefusesSmallFloatsByName) {
+  power_on();
+  const auto w = normal(4 * 32, 9);
+  for (const char* text : {"fp8", "e4m3-t16", "mxfp4", "nvfp4"}) {
+    const QuantizedMatrix q = on_cpu(w, 4, 32, text);
+    EXPECT_FALSE(backend().supports(q.spec)) << text;
+    expect_error(ErrorCode::unsupported, q.spec.to_string(), [&] { (void)backend().pack(q); });
+    expect_error(ErrorCode::unsupported, q.spec.to_string(), [&] {
+      (void)backend().quantize(MatrixView<const float>(w.data(), 4, 32), q.spec, "w", serial_executor());
+    });
+  }
+  expect_clean();
+  expect_bytes_in_use(0);
+}
+
 double bound_of(std::size_t n, const QuantSpec& spec, std::size_t cols, DType x_type = DType::f32) {
   const bool few = n <= cuda::kMaxGemvTokens && cuda::has_gemv(spec);
   return few ? cuda::gemv_relative_error(cols, spec.bits) : blas_bound(cols, x_type);

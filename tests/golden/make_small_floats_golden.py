@@ -4,15 +4,13 @@
   python make_small_floats_golden.py
 
 source.safetensors has the weight in fp32; each folder a checkpoint of one layer, `layer`, made of it (of its first rows,
-where the library takes no short tile); decoded.safetensors the library's own decoding of each, named as the folder, and
-of two matrices that no fixture of nibble's can be made from: an unequal tile grid.
+where the library takes no short tile); decoded.safetensors the library's own decoding of each, named as the folder.
 """
 import json, pathlib, types
 import torch
 from safetensors.torch import save_file
 from compressed_tensors.compressors.base import BaseCompressor
-from compressed_tensors.quantization import QuantizationConfig, QuantizationScheme, preset_name_to_scheme
-from compressed_tensors.quantization.lifecycle.forward import dequantize
+from compressed_tensors.quantization import QuantizationConfig, preset_name_to_scheme
 from compressed_tensors.quantization.utils.helpers import calculate_qparams, generate_gparam
 from modelopt.torch.quantization.qtensor import FP8QTensor, NVFP4QTensor
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize, Fp8Quantize
@@ -43,7 +41,7 @@ def groups(w, args):
     return v.amin(-1), v.amax(-1)
 
 
-def compressed(w, name, preset, format, values):
+def compressed(w, name, preset, format):
     scheme = preset_name_to_scheme(preset, ["Linear"])
     args = scheme.weights
     if args.strategy == "block":
@@ -58,24 +56,16 @@ def compressed(w, name, preset, format, values):
     state["weight_scale"] = scale
     compressor = BaseCompressor.get_value_from_registry(format)
     packed = compressor.compress(state, scheme)
-    unpacked = values(compressor, packed, scheme, scale, global_scale)
+    unpacked = compressor.decompress(dict(packed), scheme)["weight"]
     config = QuantizationConfig(config_groups={"group_0": scheme}, format=format, quant_method="compressed-tensors")
     said = json.loads(config.model_dump_json())
     write(name, packed, said, unpacked)
-
-
-def by_library(compressor, packed, scheme, scale, global_scale):
-    """In fp32, where the library would round to bf16 on the way."""
-    wide = dict(packed)
-    out = compressor.decompress(wide, scheme)["weight"]
-    return out
 
 
 def fp8(rows, name, block, scale_fmt):
     config = types.SimpleNamespace(weight_block_size=block, scale_fmt=scale_fmt)
     op = Fp8Quantize(types.SimpleNamespace(quantization_config=config))
     made = op.convert({"weight": rows})
-    made["weight_scale_inv"] = made.pop("weight_scale_inv", made.pop("weight_scale_inv", None))
     values = Fp8Dequantize(None)._dequantize_one(made["weight"], made["weight_scale_inv"], torch.float32)
     said = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": block}
     if scale_fmt != "float":
@@ -112,7 +102,7 @@ def main():
                                  ("mxfp6", "MXFP6A16", "mxfp6-pack-quantized"),
                                  ("mxfp4", "MXFP4A16", "mxfp4-pack-quantized"),
                                  ("nvfp4", "NVFP4A16", "nvfp4-pack-quantized")]:
-        compressed(w, name, preset, format, by_library)
+        compressed(w, name, preset, format)
     fp8(w[:TILE], "hf_fp8", [TILE, TILE], "float")
     fp8(w[:TILE], "hf_fp8_ue8m0", [TILE, TILE], "ue8m0")
     fp8(w[:TILE], "hf_fp8_tensor", None, "float")

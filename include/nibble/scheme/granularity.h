@@ -19,10 +19,10 @@ enum class Granularity : std::uint8_t {
   tile,   ///< `size` rows by `size` columns (DeepSeek's fp8); the last ones may be lower and narrower.
 };
 
-/// The groups of a row-major matrix, in the order of their numbers: tensor {0}; channel {row}; group {row·groups per
-/// row
-/// + column/size}; block {(row·cols + column)/size}; tile {row/size·groups per row + column/size}. Every function needs
-/// a size above 0 for `group`, `block` and `tile`.
+/// The groups of a row-major matrix, in the order of their numbers: tensor {0}; channel {row};
+/// group {row·groups per row + column/size}; block {(row·cols + column)/size};
+/// tile {row/size·groups per row + column/size}.
+/// Every function needs a size above 0 for `group`, `block` and `tile`.
 struct Grouping {
   Granularity granularity = Granularity::channel;
   std::size_t size = 0;  ///< Elements of a group or block, side of a tile; 0 for tensor and channel.

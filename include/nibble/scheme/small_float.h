@@ -131,7 +131,7 @@ constexpr float power_of_two(int e) {
   return static_cast<float>(f8_e8m0::from_bits(static_cast<std::uint8_t>(e < -127 ? 0 : e > 127 ? 254 : e + 127)));
 }
 
-/// A scheme's arithmetic over one format; constexpr, so that tests and kernels share it.
+/// Σ (x − what x is stored as)² over a group.
 template <class F>
 constexpr double squared_error(std::span<const float> values, float scale) {
   double sum = 0;
