@@ -119,7 +119,7 @@ std::optional<std::string> layer_of_tensor(std::string_view tensor) {
   constexpr std::string_view inside = ".weight.";  // bitsandbytes' and our own parts of a weight
   if (const std::size_t at = tensor.rfind(inside); at != std::string_view::npos)
     return std::string(tensor.substr(0, at));
-  if (const auto layer = format::layer_of_part(tensor)) return layer;
+  if (auto layer = format::layer_of_part(tensor)) return layer;
   constexpr std::string_view weight = ".weight";
   if (tensor.ends_with(weight)) return std::string(tensor.substr(0, tensor.size() - weight.size()));
   return std::nullopt;
