@@ -66,12 +66,25 @@ std::string html_table(const CompareResult& result) {
   return out + "</table></div>\n";
 }
 
+/// As a shell takes it.
+std::string quoted(const std::string& text) {
+  constexpr std::string_view plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./,+:=@%";
+  if (!text.empty() && text.find_first_not_of(plain) == std::string::npos) return text;
+  std::string out = "'";
+  for (const char c : text) out += c == '\'' ? "'\\''" : std::string(1, c);
+  return out + "'";
+}
+
 std::string command_of(const CompareOptions& o) {
-  std::string out = "nibble compare " + o.model + " --methods " + fmt::format("{}", fmt::join(o.methods, ","));
-  out += " --text " + o.text + fmt::format(" --tokens {} --window {} --stride {}", o.tokens, o.window, o.stride);
-  if (!o.calibration.empty()) out += " --calibration " + o.calibration;
-  for (const std::string& pattern : o.skip) out += " --skip " + pattern;
-  for (const std::string& pattern : o.only) out += " --only " + pattern;
+  std::string out =
+      "nibble compare " + quoted(o.model) + " --methods " + quoted(fmt::format("{}", fmt::join(o.methods, ",")));
+  out +=
+      " --text " + quoted(o.text) + fmt::format(" --tokens {} --window {} --stride {}", o.tokens, o.window, o.stride);
+  if (!o.calibration.empty()) out += " --calibration " + quoted(o.calibration);
+  if (!o.adapter.empty()) out += " --adapter " + quoted(o.adapter);
+  for (const std::string& pattern : o.skip) out += " --skip " + quoted(pattern);
+  for (const std::string& pattern : o.only) out += " --only " + quoted(pattern);
+  if (chosen_backend() != nullptr) out += " --backend " + std::string(chosen_backend()->name());
   return out + (o.lm_head ? " --lm-head" : "");
 }
 
@@ -81,7 +94,9 @@ std::string html_map(const CompareResult& result) {
     if (!r.losses.empty()) rows.push_back({r.method, r.losses});
   if (rows.empty()) return {};
   return "<h2>What each layer loses</h2>\n<p>The part of each layer's output that goes wrong, of what it is given "
-         "while the unquantized model reads the calibration text. AWQ is not shown, whose layers are scaled against "
+         "while the unquantized model reads the calibration text: of its weights alone, without an adapter and "
+         "whatever "
+         "activations are rounded to. AWQ is not shown, whose layers are scaled against "
          "each "
          "other and cannot be compared one by one.</p>\n<div class='wide'>\n" +
          heat_map_svg(rows) + "</div>\n";

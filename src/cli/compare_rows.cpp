@@ -197,6 +197,7 @@ class Comparison {
 
   /// What the report's map of layers shows. A row has its figures without it.
   std::vector<LayerLoss> losses_of(const fs::path& copy) {
+    if (map_failed_) return {};
     try {
       if (!original_)
         original_.emplace(o_.model,
@@ -204,9 +205,17 @@ class Comparison {
       return original_->losses(copy);
     } catch (const Error& e) {
       if (e.code() == ErrorCode::cancelled) throw;
-      note("the map of layers has no row of " + copy.filename().string() + ": " + e.what());
-      return {};
+      return without_map(copy, e.what());
+    } catch (const std::exception& e) {  // no memory
+      return without_map(copy, e.what());
     }
+  }
+  std::vector<LayerLoss> without_map(const fs::path& copy, const std::string& why) {
+    map_failed_ = !original_;  // what fails for the model itself fails for every row
+    note((map_failed_ ? "the report has no map of layers: "
+                      : "the map of layers has no row of " + copy.filename().string() + ": ") +
+         why);
+    return {};
   }
 
   void forget(const std::string& stored, const fs::path& copy) {
@@ -219,6 +228,7 @@ class Comparison {
   files::PendingDirectory work_{files::PendingDirectory::Scratch{}, fs::temp_directory_path() / "nibble-compare"};
   std::set<std::string> made_;              ///< Models that are there.
   std::optional<OriginalLayers> original_;  ///< Where a report is asked for.
+  bool map_failed_ = false;
   CompareRow reference_;
   bool interrupted_ = false;
 };

@@ -7,6 +7,7 @@
 #include <cctype>
 #include <cmath>
 #include <map>
+#include <utility>
 
 #include "svg.h"
 
@@ -16,26 +17,33 @@ namespace {
 
 constexpr double kLeft = 150, kTop = 46, kRow = 19, kGap = 7, kRoom = 790, kBottom = 58;
 
-/// Where a layer stands: its kind, and the block that it is in.
+/// Where a layer stands: its kind, and the block that it is in. All experts of a block are of one kind.
 struct Place {
   std::string kind;
   std::size_t block = 0;
 };
 
+bool is_number(const std::string& part) {
+  return !part.empty() && part.size() < 9 &&
+         std::all_of(part.begin(), part.end(), [](unsigned char c) { return std::isdigit(c) != 0; });
+}
+
 Place place_of(const std::string& layer) {
   Place out;
-  std::size_t begin = 0;
+  std::string before;  // the part before the last
   bool numbered = false;
-  for (std::size_t end = 0; end != std::string::npos; begin = end + 1) {
+  for (std::size_t begin = 0, end = 0; end != std::string::npos; begin = end + 1) {
     end = layer.find('.', begin);
     const std::string part = layer.substr(begin, end - begin);
-    const bool is_number = !part.empty() && part.size() < 9 &&
-                           std::all_of(part.begin(), part.end(), [](unsigned char c) { return std::isdigit(c) != 0; });
-    if (is_number && !numbered) out.block = std::stoul(part), numbered = true;
-    else if (is_number) out.kind += "." + part;  // an expert
-    else out.kind = part;
+    if (is_number(part)) {
+      if (!numbered) out.block = std::stoul(part);
+      numbered = true;
+      continue;
+    }
+    before = std::exchange(out.kind, part);
     if (end == std::string::npos) break;
   }
+  if (before.find("expert") != std::string::npos) out.kind = before + "." + out.kind;
   return out;
 }
 
@@ -118,7 +126,8 @@ class Map {
     for (const LayerLoss& cell : rows_[r].cells) {
       const Place place = place_of(cell.layer);
       const auto kind = std::find(kinds_.begin(), kinds_.end(), place.kind) - kinds_.begin();
-      cells[{static_cast<std::size_t>(kind), place.block}] = &cell;
+      const LayerLoss*& shown = cells[{static_cast<std::size_t>(kind), place.block}];
+      if (shown == nullptr || cell.loss > shown->loss) shown = &cell;  // of several experts the one that loses most
     }
     for (std::size_t k = 0; k < kinds_.size(); ++k)
       for (std::size_t b = 0; b < blocks_; ++b) {
@@ -138,6 +147,7 @@ class Map {
   [[nodiscard]] std::string legend(double height) const {
     constexpr int steps = 60;
     constexpr double width = 240;
+    if (most_ == 0) return {};  // nothing is lost
     const double y = height - 34;
     std::string out;
     for (int i = 0; i < steps; ++i)

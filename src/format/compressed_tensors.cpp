@@ -59,6 +59,7 @@ std::string float_obstacle(const LayerDescription& d) {
   if (float_format_of(d.spec).empty())
     return d.spec.to_string() +
            "; of floats the layout holds e4m3, and with powers of two for groups of 32 e4m3, e2m3 and e2m1, and nvfp4";
+  if (d.act_order) return "its groups are in act-order (g_idx), which nibble's layout alone has of floats";
   return whole_groups_obstacle(d, "compressed-tensors' readers");
 }
 
@@ -80,6 +81,7 @@ class CompressedTensorsFormat final : public LayerFormat {
 
   QuantizedMatrix decode(const TensorSource& source, const std::string& layer) const override {
     const LayerQuantization& as = layer_quantization(source, layer);
+    if (!as.tensor_scale) need_absent(source, layer + ".weight_global_scale");
     if (as.floats || is_in_fp8(source, layer)) return decode_floats(source, layer, as);
     if (is_in_bytes(source, layer)) return decode_bytes(source, layer, as);
     const std::string packed_name = layer + ".weight_packed";
@@ -118,6 +120,9 @@ class CompressedTensorsFormat final : public LayerFormat {
              "and "
              "static groups need none";
     return whole_groups_obstacle(d, "compressed-tensors' readers");
+  }
+  std::string value_loss(const QuantizedMatrix& q) const override {
+    return reciprocal_obstacle(float_tensors("", q.spec), q);
   }
   std::string tolerated_loss(const QuantizedMatrix& q) const override {
     return reciprocal_loss(float_tensors("", q.spec), q);
@@ -192,13 +197,18 @@ class CompressedTensorsFormat final : public LayerFormat {
                              "' is compressed-tensors'";
     if (!as.obstacle.empty()) throw Error(ErrorCode::unsupported, what + ": " + as.obstacle);
     if (!as.floats) throw Error(ErrorCode::unsupported, what + " in fp8, and its configuration says it is of integers");
+    if (!as.symmetric) throw Error(ErrorCode::unsupported, what + ": its floats have zero points, which are not read");
+    need_zeros(source, layer + ".weight_zero_point");
     QuantSpec spec;
     spec.scheme = *as.floats;
     spec.bits = as.bits;
     spec.granularity = as.granularity;
     spec.group_size = as.group_size;
     if (as.tensor_scale) spec.scale_type = ScaleType::e4m3;
-    return read_floats(source, float_tensors(layer, spec), spec);
+    QuantizedMatrix q = read_floats(source, float_tensors(layer, spec), spec);
+    if (spec.granularity == Granularity::group) q.g_idx = read_g_idx(source, layer + ".weight_g_idx", q.spec, q.cols);
+    else need_absent(source, layer + ".weight_g_idx");
+    return q;
   }
 
   static QuantizedMatrix decode_bytes(const TensorSource& source, const std::string& layer,

@@ -110,8 +110,41 @@ void fill_floats(const FloatTensors& names, const QuantizedMatrix& q, std::vecto
   tensors[2].bytes = copy_bytes(&value, sizeof value);
 }
 
+namespace {
+
+[[noreturn]] void refuse_unused(const std::string& tensor) {
+  throw Error(ErrorCode::unsupported,
+              "tensor '" + tensor +
+                  "' is there, which a layer stored so has no use for: without it this would be "
+                  "another weight");
+}
+
+bool needs_reciprocal(const FloatTensors& names, const QuantizedMatrix& q) {
+  return !names.tensor_scale.empty() && q.tensor_scale.divides != names.divides;
+}
+
+}  // namespace
+
+void need_absent(const TensorSource& source, const std::string& tensor) {
+  if (source.contains(tensor)) refuse_unused(tensor);
+}
+
+void need_zeros(const TensorSource& source, const std::string& tensor) {
+  const auto t = source.find(tensor);
+  if (!t) return;
+  const auto* bytes = t->bytes.as<std::uint8_t>();
+  if (std::any_of(bytes, bytes + t->bytes.size(), [](std::uint8_t b) { return b != 0; })) refuse_unused(tensor);
+}
+
+std::string reciprocal_obstacle(const FloatTensors& names, const QuantizedMatrix& q) {
+  if (!needs_reciprocal(names, q)) return {};
+  const float value = 1 / q.tensor_scale.value;
+  if (is_finite(value) && value > 0) return {};
+  return "the scale of the whole tensor, " + std::to_string(q.tensor_scale.value) + ", has no reciprocal in F32";
+}
+
 std::string reciprocal_loss(const FloatTensors& names, const QuantizedMatrix& q) {
-  if (names.tensor_scale.empty() || q.tensor_scale.divides == names.divides) return {};
+  if (!needs_reciprocal(names, q)) return {};
   return std::string("the scale of the whole tensor is ") + (names.divides ? "multiplied by" : "divided by") +
          ", and is written as its reciprocal: values may differ in their last bit";
 }

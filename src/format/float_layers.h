@@ -39,6 +39,14 @@ std::vector<NamedTensor> declare_floats(const FloatTensors& names, const LayerDe
 /// Fills what declare_floats gave. A tensor's scale of the other kind is written as its reciprocal.
 void fill_floats(const FloatTensors& names, const QuantizedMatrix& q, std::vector<NamedTensor>& tensors);
 
+/// Error{unsupported} where there is a tensor that a layer of this form has no use for: what is read without it would
+/// be another weight.
+void need_absent(const TensorSource& source, const std::string& tensor);
+/// The same unless all its bytes are 0.
+void need_zeros(const TensorSource& source, const std::string& tensor);
+
+/// Why the scale of the whole tensor cannot be written as its reciprocal; empty if it can or need not.
+std::string reciprocal_obstacle(const FloatTensors& names, const QuantizedMatrix& q);
 /// Why scales do not come back as they are; empty if they do: a reciprocal is rounded.
 std::string reciprocal_loss(const FloatTensors& names, const QuantizedMatrix& q);
 /// Why groups cannot be stored where readers ask for whole ones; empty if they can.

@@ -52,6 +52,7 @@ class Fp8Format final : public LayerFormat {
 
   QuantizedMatrix decode(const TensorSource& source, const std::string& layer) const override {
     const FloatTensors names{layer + ".weight", scale_name(source, layer)};
+    if (names.scales.ends_with(kBlockScale)) need_absent(source, layer + kPlainScale);
     const auto codes = source.describe(names.codes), scales = source.describe(names.scales);
     const LayerQuantization& as = layer_quantization(source, layer);
     if (!as.obstacle.empty())

@@ -22,6 +22,10 @@ FloatTensors names_of(const std::string& layer, bool nested) {
 /// The spec, but for the scales' type, by what the tensors are.
 QuantSpec spec_of(const NamedTensor& codes, const NamedTensor& scales) {
   const bool powers = scales.type == DType::u8 || scales.type == DType::f8_e8m0;
+  if (codes.type == DType::u8 && !powers && scales.type != DType::f8_e4m3)
+    throw Error(ErrorCode::unsupported, "tensor '" + codes.name + "' is ModelOpt's, with scales of type " +
+                                            std::string(name_of(scales.type)) +
+                                            ": its integers (INT4-AWQ, W4A8) are not read; its floats are");
   if (codes.type == DType::u8) return QuantSpec::parse(powers ? "mxfp4" : "nvfp4");
   if (powers) return QuantSpec::parse("mxfp8");
   if (scales.shape.empty() || scales.shape == std::vector<std::size_t>{1}) return QuantSpec::parse("e4m3-tensor");
@@ -42,6 +46,7 @@ class ModeloptFormat final : public LayerFormat {
   QuantizedMatrix decode(const TensorSource& source, const std::string& layer) const override {
     const FloatTensors plain = names_of(layer, false);
     const QuantSpec spec = spec_of(*source.describe(plain.codes), *source.describe(plain.scales));
+    if (!spec.has_tensor_scale()) need_absent(source, layer + ".weight_scale_2");
     return read_floats(source, names_of(layer, spec.has_tensor_scale()), spec);
   }
 
@@ -51,12 +56,16 @@ class ModeloptFormat final : public LayerFormat {
     if (!nvfp4 && !(s.scheme == SchemeKind::e4m3 && s.scale_type == ScaleType::f32 &&
                     (s.granularity == Granularity::tensor || s.granularity == Granularity::channel)))
       return s.to_string() + "; the layout is written for nvfp4, e4m3-tensor and e4m3-channel";
+    if (d.act_order) return "its groups are in act-order (g_idx), which nibble's layout alone has of floats";
     return whole_groups_obstacle(d, "ModelOpt's readers");
   }
   QuantSpec nearest(const LayerDescription& d) const override {
     return QuantSpec::parse(d.spec.bits <= 4                            ? "nvfp4"
                             : d.spec.granularity == Granularity::tensor ? "e4m3-tensor"
                                                                         : "e4m3-channel");
+  }
+  std::string value_loss(const QuantizedMatrix& q) const override {
+    return reciprocal_obstacle(names_of("", q.spec.has_tensor_scale()), q);
   }
   std::string tolerated_loss(const QuantizedMatrix& q) const override {
     return reciprocal_loss(names_of("", q.spec.has_tensor_scale()), q);

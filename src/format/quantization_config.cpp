@@ -70,7 +70,7 @@ class QuantizationConfigParser {
     if (out_.method_ == "gptq") gptq(f);
     else if (out_.method_ == "awq") awq(f);
     else if (out_.method_ == "compressed-tensors") compressed_tensors(f);
-    else if (out_.method_ == "fp8") fp8(f);
+    else if (out_.method_ == "fp8" || out_.method_ == "fbgemm_fp8") fp8(f);
     else if (out_.method_ == "auto-round" || out_.method_ == "intel/auto-round") auto_round(f);
   }
   QuantizationConfig take() {
@@ -133,6 +133,7 @@ class QuantizationConfigParser {
 
   /// AutoRound's, whose tensors are those of another method: it says which.
   void auto_round(const Fields& f) {
+    refuse_structures(f, {"adapter", "rotation", "rotation_config", "transform_config"});
     std::string packing = lower(f.text({"packing_format"}, "auto_round:auto_gptq"));
     if (const std::string own = "auto_round:"; packing.starts_with(own)) packing.erase(0, own.size());
     if (packing == "auto_gptq" || packing == "auto_round") {
@@ -145,13 +146,19 @@ class QuantizationConfigParser {
       unsupported(f,
                   "AutoRound's packing_format '" + packing + "' is not read; auto_gptq, auto_awq and auto_round are");
     }
-    if (const auto type = lower(f.text({"data_type"}, "int")); type != "int")
-      unsupported(f, "AutoRound's data_type '" + type + "' is not read in this packing_format; int is");
+    need_integers(f);
     out_.base_.bits = f.bits({"bits"});
     f.group_size({"group_size"}, out_.base_);
     out_.base_.symmetric = f.flag({"sym"}, out_.method_ == "gptq");
+    if (f.find({"packing_format"}) == nullptr && !out_.base_.symmetric)
+      unsupported(f, "AutoRound's \"packing_format\" is missing, which says how zero points are stored");
     if (const Json* layers = f.find({"extra_config"}))
       auto_round_rules(Fields(*layers, f.place() + ": \"extra_config\""));
+  }
+
+  static void need_integers(const Fields& f) {
+    if (const auto type = lower(f.text({"data_type"}, "int")); type != "int")
+      unsupported(f, "AutoRound's data_type '" + type + "' is not read in this packing_format; int is");
   }
 
   /// What differs from layer to layer. Of those that stayed in floating point it says 16 bits, which tells nothing
@@ -161,6 +168,7 @@ class QuantizationConfigParser {
       const Fields f(overrides, rules.place() + "[\"" + name.substr(0, 100) + "\"]");
       const Json* bits = f.find({"bits"});
       if (bits != nullptr && bits->is_number_integer() && bits->get<std::int64_t>() >= 16) continue;
+      need_integers(f);
       const bool is_regex = name.find_first_of("*^$[](){}|+?\\") != std::string::npos;
       QuantizationConfig::Rule rule{name, is_regex, out_.base_};
       rule.as.bits = f.bits({"bits"}, rule.as.bits);

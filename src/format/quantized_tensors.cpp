@@ -150,8 +150,13 @@ QuantSpec nearest_spec(CheckpointLayout layout, const LayerDescription& d) {
 QuantizedMatrix with_scale_type(QuantizedMatrix q, ScaleType type, const std::string& name) {
   q.validate(name);
   if (type == q.spec.scale_type) return q;
+  if (type == ScaleType::e8m0 || type == ScaleType::e4m3)
+    throw Error(ErrorCode::invalid_argument, "layer '" + name + "': scales of type " + std::string(name_of(type)) +
+                                                 " are fitted together with the codes; quantize anew");
   q.scales = format::scales_in(q, type);
   q.spec.scale_type = type;
+  q.spec.scale_rule = q.spec.default_scale_rule();
+  q.tensor_scale = {};
   for (std::size_t g = 0; g < q.group_count(); ++g)
     if (!is_finite(q.scale(g)))
       throw Error(ErrorCode::non_finite, "layer '" + name + "': the scale of group " + std::to_string(g) +

@@ -94,9 +94,8 @@ constexpr std::array<std::string_view, 12> kOfActivations{
     ".input_g_idx",       ".k_scale",          ".v_scale"};
 
 /// quant_methods whose layers are read, each by the layout of its name; others change weights in ways unknown here.
-constexpr std::array<std::string_view, 11> kMethods{
-    "",    "gptq",       "awq",      "compressed-tensors", "bitsandbytes", "nibble",
-    "fp8", "fbgemm_fp8", "modelopt", "modelopt_fp4",       "modelopt_fp8"};
+constexpr std::array<std::string_view, 8> kMethods{"",       "gptq", "awq",       "compressed-tensors", "bitsandbytes",
+                                                   "nibble", "fp8",  "fbgemm_fp8"};
 
 /// Modules that quantizers leave in floating point unless told otherwise.
 constexpr std::array<std::string_view, 2> kLeftAlone{"lm_head", "embed_tokens"};
@@ -150,7 +149,8 @@ std::string as_configured(const TensorSource& source) {
 /// Whether the configuration names a method that we do not know for a module it would not leave alone.
 bool is_of_unknown_method(const TensorSource& source, const std::string& layer) {
   const QuantizationConfig* config = source.quantization();
-  if (config == nullptr || std::find(kMethods.begin(), kMethods.end(), config->method()) != kMethods.end())
+  if (config == nullptr || config->method().starts_with("modelopt") ||
+      std::find(kMethods.begin(), kMethods.end(), config->method()) != kMethods.end())
     return false;
   const std::string_view last =
       std::string_view(layer).substr(layer.rfind('.') + 1);  // all of it where there is no dot

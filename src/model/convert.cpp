@@ -109,6 +109,7 @@ class Job {
 
   static bool rescaled_only(QuantSpec from, const QuantSpec& to) {
     from.scale_type = to.scale_type;
+    from.scale_rule = to.scale_rule;
     return from == to;
   }
 

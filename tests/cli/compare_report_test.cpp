@@ -47,12 +47,25 @@ TEST(HeatMap, LeavesGreyWhatItDoesNotKnow) {
   EXPECT_EQ(heat_map_svg({{"none", {}}}), "");
 }
 
+TEST(HeatMap, OfExpertsShowsTheOneThatLosesMost) {
+  const std::string svg = heat_map_svg({{"int3",
+                                         {{"m.layers.0.mlp.experts.0.w1", 0.1},
+                                          {"m.layers.0.mlp.experts.1.w1", 0.3},
+                                          {"m.layers.0.mlp.w1", 0.2},
+                                          {"m.layers.0.mlp.shared_expert.w1", 0.25}}}});
+  EXPECT_EQ(count(svg, "<title>"), 3u) << "the experts, the layer of that name, and the shared one";
+  EXPECT_NE(svg.find("m.layers.0.mlp.experts.1.w1: 30 %"), std::string::npos) << svg;
+  EXPECT_EQ(count(heat_map_svg({{"bf16", {{"a.0.q", 0}}}}), "inf"), 0u) << "nothing is lost";
+}
+
 /// Names of models, methods and layers are a stranger's.
 TEST(CompareReport, IsOnePageWhateverTheNames) {
   CompareOptions o;
   o.model = "/models/<script>alert('x')</script>";
   o.text = "text & more.txt";
   o.methods = {"fp32", "int3", "<b>"};
+  o.skip = {"*mlp*"};
+  o.adapter = "my adapter";
   CompareResult result;
   result.reference.method = "fp32";
   result.reference.perplexity = 10;
@@ -74,6 +87,7 @@ TEST(CompareReport, IsOnePageWhateverTheNames) {
   EXPECT_EQ(count(page, "</html>"), 1u);
   EXPECT_NE(page.find("failed: no such file"), std::string::npos);
   EXPECT_NE(page.find("+10.00 %"), std::string::npos);
+  EXPECT_NE(page.find("--adapter &#39;my adapter&#39; --skip &#39;*mlp*&#39;"), std::string::npos) << page;
   // It needs nothing from elsewhere: the only address is the name of SVG.
   EXPECT_EQ(count(page, "http"), count(page, "http://www.w3.org/2000/svg"));
   EXPECT_EQ(count(page, "src="), 0u);

@@ -159,7 +159,7 @@ TEST(Compare, AMethodThatFailsIsARowAndTheOthersStay) {
   EXPECT_TRUE(has(rows[1]["error"].get<std::string>(), "nothing.txt"));
   EXPECT_GT(rows[2]["kl_mean"].get<double>(), 0);
   EXPECT_TRUE(fs::exists(svg));
-  EXPECT_TRUE(has(outcome.text, "the map of layers has no row of int8")) << outcome.text;
+  EXPECT_TRUE(has(outcome.text, "the report has no map of layers")) << outcome.text;
   EXPECT_TRUE(has(read_text(folder / "page.html"), "failed: there is no"));
 }
 

@@ -74,6 +74,13 @@ TEST(QuantizationConfig, ReadsAutoRound) {
   EXPECT_EQ(method("auto_round:auto_awq"), "awq gemm");
   EXPECT_EQ(method("auto_round"), "gptq gptq_v2");
   expect_error(ErrorCode::unsupported, "packing_format 'mlx' is not read", [&] { (void)method("mlx"); });
+  expect_error(ErrorCode::unsupported, "\"rotation_config\"",
+               [&] { (void)method("auto_round:auto_gptq", R"(, "rotation_config": {"hadamard_type": "random"})"); });
+  expect_error(ErrorCode::unsupported, "data_type 'fp8'", [&] {
+    (void)method("auto_round:auto_gptq", R"(, "extra_config": {"x": {"bits": 8, "data_type": "fp8"}})");
+  });
+  expect_error(ErrorCode::unsupported, "how zero points are stored",
+               [] { (void)parse(R"({"quant_method": "auto-round", "bits": 4, "sym": false})"); });
   expect_error(ErrorCode::unsupported, "data_type 'mx_fp'",
                [&] { (void)method("auto_round:auto_gptq", R"(, "data_type": "mx_fp")"); });
 }

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <numeric>
 
+#include "nibble/backend/backend.h"
 #include "nibble/format/checkpoint.h"
 #include "nibble/quantize/quantize.h"
 #include "tests/support/expect_error.h"
@@ -159,6 +160,93 @@ TEST(Fp8, WhatCannotBeReadForSureIsRefused) {
   auto nan = in_fp8(R"({"quant_method": "fp8", "weight_block_size": [128, 128]})", {2, 2});
   nan.edit<std::uint8_t>("L.weight")[201] = 0x7f;
   refused(nan, ErrorCode::non_finite, "row 1, column 1: the code 127 is no number");
+}
+
+TEST(Fp8, FbgemmHasAScaleForEachRow) {
+  MemoryCheckpoint file;
+  file.put("L.weight", DType::f8_e4m3, {3, 200}, std::vector<std::uint8_t>(600, 0x38));
+  file.put("L.weight_scale", DType::f32, {3, 1}, std::vector<float>{1, 2, 3});
+  file.configure(R"({"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0})");
+  const auto q = *decode_quantized(file, "L");
+  EXPECT_EQ(q.spec.to_string(), "fp8");
+  EXPECT_EQ(q.value(2, 199), 3);
+}
+
+/// A tensor that would change what is read, and that a layer of the form has no use for.
+TEST(SmallFloats, WhatIsBesideALayerIsReadOrRefused) {
+  const auto compressed = [](const char* spec) {
+    return MemoryCheckpoint(kCompressed, random_quantized(QuantSpec::parse(spec), 8, 64, 3));
+  };
+  const auto refused = [](const MemoryCheckpoint& file, const char* tensor) {
+    expect_error(ErrorCode::unsupported, tensor, [&] { (void)decode_quantized(file, "L"); });
+  };
+  for (const char* spec : {"fp8", "mxfp4", "int4-g32-sym"}) {
+    auto file = compressed(spec);
+    file.put("L.weight_global_scale", DType::f32, {1}, std::vector<float>{2});
+    refused(file, "'L.weight_global_scale'");
+  }
+  auto zeros = compressed("fp8");
+  zeros.put("L.weight_zero_point", DType::i8, {8, 1}, std::vector<std::int8_t>(8, 0));
+  EXPECT_TRUE(decode_quantized(zeros, "L")) << "zeros change nothing";
+  zeros.edit<std::int8_t>("L.weight_zero_point")[5] = 1;
+  refused(zeros, "'L.weight_zero_point'");
+  auto rows = compressed("fp8");
+  rows.put("L.weight_g_idx", DType::i32, {64}, std::vector<std::int32_t>(64, 0));
+  refused(rows, "'L.weight_g_idx'");
+
+  MemoryCheckpoint twice(CheckpointLayout::fp8, random_quantized(QuantSpec::parse("e4m3-t128"), 8, 64, 3));
+  twice.put("L.weight_scale", DType::f32, {1}, std::vector<float>{2});
+  refused(twice, "'L.weight_scale'");
+  MemoryCheckpoint modelopt(CheckpointLayout::modelopt, random_quantized(QuantSpec::parse("fp8"), 8, 64, 3));
+  modelopt.put("L.weight_scale_2", DType::f32, {1}, std::vector<float>{2});
+  refused(modelopt, "'L.weight_scale_2'");
+  modelopt.tensors.erase("L.weight_scale_2");
+  modelopt.put("L.weight", DType::u8, {8, 32}, std::vector<std::uint8_t>(256));
+  expect_error(ErrorCode::unsupported, "its integers", [&] { (void)decode_quantized(modelopt, "L"); });
+}
+
+/// Columns in an order of their own, as act-order leaves them, mean the same to every path.
+TEST(SmallFloats, KeepTheOrderOfTheirColumns) {
+  for (const char* spec : {"e4m3-g32", "e3m2-g32-e8m0", "mxfp4"}) {
+    auto q = random_quantized(QuantSpec::parse(spec), 8, 96, 4);
+    for (std::size_t c = 0; c < 96; ++c) q.g_idx.push_back(static_cast<std::int32_t>(c * 5 % 96 / 32));
+    const auto back = *decode_quantized(MemoryCheckpoint(CheckpointLayout::nibble, q), "L");
+    EXPECT_EQ(back.g_idx, q.g_idx) << spec;
+    std::vector<float> unit(96), y(8);
+    for (const std::size_t column : {0u, 1u, 40u, 95u}) {
+      unit.assign(96, 0);
+      unit[column] = 1;
+      const Backend& b = default_backend();
+      b.matmul({unit.data(), 1, 96}, *b.pack(q), {y.data(), 1, 8}, default_executor());
+      for (std::size_t r = 0; r < 8; ++r) EXPECT_EQ(y[r], q.value(r, column)) << spec;
+    }
+    EXPECT_NE(loss_in(kCompressed, q), "") << spec;
+  }
+}
+
+TEST(SmallFloats, ATensorScaleWithoutAReciprocalStaysWhereItIs) {
+  auto q = random_quantized(QuantSpec::parse("nvfp4"), 8, 64, 5);
+  q.tensor_scale = {1e-45f, false};
+  EXPECT_NE(loss_in(kCompressed, q).find("has no reciprocal"), std::string::npos) << loss_in(kCompressed, q);
+  EXPECT_EQ(loss_in(CheckpointLayout::modelopt, q), "");
+}
+
+TEST(SmallFloats, ScalesOfAnotherTypeGoWithTheirRule) {
+  const auto mx = random_quantized(QuantSpec::parse("mxfp4"), 8, 64, 6);
+  const auto wide = with_scale_type(mx, ScaleType::f32);
+  EXPECT_EQ(wide.spec.to_string(), "e2m1-g32");
+  EXPECT_EQ(wide.value(3, 40), mx.value(3, 40));
+  wide.validate("wide");
+  const auto nv = random_quantized(QuantSpec::parse("nvfp4"), 8, 64, 6);
+  EXPECT_EQ(with_scale_type(nv, ScaleType::f32).value(3, 40), nv.value(3, 40));
+  expect_error(ErrorCode::invalid_argument, "quantize anew", [&] { (void)with_scale_type(wide, ScaleType::e4m3); });
+}
+
+TEST(SmallFloats, ACodebookThatIsNotTheFormatsIsRefused) {
+  auto q = random_quantized(QuantSpec::parse("mxfp4"), 8, 64, 7);
+  q.codebook[3] = 1e30f;
+  expect_error(ErrorCode::corrupt_file, "codebook value 3 is not the format's",
+               [&] { (void)default_backend().pack(q); });
 }
 
 }  // namespace

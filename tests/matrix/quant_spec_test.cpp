@@ -69,6 +69,7 @@ TEST(QuantSpec, RefusesWithTheTextAndTheReason) {
                            "nf4-e4m3",
                            "int4-even",
                            "fp8-b64",
+                           "fp8-restricted",
                            "fp8-dq",
                            "fp8-sym",
                            "fp8-floor",

@@ -118,7 +118,7 @@ std::string loss_in(CheckpointLayout layout, const QuantizedMatrix& q);
 /// with_scale_type() is enough; else the layer must be quantized anew. Error{unsupported} if the shape itself cannot be
 /// stored, or the layout is only read.
 QuantSpec nearest_spec(CheckpointLayout layout, const LayerDescription& description);
-/// The same codes with every scale rounded to `type`. Error{non_finite} for a scale beyond its range.
+/// The same codes with every scale rounded to `type`, F32, F16 or BF16. Error{non_finite} for a scale beyond its range.
 QuantizedMatrix with_scale_type(QuantizedMatrix q, ScaleType type, const std::string& name = "matrix");
 
 /// What encode_quantized will give, the bytes left out: sizes are known before the work, so a writer can lay out its
@@ -137,7 +137,7 @@ std::optional<std::pair<std::string, std::string>> quantized_metadata(Checkpoint
 std::string quantization_config(CheckpointLayout layout, const std::vector<QuantizedLayer>& layers,
                                 const std::vector<std::string>& skipped_modules, const QuantizationRun& run = {});
 
-// ── The same in the spec's default layout
+// ── The same in the spec's default layout, with its errors: of floats that asks for whole groups
 
 std::vector<NamedTensor> declare_quantized(const std::string& layer, const QuantSpec& spec, std::size_t rows,
                                            std::size_t cols, DType dtype);

@@ -19,8 +19,10 @@ namespace nibble::inline NIBBLE_ABI::detail {
 /// which has room for every one of them and for both zeros.
 class Float8Matrix final : public CpuMatrix {
  public:
-  static bool fits(const QuantSpec& spec) {
-    return spec.scheme == SchemeKind::e4m3 || spec.scheme == SchemeKind::e5m2 || is_narrow(spec.scheme);
+  /// Groups must lie in a row one after the other: those of act-order do not.
+  static bool fits(const QuantizedMatrix& q) {
+    const SchemeKind kind = q.spec.scheme;
+    return q.g_idx.empty() && (kind == SchemeKind::e4m3 || kind == SchemeKind::e5m2 || is_narrow(kind));
   }
 
   Float8Matrix(const Packer& by, QuantizedMatrix q)

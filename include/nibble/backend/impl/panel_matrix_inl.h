@@ -119,7 +119,7 @@ class QuantizedPanels final : public CpuMatrix {
 NIBBLE_INLINE PackedMatrixPtr cpu_pack(const Packer& by, QuantizedMatrix q) {
   q.validate("weights");
   if (InterleavedMatrix::fits(q)) return std::make_shared<InterleavedMatrix>(by, q);
-  if (detail::Float8Matrix::fits(q.spec)) return std::make_shared<detail::Float8Matrix>(by, std::move(q));
+  if (detail::Float8Matrix::fits(q)) return std::make_shared<detail::Float8Matrix>(by, std::move(q));
   return std::make_shared<detail::QuantizedPanels>(by.backend, std::move(q));
 }
 

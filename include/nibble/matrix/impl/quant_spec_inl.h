@@ -165,6 +165,7 @@ inline void validate_floats(const QuantSpec& s) {
   };
   need(s.bits == scheme_entry(s.scheme)->bits, "the bits of a float cannot be chosen");
   need(s.granularity != Granularity::block, "floats share scales within rows or tiles: give -gN, -tN, -channel");
+  need(!s.narrow_range, "-restricted is of symmetric integers");
   need(!s.double_quant, "double quantization is of absmax values; the scales of floats are -e8m0 or -e4m3 instead");
   const bool power = s.scale_type == ScaleType::e8m0, nested = s.scale_type == ScaleType::e4m3;
   const bool is_search = s.scale_rule == ScaleRule::search;

@@ -4,7 +4,6 @@
 #include "nibble/matrix/quantized_matrix.h"
 
 #include <algorithm>
-#include <array>
 
 #include "nibble/core/error.h"
 #include "nibble/matrix/scheme_registry.h"
@@ -29,17 +28,26 @@ inline std::size_t zero_point_bytes(const QuantSpec& spec) {
   return !spec.has_zero_points() ? 0 : spec.preserve_zero ? 1 : 4;
 }
 
-/// Refuses a code that its codebook has no number for.
-inline void check_numbers(const QuantizedMatrix& q, const std::string& name) {
-  if (q.spec.bits != 8) return;  // of the floats, those of 8 bits alone have codes that are none
-  std::array<bool, 256> is_number{};
-  for (std::size_t c = 0; c < is_number.size(); ++c) is_number[c] = is_finite(q.codebook[c]);
-  const auto* codes = q.codes.as<std::uint8_t>();
-  for (std::size_t i = 0; i < q.codes.size(); ++i)
-    if (!is_number[codes[i]])
-      throw Error(ErrorCode::non_finite, "tensor '" + name + "' (" + q.spec.to_string() + "), row " +
-                                             std::to_string(i / q.cols) + ", column " + std::to_string(i % q.cols) +
-                                             ": the code " + std::to_string(codes[i]) + " is no number");
+/// Of small floats: the codebook is the format's, and no code is one that it has no number for.
+inline void check_floats(const QuantizedMatrix& q, const std::string& name) {
+  const std::string what = "tensor '" + name + "' (" + q.spec.to_string() + ")";
+  const std::vector<float> format = codebook_of(q.spec.scheme);
+  bool all_numbers = true;
+  for (std::size_t c = 0; c < format.size(); ++c) {
+    const bool is_number = is_finite(format[c]);
+    all_numbers = all_numbers && is_number;
+    if (is_number ? q.codebook[c] != format[c] : is_finite(q.codebook[c]))
+      throw Error(ErrorCode::corrupt_file, what + ": codebook value " + std::to_string(c) + " is not the format's");
+  }
+  if (all_numbers) return;
+  std::vector<std::uint8_t> row(q.cols);
+  for (std::size_t r = 0; r < q.rows; ++r) {
+    unpack_codes(q.row_codes(r), q.cols, q.spec.bits, row.data());
+    for (std::size_t c = 0; c < q.cols; ++c)
+      if (!is_finite(format[row[c]]))
+        throw Error(ErrorCode::non_finite, what + ", row " + std::to_string(r) + ", column " + std::to_string(c) +
+                                               ": the code " + std::to_string(row[c]) + " is no number");
+  }
 }
 
 }  // namespace detail
@@ -106,7 +114,7 @@ NIBBLE_INLINE void QuantizedMatrix::validate(const std::string& name) const {
     throw Error(ErrorCode::corrupt_file, "tensor '" + name + "' (" + spec.to_string() +
                                              "): the scale of the whole tensor is " +
                                              std::to_string(tensor_scale.value) + "; it must be positive and finite");
-  if (has_floats) detail::check_numbers(*this, name);
+  if (has_floats) detail::check_floats(*this, name);
   for (std::size_t g = 0; g < group_count(); ++g)
     if (!is_finite(scale(g))) refuse("scale", g, " is not finite");
   if (!spec.has_zero_points() || !spec.preserve_zero) return;
