@@ -161,21 +161,26 @@ class QuantizationConfigParser {
       unsupported(f, "AutoRound's data_type '" + type + "' is not read in this packing_format; int is");
   }
 
-  /// What differs from layer to layer. Of those that stayed in floating point it says 16 bits, which tells nothing
+  /// What differs from layer to layer: by a layer's name, or by an expression that matches anywhere in it, which a name
+  /// without the number of a block is too. Of layers that stayed in floating point it says 16 bits, which tells nothing
   /// here.
   void auto_round_rules(const Fields& rules) {
+    std::vector<QuantizationConfig::Rule> by_regex;
     for (const auto& [name, overrides] : rules.object().items()) {
       const Fields f(overrides, rules.place() + "[\"" + name.substr(0, 100) + "\"]");
       const Json* bits = f.find({"bits"});
       if (bits != nullptr && bits->is_number_integer() && bits->get<std::int64_t>() >= 16) continue;
       need_integers(f);
-      const bool is_regex = name.find_first_of("*^$[](){}|+?\\") != std::string::npos;
-      QuantizationConfig::Rule rule{name, is_regex, out_.base_};
+      QuantizationConfig::Rule rule{name, false, out_.base_};
       rule.as.bits = f.bits({"bits"}, rule.as.bits);
       f.group_size({"group_size"}, rule.as);
       rule.as.symmetric = f.flag({"sym"}, rule.as.symmetric);
+      const bool is_regex = name.find_first_of("*^$[](){}|+?\\") != std::string::npos ||
+                            name.find_first_of("0123456789") == std::string::npos;
+      if (is_regex) by_regex.push_back({name.starts_with('^') ? name : ".*(?:" + name + ")", true, rule.as});
       add(std::move(rule));
     }
+    for (auto& rule : by_regex) add(std::move(rule));  // names come before patterns
   }
 
   void compressed_tensors(const Fields& f) {

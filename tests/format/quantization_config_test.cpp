@@ -66,6 +66,15 @@ TEST(QuantizationConfig, ReadsAutoRound) {
   EXPECT_EQ(c.of_layer("any"), layer(4, 128, true));
   EXPECT_EQ(c.of_layer("model.layers.0.mlp.down_proj"), layer(8, 64, true));
   EXPECT_EQ(c.of_layer("model.layers.5.mlp.experts.3.up_proj"), layer(2, 128, true));
+  // Expressions are looked for anywhere in a name, a part of one too; a layer's own name comes first.
+  const auto parts = parse(R"({"quant_method": "auto-round", "bits": 4, "group_size": 128, "extra_config": {
+      "layers\\.0\\.mlp": {"bits": 3}, "o_proj": {"bits": 8}, "^model\\.layers\\.7": {"bits": 2},
+      "model.layers.0.mlp.up_proj": {"bits": 2}}})");
+  EXPECT_EQ(parts.of_layer("model.layers.0.mlp.down_proj"), layer(3, 128, true));
+  EXPECT_EQ(parts.of_layer("model.layers.0.mlp.up_proj"), layer(2, 128, true));
+  EXPECT_EQ(parts.of_layer("model.layers.9.self_attn.o_proj"), layer(8, 128, true));
+  EXPECT_EQ(parts.of_layer("model.layers.7.self_attn.q_proj"), layer(2, 128, true));
+  EXPECT_EQ(parts.of_layer("model.layers.10.mlp.up_proj"), layer(4, 128, true));
   const auto method = [](const char* packing, const char* more = "") {
     const auto c = parse(R"({"quant_method": "auto-round", "bits": 4, "packing_format": ")" + std::string(packing) +
                          "\"" + more + "}");
