@@ -4,7 +4,6 @@
 
 #include "layer_tensors.h"
 #include "nibble/core/error.h"
-#include "nibble/core/visit_float.h"
 #include "nibble/matrix/scheme_registry.h"
 
 namespace nibble::inline NIBBLE_ABI::format {
