@@ -1,13 +1,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <filesystem>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <set>
 
 #include "commands.h"
+#include "compare_json.h"
 #include "compare_report.h"
 #include "compare_rows.h"
 #include "core/files.h"
@@ -32,32 +31,6 @@ void print_table(const std::vector<CompareRow>& rows, const CompareRow& referenc
     if (!r.failure.empty()) fmt::print("\n{} failed: {}\n", r.method, r.failure);
 }
 
-void save_json(const std::vector<CompareRow>& rows, const std::string& path) {
-  nlohmann::ordered_json out{{"rows", nlohmann::ordered_json::array()}};
-  const auto number = [](double value) {
-    return std::isfinite(value) ? nlohmann::ordered_json(value) : nlohmann::ordered_json(nullptr);
-  };
-  for (const CompareRow& r : rows) {
-    if (!r.failure.empty()) {
-      out["rows"].push_back({{"method", r.method}, {"error", r.failure}});
-      continue;
-    }
-    out["rows"].push_back({{"method", r.method},
-                           {"bits_per_weight", number(r.bits_per_weight)},
-                           {"file_bytes", r.file_bytes},
-                           {"peak_rss_bytes", r.peak_rss_bytes},
-                           {"perplexity", number(r.perplexity)},
-                           {"perplexity_error", number(r.perplexity_error)},
-                           {"perplexity_change_error", number(r.change_error)},
-                           {"kl_mean", number(r.kl_mean)},
-                           {"kl_error", number(r.kl_error)},
-                           {"prefill_tokens_per_s", number(r.prefill)},
-                           {"decode_tokens_per_s", number(r.decode)}});
-  }
-  // What a failure says may quote a file's bytes, which need not be UTF-8.
-  save_text(path, out.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
-}
-
 /// Of everything that is written, before minutes of work.
 void check_places(const CompareOptions& o) {
   std::vector<files::Output> outputs{{o.json, files::OutputKind::file, "--json"},
@@ -78,6 +51,8 @@ void run(CompareOptions o) {
     if (!parse_method(name).gguf.empty() && o.selects_layers())
       throw Error(ErrorCode::invalid_argument,
                   "'" + name + "' is of a GGUF file, which has every layer: leave --skip, --only and --lm-head out");
+  if (o.resume && o.json.empty())
+    throw Error(ErrorCode::invalid_argument, "--resume goes on with the rows that --json FILE keeps: say which file");
   check_places(o);
   (void)model::Config::load(o.model);
   format::refuse_no_text(o.text);
@@ -86,11 +61,16 @@ void run(CompareOptions o) {
     fs::create_directories(o.save, error);
     if (error) throw Error(ErrorCode::io, "cannot create the directory '" + o.save + "': " + error.message());
   }
-  const CompareResult result = compare_methods(o);
+  if (!o.json.empty() && !o.resume) refuse_unfinished(o.json);
+  const CompareSettings settings = o.json.empty() ? CompareSettings() : compare_settings(o);
+  const CompareResult found = o.resume ? load_rows(o.json, settings) : CompareResult();
+  const CompareResult result = compare_methods(o, found, [&](const CompareResult& so_far) {
+    if (!o.json.empty()) save_rows(o.json, settings, so_far, false);
+  });
   const auto& rows = result.rows;
   print_table(rows, result.reference);
   fmt::print("\n{}", comparison_legend(o, result));
-  if (!o.json.empty()) save_json(rows, o.json);
+  if (!o.json.empty()) save_rows(o.json, settings, result, !result.interrupted);
   if (!o.plot.empty()) {
     save_text(o.plot, comparison_chart(o, rows));
     fmt::print("Chart: {}\n", o.plot);
@@ -102,7 +82,8 @@ void run(CompareOptions o) {
   const auto failed = std::count_if(rows.begin(), rows.end(), [](const CompareRow& r) { return !r.failure.empty(); });
   if (result.interrupted)
     throw Error(ErrorCode::cancelled,
-                fmt::format("interrupted; {} of {} methods are finished and shown", rows.size(), o.methods.size()));
+                fmt::format("interrupted; {} of {} methods are finished and shown{}", rows.size(), o.methods.size(),
+                            o.json.empty() ? "" : "; --resume goes on with the rest"));
   if (failed > 0 || !result.reference.failure.empty())
     throw Error(ErrorCode::io, fmt::format("{} of {} methods failed; the reasons are above",
                                            std::max<std::ptrdiff_t>(failed, 1), o.methods.size()));
@@ -126,12 +107,18 @@ void add_compare_command(CLI::App& app) {
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
   c->add_option("--calibration", o->calibration, "Text that gptq-… and awq-… calibrate on (default: the embedded one)");
+  c->add_option("--samples", o->samples,
+                "Sequences of it that they take (default: 128; fewer are faster, and the methods less good)")
+      ->check(CLI::PositiveNumber);
+  c->add_option("--jobs", o->jobs, "Models gone through at once (default: as many as memory and threads allow)")
+      ->check(CLI::Range(1, 1024));
   c->add_option("--adapter", o->adapter, "LoRA adapter over every row's weights: a PEFT folder or a GGUF file");
   c->add_option("--skip", o->skip, "Layers left as they are, as quantize takes them; may be given again");
   c->add_option("--only", o->only, "Quantize only these layers, said the same way; --skip comes first");
   c->add_flag("--lm-head", o->lm_head, "Quantize lm_head too");
   c->add_option("--save", o->save, "Keep each quantized model, in a directory of its name in this one")->check(kNamed);
-  c->add_option("--json", o->json, "Write the rows as JSON")->check(kNamed);
+  c->add_option("--json", o->json, "Write the rows as JSON, whenever one is finished")->check(kNamed);
+  c->add_flag("--resume", o->resume, "Take the rows that --json has from an earlier run, and measure the others");
   c->add_option("--plot", o->plot, "Write a chart of perplexity against file size, as SVG")->check(kNamed);
   c->add_option("--report", o->report,
                 "Write a page with the table, the chart and a map of what each layer loses, as HTML")

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <functional>
 #include <limits>
 #include <string>
 #include <string_view>
@@ -14,7 +15,9 @@ struct CompareOptions {
   std::string model, text, json, plot, report, calibration, save, adapter;
   std::vector<std::string> methods, skip, only;
   std::size_t tokens = 32768, window = 512, stride = 512;
-  bool lm_head = false;
+  std::size_t samples = 0;  ///< Of the calibration text; 0: what each method takes by default.
+  int jobs = 0;             ///< Models gone through at once; 0: as many as memory and threads allow.
+  bool lm_head = false, resume = false;
 
   [[nodiscard]] bool selects_layers() const { return lm_head || !skip.empty() || !only.empty(); }
 };
@@ -42,9 +45,15 @@ struct CompareResult {
   bool interrupted = false;
 };
 
-/// Makes, evaluates and forgets each method's model, a process each. What fails is a row that says why; after Ctrl-C
-/// the rows that are finished are returned.
-CompareResult compare_methods(const CompareOptions& options);
+/// How many models can be gone through at once: no more than there are threads and models, each in the memory that the
+/// model takes in fp32, with the hidden states of the calibration and the logits of a window.
+int jobs_for(const CompareOptions& options);
+
+/// Makes, evaluates and forgets each method's model, a process each, but for the rows of `found`, which an earlier run
+/// left. What fails is a row that says why; after Ctrl-C the rows that are finished are returned. `on_rows` is called
+/// with all that there are whenever some are finished.
+CompareResult compare_methods(const CompareOptions& options, const CompareResult& found,
+                              const std::function<void(const CompareResult&)>& on_rows);
 
 /// Where what a method stores lies: a directory, or a file.
 std::filesystem::path place_of(const std::filesystem::path& folder, std::string_view method);

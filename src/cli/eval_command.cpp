@@ -16,7 +16,7 @@ namespace nibble::cli {
 namespace {
 
 struct Options {
-  std::string model, text, method, json, save_reference, reference, adapter;
+  std::string model, text, method, json, save_reference, reference, adapter, measure = "all";
   std::size_t window = 512, stride = 512, tokens = 0;
   bool quiet = false, int8_activations = false, head = false;
 };
@@ -36,23 +36,51 @@ double median(std::vector<double> v) {
 }
 
 struct Speed {
-  double prefill = 0, decode = 0;  ///< Tokens per second, medians of five runs.
+  double prefill = 0, decode = 0;  ///< Tokens per second, medians of up to five runs.
 };
 
+/// In about five seconds, or one run of a model that takes longer.
 Speed measure_speed(const engine::Model& model, std::span<const std::int32_t> ids) {
-  const std::size_t prompt = std::min<std::size_t>(256, ids.size()), steps = std::min<std::size_t>(32, ids.size());
-  engine::KvCache cache(model.config(), prompt + steps);
+  const std::size_t prompt = std::min<std::size_t>(256, ids.size());
+  const std::size_t most = std::min<std::size_t>(32, ids.size()), least = std::min<std::size_t>(4, most);
+  engine::KvCache cache(model.config(), prompt + most);
   std::vector<double> prefill, decode;
-  for (int run = 0; run < 5; ++run) {
+  const auto begin = std::chrono::steady_clock::now();
+  for (int run = 0; run == 0 || (run < 5 && seconds_since(begin) < 5); ++run) {
     cache.clear();
     auto start = std::chrono::steady_clock::now();
     (void)model.forward(ids.first(prompt), cache, true);
     prefill.push_back(static_cast<double>(prompt) / seconds_since(start));
     start = std::chrono::steady_clock::now();
-    for (std::size_t i = 0; i < steps; ++i) (void)model.forward(ids.subspan(i, 1), cache, true);
-    decode.push_back(static_cast<double>(steps) / seconds_since(start));
+    std::size_t done = 0;
+    for (; done < least || (done < most && seconds_since(start) < 2); ++done)
+      (void)model.forward(ids.subspan(done, 1), cache, true);
+    decode.push_back(static_cast<double>(done) / seconds_since(start));
   }
   return {median(prefill), median(decode)};
+}
+
+engine::Evaluation evaluate(const Options& o, const engine::Model& model, std::span<const std::int32_t> ids) {
+  ProgressBar bar("evaluating", o.quiet);
+  engine::EvaluateOptions options;
+  options.window = std::min(o.window, model.config().context);
+  options.stride = std::min(o.stride, options.window);
+  options.max_tokens = o.tokens;
+  options.progress = bar.callback();
+  options.save_reference = o.save_reference;
+  options.compare_reference = o.reference;
+  return engine::evaluate(model, ids, options);
+}
+
+void print_quality(const Options& o, const engine::Evaluation& e) {
+  fmt::print("perplexity          {:.4f}{} per token ({:.4f} bits), over {} predicted tokens\n", e.perplexity(),
+             plus_minus("{:.4f}", e.perplexity_error()), std::log2(e.perplexity()), e.predicted);
+  if (!o.reference.empty()) {
+    fmt::print("change of it        {:+.3f}{} %\n", 100 * e.perplexity_change(),
+               plus_minus("{:.3f}", 100 * e.perplexity_change_error()));
+    fmt::print("mean KL divergence  {:.6f}{} nats from the reference, over {} predictions\n", e.kl_mean(),
+               plus_minus("{:.6f}", e.kl_error), e.kl_predictions);
+  }
 }
 
 void run(const Options& o) {
@@ -72,43 +100,32 @@ void run(const Options& o) {
   const engine::Model model = with_adapter(engine::Model::load(o.model, load), o.adapter);
   for (const std::string& text : model.config().notes) note(text);
   const auto ids = read_tokens(o.model, text, o.tokens);
-  const Speed speed = measure_speed(model, ids);
-
-  ProgressBar bar("evaluating", o.quiet);
-  engine::EvaluateOptions options;
-  options.window = std::min(o.window, model.config().context);
-  options.stride = std::min(o.stride, options.window);
-  options.max_tokens = o.tokens;
-  options.progress = bar.callback();
-  options.save_reference = o.save_reference;
-  options.compare_reference = o.reference;
-  const engine::Evaluation e = engine::evaluate(model, ids, options);
-
-  nlohmann::ordered_json j{{"bits_per_weight", model.bits_per_weight()},
-                           {"peak_rss_bytes", peak_rss_bytes()},
-                           {"weight_bytes", model.weight_bytes()},
-                           {"perplexity", e.perplexity()},
-                           {"perplexity_error", e.perplexity_error()},
-                           {"predicted_tokens", e.predicted},
-                           {"kl_mean", e.kl_mean()},
-                           {"kl_error", e.kl_error},
-                           {"perplexity_change", e.perplexity_change()},
-                           {"perplexity_change_error", e.perplexity_change_error()},
-                           {"kl_predictions", e.kl_predictions},
-                           {"prefill_tokens_per_s", speed.prefill},
-                           {"decode_tokens_per_s", speed.decode}};
+  const bool times = o.measure != "quality", evaluates = o.measure != "speed";
+  nlohmann::ordered_json j{{"bits_per_weight", model.bits_per_weight()}, {"weight_bytes", model.weight_bytes()}};
+  Speed speed;
+  if (times) speed = measure_speed(model, ids);
+  engine::Evaluation e;
+  if (evaluates) {
+    e = evaluate(o, model, ids);
+    j["perplexity"] = e.perplexity();
+    j["perplexity_error"] = e.perplexity_error();
+    j["predicted_tokens"] = e.predicted;
+    j["kl_mean"] = e.kl_mean();
+    j["kl_error"] = e.kl_error;
+    j["perplexity_change"] = e.perplexity_change();
+    j["perplexity_change_error"] = e.perplexity_change_error();
+    j["kl_predictions"] = e.kl_predictions;
+  }
+  if (times) {
+    j["prefill_tokens_per_s"] = speed.prefill;
+    j["decode_tokens_per_s"] = speed.decode;
+  }
+  j["peak_rss_bytes"] = peak_rss_bytes();
   if (!o.json.empty()) save_text(o.json, j.dump(2) + "\n");
   if (o.quiet) return;
-  fmt::print("perplexity          {:.4f}{} per token ({:.4f} bits), over {} predicted tokens\n", e.perplexity(),
-             plus_minus("{:.4f}", e.perplexity_error()), std::log2(e.perplexity()), e.predicted);
-  if (!o.reference.empty()) {
-    fmt::print("change of it        {:+.3f}{} %\n", 100 * e.perplexity_change(),
-               plus_minus("{:.3f}", 100 * e.perplexity_change_error()));
-    fmt::print("mean KL divergence  {:.6f}{} nats from the reference, over {} predictions\n", e.kl_mean(),
-               plus_minus("{:.6f}", e.kl_error), e.kl_predictions);
-  }
+  if (evaluates) print_quality(o, e);
   fmt::print("bits per weight     {:.3f} in the blocks' linear layers\n", model.bits_per_weight());
-  fmt::print("speed               {:.0f} tokens/s prefill, {:.0f} decode\n", speed.prefill, speed.decode);
+  if (times) fmt::print("speed               {:.0f} tokens/s prefill, {:.0f} decode\n", speed.prefill, speed.decode);
   fmt::print("memory              {} of weights, {} at the peak of the process\n", megabytes(model.weight_bytes()),
              megabytes(peak_rss_bytes()));
 }
@@ -134,6 +151,9 @@ void add_eval_command(CLI::App& app) {
   c->add_option("--save-reference", o->save_reference, "Write this model's log-probabilities, to compare others with")
       ->check(kNamed);
   c->add_option("--reference", o->reference, "Measure KL divergence from log-probabilities saved before");
+  c->add_option("--measure", o->measure, "quality (perplexity and divergence), speed, or all")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"quality", "speed", "all"}));
   c->add_option("--json", o->json, "Write the figures as JSON")->check(kNamed);
   c->add_flag("--quiet", o->quiet, "Print nothing on success");
   c->callback([o] { run(*o); });

@@ -7,6 +7,7 @@
 #include "core/files.h"
 #include "core/typed_buffer.h"
 #include "directory.h"
+#include "fingerprint.h"
 #include "gguf_checkpoint.h"
 #include "gguf_directory.h"
 #include "gguf_weights.h"
@@ -21,27 +22,6 @@ namespace fs = std::filesystem;
 using Kind = CalibratedMethod::Kind;
 
 constexpr const char* kDigestKey = "nibble.calibration";
-
-/// The configuration, and of each tensor its name, type, shape, and the bytes at both its ends.
-std::string hash_of_model(const fs::path& from, const Checkpoint& checkpoint) {
-  Hash hash;
-  hash.add(config_json(from));
-  const auto add = [&](std::string_view name, std::string_view type, const auto& shape, const Buffer& bytes) {
-    hash.add(name);
-    hash.add(type);
-    hash.add(std::as_bytes(std::span(shape)));
-    const std::size_t end = std::min<std::size_t>(bytes.size(), 4096);
-    hash.add({bytes.data(), end});
-    hash.add({bytes.data() + bytes.size() - end, end});
-  };
-  if (is_gguf(from)) {  // as stored: decoding all of it would take long
-    const GgufFile file(from);
-    for (const GgufTensor& t : file.tensors()) add(t.name, t.type_name(), t.shape, file.data(t));
-  } else {
-    for (const TensorInfo& t : checkpoint.tensors()) add(t.name, name_of(t.type), t.shape, checkpoint.data(t.name));
-  }
-  return hash.text();
-}
 
 /// Of a manifest.
 std::string digest(const CalibrationSink::Manifest& manifest) {
@@ -212,7 +192,7 @@ void CalibratedCheckpoint::choose_layout(CalibrationPlan& plan, const CalibrateO
 CalibrationSink::Manifest CalibratedCheckpoint::manifest(const CalibrationPlan& plan,
                                                          std::span<const std::int32_t> ids) const {
   CalibrationSink::Manifest out = plan.manifest(ids);
-  out["model"] = hash_of_model(from_, checkpoint_);
+  out["model"] = fingerprint(from_, checkpoint_);
   out["format"] = std::string(name_of(layout_));
   return out;
 }
