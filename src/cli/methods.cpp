@@ -13,9 +13,20 @@ std::string_view stored_name(std::string_view name) {
 
 namespace {
 
+bool is_spec(std::string_view name) {
+  try {
+    (void)QuantSpec::parse(name);
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
 /// Fills in what the name says of a GGUF file; false: it is of none.
 bool parse_gguf(std::string_view name, Method& method) {
-  constexpr std::string_view gptq = "gptq-", imatrix = "-imatrix", mix = "mix-", plan = "plan-";
+  constexpr std::string_view own = "gguf-", gptq = "gptq-", imatrix = "-imatrix", mix = "mix-", plan = "plan-";
+  const bool says_so = name.starts_with(own);
+  if (says_so) name.remove_prefix(own.size());
   const bool solves = name.starts_with(gptq), weighs = name.ends_with(imatrix);
   if (solves && weighs) return false;
   if (solves) name.remove_prefix(gptq.size());
@@ -31,6 +42,8 @@ bool parse_gguf(std::string_view name, Method& method) {
     return model::find_gguf_mix(name) != nullptr && told("--mix", name);
   }
   if (name.starts_with(plan)) return !weighs && told("--target-bits", name.substr(plan.size()));
+  // "mxfp4" is the scheme of that name, of which a directory is made.
+  if (!says_so && !solves && !weighs && is_spec(name)) return false;
   if (const auto type = parse_block_type(name)) return can_encode(*type) && !is_float(*type) && told("--type", name);
   return model::find_gguf_mix(name) != nullptr && told("--mix", name);
 }
@@ -66,7 +79,8 @@ Method parse_method(std::string_view name) {
             "nf4, nf4-dq, fp4, dynamic8, fp8, mxfp4, mxfp6, mxfp8, nvfp4, gptq-<bits>-g<size> (gptq-4-g128-act), "
             "awq-<bits>-g<size> (awq-4-g128); of "
             "GGUF "
-            "a type or a mix (q4_k, q4_k_m; mix-q2_k), with -imatrix behind or gptq- before it, and plan-<bits>; an "
+            "a type or a mix (q4_k, q4_k_m; mix-q2_k; gguf-mxfp4), with -imatrix behind or gptq- before it, and "
+            "plan-<bits>; an "
             "integer or a 4-bit one with +a8 (int4-g32-sym+a8, nf4+a8) multiplies by 8-bit activations");
   }
 }

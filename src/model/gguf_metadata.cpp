@@ -21,6 +21,7 @@ std::uint32_t file_type(BlockType type) {
     case BlockType::iq4_nl: return 25;
     case BlockType::iq4_xs: return 30;
     case BlockType::bf16: return 32;
+    case BlockType::mxfp4: return 38;
     default: return 0;
   }
 }

@@ -51,7 +51,8 @@ Group group_of(const Block& b, std::size_t g) {
       out.codes.push_back(b.codes[i]);
     else if constexpr (requires { b.table(); }) out.codes.push_back(b.table()[b.code(i)]);
     else if constexpr (requires { b.level(i); }) out.codes.push_back(b.level(i));
-    else if constexpr (std::is_same_v<Block, blocks::TQ1_0> || std::is_same_v<Block, blocks::TQ2_0>)
+    else if constexpr (std::is_same_v<Block, blocks::TQ1_0> || std::is_same_v<Block, blocks::TQ2_0> ||
+                       std::is_same_v<Block, blocks::Q1_0> || std::is_same_v<Block, blocks::Q2_0>)
       out.codes.push_back(b.code(i) - 1);
     else if constexpr (std::is_same_v<Block, blocks::Q4_0>) out.codes.push_back(blocks::split_nibble(b.codes, i) - 8);
     else if constexpr (std::is_same_v<Block, blocks::Q5_0>) out.codes.push_back(b.code(i) - 16);
@@ -264,6 +265,7 @@ double bits_in_memory(BlockType type) {
     case BlockType::q2_k: return 2 + 2 * 8.0 / 16 + 32.0 / 256;
     case BlockType::q3_k: return 4 + 8.0 / 16 + 16.0 / 256;
     case BlockType::tq1_0: return 2 + 16.0 / 256;
+    case BlockType::q1_0: return 2 + 16.0 / 128;
     case BlockType::mxfp4: return 4 + 16.0 / 32;
     case BlockType::nvfp4: return 4 + 16.0 / 16;
     case BlockType::iq1_s:

@@ -105,11 +105,15 @@ TEST(Compare, GgufFilesAreRows) {
   const TemporaryFolder folder;
   const auto calibration = (folder / "text.txt").string(), kept = (folder / "kept").string();
   std::ofstream(calibration) << std::string(600, 'a') + std::string(600, 'b');
-  const auto outcome = run("compare --methods q4_k,q4_0-imatrix,Q3_K_M,gptq-q4_0,q8_0+a8 --tokens 512 --calibration " +
+  const auto outcome = run("compare --methods q4_k,q4_0-imatrix,Q3_K_M,gptq-q4_0,q8_0+a8,gguf-mxfp4,mxfp4,gptq-mxfp4 --tokens 512 --calibration " +
                            calibration + " --save " + kept + " --json " + (folder / "c.json").string());
   ASSERT_EQ(outcome.status, 0) << outcome.text;
   const auto rows = read_json(folder / "c.json")["rows"];
-  ASSERT_EQ(rows.size(), 5u);
+  ASSERT_EQ(rows.size(), 8u);
+  EXPECT_EQ(rows[5]["bits_per_weight"].get<double>(), 4.25);
+  EXPECT_EQ(rows[5]["file_bytes"].get<std::size_t>(), fs::file_size(folder / "kept" / "gguf-mxfp4.gguf"));
+  EXPECT_TRUE(fs::is_directory(folder / "kept" / "mxfp4")) << "the scheme of that name";
+  EXPECT_LT(rows[7]["kl_mean"].get<double>(), rows[5]["kl_mean"].get<double>());
   EXPECT_EQ(rows[0]["bits_per_weight"].get<double>(), 4.5);
   EXPECT_EQ(rows[0]["file_bytes"].get<std::size_t>(), fs::file_size(folder / "kept" / "q4_k.gguf"));
   EXPECT_GT(rows[2]["kl_mean"].get<double>(), rows[0]["kl_mean"].get<double>());

@@ -178,6 +178,8 @@ int main() {
   read_blocks<nibble::blocks::TQ2_0>("TQ2_0");
   read_blocks<nibble::blocks::MXFP4>("MXFP4");
   read_blocks<nibble::blocks::NVFP4>("NVFP4");
+  read_blocks<nibble::blocks::Q1_0>("Q1_0");
+  read_blocks<nibble::blocks::Q2_0>("Q2_0");
   check_own<nibble::Codebook<ternary_and_more>>("a codebook of 3 bits", {block, 50});
   check_own<SignAndSize>("a scheme of 2 bits", {group, 24});
   return 0;

@@ -120,6 +120,7 @@ TEST_P(EveryBlockType, TheErrorOfEncodingIsThatOfItsBits) {
                       : type == BlockType::iq4_nl || type == BlockType::iq4_xs                        ? 4
                       : type == BlockType::q5_0 || type == BlockType::q5_1 || type == BlockType::q5_k ? 5
                       : type == BlockType::q2_k                                                       ? 2.3
+                      : type == BlockType::mxfp4                                                      ? 3.9
                       : type == BlockType::q3_k                                                       ? 3
                       : type == BlockType::q6_k                                                       ? 6
                                                                                                       : 8;
@@ -178,7 +179,8 @@ TEST(BlockMatrix, RefusesWhatItCannotHold) {
     expect_error(ErrorCode::non_finite, "'w', row 1, column 40: the value is NaN", [&] { encode(NAN, type); });
     expect_error(ErrorCode::non_finite, "'w', row 1, column 40: the value is -infinity",
                  [&] { encode(-INFINITY, type); });
-    if (type == BlockType::f32 || type == BlockType::bf16) EXPECT_NO_THROW(encode(1e38f, type));
+    if (type == BlockType::f32 || type == BlockType::bf16 || type == BlockType::mxfp4)
+      EXPECT_NO_THROW(encode(1e38f, type));
     else expect_error(ErrorCode::non_finite, "f16 cannot hold the scale", [&] { encode(1e38f, type); });
     EXPECT_NO_THROW(encode(1e-44f, type)) << name_of(type);
   }
@@ -187,6 +189,50 @@ TEST(BlockMatrix, RefusesWhatItCannotHold) {
   BlockMatrix m = BlockMatrix::allocate(BlockType::q8_0, 2, 64);
   m.rows = 3;
   expect_error(ErrorCode::corrupt_file, "'w' (Q8_0, 3 × 64): it has 136 bytes", [&] { m.validate("w"); });
+}
+
+TEST(BlockMatrix, ThePowerOfMxfp4IsTheBestOfTheThreeThatMayBe) {
+  const auto error_of = [](const float* x, const float* weights, int e) {
+    blocks::MXFP4 b{};
+    b.e = static_cast<std::uint8_t>(e);
+    double error = 0;
+    for (std::size_t i = 0; i < 32; ++i) {  // the nearest of all fifteen, looked for one by one
+      float least = INFINITY;
+      for (const int level : blocks::doubled_e2m1_table())
+        least = std::min(least, std::abs(x[i] - static_cast<float>(level) * b.scale()));
+      error += static_cast<double>(weights[i]) * static_cast<double>(least) * static_cast<double>(least);
+    }
+    return error;
+  };
+  int larger = 0, smaller = 0;
+  for (unsigned seed = 0; seed < 200; ++seed) {
+    const auto x = testing_support::normal(32, seed, 0.05f);
+    auto weights = testing_support::normal(32, seed + 1000, 1);
+    for (float& w : weights) w = w * w * (seed % 2 == 0 ? 1.0f : w * w);
+    const std::vector<float> ones(32, 1.0f);
+    for (const bool weighs : {false, true}) {
+      const std::vector<float>& counts = weighs ? weights : ones;
+      blocks::MXFP4 b;
+      const bool fits = weighs
+                            ? encode_block(BlockType::mxfp4, x.data(), counts.data(), reinterpret_cast<std::byte*>(&b))
+                            : encode_block(BlockType::mxfp4, x.data(), reinterpret_cast<std::byte*>(&b));
+      ASSERT_TRUE(fits);
+      float most = 0;
+      for (const float v : x) most = std::max(most, std::abs(v));
+      const int middle = std::ilogb(most) + 125;
+      larger += b.e > middle ? 1 : 0;
+      smaller += b.e < middle ? 1 : 0;
+      float out[32];
+      blocks::decode(b, out);
+      double error = 0;
+      for (std::size_t i = 0; i < 32; ++i)
+        error += static_cast<double>(counts[i]) * std::pow(static_cast<double>(x[i] - out[i]), 2);
+      for (const int e : {middle - 1, middle, middle + 1})
+        EXPECT_LE(error, error_of(x.data(), counts.data(), e) * (weighs ? 1.02 : 1.00001)) << seed << " " << e;
+    }
+  }
+  EXPECT_GT(larger, 10);
+  EXPECT_GT(smaller, 0) << "where the largest value counts for little";
 }
 
 TEST(BlockMatrix, EncodersTakeAnyFiniteValue) {

@@ -7,8 +7,8 @@
 //   Q3_K → int3-g16-sym-f32    Q6_K → int6-g16-sym-f32    Q8_K → int8-g256-sym-f32    (two-level scales multiplied out)
 //
 // The others have no such form: a real-valued minimum (Q4_1, Q5_1, Q2_K, Q4_K, Q5_K), a table of their own (IQ4, MXFP4,
-// NVFP4), points of a lattice (IQ1, IQ2, IQ3), another zero point (TQ1_0, TQ2_0). The CPU backends multiply their codes
-// all the same (Backend::matmul).
+// NVFP4), points of a lattice (IQ1, IQ2, IQ3), another zero point (TQ1_0, TQ2_0, Q1_0, Q2_0). The CPU backends
+// multiply their codes all the same (Backend::matmul).
 #pragma once
 
 #include <cstddef>

@@ -54,6 +54,8 @@ enum class BlockType : std::uint32_t {
   tq2_0 = 35,
   mxfp4 = 39,
   nvfp4 = 40,
+  q1_0 = 41,
+  q2_0 = 42,
 };
 
 inline constexpr std::array kBlockTypes{
@@ -61,7 +63,7 @@ inline constexpr std::array kBlockTypes{
     BlockType::q5_1,    BlockType::q8_0,   BlockType::q2_k,   BlockType::q3_k,    BlockType::q4_k,  BlockType::q5_k,
     BlockType::q6_k,    BlockType::q8_k,   BlockType::iq4_nl, BlockType::iq4_xs,  BlockType::iq1_s, BlockType::iq1_m,
     BlockType::iq2_xxs, BlockType::iq2_xs, BlockType::iq2_s,  BlockType::iq3_xxs, BlockType::iq3_s, BlockType::tq1_0,
-    BlockType::tq2_0,   BlockType::mxfp4,  BlockType::nvfp4};
+    BlockType::tq2_0,   BlockType::mxfp4,  BlockType::nvfp4,  BlockType::q1_0,    BlockType::q2_0};
 
 namespace blocks {
 
@@ -119,6 +121,8 @@ constexpr decltype(auto) visit_block(BlockType type, Visitor&& visit) {
     case BlockType::tq2_0: return visit(blocks::TQ2_0{});
     case BlockType::mxfp4: return visit(blocks::MXFP4{});
     case BlockType::nvfp4: return visit(blocks::NVFP4{});
+    case BlockType::q1_0: return visit(blocks::Q1_0{});
+    case BlockType::q2_0: return visit(blocks::Q2_0{});
     case BlockType::f32: break;
   }
   return visit(blocks::One<float>{});
@@ -156,15 +160,18 @@ std::optional<BlockType> parse_block_type(std::string_view name);
 /// Decodes whole blocks: `count` is a multiple of block_size(type). `from` needs no alignment.
 void decode_blocks(BlockType type, const std::byte* from, std::size_t count, float* to);
 
-/// Whether encode_block knows the type: all but Q8_K, which only ever holds activations, and those that a device does
-/// not decode (points of a lattice, ternary values, 4-bit floats), which are only read.
+/// Whether encode_block knows the type: all but Q8_K, which only ever holds activations, and those that are only read:
+/// points of a lattice, one bit and ternary values, and NVFP4, whose scales depend on the whole tensor.
 constexpr bool can_encode(BlockType type) {
-  return type != BlockType::q8_k && !visit_block(type, [](auto block) { return is_host_only<decltype(block)>; });
+  return is_float(type) || visit_block(type, [](auto block) {
+           return requires(const std::uint8_t* codes) { block.set_codes(codes); };
+         });
 }
 
 /// Encodes one block of finite values. False if a scale or minimum is too large for f16: nothing useful is written
 /// then.
 ///   F32, F16, BF16                  rounded half to even; F16 is false beyond 65504
+///   MXFP4                           the best of three powers of two around ggml's; never false
 ///   Q4_0, Q4_1, Q5_0, Q5_1, Q8_0    bit for bit ggml's reference quantizers (scheme/gguf_encode.h)
 ///   the others                      least squared error, by the searches of scheme/impl/gguf_fit.h
 bool encode_block(BlockType type, const float* values, std::byte* to);

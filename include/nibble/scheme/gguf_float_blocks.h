@@ -1,6 +1,8 @@
-// GGUF's blocks of ternary values and of 4-bit floats. Little-endian, packed as drawn; scheme/gguf_blocks.h says what
-// is common to all blocks.
+// GGUF's blocks of one bit, of ternary values and of 4-bit floats. Little-endian, packed as drawn; scheme/gguf_blocks.h
+// says what is common to all blocks.
 //
+//   Q1_0     d f16 | codes 16              −d or, where the bit is set, d   128 values, eight a byte
+//   Q2_0     d f16 | codes 16              (code − 1)·d             64 values, four a byte
 //   TQ1_0    codes 48 | rest 4 | d f16     (code − 1)·d             256 values, five base-3 digits a byte
 //   TQ2_0    codes 64 | d f16              (code − 1)·d             256 values, two bits each, as Q2_K's
 //   MXFP4    e u8 | codes 16               table[code]·2^(e − 128)  32 values, codes as Q4_0's
@@ -21,6 +23,39 @@
 #include "nibble/scheme/gguf_super_blocks.h"
 
 namespace nibble::inline NIBBLE_ABI::blocks {
+
+struct Q1_0 {
+  static constexpr std::string_view name = "Q1_0";
+  static constexpr std::size_t size = 128, group = size;
+  static constexpr bool host_only = true;
+  f16 d;
+  std::uint8_t codes[16];
+  /// 0 or 2, so that the value is (code − 1)·d, as that of the other types here.
+  [[nodiscard]] constexpr std::uint8_t code(std::size_t i) const {
+    return static_cast<std::uint8_t>((codes[i / 8] >> (i % 8) & 1) * 2);
+  }
+  template <std::size_t N>
+  constexpr void decode_run(std::size_t first, float* out) const {
+    const auto scale = static_cast<float>(d);
+    for (std::size_t i = 0; i < N; ++i) out[i] = code(first + i) == 0 ? -scale : scale;
+  }
+};
+
+struct Q2_0 {
+  static constexpr std::string_view name = "Q2_0";
+  static constexpr std::size_t size = 64, group = size;
+  static constexpr bool host_only = true;
+  f16 d;
+  std::uint8_t codes[16];
+  [[nodiscard]] constexpr std::uint8_t code(std::size_t i) const {
+    return static_cast<std::uint8_t>(codes[i / 4] >> (2 * (i % 4)) & 3);
+  }
+  template <std::size_t N>
+  constexpr void decode_run(std::size_t first, float* out) const {
+    const auto scale = static_cast<float>(d);
+    for (std::size_t i = 0; i < N; ++i) out[i] = static_cast<float>(code(first + i) - 1) * scale;
+  }
+};
 
 struct TQ1_0 {
   static constexpr std::string_view name = "TQ1_0";
@@ -72,6 +107,7 @@ struct MXFP4 {
   std::uint8_t e;
   std::uint8_t codes[16];
   [[nodiscard]] constexpr std::uint8_t code(std::size_t i) const { return split_nibble(codes, i); }
+  constexpr void set_codes(const std::uint8_t* values) { set_split_nibbles(codes, values); }
   static constexpr std::array<std::int8_t, 16> table() { return doubled_e2m1_table(); }
   /// 2^(e − 128), what multiplies the table's entries: exact as bf16, too, where the least two are subnormal.
   [[nodiscard]] constexpr float scale() const {
@@ -105,6 +141,7 @@ struct NVFP4 {
   }
 };
 
+static_assert(sizeof(Q1_0) == 18 && sizeof(Q2_0) == 18);
 static_assert(sizeof(TQ1_0) == 54 && sizeof(TQ2_0) == 66 && sizeof(MXFP4) == 17 && sizeof(NVFP4) == 36);
 
 }  // namespace nibble::inline NIBBLE_ABI::blocks

@@ -50,6 +50,10 @@ inline constexpr BlockForm block_form<blocks::MXFP4>{kernels::kTableBits, 128, f
 template <>
 inline constexpr BlockForm block_form<blocks::NVFP4>{kernels::kTableBits, 128, false, false, ScaleType::f16, true};
 template <>
+inline constexpr BlockForm block_form<blocks::Q1_0>{2, 1, false, false};
+template <>
+inline constexpr BlockForm block_form<blocks::Q2_0>{2, 1, false, false};
+template <>
 inline constexpr BlockForm block_form<blocks::TQ1_0>{2, 1, false, false};
 template <>
 inline constexpr BlockForm block_form<blocks::TQ2_0>{2, 1, false, false};

@@ -60,6 +60,27 @@ struct TableLevels {
   }
 };
 
+/// E2M1's, doubled: MXFP4's.
+struct FloatLevels {
+  static constexpr float low = -12, high = 12;
+  static float nearest(float t) {
+    constexpr auto table = blocks::doubled_e2m1_table();
+    const float size = magnitude(t);
+    float level = 0;
+    for (std::size_t i = 1; i < table.size() / 2; ++i) {
+      const float below = table[i - 1], here = table[i];
+      level += size > (below + here) / 2 ? here - below : 0.0f;
+    }
+    return t < 0 ? -level : level;
+  }
+  static std::uint8_t code(float level) {
+    constexpr auto table = blocks::doubled_e2m1_table();
+    std::uint8_t code = 0;
+    while (static_cast<float>(table[code]) < magnitude(level)) ++code;
+    return level < 0 ? static_cast<std::uint8_t>(code + table.size() / 2) : code;
+  }
+};
+
 inline float total(const float (&lanes)[kLanes]) {
   float sum = 0;
   for (const float lane : lanes) sum += lane;

@@ -1,4 +1,5 @@
-// The searches themselves, for blocks of four kinds: 32 values or a super-block, with a minimum or without.
+// The searches themselves, for blocks of five kinds: 32 values or a super-block, with a minimum or
+// without, and 32 values and a power of two.
 //
 // A super-block goes this way: each group is fitted alone with real-valued parameters, these are rounded to the block's
 // f16 steps and small integers, then repaired. Repairing looks, for the steps as stored, at the integers around each
@@ -33,6 +34,8 @@ struct LevelsOf<blocks::Q8_0> : Integers<-127, 127> {
 };
 template <>
 struct LevelsOf<blocks::IQ4_NL> : TableLevels {};
+template <>
+struct LevelsOf<blocks::MXFP4> : FloatLevels {};
 template <>
 struct LevelsOf<blocks::Q3_K> : Integers<-4, 3> {};
 template <>
@@ -105,6 +108,33 @@ bool fit_small_step(const float* x, Weights w, Block& block) {
     std::copy_n(tried, Block::size, levels);
   }
   block.d = d;
+  set_codes(levels, block);
+  return true;
+}
+
+// ---- 32 values and a power of two: MXFP4
+
+/// The largest value decides ggml's exponent e, with which it becomes 4 to 8 and is cut to 6. One more keeps it whole;
+/// one less serves the others, where they count more. 1 … 253 are tried: of 0 the step has no finite inverse, and with
+/// more no float needs it.
+template <class Block, class Weights>
+bool fit_power(const float* x, Weights w, Block& block) {
+  using Levels = LevelsOf<Block>;
+  const float most = most_magnitude(x, Block::size);
+  if (most == 0) return true;
+  const int middle = std::ilogb(most) - 2 + 127;
+  float levels[Block::size], tried[Block::size], least = 0;
+  bool first = true;
+  for (const int e : {middle, middle + 1, middle - 1}) {
+    Block next;
+    next.e = static_cast<std::uint8_t>(std::clamp(e, 1, 253));
+    const float error = assign<Levels>(x, w, Block::size, next.scale(), 0, tried);
+    if (!first && !(error < least)) continue;
+    first = false;
+    least = error;
+    block.e = next.e;
+    std::copy_n(tried, Block::size, levels);
+  }
   set_codes(levels, block);
   return true;
 }
@@ -313,10 +343,9 @@ bool fit_super_step(const float* x, Weights w, Block& block) {
   return true;
 }
 
-/// Encodes a block by the search of its kind. False if a scale or minimum is too large for f16.
+/// A block whose scales are multiples of an f16. False if one is too large for it.
 template <class Block, class Weights>
-bool encode(const float* x, Weights w, Block& block) {
-  block = {};
+bool fit_f16(const float* x, Weights w, Block& block) {
   switch (extent_of<Block>(x)) {
     case Extent::too_large: return false;
     case Extent::zero: return true;
@@ -326,6 +355,14 @@ bool encode(const float* x, Weights w, Block& block) {
   else if constexpr (requires { block.set_group_scales(nullptr); }) return fit_super_step(x, w, block);
   else if constexpr (requires { block.m; }) return fit_small_line(x, w, block);
   else return fit_small_step(x, w, block);
+}
+
+/// Encodes a block by the search of its kind. False if a scale or minimum is too large for f16.
+template <class Block, class Weights>
+bool encode(const float* x, Weights w, Block& block) {
+  block = {};
+  if constexpr (requires { block.e; }) return fit_power(x, w, block);
+  else return fit_f16(x, w, block);
 }
 
 /// The types that encode() knows.

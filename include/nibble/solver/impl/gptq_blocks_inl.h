@@ -24,6 +24,7 @@ fit::Line line_of(const Block& b, std::size_t group) {
   else if constexpr (requires { b.group_scale(group); })
     return {static_cast<float>(b.d) * static_cast<float>(b.group_scale(group)), 0};
   else if constexpr (requires { b.m; }) return {static_cast<float>(b.d), -static_cast<float>(b.m)};
+  else if constexpr (requires { b.scale(); }) return {b.scale(), 0};
   else return {static_cast<float>(b.d), 0};
 }
 
