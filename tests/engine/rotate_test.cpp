@@ -9,8 +9,11 @@
 #include <nlohmann/json.hpp>
 
 #include "nibble/engine/model.h"
+#include "nibble/model/export_gguf.h"
 #include "nibble/model/quantize.h"
+#include "tests/support/embedded_model.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/golden_model.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_model.h"
 
@@ -267,6 +270,28 @@ TEST_F(Llama, QuantizedModelsAreRefused) {
   (void)quantize_model(from, folder_ / "codes", o);
   expect_error(ErrorCode::invalid_argument, "is quantized already",
                [&] { (void)rotate_model(folder_ / "codes", folder_ / "out", options(true, true, true)); });
+}
+
+// Gemma 2's norms are stored as 1 + w in GGUF files, and Llama's rows of query and key in another order.
+TEST(Rotate, GgufFilesAreModelsLikeOthers) {
+  const TemporaryFolder folder;
+  for (const std::string name : {"gqa_tied", "gemma2", "phi3"}) {
+    const fs::path from = fs::path(NIBBLE_TEST_DATA "/golden") / name, gguf = folder / (name + ".gguf");
+    testing_support::copy_with_tokenizer(from, folder / (name + "-in"));
+    (void)export_gguf(folder / (name + "-in"), gguf, {.type = BlockType::f32});
+    const bool r1 = name != "gemma2";
+    const RotateReport report = rotate_model(gguf, folder / name, options(true, r1, true));
+    EXPECT_EQ(report.r1_order != 0, r1);
+    EXPECT_LT(difference(logits(folder / name), logits(from)), 1e-5) << name;
+  }
+}
+
+TEST(Rotate, WhatGgufFilesHoldInBlocksIsDecodedAndSaidSo) {
+  const TemporaryFolder folder;
+  (void)export_gguf(testing_support::kEmbeddedModel, folder / "q8.gguf", {.type = BlockType::q8_0});
+  const RotateReport report = rotate_model(folder / "q8.gguf", folder / "out", options(true, true, true));
+  ASSERT_EQ(report.notes.size(), 1u);
+  EXPECT_NE(report.notes[0].find("Q8_0"), std::string::npos) << report.notes[0];
 }
 
 }  // namespace
