@@ -34,6 +34,7 @@ void add_qat_command(CLI::App& app);
 void add_inspect_command(CLI::App& app);
 void add_memory_command(CLI::App& app);
 void add_merge_command(CLI::App& app);
+void add_rotate_command(CLI::App& app);
 void add_recommend_command(CLI::App& app);
 
 /// Where the embedded model and its texts lie: $NIBBLE_DATA, else the source tree the tool was built from.

@@ -43,14 +43,23 @@ void check_places(const CompareOptions& o) {
   check_given_outputs(outputs, {o.model, o.text, o.calibration, o.adapter, example_data() / "calibration.txt"});
 }
 
+void check_method(const CompareOptions& o, const Method& method) {
+  if (!method.gguf.empty() && o.selects_layers())
+    throw Error(
+        ErrorCode::invalid_argument,
+        "'" + method.name + "' is of a GGUF file, which has every layer: leave --skip, --only and --lm-head out");
+  if (method.rotation != Rotation::none && !o.adapter.empty())
+    throw Error(ErrorCode::invalid_argument, "'" + method.name +
+                                                 "' turns the weights that --adapter was trained over; "
+                                                 "merge the adapter into the model first: nibble merge");
+}
+
 void run(CompareOptions o) {
   if (o.model.empty()) o.model = (example_data() / "austen-5m").string();
   if (o.text.empty()) o.text = (example_data() / "evaluation.txt").string();
   if (o.methods.empty()) o.methods = default_methods();
   for (const auto& name : o.methods)  // before minutes of work
-    if (!parse_method(name).gguf.empty() && o.selects_layers())
-      throw Error(ErrorCode::invalid_argument,
-                  "'" + name + "' is of a GGUF file, which has every layer: leave --skip, --only and --lm-head out");
+    check_method(o, parse_compared_method(name));
   if (o.resume && o.json.empty())
     throw Error(ErrorCode::invalid_argument, "--resume goes on with the rows that --json FILE keeps: say which file");
   check_places(o);
@@ -98,7 +107,7 @@ void add_compare_command(CLI::App& app) {
   c->add_option(
        "--methods", o->methods,
        "Comma-separated, for example fp32,int8,int4-g128-sym,nf4-dq,gptq-4-g128,q4_k_m,gptq-q4_k_m (default: those of "
-       "the README)")
+       "the README); +fold or +rot behind one that is of no GGUF file: of the model with its norms folded, or rotated")
       ->delimiter(',');
   c->add_option("--text", o->text, "Text to predict (default: the embedded evaluation text)");
   c->add_option("--tokens", o->tokens, "Use only the first so many tokens (0: all)")->capture_default_str();

@@ -126,7 +126,8 @@ std::string comparison_legend(const CompareOptions& o, const CompareResult& resu
   const CompareRow& reference = result.reference;
   std::string out = fmt::format(
       "bits/weight: linear layers of the blocks, scales included; embeddings, norms{} stay as they are. "
-      "+a8: activations in 8 bits, too.\n",
+      "+a8: activations in 8 bits, too. +fold: norms folded first; +rot: and weights rotated, in a copy of fp32 whose "
+      "head is a matrix of its own.\n",
       o.lm_head            ? " (and what --skip and --only leave)"
       : o.selects_layers() ? ", lm_head and what --skip and --only leave"
                            : " and lm_head");

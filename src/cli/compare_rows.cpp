@@ -185,7 +185,7 @@ class Comparison {
 }  // namespace
 
 fs::path place_of(const fs::path& folder, std::string_view method) {
-  return folder / (std::string(stored_name(method)) + (parse_method(method).gguf.empty() ? "" : ".gguf"));
+  return folder / (std::string(stored_name(method)) + (parse_compared_method(method).gguf.empty() ? "" : ".gguf"));
 }
 
 int jobs_for(const CompareOptions& o) {

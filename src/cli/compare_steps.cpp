@@ -93,7 +93,7 @@ CompareRow CompareSteps::reference() {
 std::vector<CompareRow> CompareSteps::rows(const std::vector<std::string>& methods) {
   const fs::path copy = copy_of(methods.front());
   const Forget forget(o_.save.empty() ? copy : fs::path());
-  const std::string failure = failure_in([&] { make(parse_method(methods.front()), copy); });
+  const std::string failure = failure_in([&] { make(parse_compared_method(methods.front()), copy); });
   std::vector<CompareRow> out;
   for (const std::string& name : methods) {
     CompareRow row;
@@ -107,7 +107,8 @@ std::vector<CompareRow> CompareSteps::rows(const std::vector<std::string>& metho
 
 CompareRow CompareSteps::attempt(const std::string& method, bool reference) {
   CompareRow row;
-  const std::string failure = failure_in([&] { row = measure(parse_method(method), copy_of(method), reference); });
+  const std::string failure =
+      failure_in([&] { row = measure(parse_compared_method(method), copy_of(method), reference); });
   if (!failure.empty()) row.failure = failure;
   else if (!std::isfinite(row.perplexity)) row.failure = "its perplexity is no finite number";
   return row;
@@ -115,9 +116,21 @@ CompareRow CompareSteps::attempt(const std::string& method, bool reference) {
 
 void CompareSteps::make(const Method& method, const fs::path& copy) {
   turns_.together([&] {
-    run_self(method.gguf.empty() ? quantize_arguments(method, copy) : export_arguments(method, copy),
+    run_self(method.gguf.empty() ? quantize_arguments(method, model_of(method), copy) : export_arguments(method, copy),
              file_of(method, ".log"), threads_);
   });
+}
+
+/// What is quantized: the model, or what is made of it once and kept for the rows that follow.
+fs::path CompareSteps::model_of(const Method& method) {
+  if (method.rotation == Rotation::none) return o_.model;
+  const std::lock_guard lock(rotations_);
+  fs::path out = work_.path() / (method.rotation == Rotation::fold ? "folded" : "rotated");
+  if (files::exists(out)) return out;
+  std::vector<std::string> arguments{"rotate", o_.model, "-o", out, "--quiet"};
+  if (method.rotation == Rotation::fold) arguments.insert(arguments.end(), {"--no-r1", "--no-r2"});
+  run_self(std::move(arguments), file_of(method, ".log"), threads_);
+  return out;
 }
 
 std::vector<std::string> CompareSteps::eval_arguments(const Method& method, const fs::path& copy) const {
@@ -155,14 +168,17 @@ CompareRow CompareSteps::measure(const Method& method, const fs::path& copy, boo
   });
   if (beside) turns_.alone([&] { take_speed(row, *eval("speed", {}, 0)); });
   row.file_bytes = files::size(method.gguf.empty() ? copy / "model.safetensors" : copy);
-  const bool comparable = !method.calibrated || method.calibrated->kind != model::CalibratedMethod::Kind::awq;
+  // Layer by layer only where layers are what they were: AWQ and folding scale them, rotations turn them.
+  const bool scaled = method.calibrated && method.calibrated->kind == model::CalibratedMethod::Kind::awq;
+  const bool comparable = !scaled && method.rotation == Rotation::none;
   if (!o_.report.empty() && !reference && comparable) row.losses = losses_of(copy);
   return row;
 }
 
-std::vector<std::string> CompareSteps::quantize_arguments(const Method& method, const fs::path& copy) const {
-  std::vector<std::string> out{"quantize", o_.model, "-o", copy, "--method", std::string(stored_name(method.name)),
-                               "--quiet"};
+std::vector<std::string> CompareSteps::quantize_arguments(const Method& method, const fs::path& model,
+                                                          const fs::path& copy) const {
+  const std::string stored(unrotated_name(stored_name(method.name)));
+  std::vector<std::string> out{"quantize", model, "-o", copy, "--method", stored, "--quiet"};
   if (method.calibrated) {
     if (!o_.calibration.empty()) out.insert(out.end(), {"--calibration", o_.calibration});
     if (o_.samples != 0) out.insert(out.end(), {"--samples", std::to_string(o_.samples)});

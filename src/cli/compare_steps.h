@@ -29,12 +29,13 @@ class CompareSteps {
 
  private:
   void make(const Method& method, const std::filesystem::path& copy);
+  std::filesystem::path model_of(const Method& method);
   CompareRow attempt(const std::string& method, bool reference);
   CompareRow measure(const Method& method, const std::filesystem::path& copy, bool reference);
   std::vector<LayerLoss> losses_of(const std::filesystem::path& copy);
 
   // Of the tool's own commands.
-  [[nodiscard]] std::vector<std::string> quantize_arguments(const Method& method,
+  [[nodiscard]] std::vector<std::string> quantize_arguments(const Method& method, const std::filesystem::path& model,
                                                             const std::filesystem::path& copy) const;
   [[nodiscard]] std::vector<std::string> export_arguments(const Method& method,
                                                           const std::filesystem::path& copy) const;
@@ -50,6 +51,7 @@ class CompareSteps {
                                 std::filesystem::temp_directory_path() / "nibble-compare"};
   Turns turns_;
   bool has_reference_ = false;
+  std::mutex rotations_;                    ///< One at a time makes a rotated model, and all take it.
   std::mutex map_;                          ///< Of the next two.
   std::optional<OriginalLayers> original_;  ///< Where a report is asked for.
   bool map_failed_ = false;

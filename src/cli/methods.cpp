@@ -22,6 +22,18 @@ bool is_spec(std::string_view name) {
   }
 }
 
+struct RotationSuffix {
+  std::string_view text;
+  Rotation rotation;
+};
+constexpr RotationSuffix kRotations[] = {{"+fold", Rotation::fold}, {"+rot", Rotation::rot}};
+
+const RotationSuffix* rotation_of(std::string_view stored) {
+  for (const RotationSuffix& r : kRotations)
+    if (stored.ends_with(r.text)) return &r;
+  return nullptr;
+}
+
 /// Fills in what the name says of a GGUF file; false: it is of none.
 bool parse_gguf(std::string_view name, Method& method) {
   constexpr std::string_view own = "gguf-", gptq = "gptq-", imatrix = "-imatrix", mix = "mix-", plan = "plan-";
@@ -50,9 +62,32 @@ bool parse_gguf(std::string_view name, Method& method) {
 
 }  // namespace
 
+std::string_view unrotated_name(std::string_view stored) {
+  const RotationSuffix* r = rotation_of(stored);
+  return r == nullptr ? stored : stored.substr(0, stored.size() - r->text.size());
+}
+
+Method parse_compared_method(std::string_view name) {
+  const std::string_view stored = stored_name(name), plain = unrotated_name(stored);
+  Method method = parse_method(std::string(plain) + std::string(name.substr(stored.size())));
+  method.name = name;
+  if (plain == stored) return method;
+  if (!method.gguf.empty())
+    throw Error(ErrorCode::invalid_argument,
+                "'" + method.name +
+                    "': rotations are not offered for GGUF's types, whose small blocks gain nothing by "
+                    "them; `nibble rotate` makes the model all the same");
+  method.rotation = rotation_of(stored)->rotation;
+  return method;
+}
+
 Method parse_method(std::string_view name) {
   Method method;
   method.name = name;
+  if (rotation_of(stored_name(name)) != nullptr)
+    throw Error(
+        ErrorCode::invalid_argument,
+        "'" + method.name + "' is a row of compare; elsewhere make the model first: nibble rotate MODEL -o OUT");
   if (name == "fp32") return method;
   if (name == "fp16" || name == "bf16") {
     method.dense = name == "fp16" ? DType::f16 : DType::bf16;
@@ -80,8 +115,9 @@ Method parse_method(std::string_view name) {
             "awq-<bits>-g<size> (awq-4-g128); of "
             "GGUF "
             "a type or a mix (q4_k, q4_k_m; mix-q2_k; gguf-mxfp4), with -imatrix behind or gptq- before it, and "
-            "plan-<bits>; an "
-            "integer or a 4-bit one with +a8 (int4-g32-sym+a8, nf4+a8) multiplies by 8-bit activations");
+            "plan-<bits>; an integer or a 4-bit one with +a8 (int4-g32-sym+a8, nf4+a8) multiplies by 8-bit "
+            "activations; in compare +fold or +rot (int3-g128-asym+rot) quantizes the model with its norms folded, or "
+            "rotated");
   }
 }
 

@@ -58,6 +58,7 @@ int parse_and_run(int argc, char** argv) {
   add_inspect_command(app);
   add_memory_command(app);
   add_merge_command(app);
+  add_rotate_command(app);
   add_recommend_command(app);
   try {
     app.parse(argc, argv);

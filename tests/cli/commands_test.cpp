@@ -34,7 +34,7 @@ TEST(Tool, EveryCommandExplainsItself) {
   const auto all = run("--help");
   EXPECT_EQ(all.status, 0);
   for (const std::string command : {"compare", "quantize", "convert", "export-gguf", "imatrix", "eval", "generate",
-                                    "finetune", "qat", "inspect", "memory", "merge", "recommend"}) {
+                                    "finetune", "qat", "inspect", "memory", "merge", "rotate", "recommend"}) {
     EXPECT_TRUE(has(all.text, command)) << command;
     const auto help = run(command + " --help");
     EXPECT_EQ(help.status, 0) << command;

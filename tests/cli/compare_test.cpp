@@ -197,5 +197,44 @@ TEST(Compare, AModelThatGivesNoNumbersIsSaidAndTheFilesAreWritten) {
   EXPECT_TRUE(fs::exists(folder / "chart.svg"));
 }
 
+// The middle row is there because folding has a price of its own.
+TEST(Compare, ModelsAreFoldedAndRotatedBeforeTheyAreQuantized) {
+  const TemporaryFolder folder;
+  const auto json = folder / "rows.json";
+  const auto outcome =
+      run("compare --methods fp32,fp32+rot,int2-g64-asym,int2-g64-asym+fold,int2-g64-asym+rot,int2-g64-asym+rot+a8 "
+          "--tokens 4096 --save " +
+          (folder / "kept").string() + " --json " + json.string());
+  ASSERT_EQ(outcome.status, 0) << outcome.text;
+  const auto rows = read_json(json)["rows"];
+  ASSERT_EQ(rows.size(), 6u);
+  const auto kl = [&](std::size_t i) { return rows[i]["kl_mean"].get<double>(); };
+  EXPECT_LT(kl(1), 1e-7) << "the same model, in the arithmetic of fp32";
+  EXPECT_GT(kl(3), 1.2 * kl(2)) << "of two bits folding alone costs";
+  EXPECT_LT(kl(4), 0.85 * kl(3)) << "and rotation takes that back";
+  EXPECT_NE(kl(5), kl(4));
+  for (std::size_t i = 3; i < 5; ++i) EXPECT_EQ(rows[i]["bits_per_weight"], rows[2]["bits_per_weight"]);
+  const std::string norm = "model.layers.0.input_layernorm.weight", plain = "int2-g64-asym";
+  for (const auto& [name, folded] : {std::pair(plain, false), {plain + "+fold", true}, {plain + "+rot", true}}) {
+    const auto values = Checkpoint::open(folder / "kept" / name).read_f32(norm);
+    EXPECT_EQ(values == std::vector<float>(values.size(), 1), folded) << name;
+  }
+}
+
+TEST(Compare, RotatedRowsAreOfCompareAndOfNoGgufFile) {
+  const TemporaryFolder folder;
+  const auto refused = [&](const std::string& command, const char* says) {
+    const auto r = run(command);
+    EXPECT_EQ(r.status, 1) << command;
+    EXPECT_TRUE(has(r.text, says)) << r.text;
+  };
+  refused("compare --methods q4_k+rot", "rotations are not offered for GGUF's types");
+  refused("compare --methods int4-g7x+rot", "int4-g7x");
+  refused("quantize " + kModel + " -o " + (folder / "x").string() + " --method int4-g128-sym+rot",
+          "nibble rotate MODEL");
+  refused("compare --methods int4-g128-sym+rot --adapter " + kModel, "merge the adapter into the model first");
+  EXPECT_FALSE(fs::exists(folder / "x"));
+}
+
 }  // namespace
 }  // namespace nibble::cli
