@@ -33,7 +33,7 @@ namespace nibble::inline NIBBLE_ABI {
 inline constexpr std::size_t kLargestHadamardCore = 4096;
 
 /// The order of the core that hadamard_core() gives n: 1 for a power of two, 36 for 576. Nothing where n is not 2ᵏ
-/// times an order that Paley's constructions give, up to kLargestHadamardCore: of odd n, of 6, of 92 = 4·23.
+/// times an order that Paley's constructions give, up to kLargestHadamardCore: of odd n but 1, of 6, of 92 = 4·23.
 std::optional<std::size_t> hadamard_core_order(std::size_t n);
 
 /// H of one order, which is applied in n·(k + K) additions a vector and never stored.
