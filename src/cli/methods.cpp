@@ -75,8 +75,8 @@ Method parse_compared_method(std::string_view name) {
   if (!method.gguf.empty())
     throw Error(ErrorCode::invalid_argument,
                 "'" + method.name +
-                    "': rotations are not offered for GGUF's types, whose small blocks gain nothing by "
-                    "them; `nibble rotate` makes the model all the same");
+                    "': rotations are not offered for GGUF's types, whose small blocks have scales of "
+                    "their own; `nibble rotate` makes the model all the same");
   method.rotation = rotation_of(stored)->rotation;
   return method;
 }

@@ -51,8 +51,8 @@ void add_rotate_command(CLI::App& app) {
   CLI::App* c = app.add_subcommand(
       "rotate",
       "Write a model that computes the same with its norms folded and its weights turned by random Hadamard rotations, "
-      "which spread outliers: for quantizing to 2 to 4 bits in groups of 64 and more, or by rows. Whether it helps a "
-      "model, compare shows: --methods int3-g128-asym,int3-g128-asym+fold,int3-g128-asym+rot");
+      "which spread outliers: before GPTQ at 3 or 4 bits, for a model that has them. Whether it helps one, compare "
+      "shows: --methods gptq-3-g128,gptq-3-g128+fold,gptq-3-g128+rot");
   c->add_option("model", o->model, "Model directory or GGUF file, of floats, of a known architecture")->required();
   c->add_option("-o,--output", o->output, "Directory to write; must not exist")->required();
   c->add_flag("--no-r1", o->no_r1,

@@ -15,9 +15,9 @@
 //   R2      of each value head, [head_dim], another one for each block: R2ᵀ·W and R2ᵀ·b of each head of value, W·R2 of
 //           what attention_output takes from each; heads that share a value share its rotation
 //
-// It pays where a grid spans many weights, and not with blocks of 16 or 32 that have searched scales of their own; so
-// measure it: `nibble compare --methods int3-g128-asym,int3-g128-asym+fold,int3-g128-asym+rot`. Folding norms alone can
-// cost, since it spreads the columns' sizes.
+// It pays before GPTQ, on models with outliers; before rounding it can cost much, and folding norms alone can, since it
+// changes which columns are large (bench/README.md, "What rotations are worth"). So measure it: `nibble compare
+// --methods gptq-3-g128,gptq-3-g128+fold,gptq-3-g128+rot`.
 //
 // Source: Ashkboos et al. 2024, "QuaRot", section 4 (stages 1a, 1c); Liu et al. 2024, "SpinQuant", section 3.1 (R1,
 // R2).
