@@ -28,6 +28,9 @@
 
 namespace nibble::inline NIBBLE_ABI::gptq {
 
+/// The share of GPTAQ's authors: Options::alpha.
+inline constexpr double kPublishedAlpha = 0.25;
+
 struct Options {
   int bits = 4;                           ///< 2 … 8.
   std::int64_t group_size = 128;          ///< Columns that share a scale, any number; −1: one scale a row.
@@ -51,6 +54,15 @@ struct Options {
   /// GPTAQ (Li et al. 2025): the share, 0.25 in their work, of the difference between the layer's inputs in full
   /// precision and its actual ones that the solution makes up for. Above 0 it needs an asymmetric() Hessian.
   double alpha = 0;
+  /// Qronos (Zhang et al. 2025, arXiv 2505.11695): the solution makes up for all of that difference. With H as above
+  /// and D = (2/tokens)·Σ (x̂ − x)·xᵀ, x̂ the input in full precision, the first column is rounded from what is best
+  /// beside the others as they are, w_1 + (W·D)_1/H_11, and all columns after it are then brought to the least-squares
+  /// solution for the input as it is, (W·(D + H)_R − q_1·H_1R)·H_RR⁻¹, from where GPTQ goes on
+  /// (solver/impl/gptq_correction.h). Where x̂ = x, D is 0 and the result is GPTQ's, bit for bit. λ is damp_percent's;
+  /// the authors' is 10⁻⁶ of H's largest eigenvalue, and the larger it is, the nearer to W the correction stays. Grids
+  /// that are fitted before solving (static_groups, group_size −1) are fitted to the corrected weights. Needs an
+  /// asymmetric() Hessian; excludes alpha. Beside what solve() holds it takes one in × in matrix and one out × in.
+  bool qronos = false;
 
   /// Tokens of the whole calibration run; a layer (of an expert, say) that saw less than min_coverage of them is
   /// rounded to nearest. 0: not known, and only a layer that saw none is.
@@ -75,7 +87,7 @@ struct Options {
 struct Report {
   std::string name;
   /// ½Σe² = ½·tr(ΔW·(H + λI)·ΔWᵀ): but for λ's share, the squared error of the outputs, summed over them, of a mean
-  /// token. After a fallback: layer_loss(). With alpha: against the weights that it made the target.
+  /// token. After a fallback: layer_loss(). With alpha or qronos: against the weights that it made the target.
   double loss = 0;
   double error = 0;         ///< loss / rows: the mean squared error of one output.
   double damp_percent = 0;  ///< The one that served.

@@ -45,6 +45,9 @@ void check_extents(const Options& o, std::size_t rows, std::size_t cols) {
 gptq::Result gptq_solve(const Context& context, FloatMatrix weights, const Hessian& hessian, const Options& o,
                         cudaStream_t stream) {
   gptq::check_arguments(weights, hessian, o);
+  if (o.qronos)
+    throw Error(ErrorCode::unsupported,
+                "gptq of '" + o.name + "' on the device: qronos is solved on a CPU alone, by gptq::solve()");
   check_extents(o, weights.rows, weights.cols);
   const DeviceScope scope(context.device().ordinal);
   const GptqWork work{context, weights, hessian, o, stream};

@@ -58,10 +58,16 @@ bool is_significant(T pivot, T diagonal) {
   return pivot * pivot > 4 * std::numeric_limits<T>::epsilon() * diagonal;
 }
 
-/// Nothing where H + lambda·I is not positive definite in T, or a pivot is_significant() no more.
+/// L of reversed_hessian() = L·Lᵀ, its lower triangle: R with rows and columns reversed. Nothing where H + lambda·I is
+/// not positive definite in T, or a pivot is_significant() no more.
 template <class T>
-std::optional<Factor<T>> factor(const FactorInput& input, double lambda, bool dominant, const kernels::KernelTable& isa,
-                                Executor& executor);
+std::optional<solver::SquareMatrix<T>> reversed_factor(const FactorInput& input, double lambda, bool dominant,
+                                                       const kernels::KernelTable& isa, Executor& executor);
+
+/// What each of the plan's steps needs of it.
+template <class T>
+Factor<T> factor_of(const FactorInput& input, const solver::SquareMatrix<T>& l, const kernels::KernelTable& isa,
+                    Executor& executor);
 
 /// The fp64 factor, rounded.
 Factor<float> rounded(const Factor<double>& factor);

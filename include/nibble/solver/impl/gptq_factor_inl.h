@@ -169,14 +169,20 @@ solver::SquareMatrix<T> reversed_hessian(const FactorInput& in, double lambda, b
 }
 
 template <class T>
-std::optional<Factor<T>> factor(const FactorInput& in, double lambda, bool dominant, const kernels::KernelTable& isa,
-                                Executor& executor) {
+std::optional<solver::SquareMatrix<T>> reversed_factor(const FactorInput& in, double lambda, bool dominant,
+                                                       const kernels::KernelTable& isa, Executor& executor) {
   solver::SquareMatrix<T> l = reversed_hessian<T>(in, lambda, dominant, executor);
   std::vector<T> diagonal(l.n);
   for (std::size_t i = 0; i < l.n; ++i) diagonal[i] = l.row(i)[i];
   if (!solver::cholesky(l, isa, executor)) return std::nullopt;
   for (std::size_t i = 0; i < l.n; ++i)
     if (!is_significant(l.row(i)[i], diagonal[i])) return std::nullopt;
+  return l;
+}
+
+template <class T>
+Factor<T> factor_of(const FactorInput& in, const solver::SquareMatrix<T>& l, const kernels::KernelTable& isa,
+                    Executor& executor) {
   Factor<T> steps;
   for (const Step& step : in.plan.steps) steps.push_back({step, {}, {}, {}, {}});
   detail::StepBuilder<T>(l, steps, isa).run(executor);
@@ -184,7 +190,7 @@ std::optional<Factor<T>> factor(const FactorInput& in, double lambda, bool domin
   return steps;
 }
 
-Factor<float> rounded(const Factor<double>& factor) {
+NIBBLE_INLINE Factor<float> rounded(const Factor<double>& factor) {
   const auto round = [](const std::vector<double>& x) { return std::vector<float>(x.begin(), x.end()); };
   Factor<float> out;
   for (const auto& s : factor)

@@ -10,6 +10,7 @@
 #include "nibble/core/rounded_product.h"
 #include "nibble/quantize/quantize.h"
 #include "nibble/solver/impl/gptq_blocks.h"
+#include "nibble/solver/impl/gptq_correction.h"
 #include "nibble/solver/impl/gptq_factor.h"
 #include "nibble/solver/impl/gptq_rows.h"
 #include "nibble/solver/impl/gptq_setup.h"
@@ -17,6 +18,25 @@
 namespace nibble::inline NIBBLE_ABI::gptq {
 
 namespace detail {
+
+/// What the rows are solved with.
+template <class T>
+struct Prepared {
+  Factor<T> factor;
+  Correction<T> correction;
+};
+
+/// Nothing where the Hessian cannot be factored so.
+template <class T>
+std::optional<Prepared<T>> prepare(FloatMatrix weights, const FactorInput& input, const Options& o, double lambda,
+                                   bool dominant, Executor& executor) {
+  const kernels::KernelTable& isa = kernels_of(o.backend);
+  const auto l = reversed_factor<T>(input, lambda, dominant, isa, executor);
+  if (!l) return std::nullopt;
+  Prepared<T> out{factor_of(input, *l, isa, executor), {}};
+  if (o.qronos) out.correction = correction_of(weights, input, *l, o, executor);
+  return out;
+}
 
 /// Factors the Hessian and gives the plan, the factor and the dead columns to `solve`, which returns the loss for the
 /// report. Not empty: why that could not be.
@@ -28,24 +48,23 @@ std::string factor_and_solve(FloatMatrix weights, const Hessian& hessian, const 
   const std::vector<double> diagonal = diagonal_of(hessian, report.dead_channels, o.compat);
   const Plan plan = make_plan(diagonal, o);
   const FactorInput input{hessian, plan, scale_of(hessian), diagonal, o.alpha};
-  std::optional<Factor<float>> single;
-  std::optional<Factor<double>> twice;
-  const kernels::KernelTable& isa = kernels_of(o.backend);
+  std::optional<Prepared<float>> single;
+  std::optional<Prepared<double>> twice;
   const auto attempt = [&](const FactorAttempt& a) {
     const double lambda = RoundedProduct<double>()(a.damp_percent, mean_of(diagonal));
-    if (!a.in_double) return (single = factor<float>(input, lambda, a.dominant, isa, executor)).has_value();
-    auto f = factor<double>(input, lambda, a.dominant, isa, executor);
+    if (!a.in_double) return (single = prepare<float>(weights, input, o, lambda, a.dominant, executor)).has_value();
+    auto f = prepare<double>(weights, input, o, lambda, a.dominant, executor);
     if (!f) return false;
     if (o.double_precision) twice = std::move(f);
-    else single = rounded(*f);
+    else single = {rounded(f->factor), rounded(f->correction)};
     return true;
   };
   if (!recover(o, report, attempt)) return kNotFactored;
   nibble::report(o.progress, 0.4, o.name + ": solving");
   std::vector<bool> dead(weights.cols);
   for (std::size_t c : report.dead_channels) dead[c] = true;
-  if (twice) report.loss = solve(RowsInput<double>{weights, plan, *twice, o, dead});
-  else report.loss = solve(RowsInput<float>{weights, plan, *single, o, dead});
+  if (twice) report.loss = solve(RowsInput<double>{weights, plan, twice->factor, twice->correction, o, dead});
+  else report.loss = solve(RowsInput<float>{weights, plan, single->factor, single->correction, o, dead});
   report.error = report.loss / static_cast<double>(weights.rows);
   nibble::report(o.progress, 1, o.name + ": done");
   return {};

@@ -1,7 +1,7 @@
 // Solves the rows of one matrix, which are independent once the Hessian is factored.
 #pragma once
 
-#include "nibble/solver/impl/gptq_factor.h"
+#include "nibble/solver/impl/gptq_correction.h"
 
 namespace nibble::inline NIBBLE_ABI::gptq {
 
@@ -10,6 +10,7 @@ struct RowsInput {
   FloatMatrix weights;
   const Plan& plan;
   const Factor<T>& factor;
+  const Correction<T>& correction;
   const Options& options;
   const std::vector<bool>& dead;  ///< One a column.
 };

@@ -98,6 +98,7 @@ class RowChunk {
       longest = std::max(longest, s.step.end - s.step.begin);
     }
     drifts_ = !in.factor.empty() && !in.factor.front().drift_inside.empty();
+    corrects_ = !in.correction.empty();
     product_.resize(widest * kLanes);
     errors_.resize(longest * kLanes);
     for (Panel& p : panels_) {
@@ -136,6 +137,7 @@ class RowChunk {
     std::vector<T> window;   ///< Of the current step, up to date.
     std::vector<std::uint8_t> codes;
     std::vector<typename Groups::Grid> grids;
+    T first[kLanes];  ///< Qronos: what the first column is rounded from.
     double squares[kLanes];
   };
 
@@ -157,7 +159,18 @@ class RowChunk {
       else
         for (std::size_t r = 0; r < kLanes; ++r) to[r] = static_cast<T>(rows_[r * stride + column]);
     }
+    if (corrects_) correct(p);
     std::fill_n(p.squares, kLanes, 0.0);
+  }
+
+  /// From the weights to what Qronos aims at instead. What the first column is rounded from is kept apart.
+  void correct(Panel& p) const {
+    const Correction<T>& c = in_.correction;
+    for (std::size_t r = 0; r < p.rows; ++r) {
+      p.first[r] = p.target[r] + c.first[p.first_row + r];
+      for (std::size_t i = 0; i < n_; ++i) p.target[i * kLanes + r] += c.change[(p.first_row + r) * n_ + i];
+    }
+    std::fill(p.first + p.rows, p.first + kLanes, T(0));
   }
 
   [[noreturn]] void refuse(std::size_t row, const float* values) const {
@@ -186,6 +199,8 @@ class RowChunk {
     const std::size_t w = s.width(), begin = s.step.begin, own = s.step.end - begin;
     for (std::size_t p = 0; p < panels; ++p)
       std::copy_n(panels_[p].target.data() + begin * kLanes, w * kLanes, panels_[p].window.data());
+    for (std::size_t p = 0; corrects_ && begin == 0 && p < panels; ++p)
+      std::copy_n(panels_[p].first, kLanes, panels_[p].window.data());
     for (std::size_t k = 0; k < begin; k += kDepth) {
       const std::size_t depth = std::min(kDepth, begin - k);
       for (std::size_t p = 0; p < panels; ++p) {
@@ -236,6 +251,8 @@ class RowChunk {
       T* error = errors_.data() + (i - begin) * kLanes;
       groups_.quantize(p.grids[in_.plan.group[i]], i, now, inverse[(i - begin) * w], p.codes.data() + i * kLanes,
                        decoded, error);
+      if (corrects_ && i == 0)  // the others make up for what it falls short by of its target
+        for (std::size_t lane = 0; lane < kLanes; ++lane) error[lane] = (p.target[lane] - decoded[lane]) / inverse[0];
       for (std::size_t lane = 0; lane < kLanes; ++lane) squares[lane] += times(error[lane], error[lane]);
       for (std::size_t j = i + 1; j < end; ++j) {
         const T u = inverse[(j - begin) * w];
@@ -288,7 +305,7 @@ class RowChunk {
   const RowsInput<T>& in_;
   const Groups& groups_;
   std::size_t n_;
-  bool drifts_ = false;
+  bool drifts_ = false, corrects_ = false;
   const kernels::KernelTable& isa_ = kernels_of(in_.options.backend);
   solver::GemmPanel<T> multiply_ = solver::gemm_panel<T>(isa_);
   Panel panels_[kPanels];

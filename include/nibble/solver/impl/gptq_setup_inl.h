@@ -27,6 +27,7 @@ NIBBLE_INLINE void check_options(const Options& o) {
   detail::need(o, o.damp_increment >= 0.001 && o.damp_increment <= 1,
                "damp_increment is " + text_of(o.damp_increment) + "; it must be 0.001 to 1");
   detail::need(o, o.alpha >= 0 && o.alpha <= 1, "alpha is " + text_of(o.alpha) + "; it must be 0 to 1");
+  detail::need(o, o.alpha == 0 || !o.qronos, "alpha (GPTAQ's) and qronos are two corrections; choose one");
   detail::need(o, o.min_coverage >= 0 && o.min_coverage <= 1,
                "min_coverage is " + text_of(o.min_coverage) + "; it must be 0 to 1");
   detail::need(o, !(o.act_order && o.act_group_aware), "act_order and act_group_aware are two orders; choose one");
@@ -34,8 +35,9 @@ NIBBLE_INLINE void check_options(const Options& o) {
 
 NIBBLE_INLINE void check_arguments(FloatMatrix weights, const Hessian& hessian, const Options& o) {
   check_options(o);
-  detail::need(o, o.alpha == 0 || hessian.asymmetric(),
-               "alpha needs a Hessian that gathered full-precision activations too");
+  detail::need(
+      o, (o.alpha == 0 && !o.qronos) || hessian.asymmetric(),
+      std::string(o.qronos ? "qronos" : "alpha") + " needs a Hessian that gathered full-precision activations too");
   detail::need(o, weights.rows > 0 && weights.cols > 0, "the matrix is empty");
   if (!is_matrix_type(weights.type))
     throw Error(ErrorCode::unsupported, "tensor '" + o.name + "' is " + std::string(name_of(weights.type)) +
