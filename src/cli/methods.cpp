@@ -111,7 +111,8 @@ Method parse_method(std::string_view name) {
         ErrorCode::invalid_argument,
         std::string(e.what()) +
             "; known methods: fp32, fp16, bf16, int8, llm-int8, int<bits>-g<size>-sym|asym (int4-g128-sym), "
-            "nf4, nf4-dq, fp4, dynamic8, fp8, mxfp4, mxfp6, mxfp8, nvfp4, gptq-<bits>-g<size> (gptq-4-g128-act), "
+            "nf4, nf4-dq, fp4, dynamic8, fp8, mxfp4, mxfp6, mxfp8, nvfp4, gptq-<bits>-g<size> (gptq-4-g128-act, "
+            "gptq-3-g128-qronos), "
             "awq-<bits>-g<size> (awq-4-g128); of "
             "GGUF "
             "a type or a mix (q4_k, q4_k_m; mix-q2_k; gguf-mxfp4), with -imatrix behind or gptq- before it, and "

@@ -249,7 +249,8 @@ void add_quantize_command(CLI::App& app) {
   c->add_option(
        "--method", o->method,
        "nf4, nf4-dq, fp4, int8, llm-int8, fp8, nvfp4, mxfp4, int4-g128-sym, … or sym | asym with the two options "
-       "below; fp32, fp16, bf16 convert; gptq-<bits>-g<size>[-act] and awq-<bits>-g<size> are calibrated on a text")
+       "below; fp32, fp16, bf16 convert; gptq-<bits>-g<size>[-act][-gptaq|-qronos] and awq-<bits>-g<size> are "
+       "calibrated on a text")
       ->capture_default_str();
   c->add_option("--bits", o->bits, "With sym or asym: bits of a code")->check(CLI::Range(2, 8));
   c->add_option("--group-size", o->group_size,

@@ -64,6 +64,8 @@ class EngineBlock final : public model::CalibratedBlock {
     else feed_forward(x, listen);
   }
 
+  std::span<const std::size_t> tokens_of(std::size_t) const override { return shown_tokens_; }
+
   void run_module(std::size_t group, std::span<const FloatMatrix> weights,
                   std::span<const MatrixView<const float>> inputs, Outputs outputs) override {
     Block tried = block_;
@@ -168,9 +170,11 @@ class EngineBlock final : public model::CalibratedBlock {
   }
 
   /// Each expert's rows to its group.
-  bool show(Input input, const Routing& routing, MatrixView<const float> rows, Listener listen) const {
-    for (std::size_t e = 0; e < routing.experts(); ++e)
+  bool show(Input input, const Routing& routing, MatrixView<const float> rows, Listener listen) {
+    for (std::size_t e = 0; e < routing.experts(); ++e) {
+      shown_tokens_ = std::span(routing.tokens).subspan(routing.begins[e], routing.count(e));
       if (!listen(first_of(input) + e, rows.row_range(routing.begins[e], routing.count(e)))) return false;
+    }
     return true;
   }
 
@@ -192,6 +196,7 @@ class EngineBlock final : public model::CalibratedBlock {
   std::vector<Place> places_;  ///< By group.
   std::vector<LayerGroup> groups_;
   LentWeights weights_;
+  std::span<const std::size_t> shown_tokens_;  ///< Of the expert whose rows the listener is being shown.
   std::vector<float> keys_, values_, normed_, inner_;
 };
 

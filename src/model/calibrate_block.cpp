@@ -5,24 +5,24 @@
 namespace nibble::inline NIBBLE_ABI::model {
 
 void embed(CalibratedModel& model, std::span<const std::int32_t> ids, std::span<const std::size_t> starts,
-           CalibrationStore& states) {
+           CalibrationStore& states, CalibrationStore* also) {
   std::vector<float> values(states.tokens() * states.width());
   const MatrixView<float> x(values.data(), states.tokens(), states.width());
   for (std::size_t s = 0; s < starts.size(); ++s) {
     model.embed(ids.subspan(starts[s], x.rows), x);
     states.write(s, x);
+    if (also != nullptr) also->write(s, x);
   }
 }
 
 void SequenceStates::each(bool keep, double first, double last, const std::string& what, const Visit& visit) {
-  CalibrationStore& store = context_.states;
-  const MatrixView<float> x(values_.data(), store.tokens(), store.width());
-  for (std::size_t s = 0; s < store.sequences(); ++s) {
-    report(context_.progress, first + (last - first) * static_cast<double>(s) / static_cast<double>(store.sequences()),
-           what);
-    store.read(s, x);
+  const MatrixView<float> x(values_.data(), states_.tokens(), states_.width());
+  for (std::size_t s = 0; s < states_.sequences(); ++s) {
+    report(context_.progress,
+           first + (last - first) * static_cast<double>(s) / static_cast<double>(states_.sequences()), what);
+    states_.read(s, x);
     visit(s, x);
-    if (keep) store.write(s, x);
+    if (keep) states_.write(s, x);
   }
 }
 
@@ -75,6 +75,12 @@ void check_input(const LayerGroup& group, MatrixView<const float> input, std::si
   need(rows && input.cols == group.layers.front().cols, ErrorCode::shape_mismatch, group,
        "the block showed " + shape(input.rows, input.cols) + " values; " + shape(tokens, group.layers.front().cols) +
            " are needed");
+}
+
+void require_shown(const LayerGroup& group, bool shown) {
+  if (!shown)
+    throw Error(ErrorCode::invalid_argument, "the block ran without showing the " + input_name(group) +
+                                                 ": run() calls the listener for each of its groups, in their order");
 }
 
 FloatMatrix weights_of(CalibratedBlock& block, LayerId id) {

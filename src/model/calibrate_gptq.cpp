@@ -1,6 +1,7 @@
 #include <algorithm>
-#include <memory>
+#include <optional>
 
+#include "block_passes.h"
 #include "calibrate_block.h"
 #include "nibble/solver/gptq.h"
 
@@ -9,7 +10,6 @@ namespace nibble::inline NIBBLE_ABI::model {
 namespace {
 
 using Kind = CalibratedMethod::Kind;
-using Resume = CalibratedBlock::Resume;
 
 gptq::Options solver_options(const CalibrationContext& c, const std::string& name, const CalibratedMethod& m) {
   gptq::Options o;
@@ -21,6 +21,8 @@ gptq::Options solver_options(const CalibrationContext& c, const std::string& nam
   o.static_groups = m.static_groups;
   o.act_group_aware = m.act_group_aware;
   o.grid_search = m.grid_search;
+  o.alpha = m.gptaq ? gptq::kPublishedAlpha : 0;
+  o.qronos = m.qronos;
   o.damp_percent = c.options.damp_percent;
   o.calibration_tokens = c.tokens();
   o.name = name + ".weight";
@@ -67,13 +69,19 @@ class GptqBlock {
  public:
   /// `listens` says whether statistics are wanted for a layer of this method.
   template <class Listens>
-  GptqBlock(const CalibrationContext& c, CalibratedBlock& block, const Listens& listens)
-      : c_(c), block_(block), groups_(block.groups()), sequences_(c), hessians_(groups_.size()) {
-    for (const LayerGroup& group : groups_)
-      listens_.push_back(std::any_of(group.layers.begin(), group.layers.end(), [&](const CalibratedLayer& l) {
-        const auto method = c.method_of(l.name);
-        return method && listens(*method);
-      }));
+  GptqBlock(const CalibrationContext& c, CalibratedBlock& block, CalibratedBlock* full, const Listens& listens)
+      : c_(c), block_(block), groups_(block.groups()), sequences_(c), passes_(c, block), hessians_(groups_.size()) {
+    if (full != nullptr) full_.emplace(c, *full);
+    for (const LayerGroup& group : groups_) {
+      const auto any = [&](const auto& wants) {
+        return std::ranges::any_of(group.layers, [&](const CalibratedLayer& l) {
+          const auto method = c.method_of(l.name);
+          return method && wants(*method);
+        });
+      };
+      listens_.push_back(any(listens));
+      corrects_.push_back(any([](const CalibratedMethod& m) { return m.corrects_inputs(); }));
+    }
   }
 
   /// `share` of the progress is this call's.
@@ -85,7 +93,8 @@ class GptqBlock {
   void advance() {
     const std::string what = groups_.empty() ? "running the block" : groups_.back().layers.back().name;
     sequences_.each(true, 0.85, 1, what, [&](std::size_t sequence, MatrixView<float> x) {
-      pass(sequence, x, [](std::size_t, MatrixView<const float>) { return true; });
+      if (full_) full_->to_the_end(sequence);
+      passes_.to_the_end(sequence, x);
     });
   }
   FinishedBlock take() { return std::move(done_); }
@@ -106,8 +115,7 @@ class GptqBlock {
 
   /// For groups g to end − 1.
   void gather(std::size_t g, std::size_t end, double first, double last) {
-    const Resume resume = g == 0 ? Resume::never : block_.resumes_at(g);
-    const bool settles = resume == Resume::with_states;  // all before is done with: the next passes begin here
+    const bool settles = passes_.settles(g);  // all before is done with: the next passes begin here
     bool listens = false;
     for (std::size_t i = g; i < end; ++i)
       if (listens_[i]) {
@@ -115,35 +123,16 @@ class GptqBlock {
         listens = true;
       }
     if (!listens && !settles) return;
-    std::unique_ptr<CalibrationStore> kept;
-    if (resume == Resume::with_input)
-      kept = std::make_unique<CalibrationStore>(c_.states.sequences(), c_.states.tokens(), channels(g),
-                                                c_.options.cache_bytes, c_.folder);
+    passes_.prepare(g);
+    if (full_) full_->prepare(g);
     sequences_.each(settles, first, last, input_name(groups_[g]), [&](std::size_t sequence, MatrixView<float> x) {
-      std::size_t next = g;  // to be shown
-      pass(sequence, x, [&](std::size_t group, MatrixView<const float> input) {
-        if (group != next || next == end) return next < end;
-        ++next;
-        check_input(groups_[group], input, c_.states.tokens());
+      if (full_) full_->through(sequence, g, end);
+      passes_.through(sequence, x, g, end, [&](std::size_t group, MatrixView<const float> input) {
         if (listens_[group]) add(group, input);
-        if (kept) kept->write(sequence, input);
-        return next < end;
       });
-      require_shown(std::min(next, end - 1), next == end);
     });
-    if (resume == Resume::never) return;
-    from_ = g;
-    kept_ = std::move(kept);
-  }
-
-  /// The block, from where the last pass could leave it.
-  void pass(std::size_t sequence, MatrixView<float> x, CalibratedBlock::Listener listen) {
-    if (!from_) return block_.run(x, listen);
-    if (!kept_) return block_.resume(*from_, {}, x, listen);
-    kept_values_.resize(x.rows * kept_->width());
-    const MatrixView<float> input(kept_values_.data(), x.rows, kept_->width());
-    kept_->read(sequence, input);
-    block_.resume(*from_, input, x, listen);
+    passes_.finish(g);
+    if (full_) full_->finish(g);
   }
 
   /// All layers see the block as it was.
@@ -155,32 +144,29 @@ class GptqBlock {
         wanted = g + 1;
       }
     if (wanted > 0)
-      sequences_.each(false, 0, share / 2, input_name(groups_.front()) + " …", [&](std::size_t, MatrixView<float> x) {
-        std::size_t shown = 0;
-        block_.run(x, [&](std::size_t group, MatrixView<const float> input) {
-          if (group >= wanted || group < shown) return false;
-          shown = group + 1;
-          check_input(groups_[group], input, c_.states.tokens());
-          if (listens_[group]) add(group, input);
-          return shown < wanted;
-        });
-        require_shown(wanted - 1, shown == wanted);
-      });
+      sequences_.each(false, 0, share / 2, input_name(groups_.front()) + " …",
+                      [&](std::size_t sequence, MatrixView<float> x) {
+                        if (full_) full_->through(sequence, 0, wanted);
+                        std::size_t shown = 0;
+                        block_.run(x, [&](std::size_t group, MatrixView<const float> input) {
+                          if (group >= wanted || group < shown) return false;
+                          shown = group + 1;
+                          check_input(groups_[group], input, c_.states.tokens());
+                          if (listens_[group]) add(group, input);
+                          return shown < wanted;
+                        });
+                        require_shown(groups_[wanted - 1], shown == wanted);
+                      });
     for (std::size_t g = 0; g < groups_.size(); ++g)
       solve(g, share / 2 + share / 2 * static_cast<double>(g) / static_cast<double>(groups_.size()));
   }
 
-  static void require_shown(const LayerGroup& group, bool shown) {
-    if (!shown)
-      throw Error(ErrorCode::invalid_argument, "the block ran without showing the " + input_name(group) +
-                                                   ": run() calls the listener for each of its groups, in their order");
-  }
-  void require_shown(std::size_t g, bool shown) const { require_shown(groups_[g], shown); }
-
   [[nodiscard]] std::size_t channels(std::size_t g) const { return groups_[g].layers.front().cols; }
-  void start(std::size_t g) { hessians_[g].emplace(channels(g), input_name(groups_[g])); }
+  void start(std::size_t g) { hessians_[g].emplace(channels(g), input_name(groups_[g]), corrects_[g]); }
   void add(std::size_t g, MatrixView<const float> input) {
-    if (input.rows > 0) hessians_[g]->add(input, c_.executor, &c_.backend);
+    if (input.rows == 0) return;
+    if (corrects_[g]) hessians_[g]->add(input, full_->beside(block_, g, input), c_.executor, &c_.backend);
+    else hessians_[g]->add(input, c_.executor, &c_.backend);
   }
 
   void solve(std::size_t g, double at) {
@@ -202,25 +188,24 @@ class GptqBlock {
   CalibratedBlock& block_;
   std::span<const LayerGroup> groups_;
   SequenceStates sequences_;
-  std::vector<bool> listens_;  ///< By group: whether any of its layers wants statistics.
+  BlockPasses passes_;
+  std::optional<FullPrecision> full_;
+  std::vector<bool> listens_, corrects_;  ///< By group: whether any of its layers wants statistics, of both models.
   std::vector<std::optional<Hessian>> hessians_;
-  std::optional<std::size_t> from_;         ///< The group at whose input passes begin; none: at that of the block.
-  std::unique_ptr<CalibrationStore> kept_;  ///< Of that group: its input, where the block needs it to go on.
-  std::vector<float> kept_values_;
   FinishedBlock done_;
 };
 
 }  // namespace
 
-FinishedBlock gptq_block(const CalibrationContext& context, CalibratedBlock& block) {
-  GptqBlock work(context, block, [](const CalibratedMethod& m) { return m.kind == Kind::gptq; });
+FinishedBlock gptq_block(const CalibrationContext& context, CalibratedBlock& block, CalibratedBlock* full) {
+  GptqBlock work(context, block, full, [](const CalibratedMethod& m) { return m.kind == Kind::gptq; });
   work.quantize(0.85);
   work.advance();
   return work.take();
 }
 
-FinishedBlock quantize_head(const CalibrationContext& context, CalibratedBlock& head) {
-  GptqBlock work(context, head, [](const CalibratedMethod&) { return true; });
+FinishedBlock quantize_head(const CalibrationContext& context, CalibratedBlock& head, CalibratedBlock* full) {
+  GptqBlock work(context, head, full, [](const CalibratedMethod&) { return true; });
   work.quantize(1);
   return work.take();
 }

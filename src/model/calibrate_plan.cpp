@@ -125,6 +125,10 @@ std::optional<CalibratedMethod> CalibrationPlan::method_of(const std::string& la
   return it == methods_.end() ? std::nullopt : std::optional(it->second);
 }
 
+bool CalibrationPlan::corrects_inputs() const {
+  return std::ranges::any_of(methods_, [](const auto& layer) { return layer.second.corrects_inputs(); });
+}
+
 std::size_t sample_length(const CalibratedModel& model, std::size_t sample_tokens) {
   const std::size_t context = model.context();
   return context == 0 ? sample_tokens : std::min(sample_tokens, context);
@@ -150,15 +154,17 @@ CalibrationSink::Manifest CalibrationPlan::manifest(std::span<const std::int32_t
   for (const std::string& pattern : options_.only) rules += "only " + pattern + " ";
   for (const ModuleRule& r : options_.rules)
     rules += r.pattern + "=" + (r.method ? r.method->to_string() : "skip") + " ";
-  return {{"version", "1"},
-          {"calibration text", text.text()},
-          {"method", options_.method.to_string()},
-          {"modules", rules},
-          {"lm_head", options_.lm_head ? "yes" : "no"},
-          {"samples", std::to_string(options_.samples)},
-          {"sample tokens", std::to_string(sample_tokens())},
-          {"damp", number(options_.damp_percent)},
-          {"true sequential", options_.true_sequential ? "yes" : "no"}};
+  CalibrationSink::Manifest out{{"version", "1"},
+                                {"calibration text", text.text()},
+                                {"method", options_.method.to_string()},
+                                {"modules", rules},
+                                {"lm_head", options_.lm_head ? "yes" : "no"},
+                                {"samples", std::to_string(options_.samples)},
+                                {"sample tokens", std::to_string(sample_tokens())},
+                                {"damp", number(options_.damp_percent)},
+                                {"true sequential", options_.true_sequential ? "yes" : "no"}};
+  if (corrects_inputs()) out["inputs"] = "the quantized model's and the full-precision model's beside them";
+  return out;
 }
 
 std::vector<std::size_t> sample_starts(std::size_t tokens, std::size_t samples, std::size_t length) {

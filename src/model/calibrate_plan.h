@@ -52,6 +52,9 @@ class CalibrationPlan {
   /// The layers, of those that the model names, that stay in floating point.
   [[nodiscard]] const std::vector<std::string>& skipped() const { return skipped_; }
 
+  /// Whether a layer's method needs its input in full precision: the run then carries that model's states too.
+  [[nodiscard]] bool corrects_inputs() const;
+
   [[nodiscard]] std::size_t blocks() const { return block_bytes_.size(); }
   /// Whether the head is quantized. It then is the block behind the last.
   [[nodiscard]] bool has_head() const { return has_head_; }

@@ -45,7 +45,10 @@ class Run {
     const std::size_t blocks = plan_.blocks(), length = std::min(ids.size(), plan_.sample_tokens());
     const auto starts = sample_starts(ids.size(), options_.samples, plan_.sample_tokens());
     CalibrationStore states(starts.size(), length, model_.width(), options_.cache_bytes, folder_);
-    embed(model_, ids, starts, states);
+    std::optional<CalibrationStore> full;
+    if (plan_.corrects_inputs()) full.emplace(starts.size(), length, model_.width(), options_.cache_bytes, folder_);
+    embed(model_, ids, starts, states, full ? &*full : nullptr);
+    full_ = full ? &*full : nullptr;
     total_ = kReplayCost * static_cast<double>(found) + static_cast<double>(blocks - found) +
              (plan_.has_head() ? kHeadCost : 0);
     for (std::size_t i = 0; i < blocks; ++i)
@@ -54,13 +57,14 @@ class Run {
              const std::unique_ptr<CalibratedBlock> block = model_.block(i);
              check_groups(block->groups());
              if (i < found) replay(context, *block, i);
-             else save(i, quantize_block(context, *block));
+             else save(i, quantize_block(context, *block, full_ != nullptr ? model_.block(i).get() : nullptr));
            });
     if (!plan_.has_head()) return;
     const std::unique_ptr<CalibratedBlock> head = model_.head();
     check_groups(head->groups());
+    const std::unique_ptr<CalibratedBlock> full_head = full_ != nullptr ? model_.head() : nullptr;
     step(states, kHeadCost, 0, head->groups().front().layers.front().name,
-         [&](const CalibrationContext& context) { save(blocks, quantize_head(context, *head)); });
+         [&](const CalibrationContext& context) { save(blocks, quantize_head(context, *head, full_head.get())); });
   }
 
  private:
@@ -82,6 +86,7 @@ class Run {
             backend_,
             executor_,
             states,
+            full_,
             folder_,
             [this, cost, what](double fraction, std::string_view message) {
               nibble::report(options_.progress, (done_ + cost * fraction) / total_, what + ", " + std::string(message));
@@ -90,18 +95,20 @@ class Run {
             [this](const std::string& layer) { return plan_.method_of(layer); }};
   }
 
-  FinishedBlock quantize_block(const CalibrationContext& context, CalibratedBlock& block) const {
-    return options_.method.kind == CalibratedMethod::Kind::awq ? awq_block(context, block) : gptq_block(context, block);
+  FinishedBlock quantize_block(const CalibrationContext& context, CalibratedBlock& block, CalibratedBlock* full) const {
+    return options_.method.kind == CalibratedMethod::Kind::awq ? awq_block(context, block)
+                                                               : gptq_block(context, block, full);
   }
 
   /// What the run that finished this block left in the states, bit for bit: the kernels are deterministic.
   void replay(const CalibrationContext& context, CalibratedBlock& block, std::size_t index) const {
+    if (full_ != nullptr) SequenceStates(context, *full_).advance(block, 0, 0.5);  // before its weights are replaced
     if (options_.method.kind == CalibratedMethod::Kind::gptq) {
       FinishedBlock finished = sink_.read(index);
       for (FinishedBlock::Layer& done : finished.layers)
         if (const auto id = find_layer(block.groups(), done.report.layer)) put(block, *id, std::move(done));
     }
-    SequenceStates(context).advance(block, 0, 1);
+    SequenceStates(context).advance(block, full_ != nullptr ? 0.5 : 0, 1);
   }
 
   void save(std::size_t index, FinishedBlock finished) {
@@ -115,6 +122,7 @@ class Run {
   CalibrationSink& sink_;
   Tally& tally_;
   fs::path folder_;
+  CalibrationStore* full_ = nullptr;  ///< The full-precision model's states, while run() has them.
   const Backend& backend_;
   Executor& executor_;
   double done_ = 0, total_ = 1;

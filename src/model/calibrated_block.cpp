@@ -29,6 +29,13 @@ void CalibratedBlock::resume(std::size_t, MatrixView<const float>, MatrixView<fl
   refuse("a pass can begin within it (resumes_at)", "resume()");
 }
 
+std::span<const std::size_t> CalibratedBlock::tokens_of(std::size_t) const {
+  throw Error(
+      ErrorCode::unsupported,
+      "GPTAQ and Qronos pair the tokens of an expert with those in full precision: the engine's CalibratedBlock "
+      "does not implement tokens_of()");
+}
+
 void CalibratedBlock::run_module(std::size_t, std::span<const FloatMatrix>, std::span<const MatrixView<const float>>,
                                  Outputs) {
   refuse("a group begins a module (has_module)", "run_module()");

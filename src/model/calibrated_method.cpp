@@ -21,6 +21,8 @@ constexpr Flag kFlags[] = {{"act", Kind::gptq, &CalibratedMethod::act_order, tru
                            {"static", Kind::gptq, &CalibratedMethod::static_groups, true},
                            {"gar", Kind::gptq, &CalibratedMethod::act_group_aware, true},
                            {"mse", Kind::gptq, &CalibratedMethod::grid_search, true},
+                           {"gptaq", Kind::gptq, &CalibratedMethod::gptaq, true},
+                           {"qronos", Kind::gptq, &CalibratedMethod::qronos, true},
                            {"noclip", Kind::awq, &CalibratedMethod::clip, false},
                            {"duo", Kind::awq, &CalibratedMethod::duo_scaling, true}};
 
@@ -58,6 +60,7 @@ class Parser {
     while (!rest_.empty()) parse_option(m, next_word(rest_));
     if (whole_.ends_with('-')) fail("it ends in '-'");
     if (m.act_order && m.act_group_aware) fail("-act and -gar are two orders; choose one");
+    if (m.gptaq && m.qronos) fail("-gptaq and -qronos are two corrections; choose one");
     m.spec.validate();
     return m;
   }
@@ -66,7 +69,7 @@ class Parser {
   [[noreturn]] void fail(const std::string& why) const {
     throw Error(ErrorCode::invalid_argument,
                 "'" + std::string(whole_) + "': " + why +
-                    " (gptq-<bits>-g<size>|channel[-sym|-asym][-act][-static][-gar][-mse], "
+                    " (gptq-<bits>-g<size>|channel[-sym|-asym][-act][-static][-gar][-mse][-gptaq|-qronos], "
                     "gptq-<GGUF type>, awq-<bits>-g<size>|channel[-sym|-asym][-noclip][-duo])");
   }
 

@@ -81,8 +81,10 @@ void results::solve() {
   gptq("grid search", weights, h, {.bits = 3, .group_size = 40, .symmetric = false, .grid_search = true});
   gptq("compat", weights, h, {.group_size = 48, .compat = true});
   gptq("GPTAQ", weights, both, {.alpha = 0.25});
+  gptq("Qronos", weights, both, {.bits = 3, .act_order = true, .qronos = true});
   gptq("fp64", weights, h, {.bits = 4, .group_size = 320, .grid_search = true, .double_precision = true});
   gptq("fp64 GPTAQ", weights, both, {.alpha = 1, .double_precision = true});
+  gptq("fp64 Qronos", weights, both, {.qronos = true, .double_precision = true});
   gptq("few tokens", weights, few, {.damp_percent = 0});
   gptq("no tokens", weights, nibble::Hessian(kCols), {});
   awq(weights, x);

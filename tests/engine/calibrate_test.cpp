@@ -63,7 +63,8 @@ class Calibrate : public testing::Test {
 
 TEST(CalibratedMethod, TextThereAndBack) {
   for (const char* text : {"gptq-4-g128", "gptq-4-g128-act", "gptq-3-channel-sym-act-static", "gptq-2-g32-gar-mse",
-                           "awq-4-g128", "awq-3-g64-sym-noclip-duo", "int4-g128-sym"})
+                           "gptq-4-g128-act-gptaq", "gptq-3-channel-sym-mse-qronos", "awq-4-g128",
+                           "awq-3-g64-sym-noclip-duo", "int4-g128-sym"})
     EXPECT_EQ(CalibratedMethod::parse(text).to_string(), text);
   EXPECT_EQ(CalibratedMethod::parse("gptq-4-g128-asym"), CalibratedMethod::parse("gptq-4-g128"));
   const auto m = CalibratedMethod::parse("gptq-3-channel-sym-act");
@@ -72,7 +73,8 @@ TEST(CalibratedMethod, TextThereAndBack) {
   EXPECT_EQ(m.spec.scheme, SchemeKind::symmetric);
   EXPECT_TRUE(m.act_order);
   for (const char* text : {"gptq", "gptq-", "gptq-9-g128", "gptq-4", "gptq-4-g0", "gptq-4-128", "gptq-4-g128-duo",
-                           "awq-4-g128-act", "gptq-4-g128-act-gar", "gptq-4-g128-", "awq-4-g99999999999999999999"})
+                           "awq-4-g128-act", "gptq-4-g128-act-gar", "gptq-4-g128-gptaq-qronos", "awq-4-g128-qronos",
+                           "gptq-q4_k-qronos", "gptq-4-g128-", "awq-4-g99999999999999999999"})
     expect_error(ErrorCode::invalid_argument, text, [&] { (void)CalibratedMethod::parse(text); });
   expect_error(ErrorCode::invalid_argument, "nf4", [] { (void)CalibratedMethod::parse("nf4"); });
 }
@@ -129,7 +131,7 @@ TEST_F(Calibrate, TheReportSaysWhatEachLayerGained) {
 }
 
 TEST_F(Calibrate, TheBytesDoNotDependOnTheThreadsOrWhereTheStatesLie) {
-  for (const std::string method : {"gptq-4-g128-act", "awq-4-g128"}) {
+  for (const std::string method : {"gptq-4-g128-act", "awq-4-g128", "gptq-4-g128-qronos", "gptq-3-g128-gptaq"}) {
     auto o = options(method);
     (void)make(method + "a", o);
     o.executor = &serial_executor();
@@ -141,7 +143,7 @@ TEST_F(Calibrate, TheBytesDoNotDependOnTheThreadsOrWhereTheStatesLie) {
 }
 
 TEST_F(Calibrate, ResumesToTheSameBytesAfterACancelAnywhere) {
-  for (const std::string method : {"gptq-3-g128", "awq-4-g128"}) {
+  for (const std::string method : {"gptq-3-g128", "awq-4-g128", "gptq-3-g128-qronos"}) {
     auto o = options(method, 2, 32);
     o.lm_head = true;
     (void)make(method, o);

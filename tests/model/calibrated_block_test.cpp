@@ -125,7 +125,7 @@ TEST(CalibratedBlock, AnyEnginesLayersLoseLessThanByRounding) {
 // A block that only runs as a whole gives what one gives that begins in the middle, or ends there: a refinement changes
 // what it costs, and nothing else.
 TEST(CalibratedBlock, RefinementsChangeNoBit) {
-  for (const char* method : {"gptq-4-g16-act", "awq-4-g16"})
+  for (const char* method : {"gptq-4-g16-act", "awq-4-g16", "gptq-4-g16-qronos", "gptq-4-g16-gptaq"})
     for (const bool sequential : {true, false}) {
       auto o = options(method);
       o.true_sequential = sequential;
@@ -135,6 +135,23 @@ TEST(CalibratedBlock, RefinementsChangeNoBit) {
       o.cache_bytes = 0;
       expect_same(blocks_of(o, {.resumes = true}), expected);
     }
+}
+
+// Before the first layer that is quantized, inputs are those of full precision, and there is nothing to make up for.
+TEST(CalibratedBlock, CorrectionsBeginBehindTheFirstQuantizedLayer) {
+  for (const char* correction : {"-qronos", "-gptaq"}) {
+    auto plain = options("gptq-3-g16"), corrected = options(std::string("gptq-3-g16") + correction);
+    const std::vector<FinishedBlock> before = blocks_of(plain), after = blocks_of(corrected);
+    const auto codes = [](const std::vector<FinishedBlock>& b, std::size_t block, std::size_t layer) {
+      return text_of(b.at(block).layers.at(layer).matrix.codes);
+    };
+    EXPECT_EQ(codes(after, 0, 0), codes(before, 0, 0));
+    EXPECT_EQ(codes(after, 0, 1), codes(before, 0, 1));
+    for (std::size_t layer = 2; layer < 6; ++layer) EXPECT_NE(codes(after, 0, layer), codes(before, 0, layer)) << layer;
+    EXPECT_NE(codes(after, 2, 0), codes(before, 2, 0));
+    plain.only = corrected.only = {"blocks.1.first.gate"};
+    expect_same(blocks_of(corrected), blocks_of(plain));
+  }
 }
 
 TEST(CalibratedBlock, NoLayerIsRunTwiceWhereAPassCanBeginWithinTheBlock) {
@@ -161,7 +178,7 @@ TEST(CalibratedBlock, AwqMeasuresBehindAModuleWhereTheBlockRunsOne) {
 }
 
 TEST(CalibratedBlock, NeitherThreadsNorBackendsNorTheDiskChangeABit) {
-  for (const char* method : {"gptq-4-g16", "awq-4-g16"}) {
+  for (const char* method : {"gptq-4-g16", "awq-4-g16", "gptq-4-g16-qronos", "gptq-4-g16-gptaq"}) {
     auto o = options(method);
     o.lm_head = true;
     const auto expected = blocks_of(o);
@@ -187,7 +204,7 @@ TEST(CalibratedBlock, NeitherThreadsNorBackendsNorTheDiskChangeABit) {
 TEST(CalibratedBlock, CancelledAnywhereItGoesOnToTheSameFiles) {
   const TemporaryFolder folder;
   const auto ids = tokens();
-  for (const char* method : {"gptq-3-g16", "awq-3-g16"}) {
+  for (const char* method : {"gptq-3-g16", "awq-3-g16", "gptq-3-g16-qronos"}) {
     auto o = options(method);
     o.lm_head = true;
     double last = 0;

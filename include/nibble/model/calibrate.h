@@ -22,7 +22,10 @@
 // experts and the router's columns alike, for they have one norm before them, and an expert's down by itself.
 //
 // Memory: one block with its statistics (four matrices of in × in at most, and half a one of doubles for each expert),
-// and the hidden states up to cache_bytes.
+// and the hidden states up to cache_bytes. GPTAQ and Qronos take twice that, the full-precision model's states and its
+// block being there too, and for each of the statistics in × in doubles more. In a mixture of experts they pair the
+// tokens that the quantized model sends to an expert with the same tokens in full precision; one that the
+// full-precision model sends elsewhere counts as if its input were the same in both.
 #pragma once
 
 #include <cstddef>
@@ -46,19 +49,26 @@ namespace nibble::inline NIBBLE_ABI::model {
 
 /// How a linear layer is quantized, as text:
 ///
-///   gptq-<bits>-g<size>|channel[-sym|-asym][-act][-static][-gar][-mse]   gptq-4-g128-act
+///   gptq-<bits>-g<size>|channel[-sym|-asym][-act][-static][-gar][-mse][-gptaq|-qronos]   gptq-4-g128-act
 ///   awq-<bits>-g<size>|channel[-sym|-asym][-noclip][-duo]                awq-4-g128
 ///   <a QuantSpec of integers>                                            int8, int4-g128-asym: rounded to nearest
 ///   gptq-<a GGUF type that can_encode()>                                 gptq-q4_k: for export_gguf_calibrated() alone
 ///
 /// Without -sym both store zero points, as "-asym" says. -act, -static, -gar and -mse are gptq::Options' act_order,
-/// static_groups, act_group_aware and grid_search; -duo is awq::ScaleOptions::duo_scaling.
+/// static_groups, act_group_aware and grid_search; -duo is awq::ScaleOptions::duo_scaling. -gptaq is their alpha, of
+/// gptq::kPublishedAlpha, and -qronos their qronos: both make up for the difference between what a layer sees in the
+/// quantized model and what it would see in full precision, for which the run carries both models' hidden states (see
+/// Memory). bench/README.md says what each is worth.
 struct CalibratedMethod {
   enum class Kind : std::uint8_t { round, gptq, awq } kind = Kind::gptq;
   QuantSpec spec{.scheme = SchemeKind::asymmetric};  ///< What is stored.
   std::optional<BlockType> blocks = {};  ///< GPTQ: blocks of this type are stored, and `spec` means nothing.
   bool act_order = false, static_groups = false, act_group_aware = false, grid_search = false;  ///< GPTQ
+  bool gptaq = false, qronos = false;                                                           ///< GPTQ
   bool clip = true, duo_scaling = false;                                                        ///< AWQ
+
+  /// Whether it needs the layer's input in full precision beside that in the quantized model.
+  [[nodiscard]] bool corrects_inputs() const { return gptaq || qronos; }
 
   friend bool operator==(const CalibratedMethod&, const CalibratedMethod&) = default;
   /// Error{invalid_argument} quotes the text and says what is wrong with it.
@@ -81,7 +91,7 @@ struct LayerReport {
   std::string method;  ///< Text of the CalibratedMethod.
   /// ½·tr(ΔW·H·ΔWᵀ), H = (2/tokens)·Σ x·xᵀ over what the layer saw (AWQ: a sample of it): the squared error of the
   /// outputs, summed over them, of a mean token; and the same had the layer been rounded to nearest. Neither counts
-  /// GPTQ's damping.
+  /// GPTQ's damping. GPTAQ and Qronos aim at the outputs for other inputs, and leave more of this loss than GPTQ does.
   double loss = 0, rounding_loss = 0;
   double damp_percent = 0;  ///< GPTQ: the one that served.
   double coverage = 1;      ///< Share of the calibration tokens that it saw: an expert's layers do not see all.
@@ -104,7 +114,8 @@ struct CalibrateOptions {
   std::size_t sample_tokens = 512;  ///< Tokens of a sequence, or of the model's context if that is less.
   double damp_percent = 0.01;       ///< gptq::Options::damp_percent
   bool true_sequential = true;      ///< GPTQ: as described above; else a block's layers all see the block as it was.
-  /// Hidden states of all sequences that may be held in memory; more go to a file (CalibrationSink::folder).
+  /// Hidden states of all sequences that may be held in memory; more go to a file (CalibrationSink::folder). Those of
+  /// the full-precision model, with GPTAQ and Qronos, are as many again, and have a limit and a file of their own.
   std::size_t cache_bytes = std::size_t{4} << 30;
   /// Go on with what an earlier run with the same options left; the result is the same, byte for byte. Without it such
   /// a leftover is an error. (Of runs that write a model; folder_sink has its own.)

@@ -131,6 +131,13 @@ class CalibratedBlock {
   /// with_states, and not with_input.
   virtual void resume(std::size_t group, MatrixView<const float> input, MatrixView<float> states, Listener listen);
 
+  // Refinement for GPTAQ and Qronos, which compare the inputs with those in full precision: two blocks of one index,
+  // one of which is never given a replacement, are then there at once.
+
+  /// Of a routed group, while its input is shown: which token of the sequence each row is, ascending. Needed for
+  /// experts alone; by default Error{unsupported}.
+  [[nodiscard]] virtual std::span<const std::size_t> tokens_of(std::size_t group) const;
+
   // Refinement for AWQ: its loss behind a whole module, LayerGroup::has_module.
 
   using Outputs = FunctionRef<void(std::size_t index, MatrixView<const float> output)>;
@@ -140,7 +147,8 @@ class CalibratedBlock {
                           std::span<const MatrixView<const float>> inputs, Outputs outputs);
 };
 
-/// A model as a row of blocks. Blocks are asked for one after another, and each is let go before the next.
+/// A model as a row of blocks. Blocks are asked for one after another, and each is let go before the next; with GPTAQ
+/// or Qronos each is asked for twice, and lives twice at a time.
 class CalibratedModel {
  public:
   virtual ~CalibratedModel() = default;

@@ -35,7 +35,10 @@ bool factor(const GptqWork& work, const gptq::FactorInput& input, Report& report
 
 }  // namespace
 
-void check_extents(const Options& o, std::size_t rows, std::size_t cols) {
+void check_for_device(const Options& o, std::size_t rows, std::size_t cols) {
+  if (o.qronos)
+    throw Error(ErrorCode::unsupported,
+                "gptq of '" + o.name + "' on the device: qronos is solved on a CPU alone, by gptq::solve()");
   if (rows > INT_MAX || cols > INT_MAX)
     throw Error(ErrorCode::unsupported, "gptq of '" + o.name + "' on the device: it is " + std::to_string(rows) +
                                             " × " + std::to_string(cols) +
@@ -45,10 +48,7 @@ void check_extents(const Options& o, std::size_t rows, std::size_t cols) {
 gptq::Result gptq_solve(const Context& context, FloatMatrix weights, const Hessian& hessian, const Options& o,
                         cudaStream_t stream) {
   gptq::check_arguments(weights, hessian, o);
-  if (o.qronos)
-    throw Error(ErrorCode::unsupported,
-                "gptq of '" + o.name + "' on the device: qronos is solved on a CPU alone, by gptq::solve()");
-  check_extents(o, weights.rows, weights.cols);
+  check_for_device(o, weights.rows, weights.cols);
   const DeviceScope scope(context.device().ordinal);
   const GptqWork work{context, weights, hessian, o, stream};
   Report report = gptq::begin_report(hessian, o);

@@ -54,7 +54,7 @@ std::size_t rounding_bytes(std::size_t rows, std::size_t n, DType type, const gp
 std::size_t gptq_device_bytes(const Context& context, std::size_t rows, std::size_t cols, DType type,
                               const gptq::Options& o) {
   gptq::check_options(o);
-  check_extents(o, rows, cols);
+  check_for_device(o, rows, cols);
   if (rows == 0 || cols == 0) return 0;
   const DeviceScope scope(context.device().ordinal);
   const std::size_t matrices = o.alpha != 0 ? 2 : 1;  // the inverse factor, the drift

@@ -39,8 +39,8 @@ struct GptqWork {
   }
 };
 
-/// Error{unsupported} for a matrix that they cannot count.
-void check_extents(const gptq::Options& o, std::size_t rows, std::size_t cols);
+/// Error{unsupported} for what the device does not solve, and for a matrix that its libraries cannot count.
+void check_for_device(const gptq::Options& o, std::size_t rows, std::size_t cols);
 
 /// U and GPTAQ's P, n × n of float or double, where gptq_update() looks for them.
 struct GptqFactor {
