@@ -21,6 +21,7 @@ gptq::Options solver_options(const CalibrationContext& c, const std::string& nam
   o.static_groups = m.static_groups;
   o.act_group_aware = m.act_group_aware;
   o.grid_search = m.grid_search;
+  o.refit_scales = m.refit_scales;
   o.alpha = m.gptaq ? gptq::kPublishedAlpha : 0;
   o.qronos = m.qronos;
   o.damp_percent = c.options.damp_percent;

@@ -21,6 +21,7 @@ constexpr Flag kFlags[] = {{"act", Kind::gptq, &CalibratedMethod::act_order, tru
                            {"static", Kind::gptq, &CalibratedMethod::static_groups, true},
                            {"gar", Kind::gptq, &CalibratedMethod::act_group_aware, true},
                            {"mse", Kind::gptq, &CalibratedMethod::grid_search, true},
+                           {"refit", Kind::gptq, &CalibratedMethod::refit_scales, true},
                            {"gptaq", Kind::gptq, &CalibratedMethod::gptaq, true},
                            {"qronos", Kind::gptq, &CalibratedMethod::qronos, true},
                            {"noclip", Kind::awq, &CalibratedMethod::clip, false},
@@ -69,7 +70,7 @@ class Parser {
   [[noreturn]] void fail(const std::string& why) const {
     throw Error(ErrorCode::invalid_argument,
                 "'" + std::string(whole_) + "': " + why +
-                    " (gptq-<bits>-g<size>|channel[-sym|-asym][-act][-static][-gar][-mse][-gptaq|-qronos], "
+                    " (gptq-<bits>-g<size>|channel[-sym|-asym][-act][-static][-gar][-mse][-refit][-gptaq|-qronos], "
                     "gptq-<GGUF type>, awq-<bits>-g<size>|channel[-sym|-asym][-noclip][-duo])");
   }
 

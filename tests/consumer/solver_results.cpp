@@ -79,6 +79,7 @@ void results::solve() {
   gptq("static groups", weights, h, {.group_size = 32, .act_order = true, .static_groups = true});
   gptq("group-aware", weights, h, {.symmetric = false, .act_group_aware = true});
   gptq("grid search", weights, h, {.bits = 3, .group_size = 40, .symmetric = false, .grid_search = true});
+  gptq("refit", weights, both, {.bits = 2, .group_size = 40, .symmetric = false, .refit_scales = true});
   gptq("compat", weights, h, {.group_size = 48, .compat = true});
   gptq("GPTAQ", weights, both, {.alpha = 0.25});
   gptq("Qronos", weights, both, {.bits = 3, .act_order = true, .qronos = true});

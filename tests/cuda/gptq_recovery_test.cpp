@@ -111,6 +111,8 @@ TEST(CudaGptq, RefusesWhatTheCpuRefuses) {
                  [&] { (void)cuda::gptq_device_bytes(context, 4, 4, DType::f32, {.group_size = 0}); });
     expect_error(ErrorCode::unsupported, "it is 4 × 4294967296; cuBLAS takes",
                  [&] { (void)cuda::gptq_device_bytes(context, 4, std::size_t{1} << 32, DType::f32, {}); });
+    expect_error(ErrorCode::unsupported, "refit_scales is solved on a CPU alone",
+                 [&] { (void)cuda::gptq_device_bytes(context, 4, 4, DType::f32, {.refit_scales = true}); });
     const Hessian both(layer.cols, "x", true);
     expect_error(ErrorCode::unsupported, "on a CPU alone", [&] {
       (void)cuda::gptq_solve(context, layer.weights(), both, {.qronos = true, .name = "up"}, nullptr);

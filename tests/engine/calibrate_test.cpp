@@ -63,8 +63,8 @@ class Calibrate : public testing::Test {
 
 TEST(CalibratedMethod, TextThereAndBack) {
   for (const char* text : {"gptq-4-g128", "gptq-4-g128-act", "gptq-3-channel-sym-act-static", "gptq-2-g32-gar-mse",
-                           "gptq-4-g128-act-gptaq", "gptq-3-channel-sym-mse-qronos", "awq-4-g128",
-                           "awq-3-g64-sym-noclip-duo", "int4-g128-sym"})
+                           "gptq-4-g128-act-gptaq", "gptq-2-g32-act-refit-qronos", "gptq-3-channel-sym-mse-qronos",
+                           "awq-4-g128", "awq-3-g64-sym-noclip-duo", "int4-g128-sym"})
     EXPECT_EQ(CalibratedMethod::parse(text).to_string(), text);
   EXPECT_EQ(CalibratedMethod::parse("gptq-4-g128-asym"), CalibratedMethod::parse("gptq-4-g128"));
   const auto m = CalibratedMethod::parse("gptq-3-channel-sym-act");

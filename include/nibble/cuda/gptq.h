@@ -45,11 +45,11 @@ class DeviceHessian {
   DeviceBuffer sums_, cross_, difference_, workspace_;
 };
 
-/// gptq::solve on the device, for weights in host memory: every option but qronos means what it means there, and the
-/// report is the same, recovery and fallback included. What the options leave to the host (order, groups, H's reversal)
-/// the same code does; factors, grids and codes are the device's work, and nothing that fails there is done on the host
-/// instead. Waits for the stream; Options::executor serves what is prepared on the host. Errors: as gptq::solve(),
-/// unsupported (qronos; more than 2³¹−1 rows or columns), CudaError.
+/// gptq::solve on the device, for weights in host memory: every option but qronos and refit_scales means what it means
+/// there, and the report is the same, recovery and fallback included. What the options leave to the host (order,
+/// groups, H's reversal) the same code does; factors, grids and codes are the device's work, and nothing that fails
+/// there is done on the host instead. Waits for the stream; Options::executor serves what is prepared on the host.
+/// Errors: as gptq::solve(), unsupported (qronos, refit_scales; more than 2³¹−1 rows or columns), CudaError.
 ///
 /// How near the codes are to those of exact arithmetic. Let ε be 2⁻²⁴ (2⁻⁵³ with double_precision), n the columns,
 /// H + λI = R·Rᵀ and U = R⁻¹ exact, indices in the order of solving, and follow a row exactly but with the codes that

@@ -49,22 +49,22 @@ namespace nibble::inline NIBBLE_ABI::model {
 
 /// How a linear layer is quantized, as text:
 ///
-///   gptq-<bits>-g<size>|channel[-sym|-asym][-act][-static][-gar][-mse][-gptaq|-qronos]   gptq-4-g128-act
+///   gptq-<bits>-g<size>|channel[-sym|-asym][-act][-static][-gar][-mse][-refit][-gptaq|-qronos]   gptq-4-g128-act
 ///   awq-<bits>-g<size>|channel[-sym|-asym][-noclip][-duo]                awq-4-g128
 ///   <a QuantSpec of integers>                                            int8, int4-g128-asym: rounded to nearest
 ///   gptq-<a GGUF type that can_encode()>                                 gptq-q4_k: for export_gguf_calibrated() alone
 ///
 /// Without -sym both store zero points, as "-asym" says. -act, -static, -gar and -mse are gptq::Options' act_order,
-/// static_groups, act_group_aware and grid_search; -duo is awq::ScaleOptions::duo_scaling. -gptaq is their alpha, of
-/// gptq::kPublishedAlpha, and -qronos their qronos: both make up for the difference between what a layer sees in the
-/// quantized model and what it would see in full precision, for which the run carries both models' hidden states (see
-/// Memory). bench/README.md says what each is worth.
+/// static_groups, act_group_aware and grid_search, -refit their refit_scales; -duo is awq::ScaleOptions::duo_scaling.
+/// -gptaq is their alpha, of gptq::kPublishedAlpha, and -qronos their qronos: both make up for the difference between
+/// what a layer sees in the quantized model and what it would see in full precision, for which the run carries both
+/// models' hidden states (see Memory). bench/README.md says what each is worth.
 struct CalibratedMethod {
   enum class Kind : std::uint8_t { round, gptq, awq } kind = Kind::gptq;
   QuantSpec spec{.scheme = SchemeKind::asymmetric};  ///< What is stored.
   std::optional<BlockType> blocks = {};  ///< GPTQ: blocks of this type are stored, and `spec` means nothing.
   bool act_order = false, static_groups = false, act_group_aware = false, grid_search = false;  ///< GPTQ
-  bool gptaq = false, qronos = false;                                                           ///< GPTQ
+  bool refit_scales = false, gptaq = false, qronos = false;                                     ///< GPTQ
   bool clip = true, duo_scaling = false;                                                        ///< AWQ
 
   /// Whether it needs the layer's input in full precision beside that in the quantized model.

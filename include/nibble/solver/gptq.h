@@ -45,6 +45,10 @@ struct Options {
   /// Group-aware act-order (GPTQModel's act_group_aware): columns in order of falling H_ii inside their group, groups
   /// in order of their largest H_ii. Groups stay those of neighbouring columns. Excludes act_order.
   bool act_group_aware = false;
+  /// Once a row's codes are chosen, its scales by least squares, one group after another: s + (u·H·Δᵀ)/(u·H·uᵀ) with
+  /// Δ = W − Q, u = code − zero_point of the group, and zero points kept. Never raises Report::loss. Excludes compat;
+  /// with qronos Δ is the distance from the corrected weights. Takes one in × in matrix and rows·columns² more work.
+  bool refit_scales = false;
   /// Chooses each group's clipping by least Σ|q − w|^2.4 over 80 shrinkings of the range (the reference's "mse").
   bool grid_search = false;
 
@@ -121,7 +125,8 @@ struct BlockResult {
 /// weights that make up for all columns before it, each column's squared error counting as it does in the loss, and its
 /// codes are chosen column by column. Of the options bits, group_size, symmetric, scale_type and grid_search are
 /// settled by the type. Errors beside those: invalid_argument for rows that are no whole blocks, and for options that
-/// blocks have no place for (act_order, static_groups, compat, double_precision); unsupported names another type.
+/// blocks have no place for (act_order, static_groups, refit_scales, compat, double_precision); unsupported names
+/// another type.
 BlockResult solve(FloatMatrix weights, const Hessian& hessian, BlockType type, const Options& options = {});
 
 /// ½·tr(ΔW·H·ΔWᵀ), H = (2/tokens)·Σ x·xᵀ, of any quantization of `weights`: what solve() makes small. Dead channels

@@ -36,9 +36,10 @@ bool factor(const GptqWork& work, const gptq::FactorInput& input, Report& report
 }  // namespace
 
 void check_for_device(const Options& o, std::size_t rows, std::size_t cols) {
-  if (o.qronos)
-    throw Error(ErrorCode::unsupported,
-                "gptq of '" + o.name + "' on the device: qronos is solved on a CPU alone, by gptq::solve()");
+  if (o.qronos || o.refit_scales)
+    throw Error(ErrorCode::unsupported, "gptq of '" + o.name +
+                                            "' on the device: " + (o.qronos ? "qronos" : "refit_scales") +
+                                            " is solved on a CPU alone, by gptq::solve()");
   if (rows > INT_MAX || cols > INT_MAX)
     throw Error(ErrorCode::unsupported, "gptq of '" + o.name + "' on the device: it is " + std::to_string(rows) +
                                             " × " + std::to_string(cols) +

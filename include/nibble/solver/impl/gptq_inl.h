@@ -12,6 +12,7 @@
 #include "nibble/solver/impl/gptq_blocks.h"
 #include "nibble/solver/impl/gptq_correction.h"
 #include "nibble/solver/impl/gptq_factor.h"
+#include "nibble/solver/impl/gptq_refit.h"
 #include "nibble/solver/impl/gptq_rows.h"
 #include "nibble/solver/impl/gptq_setup.h"
 
@@ -24,6 +25,7 @@ template <class T>
 struct Prepared {
   Factor<T> factor;
   Correction<T> correction;
+  RefitHessian<T> refit;
 };
 
 /// Nothing where the Hessian cannot be factored so.
@@ -33,8 +35,9 @@ std::optional<Prepared<T>> prepare(FloatMatrix weights, const FactorInput& input
   const kernels::KernelTable& isa = kernels_of(o.backend);
   const auto l = reversed_factor<T>(input, lambda, dominant, isa, executor);
   if (!l) return std::nullopt;
-  Prepared<T> out{factor_of(input, *l, isa, executor), {}};
+  Prepared<T> out{factor_of(input, *l, isa, executor), {}, {}};
   if (o.qronos) out.correction = correction_of(weights, input, *l, o, executor);
+  if (o.refit_scales) out.refit = refit_hessian<T>(input, lambda, dominant, executor);
   return out;
 }
 
@@ -56,15 +59,16 @@ std::string factor_and_solve(FloatMatrix weights, const Hessian& hessian, const 
     auto f = prepare<double>(weights, input, o, lambda, a.dominant, executor);
     if (!f) return false;
     if (o.double_precision) twice = std::move(f);
-    else single = {rounded(f->factor), rounded(f->correction)};
+    else single = {rounded(f->factor), rounded(f->correction), rounded(f->refit)};
     return true;
   };
   if (!recover(o, report, attempt)) return kNotFactored;
   nibble::report(o.progress, 0.4, o.name + ": solving");
   std::vector<bool> dead(weights.cols);
   for (std::size_t c : report.dead_channels) dead[c] = true;
-  if (twice) report.loss = solve(RowsInput<double>{weights, plan, twice->factor, twice->correction, o, dead});
-  else report.loss = solve(RowsInput<float>{weights, plan, single->factor, single->correction, o, dead});
+  if (twice)
+    report.loss = solve(RowsInput<double>{weights, plan, twice->factor, twice->correction, twice->refit, o, dead});
+  else report.loss = solve(RowsInput<float>{weights, plan, single->factor, single->correction, single->refit, o, dead});
   report.error = report.loss / static_cast<double>(weights.rows);
   nibble::report(o.progress, 1, o.name + ": done");
   return {};
@@ -87,6 +91,7 @@ inline void check_for_blocks(const Options& o, BlockType type) {
   const std::string what = " has no place in " + std::string(name_of(type)) + " blocks";
   need(o, !o.act_order && !o.static_groups, "an order across groups, or a grid before it" + what);
   need(o, !o.compat, "the reference's codes are of groups, not of blocks");
+  need(o, !o.refit_scales, "a refit of scales" + what);
   need(o, !o.double_precision, "fp64" + what);
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "nibble/solver/impl/gptq_correction.h"
+#include "nibble/solver/impl/gptq_refit.h"
 
 namespace nibble::inline NIBBLE_ABI::gptq {
 
@@ -11,6 +12,7 @@ struct RowsInput {
   const Plan& plan;
   const Factor<T>& factor;
   const Correction<T>& correction;
+  const RefitHessian<T>& refit;
   const Options& options;
   const std::vector<bool>& dead;  ///< One a column.
 };

@@ -8,11 +8,14 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <optional>
+#include <type_traits>
 
 #include "nibble/backend/impl/cpu_kernels.h"
 #include "nibble/core/bit_pack.h"
 #include "nibble/core/rounded_product.h"
 #include "nibble/solver/impl/gptq_grid.h"
+#include "nibble/solver/impl/gptq_refit_rows_inl.h"
 #include "nibble/solver/impl/gptq_setup.h"
 
 namespace nibble::inline NIBBLE_ABI::gptq {
@@ -98,6 +101,7 @@ class RowChunk {
       longest = std::max(longest, s.step.end - s.step.begin);
     }
     drifts_ = !in.factor.empty() && !in.factor.front().drift_inside.empty();
+    if (!in.refit.empty()) refit_.emplace(in.refit, in.options, multiply_);
     corrects_ = !in.correction.empty();
     product_.resize(widest * kLanes);
     errors_.resize(longest * kLanes);
@@ -124,6 +128,9 @@ class RowChunk {
       for (std::size_t p = 0; p < panels; ++p) solve_step(s, panels_[p]);
     }
     for (std::size_t p = 0; p < panels; ++p) {
+      if constexpr (std::is_same_v<typename Groups::Grid, LaneGrid<T>>)
+        if (refit_)
+          refit_->run(panels_[p].target.data(), panels_[p].codes.data(), panels_[p].grids, panels_[p].squares);
       store(panels_[p]);
       for (std::size_t r = 0; r < panels_[p].rows; ++r) losses[p * kLanes + r] = panels_[p].squares[r] / 2;
     }
@@ -309,6 +316,7 @@ class RowChunk {
   const kernels::KernelTable& isa_ = kernels_of(in_.options.backend);
   solver::GemmPanel<T> multiply_ = solver::gemm_panel<T>(isa_);
   Panel panels_[kPanels];
+  std::optional<ScaleRefit<T>> refit_;
   std::vector<T> product_, errors_;
   std::vector<float> rows_;
   std::vector<std::uint8_t> row_codes_;

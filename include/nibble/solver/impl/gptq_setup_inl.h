@@ -28,6 +28,7 @@ NIBBLE_INLINE void check_options(const Options& o) {
                "damp_increment is " + text_of(o.damp_increment) + "; it must be 0.001 to 1");
   detail::need(o, o.alpha >= 0 && o.alpha <= 1, "alpha is " + text_of(o.alpha) + "; it must be 0 to 1");
   detail::need(o, o.alpha == 0 || !o.qronos, "alpha (GPTAQ's) and qronos are two corrections; choose one");
+  detail::need(o, !(o.refit_scales && o.compat), "the reference does not refit scales: compat excludes refit_scales");
   detail::need(o, o.min_coverage >= 0 && o.min_coverage <= 1,
                "min_coverage is " + text_of(o.min_coverage) + "; it must be 0 to 1");
   detail::need(o, !(o.act_order && o.act_group_aware), "act_order and act_group_aware are two orders; choose one");
