@@ -76,7 +76,8 @@ std::string integer_obstacle(const LayerDescription& d, bool tensor_wide) {
 
 QuantSpec nearest_integer_spec(QuantSpec spec) {
   const bool rows = spec.granularity == Granularity::channel || spec.granularity == Granularity::tensor;
-  if (spec.scheme == SchemeKind::nf4 || spec.scheme == SchemeKind::fp4) spec.scheme = SchemeKind::asymmetric;
+  if (spec.scheme == SchemeKind::nf4 || spec.scheme == SchemeKind::fp4 || spec.has_real_zeros())
+    spec.scheme = SchemeKind::asymmetric;
   if (!spec.is_affine()) spec.scheme = SchemeKind::symmetric;
   spec.granularity = rows ? Granularity::channel : Granularity::group;
   if (rows) spec.group_size = 0;

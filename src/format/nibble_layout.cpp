@@ -43,6 +43,7 @@ std::vector<NamedTensor> declare_native(const std::string& layer, const LayerDes
                    spec.preserve_zero ? DType::u8 : DType::i32,
                    {spec.preserve_zero ? packed_bytes(groups, spec.bits) : groups},
                    {}});
+  if (spec.has_real_zeros()) out.push_back({prefix + "zero_points", dtype_of(spec.scale_type), {groups}, {}});
   if (spec.double_quant) {
     out.push_back({prefix + "nested_absmax", DType::f32, {nested_count(groups)}, {}});
     out.push_back({prefix + "nested_map", DType::f32, {256}, {}});
@@ -63,6 +64,7 @@ void fill_native(const QuantizedMatrix& q, std::vector<NamedTensor>& t) {
       pack_codes(q.zero_points.as<std::uint8_t>(), q.group_count(), q.spec.bits, t[2].bytes.writable<std::uint8_t>());
     }
   }
+  if (q.spec.has_real_zeros()) t[2].bytes = q.zero_points;
   if (q.spec.double_quant) {  // never of integers: no zero points, no g_idx
     t[2].bytes = copy_bytes(q.nested.absmax);
     t[3].bytes = copy_bytes(q.nested.map);
@@ -97,6 +99,7 @@ QuantizedMatrix decode_native(const TensorSource& source, const std::string& lay
       q.zero_points = zeros.bytes;
     }
   }
+  if (q.spec.has_real_zeros()) q.zero_points = need(source, prefix + "zero_points", declared[2].type).bytes;
   if (q.spec.double_quant) {
     q.nested.absmax = need_floats(source, prefix + "nested_absmax", nested_count(q.group_count()));
     q.nested.map = need_floats(source, prefix + "nested_map", 256);

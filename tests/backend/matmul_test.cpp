@@ -44,9 +44,29 @@ constexpr Shape kShapes[] = {{1, 300, 33}, {2, 64, 1}, {3, 17, 70}, {13, 520, 32
 TEST(Matmul, KeepsItsBoundAndIsTheSameOnEveryBackend) {
   for (const Shape s : kShapes) {
     const auto w = normal(s.in * s.out, 1), x = normal(s.tokens * s.in, 2);
-    for (const char* text : {"int4-g32-asym", "int3-g7-sym", "int5-g32-sym", "int6-g16-asym", "int7-channel-sym",
-                             "nf4-b64-dq", "fp4-b48", "int8", "dynamic8-b100", "int2-tensor-sym", "fp8", "e4m3-t32",
-                             "e5m2-tensor", "mxfp4", "mxfp6", "mxfp8", "nvfp4"}) {
+    for (const char* text : {"int4-g32-asym",
+                             "int3-g7-sym",
+                             "int5-g32-sym",
+                             "int6-g16-asym",
+                             "int7-channel-sym",
+                             "nf4-b64-dq",
+                             "fp4-b48",
+                             "int8",
+                             "dynamic8-b100",
+                             "int2-tensor-sym",
+                             "fp8",
+                             "e4m3-t32",
+                             "e5m2-tensor",
+                             "mxfp4",
+                             "mxfp6",
+                             "mxfp8",
+                             "nvfp4",
+                             "int4-g32-asymreal",
+                             "int3-g32-asymreal-f32",
+                             "int2-g64-asymreal",
+                             "int5-channel-asymreal",
+                             "int6-g16-asymreal",
+                             "int4-g7-asymreal"}) {
       const auto q = quantize(MatrixView<const float>(w.data(), s.out, s.in), text);
       std::vector<float> first, first_t;
       for (const Backend* b : available()) {

@@ -89,6 +89,8 @@ inline QuantizedMatrix random_quantized(const QuantSpec& spec, std::size_t rows,
     const float scale = static_cast<float>(next(255) + 1) / 4096;  // exact in F16 and BF16
     if (spec.double_quant) q.scales.writable<std::uint8_t>()[g] = static_cast<std::uint8_t>(next(256));
     else store_scale(spec.scale_type, q.scales.writable<std::byte>(), g, scale);
+    if (spec.has_real_zeros())
+      store_scale(spec.scale_type, q.zero_points.writable<std::byte>(), g, static_cast<float>(next(255)) / 16);
     if (spec.has_zero_points() && spec.preserve_zero)
       q.zero_points.writable<std::uint8_t>()[g] = static_cast<std::uint8_t>(next(1u << spec.bits));
     else if (spec.has_zero_points())

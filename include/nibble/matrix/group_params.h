@@ -16,7 +16,7 @@ NIBBLE_HD constexpr AffineRule affine_rule(const QuantSpec& s) {
 
 /// The parameters of a group with this range: scale and zero point of an affine scheme; of all others the absmax, as
 /// `scale`, and zero point 0. An infinite scale where none fits its type. (Schemes that are fitted to more than a range
-/// say so: SchemeEntry::quantize_group.)
+/// say so: SchemeEntry::quantize_group. Real zero points have fit_real_zero.)
 NIBBLE_HD constexpr AffineParams fit_params(const QuantSpec& s, Range r) {
   if (s.is_affine()) return fit_affine(r, affine_rule(s));
   if (s.scheme == SchemeKind::llm_int8) return {LlmInt8::fit(r).absmax, 0};
@@ -31,6 +31,13 @@ NIBBLE_HD inline void store_params(const QuantSpec& s, void* scales, void* zero_
   if (!s.has_zero_points()) return;
   if (s.preserve_zero) static_cast<std::uint8_t*>(zero_points)[group] = static_cast<std::uint8_t>(p.zero_point);
   else static_cast<std::int32_t*>(zero_points)[group] = p.zero_point;
+}
+
+/// The same of real zero points.
+NIBBLE_HD inline void store_params(const QuantSpec& s, void* scales, void* zero_points, std::size_t group,
+                                   RealZeroParams p) {
+  store_scale(s.scale_type, scales, group, p.scale);
+  store_scale(s.scale_type, zero_points, group, p.zero);
 }
 
 }  // namespace nibble::inline NIBBLE_ABI

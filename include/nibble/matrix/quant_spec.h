@@ -2,6 +2,7 @@
 //
 //   int4-g128-sym         4 bits, groups of 128 along a row, symmetric, f16 scales
 //   int4-g32-asym-f32     asymmetric with f32 scales; -asymraw: the range is not extended to hold zero
+//   int4-g64-asymreal     zero points that are real numbers, of the scales' type (scheme/real_zero.h), as HQQ has them
 //   int8-channel-sym      one f32 scale per row; "int8" for short; int8-tensor-sym: one for the matrix
 //   nf4-b64  fp4-b128     blocks over the flattened matrix; "nf4" for short; -dq: the absmax values are quantized too
 //   dynamic8-b256         the 8-bit dynamic map, blockwise
@@ -26,7 +27,7 @@
 
 namespace nibble::inline NIBBLE_ABI {
 
-/// Which scheme: those that kernels and file formats know by name. A value above e2m1 stands for a scheme that was
+/// Which scheme: those that kernels and file formats know by name. A value above real_zero stands for a scheme that was
 /// registered (matrix/scheme_registry.h), and is good in one process: texts and files have its name.
 enum class SchemeKind : std::uint8_t {
   symmetric,
@@ -39,7 +40,8 @@ enum class SchemeKind : std::uint8_t {
   e5m2,
   e2m3,
   e3m2,
-  e2m1
+  e2m1,
+  real_zero
 };
 
 struct QuantSpec {
@@ -48,7 +50,7 @@ struct QuantSpec {
   Granularity granularity = Granularity::group;
   std::size_t group_size = 128;  ///< For group, block and tile; 0 otherwise.
   bool narrow_range = false;     ///< Symmetric: without the lowest code (scheme/affine.h).
-  bool preserve_zero = true;     ///< Asymmetric: extend the range to contain 0.
+  bool preserve_zero = true;     ///< Asymmetric, of integer zero points: extend the range to contain 0.
   ScaleType scale_type = ScaleType::f16;
   bool double_quant = false;                  ///< Codebook schemes: absmax in 8 bits (QLoRA, section 3).
   ScaleRule scale_rule = ScaleRule::largest;  ///< Small floats: how a scale is fitted.
@@ -63,12 +65,16 @@ struct QuantSpec {
   /// Throws Error{invalid_argument} unless every field is in range and they fit together.
   void validate() const;
 
-  /// The two families of decoders, (code − zero_point)·scale and codebook[code]·absmax. LLM.int8 is neither.
+  /// The two families of decoders, (code − zero_point)·scale and codebook[code]·absmax. LLM.int8 is neither, nor is
+  /// (code − zero)·scale with a real zero.
   [[nodiscard]] NIBBLE_HD constexpr bool is_affine() const {
     return scheme == SchemeKind::symmetric || scheme == SchemeKind::asymmetric;
   }
-  [[nodiscard]] NIBBLE_HD constexpr bool is_codebook() const { return !is_affine() && scheme != SchemeKind::llm_int8; }
-  /// Whether zero points are stored (asymmetric), and whether as int32 (raw range) or in `bits` bits.
+  [[nodiscard]] NIBBLE_HD constexpr bool has_real_zeros() const { return scheme == SchemeKind::real_zero; }
+  [[nodiscard]] NIBBLE_HD constexpr bool is_codebook() const {
+    return !is_affine() && !has_real_zeros() && scheme != SchemeKind::llm_int8;
+  }
+  /// Whether integer zero points are stored (asymmetric): as int32 (raw range) or in `bits` bits.
   [[nodiscard]] NIBBLE_HD constexpr bool has_zero_points() const { return scheme == SchemeKind::asymmetric; }
 
   /// Whether codes are floats (scheme/small_float.h), whose groups may be any: of the codebooks, those of `e4m3` and

@@ -7,7 +7,8 @@
 //   scales       group_count() elements of spec.scale_type: the scale (affine) or absmax (codebook, LLM.int8);
 //                with double quantization instead one byte each: value = nested.map[byte]·nested.absmax[i/256] + offset
 //                with E4M3 scales value = scale / tensor_scale or scale · tensor_scale (TensorScale)
-//   zero_points  asymmetric only: one byte per group, or one int32 where the range was kept raw
+//   zero_points  asymmetric only: one byte per group, or one int32 where the range was kept raw; real zero points are
+//                numbers of spec.scale_type
 //   g_idx        act-order checkpoints only: the group of each column, cols int32; empty means column/group_size
 //
 // Group order: tensor {0}; channel {row}; group {row·groups_per_row + group in row}; block {flat index/group_size};
@@ -77,8 +78,10 @@ struct QuantizedMatrix {
 
   /// The stored scale or absmax of a group, double quantization undone and the tensor's scale applied.
   [[nodiscard]] float scale(std::size_t group) const;
-  /// The zero point of a group (affine and LLM.int8).
+  /// The zero point of a group (affine and LLM.int8; real ones have zero()).
   [[nodiscard]] std::int32_t zero_point(std::size_t group) const;
+  /// The same, or the real number where spec.has_real_zeros(): what is subtracted from a code.
+  [[nodiscard]] float zero(std::size_t group) const;
   /// What multiplies (code − zero_point) or codebook[code]: scale(), but absmax/127 for LLM.int8.
   [[nodiscard]] float multiplier(std::size_t group) const {
     return spec.scheme == SchemeKind::llm_int8 ? scale(group) * LlmInt8::inverse_127 : scale(group);

@@ -53,6 +53,13 @@ struct SpecOf<Asymmetric<B, PreserveZero>> {
     s.preserve_zero = PreserveZero;
   }
 };
+template <int B>
+struct SpecOf<RealZero<B>> {
+  static void set(QuantSpec& s) {
+    s.scheme = SchemeKind::real_zero;
+    s.bits = B;
+  }
+};
 template <class Table>
 struct SpecOf<Codebook<Table>> {
   static void set(QuantSpec& s) {
@@ -96,7 +103,7 @@ QuantSpec spec_of(const TypedOptions& options) {
                   : s.scheme == SchemeKind::llm_int8 ? Granularity::channel
                                                      : options.granularity;
   s.group_size = !s.grouping().has_size() ? 0 : is_blockwise ? options.block_size : options.group_size;
-  s.scale_type = s.is_affine() ? options.scale_type : ScaleType::f32;
+  s.scale_type = s.is_affine() || s.has_real_zeros() ? options.scale_type : ScaleType::f32;
   s.double_quant = options.double_quant;
   s.validate();
   return s;

@@ -8,6 +8,7 @@
 #include "nibble/scheme/affine.h"
 #include "nibble/scheme/codebook.h"
 #include "nibble/scheme/llm_int8.h"
+#include "nibble/scheme/real_zero.h"
 #include "nibble/scheme/small_float.h"
 
 namespace nibble::inline NIBBLE_ABI {
@@ -34,7 +35,7 @@ constexpr float scale_of(const Params& p) {
 
 }  // namespace detail
 
-static_assert(Scheme<Symmetric<4>> && Scheme<Asymmetric<3>> && Scheme<Codebook<nf4>> && Scheme<LlmInt8> &&
-              Scheme<FloatCodes<e4m3>>);
+static_assert(Scheme<Symmetric<4>> && Scheme<Asymmetric<3>> && Scheme<RealZero<4>> && Scheme<Codebook<nf4>> &&
+              Scheme<LlmInt8> && Scheme<FloatCodes<e4m3>>);
 
 }  // namespace nibble::inline NIBBLE_ABI

@@ -88,8 +88,9 @@ class CudaBackend final : public Backend {
   }
   std::string why_unavailable() const override { return cuda::why_unavailable(); }
   /// What a device can hold; a registered codebook of 4 or 8 bits is packed, though not quantized to, there. Small
-  /// floats have no kernel yet.
+  /// floats and real zero points have no kernel yet.
   bool supports(const QuantSpec& spec) const noexcept override {
+    if (spec.has_real_zeros()) return false;
     return !spec.is_codebook() || (!spec.has_float_codes() && (spec.bits == 4 || spec.bits == 8));
   }
 

@@ -39,7 +39,7 @@ std::unique_ptr<Matrix::Storage> Matrix::Storage::quantized(const Context& conte
   const auto buffer = [&](std::size_t bytes) { return DeviceBuffer(bytes, context.allocator(), stream); };
   if (spec.is_codebook() && spec.bits != 4 && spec.bits != 8)
     throw Error(ErrorCode::unsupported, "a device decodes codebooks of 4 and 8 bits, not " + spec.to_string());
-  if (spec.has_float_codes())
+  if (spec.has_float_codes() || spec.has_real_zeros())
     throw Error(ErrorCode::unsupported, "a device has no kernel for " + spec.to_string() + "; multiply on the CPU");
   auto out = std::make_unique<Storage>();
   out->device = context.device().ordinal;

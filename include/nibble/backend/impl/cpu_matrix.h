@@ -80,7 +80,9 @@ class InterleavedMatrix final : public CpuMatrix {
   /// What a product with int8_panel() is multiplied by: a codebook's unit, 1 for integer codes.
   [[nodiscard]] float int8_unit() const { return int8_unit_; }
   /// Whether fp32 activations meet them in fixed point: integers, and codes that a table of integers decodes.
-  [[nodiscard]] bool is_affine() const { return spec_.is_affine() || code_bits_ == kernels::kTableBits; }
+  [[nodiscard]] bool is_affine() const {
+    return spec_.is_affine() || spec_.has_real_zeros() || code_bits_ == kernels::kTableBits;
+  }
   /// A codebook of floats that are no integers of any unit.
   [[nodiscard]] bool is_looked_up() const { return spec_.is_codebook() && code_bits_ != kernels::kTableBits; }
   [[nodiscard]] bool is_llm_int8() const { return spec_.scheme == SchemeKind::llm_int8; }
@@ -108,7 +110,9 @@ class InterleavedMatrix final : public CpuMatrix {
   [[nodiscard]] std::size_t spans() const { return groups_ >> span_shift_; }
   /// What multiplies a row's codes in a group.
   [[nodiscard]] float scale_of(std::size_t row, std::size_t group) const;
-  [[nodiscard]] bool keeps_scales() const { return spec_.double_quant || is_llm_int8() || spec_.has_float_codes(); }
+  [[nodiscard]] bool keeps_scales() const {
+    return spec_.double_quant || is_llm_int8() || spec_.has_float_codes() || spec_.has_real_zeros();
+  }
   [[nodiscard]] CodeLayout code_layout() const { return CodeLayout(kernels::held_bits(code_bits_)); }
   [[nodiscard]] std::size_t words_per_panel() const { return code_layout().words(depth_) * kernels::kInterleavedRows; }
   /// Where the words of a row begin in codes_.
@@ -122,6 +126,7 @@ class InterleavedMatrix final : public CpuMatrix {
   std::vector<std::uint32_t> order_;
   Buffer
       kept_scales_;  ///< Where scales_ holds what was made of them (double quantization, LLM.int8, E2M1): for unpack().
+  Buffer kept_zeros_;  ///< Real zero points, of which offsets_ holds the products with scales: for unpack().
   NestedScales nested_;
   TensorScale tensor_scale_;
   int code_bits_;  ///< As held: 2 … 8, or kernels::kTableBits.

@@ -100,7 +100,7 @@ class Job {
 
   /// Only asymmetric schemes look at more than the largest magnitude.
   Range range(std::size_t row, std::size_t col, const float* x, std::size_t n) const {
-    if (spec_.scheme != SchemeKind::asymmetric) {
+    if (spec_.scheme != SchemeKind::asymmetric && !spec_.has_real_zeros()) {
       const float most = isa_.absmax(x, n);
       if (!is_finite(most)) refuse_non_finite(name_, row, col, x, n);
       return {-most, most};
@@ -116,7 +116,8 @@ class Job {
         [&](std::size_t begin, std::size_t end, std::size_t group) {
           const std::size_t n = end - begin;
           const Range r = range(row, begin, x + begin, n);
-          if (has_rule()) store(group, {entry_->quantize_group({x + begin, n}, codes + begin)}, r, row, begin);
+          if (has_rule())
+            store(group, AffineParams{entry_->quantize_group({x + begin, n}, codes + begin)}, r, row, begin);
           else encode(x + begin, n, group, fit_and_store(group, {x + begin, n}, r, row, begin), codes + begin);
         });
     pack_row(row, codes);
@@ -171,7 +172,7 @@ class Job {
       });
       codes.resize(values.size());
       const std::size_t at = g * spec_.group_size;
-      store(g, {entry_->quantize_group(values, codes.data())}, all, at / weights_.cols, at % weights_.cols);
+      store(g, AffineParams{entry_->quantize_group(values, codes.data())}, all, at / weights_.cols, at % weights_.cols);
       const std::uint8_t* code = codes.data();
       for_each_piece([&](std::size_t row, std::size_t begin, std::size_t end) {
         std::uint8_t* to = q_.codes.writable<std::uint8_t>() + row * q_.row_bytes();
@@ -182,10 +183,12 @@ class Job {
 
   /// Returns the scale as it reads back. `values`: those of the group where it lies in a row.
   float fit_and_store(std::size_t group, std::span<const float> values, Range r, std::size_t row, std::size_t col) {
+    if (spec_.has_real_zeros()) return store(group, fit_real_zero(r, spec_.bits, spec_.scale_type), r, row, col);
     if (!has_floats()) return store(group, fit_params(spec_, r), r, row, col);
-    return fit_.value(store(group, {entry_->fit_scale(values, r.absmax(), fit_)}, r, row, col));
+    return fit_.value(store(group, AffineParams{entry_->fit_scale(values, r.absmax(), fit_)}, r, row, col));
   }
-  float store(std::size_t group, AffineParams p, Range r, std::size_t row, std::size_t col) {
+  template <class Params>
+  float store(std::size_t group, Params p, Range r, std::size_t row, std::size_t col) {
     if (!is_finite(p.scale))
       throw Error(ErrorCode::non_finite,
                   place(name_, row, col) +
@@ -217,6 +220,12 @@ class Job {
     if (spec_.is_affine()) {
       const AffineRule rule = affine_rule(spec_);
       return isa_.encode_affine(x, n, scale, q_.zero_point(group), rule.lowest_code(), rule.highest_code(), codes);
+    }
+    if (spec_.has_real_zeros()) {
+      const RealZeroParams p{scale, q_.zero(group)};
+      const std::int32_t top = (1 << spec_.bits) - 1;
+      for (std::size_t i = 0; i < n; ++i) codes[i] = real_zero_encode(x[i], p, top);
+      return;
     }
     if (has_floats()) return entry_->encode_floats({x, n}, scale, codes);
     if (spec_.scheme == SchemeKind::llm_int8) return isa_.encode_int8(x, n, LlmInt8::multiplier(scale), codes);
@@ -268,7 +277,10 @@ NIBBLE_INLINE void cpu_decode_row(const kernels::KernelTable& isa, const Quantiz
                    [&](std::size_t begin, std::size_t end, std::size_t group) {
                      const std::uint8_t* from = codes + (begin - first);
                      float* to = out + (begin - first);
-                     if (q.spec.is_codebook())
+                     if (q.spec.has_real_zeros()) {
+                       const RealZeroParams p{q.scale(group), q.zero(group)};
+                       for (std::size_t i = 0; i < end - begin; ++i) to[i] = real_zero_decode(from[i], p);
+                     } else if (q.spec.is_codebook())
                        isa.decode_codebook(from, end - begin, q.codebook.data(), q.codebook.size(), q.scale(group), to);
                      else isa.decode_affine(from, end - begin, q.multiplier(group), q.zero_point(group), to);
                    });
@@ -292,7 +304,7 @@ class RowDecoder {
     }
     const std::size_t groups = (q.cols + group - 1) / group;
     scales_.resize(groups);
-    zeros_.resize(q.spec.has_zero_points() ? groups : 0);
+    zeros_.resize(q.spec.has_zero_points() || q.spec.has_real_zeros() ? groups : 0);
     row_ = {nullptr, group, scales_.data(), zeros_.empty() ? nullptr : zeros_.data(), values_};
     for (std::size_t c = 0; c < 16; ++c)
       values_[c] = q.spec.is_codebook()
@@ -306,7 +318,7 @@ class RowDecoder {
     row_.codes = q_.row_codes(row);
     const std::size_t first = q_.group_of(row, 0);
     read_scales(first);
-    for (std::size_t g = 0; g < zeros_.size(); ++g) zeros_[g] = static_cast<float>(q_.zero_point(first + g));
+    for (std::size_t g = 0; g < zeros_.size(); ++g) zeros_[g] = q_.zero(first + g);
     may_overflow_ = !(isa_.absmax(scales_.data(), scales_.size()) * largest_value() < least_overflow(type_));
   }
   /// `first` is a multiple of 16. Error{non_finite} names the first value that the type cannot hold.

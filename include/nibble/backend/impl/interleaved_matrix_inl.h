@@ -29,6 +29,7 @@ inline std::size_t columns_per_group(const QuantSpec& spec, std::size_t cols) {
 /// The width that codes are held in: their own where groups are whole steps, else 4 or 8, which have the shortest.
 inline int held_bits(const QuantSpec& spec, std::size_t cols) {
   const std::size_t group = columns_per_group(spec, cols);
+  if (spec.has_real_zeros() && spec.bits == 3) return 4;  // the kernels have offsets for 2, 4 and 5 bits
   const auto whole_steps = [&](int bits) { return group == cols || group % CodeLayout(bits).step_columns() == 0; };
   return whole_steps(spec.bits) ? spec.bits : spec.bits <= 4 ? 4 : 8;
 }
@@ -42,8 +43,9 @@ inline ScaleType held_scale_type(const QuantSpec& spec) {
   static_assert(static_cast<int>(ScaleType::f32) == 0 && static_cast<int>(ScaleType::f16) == 1 &&
                 static_cast<int>(ScaleType::bf16) == 2);
   if (spec.scale_type == ScaleType::e8m0) return ScaleType::bf16;
-  return spec.double_quant || is_doubled(spec) || !is_matrix_type(dtype_of(spec.scale_type)) ? ScaleType::f32
-                                                                                             : spec.scale_type;
+  const bool is_own =
+      !spec.double_quant && !is_doubled(spec) && !spec.has_real_zeros() && is_matrix_type(dtype_of(spec.scale_type));
+  return is_own ? spec.scale_type : ScaleType::f32;
 }
 
 /// Columns sorted by group, those of a group in their order.
@@ -72,10 +74,12 @@ NIBBLE_INLINE bool InterleavedMatrix::fits(const QuantizedMatrix& q) {
   if (spec.is_codebook() && spec.bits != 4) return false;
   if (spec.scheme == SchemeKind::llm_int8 && q.cols > 65536) return false;  // sums must fit an int32
   if (spec.has_zero_points() && !spec.preserve_zero) return false;          // raw zero points need an int32
+  const int held = detail::held_bits(spec, q.cols);
+  if (spec.has_real_zeros() && held != 2 && held != 4 && held != 5) return false;
   if (spec.granularity == Granularity::block && q.cols % spec.group_size != 0) return false;
   if (spec.granularity == Granularity::tile) return false;  // rows have scales of their own here
   const std::size_t group = detail::columns_per_group(spec, q.cols);
-  return group == q.cols || group % CodeLayout(detail::held_bits(spec, q.cols)).step_columns() == 0;
+  return group == q.cols || group % CodeLayout(held).step_columns() == 0;
 }
 
 NIBBLE_INLINE InterleavedMatrix::InterleavedMatrix(const Packer& by, const QuantizedMatrix& q)
@@ -87,9 +91,9 @@ NIBBLE_INLINE InterleavedMatrix::InterleavedMatrix(const Packer& by, const Quant
       tensor_scale_(q.tensor_scale),
       code_bits_(detail::is_doubled(q.spec) ? kernels::kTableBits : detail::held_bits(q.spec, q.cols)),
       scale_type_(detail::held_scale_type(q.spec)),
-      zero_point_(q.spec.has_zero_points()     ? 0
-                  : detail::is_doubled(q.spec) ? 128
-                                               : q.zero_point(0)),
+      zero_point_(q.spec.has_zero_points() || q.spec.has_real_zeros() ? 0
+                  : detail::is_doubled(q.spec)                        ? 128
+                                                                      : q.zero_point(0)),
       depth_(detail::round_up(q.cols, CodeLayout(kernels::held_bits(code_bits_)).step_columns())) {
   const std::size_t group = detail::columns_per_group(q.spec, q.cols);
   groups_ = (q.cols + group - 1) / group;
@@ -97,7 +101,7 @@ NIBBLE_INLINE InterleavedMatrix::InterleavedMatrix(const Packer& by, const Quant
   for (std::size_t i = 0; i < 16 && code_bits_ <= 4; ++i) {
     const std::size_t code = code_bits_ == 2 ? i % 4 : i;  // the kernels leave the next code's bits above a 2-bit code
     if (q.spec.is_codebook()) values_[i] = q.codebook[code];
-    else values_[i] = static_cast<float>(static_cast<int>(code) - (q.spec.has_zero_points() ? 0 : q.zero_point(0)));
+    else values_[i] = static_cast<float>(static_cast<int>(code) - zero_point_);
   }
   if (detail::is_doubled(spec_))
     for (std::size_t i = 0; i < 16; ++i) {
@@ -114,6 +118,10 @@ NIBBLE_INLINE InterleavedMatrix::InterleavedMatrix(const Packer& by, const Quant
   const std::size_t count = panels() * groups_ * kernels::kInterleavedRows;
   scales_ = Buffer::allocate(count * static_cast<std::size_t>(scale_bytes(scale_type_)));
   if (spec_.has_zero_points()) zeros_ = Buffer::allocate(count);
+  if (spec_.has_real_zeros()) {
+    kept_zeros_ = q.zero_points;
+    offsets_ = Buffer::allocate(scales_.size());
+  }
   pack_panels(by, [&](std::size_t r, std::uint8_t* codes) {
     copy_codes(q, r, codes);
     copy_groups(q, r);
@@ -153,13 +161,16 @@ NIBBLE_INLINE void InterleavedMatrix::copy_groups(const QuantizedMatrix& q, std:
     const std::size_t from = order_.empty() ? first + g : q.group_of(r, order_[g * group_size_]);
     store_scale(scale_type_, scales_.writable<std::byte>(), to,
                 detail::is_doubled(spec_) ? q.multiplier(from) * 0.5f : q.multiplier(from));
+    // (code − zero)·scale as code·scale + offset. Of f16 numbers the product is exact.
+    if (spec_.has_real_zeros()) offsets_.writable<float>()[to] = -(q.zero(from) * q.scale(from));
     if (zeros_.size() != 0) zeros_.writable<std::uint8_t>()[to] = static_cast<std::uint8_t>(q.zero_point(from));
   }
 }
 
 NIBBLE_INLINE std::size_t InterleavedMatrix::storage_bytes() const {
   return codes_.size() + scales_.size() + zeros_.size() + scale_steps_.size() + offsets_.size() + offset_steps_.size() +
-         kept_scales_.size() + sizeof values_ + g_idx_.size() * sizeof g_idx_[0] + order_.size() * sizeof order_[0];
+         kept_scales_.size() + kept_zeros_.size() + sizeof values_ + g_idx_.size() * sizeof g_idx_[0] +
+         order_.size() * sizeof order_[0];
 }
 
 NIBBLE_INLINE QuantizedMatrix InterleavedMatrix::unpack() const {
@@ -169,6 +180,7 @@ NIBBLE_INLINE QuantizedMatrix InterleavedMatrix::unpack() const {
   q.tensor_scale = tensor_scale_;
   q.g_idx = g_idx_;
   if (keeps_scales()) q.scales = kept_scales_;
+  if (spec_.has_real_zeros()) q.zero_points = kept_zeros_;
   const CodeLayout layout = code_layout();
   std::vector<std::uint8_t> row(cols());
   for (std::size_t r = 0; r < rows(); ++r) {

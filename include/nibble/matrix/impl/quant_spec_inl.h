@@ -120,6 +120,8 @@ inline void apply_option(std::string_view text, std::string_view option, QuantSp
   else if (option == "asym" || option == "asymraw") {
     s.scheme = SchemeKind::asymmetric;
     s.preserve_zero = option == "asym";
+  } else if (option == "asymreal") {
+    s.scheme = SchemeKind::real_zero;
   } else if (option == "tensor") whole(Granularity::tensor);
   else if (option == "channel") whole(Granularity::channel);
   else if (option == "dq") s.double_quant = true;
@@ -210,10 +212,11 @@ NIBBLE_INLINE QuantSpec QuantSpec::parse(std::string_view text) {
       break;
     }
   QuantSpec s = detail::spec_of_name(text, parts[0]);
-  const bool integer = s.is_affine();
+  const bool integer = s.is_affine();  // the name's; an option may give it real zero points
   detail::Said said;
   for (std::size_t i = 1; i < parts.size(); ++i) detail::apply_option(text, parts[i], s, said);
-  if (!integer && s.is_affine()) detail::refuse(text, "a codebook is neither symmetric nor asymmetric");
+  if (!integer && (s.is_affine() || s.has_real_zeros()))
+    detail::refuse(text, "a codebook is neither symmetric nor asymmetric");
   if (integer && !said.scale_type) s.scale_type = detail::default_scale_type(s);
   if (!said.scale_rule && s.has_float_codes()) s.scale_rule = s.default_scale_rule();
   try {
@@ -229,7 +232,8 @@ NIBBLE_INLINE std::string QuantSpec::to_string() const {
     return threshold == 6.0f ? "llm-int8" : "llm-int8-t" + std::to_string(static_cast<int>(threshold));
   if (has_float_codes()) return detail::float_text(*this);
   const SchemeEntry* row = scheme_entry(scheme);
-  std::string out = is_affine()      ? "int" + std::to_string(bits)
+  const bool is_integer = is_affine() || has_real_zeros();
+  std::string out = is_integer       ? "int" + std::to_string(bits)
                     : row != nullptr ? std::string(row->name)
                                      : "unregistered";
   out += "-" + detail::text_of(grouping());
@@ -238,7 +242,8 @@ NIBBLE_INLINE std::string QuantSpec::to_string() const {
     if (narrow_range != (bits == 8)) out += narrow_range ? "-restricted" : "-full";
   }
   if (scheme == SchemeKind::asymmetric) out += preserve_zero ? "-asym" : "-asymraw";
-  if (is_affine() && scale_type != detail::default_scale_type(*this)) out += "-" + std::string(name_of(scale_type));
+  if (has_real_zeros()) out += "-asymreal";
+  if (is_integer && scale_type != detail::default_scale_type(*this)) out += "-" + std::string(name_of(scale_type));
   if (double_quant) out += "-dq";
   return out;
 }
@@ -261,7 +266,7 @@ NIBBLE_INLINE void QuantSpec::validate() const {
     need(granularity == Granularity::block, "a codebook scheme is blockwise: give -bN");
     need(bits == row->bits, "the codebook's bits cannot be chosen");
   }
-  if (!is_affine()) need(scale_type == ScaleType::f32, "absmax values are fp32");
+  if (!is_affine() && !has_real_zeros()) need(scale_type == ScaleType::f32, "absmax values are fp32");
   need(!double_quant || is_codebook(),
        "double quantization is of absmax values: only codebook schemes (nf4, fp4, dynamic8, …) have them");
   if (scheme == SchemeKind::llm_int8) {
@@ -280,6 +285,7 @@ NIBBLE_INLINE double QuantSpec::bits_per_weight(std::size_t rows, std::size_t co
     total += groups * 8 * scale_bytes(scale_type) + (has_tensor_scale() ? 32 : 0);
   }
   if (has_zero_points()) total += groups * (preserve_zero ? bits : 32);
+  if (has_real_zeros()) total += groups * 8 * scale_bytes(scale_type);
   return total / (static_cast<double>(rows) * static_cast<double>(cols));
 }
 

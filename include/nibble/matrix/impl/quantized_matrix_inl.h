@@ -25,6 +25,7 @@ inline std::size_t scale_element_bytes(const QuantSpec& spec) {
 inline constexpr std::size_t kMaxElements = static_cast<std::size_t>(PTRDIFF_MAX) / 16;
 
 inline std::size_t zero_point_bytes(const QuantSpec& spec) {
+  if (spec.has_real_zeros()) return static_cast<std::size_t>(scale_bytes(spec.scale_type));
   return !spec.has_zero_points() ? 0 : spec.preserve_zero ? 1 : 4;
 }
 
@@ -117,6 +118,8 @@ NIBBLE_INLINE void QuantizedMatrix::validate(const std::string& name) const {
   if (has_floats) detail::check_floats(*this, name);
   for (std::size_t g = 0; g < group_count(); ++g)
     if (!is_finite(scale(g))) refuse("scale", g, " is not finite");
+  for (std::size_t g = 0; g < group_count() && spec.has_real_zeros(); ++g)
+    if (!is_finite(zero(g))) refuse("zero point", g, " is not finite");
   if (!spec.has_zero_points() || !spec.preserve_zero) return;
   for (std::size_t g = 0; g < group_count(); ++g)
     if (zero_point(g) >= 1 << spec.bits)
@@ -144,8 +147,14 @@ NIBBLE_INLINE std::int32_t QuantizedMatrix::zero_point(std::size_t group) const 
   return 1 << (spec.bits - 1);
 }
 
+NIBBLE_INLINE float QuantizedMatrix::zero(std::size_t group) const {
+  return spec.has_real_zeros() ? load_scale(spec.scale_type, zero_points.data(), group)
+                               : static_cast<float>(zero_point(group));
+}
+
 NIBBLE_INLINE float QuantizedMatrix::value(std::size_t r, std::size_t c) const {
   const std::size_t group = group_of(r, c);
+  if (spec.has_real_zeros()) return real_zero_decode(code(r, c), {scale(group), zero(group)});
   if (spec.is_codebook()) return codebook[code(r, c)] * scale(group);
   return affine_decode(code(r, c), {multiplier(group), zero_point(group)});
 }

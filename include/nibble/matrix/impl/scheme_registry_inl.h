@@ -28,7 +28,7 @@ inline constexpr SchemeEntry kNf4Row = codebook_scheme<nf4>(), kFp4Row = codeboo
 /// The built-in rows by kind; a null one is no codebook's. One that no kernel and no file format knows by its kind
 /// needs no enumerator: register_scheme(row).
 inline constexpr auto kBuiltInSchemes = [] {
-  std::array<const SchemeEntry*, index_of(SchemeKind::e2m1) + 1> rows{};
+  std::array<const SchemeEntry*, index_of(SchemeKind::real_zero) + 1> rows{};
   rows[index_of(SchemeKind::nf4)] = &kNf4Row;
   rows[index_of(SchemeKind::fp4)] = &kFp4Row;
   rows[index_of(SchemeKind::dynamic8)] = &kDynamic8Row;

@@ -47,7 +47,7 @@ class LimitSearch {
         g.low = std::min(g.low, original_[k]);
         g.high = std::max(g.high, original_[k]);
       });
-      if (spec_.scheme == SchemeKind::asymmetric) return;
+      if (has_two_limits()) return;
       g.high = std::max(g.high, -g.low);  // one limit for both signs
       g.low = -g.high;
     });
@@ -61,7 +61,7 @@ class LimitSearch {
       attempt([&](const Group&) {
         return Shares{1 - kPart * static_cast<float>(i), 1 - kPart * static_cast<float>(i)};
       });
-    if (spec_.scheme == SchemeKind::asymmetric)
+    if (has_two_limits())
       for (const int i : {1, 2, 4, -1, -2, -4}) {
         const float by = kPart * static_cast<float>(i);
         attempt([&](const Group& g) { return Shares{g.best.low, g.best.high - by}; });
@@ -89,6 +89,9 @@ class LimitSearch {
     Shares best, tried;
     double plain = 0, least = 0, error = 0;
   };
+
+  /// Whether a group's range has two ends to choose, not one magnitude.
+  bool has_two_limits() const { return spec_.scheme == SchemeKind::asymmetric || spec_.has_real_zeros(); }
 
   /// `count` tasks that go through the matrix together, in runs of a size that is worth a thread's while.
   template <class Work>
