@@ -1,13 +1,12 @@
 // The grids that GPTQ rounds to, and its search for the clipping with the least error: the solvers on the CPU and on a
-// device share these definitions. Products in power_2_4 are rounded (core/rounded_product.h), so that it is the same
-// function in every unit.
+// device share these definitions.
 #pragma once
 
-#include <bit>
 #include <cstdint>
 #include <limits>
 
 #include "nibble/core/portability.h"
+#include "nibble/core/power.h"
 #include "nibble/core/rounded_product.h"
 #include "nibble/scheme/affine.h"
 
@@ -48,27 +47,9 @@ NIBBLE_HD constexpr AffineParams grid_of(Range r, GridRule rule) {
 inline constexpr int kShrinkings = 80;
 NIBBLE_HD constexpr float shrinking(int step) { return 1 - static_cast<float>(step) / 100; }
 
-/// x^2.4 for x ≥ 0 to a few parts in 10^7, from arithmetic that compilers vectorise and that is the same everywhere.
+/// x^2.4 for x ≥ 0.
 NIBBLE_HD constexpr float power_2_4(float x, RoundedProduct<float> times = {}) {
-  const auto bits = std::bit_cast<std::uint32_t>(x);
-  const auto shifted = static_cast<std::int32_t>(bits - 0x3f3504f3u);  // √½: the mantissa is centred around 1
-  const std::int32_t exponent = shifted >> 23;
-  const float m = std::bit_cast<float>(static_cast<std::uint32_t>((shifted & 0x7fffff) + 0x3f3504f3));
-  const float s = (m - 1) / (m + 1), s2 = times(s, s);  // ln m = 2·artanh s
-  const float log2 =
-      static_cast<float>(exponent) +
-      times(s,
-            2.885390082f +
-                times(s2, 0.961796694f + times(s2, 0.577078016f + times(s2, 0.412198583f + times(s2, 0.320598898f)))));
-  float y = times(log2, 2.4f);
-  y = y > -126.0f ? y : -126.0f;
-  y = y < 127.0f ? y : 127.0f;
-  const float whole = (y + 12582912.0f) - 12582912.0f;
-  const float f = y - whole;
-  const float low_terms = 0.00961812911f + times(f, 0.00133335581f + times(f, 1.54035304e-4f));
-  const float power =
-      1 + times(f, 0.693147181f + times(f, 0.240226507f + times(f, 0.0555041087f + times(f, low_terms))));
-  return times(power, std::bit_cast<float>(static_cast<std::uint32_t>(static_cast<std::int32_t>(whole) + 127) << 23));
+  return positive_power(x, 2.4f, times);
 }
 
 /// |q − x|^2.4, q what x is rounded to with codes 0 … top: what the search adds up. `zero` is the zero point.
