@@ -99,12 +99,17 @@ Method parse_method(std::string_view name) {
     if (model::CalibratedMethod::is_calibrated(name)) {
       method.calibrated = model::CalibratedMethod::parse(stored_name(name));
       method.spec = method.calibrated->spec;
+    } else if (hqq::Options::is_hqq(name)) {
+      method.hqq = hqq::Options::parse(stored_name(name));
+      method.spec = method.hqq->spec;
     } else {
       method.spec = QuantSpec::parse(stored_name(name));
     }
-    if (method.int8_activations && !method.spec->is_affine() && method.spec->bits != 4)
-      throw Error(ErrorCode::invalid_argument,
-                  "'" + std::string(name) + "': 8-bit activations need integer weights or a codebook of 4 bits");
+    const bool has_small_codes = method.spec->bits == 4 || (method.spec->has_real_zeros() && method.spec->bits <= 5);
+    if (method.int8_activations && !method.spec->is_affine() && !has_small_codes)
+      throw Error(ErrorCode::invalid_argument, "'" + std::string(name) +
+                                                   "': 8-bit activations need integer weights, of 5 bits at most where "
+                                                   "zero points are real, or a codebook of 4 bits");
     return method;
   } catch (const Error& e) {
     throw Error(
@@ -112,9 +117,7 @@ Method parse_method(std::string_view name) {
         std::string(e.what()) +
             "; known methods: fp32, fp16, bf16, int8, llm-int8, int<bits>-g<size>-sym|asym (int4-g128-sym), "
             "nf4, nf4-dq, fp4, dynamic8, fp8, mxfp4, mxfp6, mxfp8, nvfp4, gptq-<bits>-g<size> (gptq-4-g128-act, "
-            "gptq-3-g128-qronos), "
-            "awq-<bits>-g<size> (awq-4-g128); of "
-            "GGUF "
+            "gptq-3-g128-qronos), awq-<bits>-g<size> (awq-4-g128), hqq-<bits>-g<size>[-asym|-sym] (hqq-4-g64); of GGUF "
             "a type or a mix (q4_k, q4_k_m; mix-q2_k; gguf-mxfp4), with -imatrix behind or gptq- before it, and "
             "plan-<bits>; an integer or a 4-bit one with +a8 (int4-g32-sym+a8, nf4+a8) multiplies by 8-bit "
             "activations; in compare +fold or +rot (int3-g128-asym+rot) quantizes the model with its norms folded, or "
@@ -128,11 +131,11 @@ Method parse_loading_method(std::string_view name) {
     throw Error(ErrorCode::invalid_argument,
                 "'" + method.name + "' is of a GGUF file; make it first: nibble export-gguf MODEL OUT.gguf " +
                     method.gguf[0] + " " + method.gguf[1] + (method.gguf.size() > 2 ? " " + method.gguf[2] : ""));
-  if (method.calibrated)
-    throw Error(ErrorCode::invalid_argument, "'" + method.name +
-                                                 "' needs a calibration run, not only a look at the weights; make "
-                                                 "the model first: nibble quantize MODEL -o OUT --method " +
-                                                 std::string(stored_name(name)));
+  if (method.calibrated || method.hqq)
+    throw Error(ErrorCode::invalid_argument,
+                "'" + method.name + "' " +
+                    (method.hqq ? "solves for its scales" : "needs a calibration run, not only a look at the weights") +
+                    "; make the model first: nibble quantize MODEL -o OUT --method " + std::string(stored_name(name)));
   return method;
 }
 

@@ -10,6 +10,7 @@
 #include "nibble/core/dtype.h"
 #include "nibble/matrix/quant_spec.h"
 #include "nibble/model/calibrate.h"
+#include "nibble/solver/hqq.h"
 
 namespace nibble::cli {
 
@@ -26,21 +27,22 @@ struct Method {
   DType dense = DType::f32;  ///< Of the linear layers when there is no spec.
   std::optional<QuantSpec> spec;
   std::optional<model::CalibratedMethod> calibrated;  ///< GPTQ or AWQ, which store what `spec` says.
+  std::optional<hqq::Options> hqq = {};               ///< HQQ, which stores what `spec` says.
   std::vector<std::string> gguf = {};                 ///< Not empty: what export-gguf is told, which writes it.
   bool gguf_needs_text = false;                       ///< It is told a --calibration, too.
   Rotation rotation = Rotation::none;
   bool int8_activations = false;  ///< Multiplied by activations rounded to 8 bits; what is stored is the same.
 };
 
-/// "fp32", "fp16", "bf16", any text CalibratedMethod::parse or QuantSpec::parse takes, integer ones with "+a8" for
-/// 8-bit activations. Of GGUF: a type or a mix ("q4_k", "q4_k_m"; "mix-q2_k" where a type is called so, too), or
-/// "plan-4.5" for so many bits a weight; "gptq-" before it, or "-imatrix" behind it. Error{invalid_argument} says what
-/// there is.
+/// "fp32", "fp16", "bf16", any text CalibratedMethod::parse, hqq::Options::parse or QuantSpec::parse takes, integer
+/// ones with "+a8" for 8-bit activations. Of GGUF: a type or a mix ("q4_k", "q4_k_m"; "mix-q2_k" where a type is called
+/// so, too), or "plan-4.5" for so many bits a weight; "gptq-" before it, or "-imatrix" behind it.
+/// Error{invalid_argument} says what there is.
 Method parse_method(std::string_view name);
 /// The same for a row of `compare`: any of these that is of no GGUF file may have "+fold" or "+rot" behind it, and
 /// "+a8" after that.
 Method parse_compared_method(std::string_view name);
-/// The same for quantizing while a model is loaded, which GPTQ, AWQ and GGUF's cannot: Error{invalid_argument}.
+/// The same for quantizing while a model is loaded, which GPTQ, AWQ, HQQ and GGUF's cannot: Error{invalid_argument}.
 Method parse_loading_method(std::string_view name);
 
 /// The name of what is stored: without "+a8".

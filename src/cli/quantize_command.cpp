@@ -161,8 +161,8 @@ void refuse_calibration_options(const Options& o) {
   const Options none;
   const auto refuse = [&](bool given, const char* option) {
     if (given)
-      throw Error(ErrorCode::invalid_argument, fmt::format("{} goes with GPTQ and AWQ; '{}' rounds every layer's "
-                                                           "weights to nearest, without calibration",
+      throw Error(ErrorCode::invalid_argument, fmt::format("{} goes with GPTQ and AWQ; '{}' looks at every "
+                                                           "layer's weights alone, without calibration",
                                                            option, o.method));
   };
   refuse(!o.text.file.empty(), "--calibration");
@@ -188,7 +188,7 @@ void run(const Options& o) {
                                                  "and give it to eval or compare");
   if (!o.imatrix.empty() && (method.calibrated || !method.spec))
     throw Error(ErrorCode::invalid_argument,
-                fmt::format("--imatrix weighs the errors of rounding to nearest; '{}' {}", method.name,
+                fmt::format("--imatrix weighs the errors of methods that need no text; '{}' {}", method.name,
                             method.calibrated ? "measures its calibration text itself" : "rounds no layer"));
   if (method.calibrated) return run_calibrated(o, *method.calibrated);
   refuse_calibration_options(o);
@@ -205,6 +205,13 @@ void run(const Options& o) {
   if (!method.spec) options.convert_to = method.dense;
   std::optional<ImportanceMatrix> importance;
   if (!o.imatrix.empty()) options.importance = &importance.emplace(ImportanceMatrix::read(o.imatrix));
+  if (method.hqq)
+    options.solver = [hqq = *method.hqq](const FloatMatrix& weights, const std::string& name,
+                                         std::span<const float> counts) mutable {
+      hqq.name = name;
+      hqq.importance = counts;
+      return hqq::solve(weights, hqq).matrix;
+    };
   ProgressBar bar("quantizing", o.quiet);
   options.progress = bar.callback();
   const auto report = model::quantize_model(o.model, o.output, options);
@@ -213,7 +220,8 @@ void run(const Options& o) {
   note_left_out(report.left_out);
   if (method.spec)
     fmt::print("{}: {} linear layers as {} at {:.3f} bits per weight; model.safetensors is {}\n", o.output,
-               report.layers, method.spec->to_string(), report.bits_per_weight, megabytes(report.file_bytes));
+               report.layers, method.hqq ? method.name : method.spec->to_string(), report.bits_per_weight,
+               megabytes(report.file_bytes));
   else
     fmt::print("{}: converted to {}; model.safetensors is {}\n", o.output, method.name, megabytes(report.file_bytes));
 }
@@ -249,7 +257,9 @@ void add_quantize_command(CLI::App& app) {
   c->add_option(
        "--method", o->method,
        "nf4, nf4-dq, fp4, int8, llm-int8, fp8, nvfp4, mxfp4, int4-g128-sym, … or sym | asym with the two options "
-       "below; fp32, fp16, bf16 convert; gptq-<bits>-g<size>[-act][-gptaq|-qronos] and awq-<bits>-g<size> are "
+       "below; fp32, fp16, bf16 convert; hqq-<bits>-g<size> solves for "
+       "scales and real zero points, with -asym for integer ones; gptq-<bits>-g<size>[-act][-gptaq|-qronos] and "
+       "awq-<bits>-g<size> are "
        "calibrated on a text")
       ->capture_default_str();
   c->add_option("--bits", o->bits, "With sym or asym: bits of a code")->check(CLI::Range(2, 8));
@@ -261,9 +271,10 @@ void add_quantize_command(CLI::App& app) {
       "re: and a regular expression; may be given again");
   c->add_option("--only", o->only, "Quantize only these layers, said the same way; --skip comes first");
   c->add_flag("--lm-head", o->lm_head, "Quantize lm_head too");
-  c->add_option("--imatrix", o->imatrix,
-                "With methods that round to nearest: importance matrix of the model, by `nibble imatrix` or llama.cpp, "
-                "by which the range of each group is chosen")
+  c->add_option(
+       "--imatrix", o->imatrix,
+       "With methods that need no text: importance matrix of the model, by `nibble imatrix` or llama.cpp, by which "
+       "the range of each group is chosen, or HQQ weighs errors")
       ->check(kNamed);
   c->add_flag("--quiet", o->quiet, "Print nothing on success");
   add_calibration_options(*c, *o);

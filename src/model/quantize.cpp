@@ -112,7 +112,10 @@ class Job {
 
   /// What the caller gives for a layer that is m in the file.
   QuantizedMatrix given(const std::string& layer, const FloatMatrix& m) const {
-    QuantizedMatrix q = options_.matrix(layer);
+    return checked(options_.matrix(layer), layer, m);
+  }
+  /// q, if it is what can be written for m.
+  QuantizedMatrix checked(QuantizedMatrix q, const std::string& layer, const FloatMatrix& m) const {
     q.validate(layer);
     if (q.rows != m.rows || q.cols != m.cols || q.spec != *options_.spec || !q.g_idx.empty())
       throw Error(ErrorCode::shape_mismatch,
@@ -123,6 +126,7 @@ class Job {
   }
 
   QuantizedMatrix rounded(const FloatMatrix& m, const std::string& name, const std::vector<float>& importance) {
+    if (options_.solver) return checked(options_.solver(m, name, importance), name, m);
     QuantizeOptions o{.name = name, .backend = &out_.backend(), .executor = &out_.executor()};
     o.importance = importance;
     return nibble::quantize(m, *options_.spec, o);

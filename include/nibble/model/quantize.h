@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,10 @@ struct QuantizeModelOptions {
   /// With a spec: gives the matrix of a layer, of this spec and the layer's shape, in place of Backend::quantize, where
   /// it was made elsewhere (engine/qat_model.h). Called once for each layer, in the order of the file.
   std::function<QuantizedMatrix(const std::string& layer)> matrix = {};
+  /// With a spec: makes a layer's matrix, of this spec, from its weights, in place of rounding to nearest: hqq::solve,
+  /// say. `importance`: that of its columns, or empty; `name` is for errors.
+  std::function<QuantizedMatrix(const FloatMatrix& weights, const std::string& name, std::span<const float> importance)>
+      solver = {};
   /// With a spec: what the errors of each input channel count (quantize_by_importance), under GGUF's names
   /// (engine::importance, or llama.cpp's imatrix) or the layers' own; null: all alike. Layers that are not in it are
   /// rounded as without. A layer that is in it is held in four more copies of fp32.
