@@ -21,15 +21,14 @@
 //     library's β is for the weights' own unit, in which the errors of usual weights are all shrunk to nothing and the
 //     second half alone is at work;
 //   - it ends group by group and keeps each one's best; the library ends with the mean |e| of the whole matrix, one
-//   turn
-//     after the best, and never applies κ;
+//     turn after the best, and never applies κ;
 //   - the first zero point is not rounded at 4 bits, and zero points are stored in the scales' type.
 // Σ|e|^p is lower for it by 0.2 to 2 % on normal weights (tests/golden/make_hqq_golden.py --beside-library).
 //
 // Zero points that are real numbers are what `-asymreal` specs store (scheme/real_zero.h), in nibble's own layout. The
 // layouts of GPTQ, AWQ and compressed-tensors have room for integers alone, `-asym` specs, or none, `-sym`. A zero
-// point that is rounded to an integer hardly moves, so that it is the scale that is fitted there (fit_scale). That
-// helps at 3 and 4 bits and harms at 2, where smaller scales cut off the weights that matter most (bench/README.md).
+// point that is rounded to an integer hardly moves, so that it is the scale that is fitted there (fit_scale). Whether
+// that helps depends on the model and the bits (bench/README.md): measure before you trust it.
 #pragma once
 
 #include <span>
