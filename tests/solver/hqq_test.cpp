@@ -171,6 +171,20 @@ TEST(Hqq, ErrorsCountByImportance) {
   }
 }
 
+TEST(Hqq, AZeroPointThatStartsRoundedIsNoWorseThanThere) {
+  const auto w = layer_weights(16, 128, 4);
+  Options o = Options::parse("hqq-4-g64-round");
+  const Result all = solve(view(w, 128), o);
+  o.iterations = 1;
+  const Result start = solve(view(w, 128), o);
+  const auto rounded = quantize(view(w, 128), o.spec);
+  for (std::size_t g = 0; g < start.matrix.group_count(); ++g)
+    EXPECT_EQ(start.matrix.zero(g), std::nearbyint(rounded.zero(g))) << g;
+  EXPECT_NEAR(start.report.error, error_of(w, start.matrix, 0.7), 1e-4 * start.report.error);
+  EXPECT_LT(all.report.error, start.report.error);
+  EXPECT_EQ(all.report.rounding_error, start.report.error);
+}
+
 TEST(Hqq, HalfPrecisionWeightsAreTheirFloats) {
   const auto w = layer_weights(8, 64, 2);
   std::vector<bf16> narrow;
@@ -218,6 +232,10 @@ TEST(Hqq, BadOptionsAreNamedWithTheirValues) {
   refused("'k_proj': it fits", [](Options& o) { o.spec = QuantSpec::parse("nf4"); });
   refused("take -asymreal", [](Options& o) { o.spec = QuantSpec::parse("int4-g32-asymraw"); });
   refused("without fit_scale", [](Options& o) { o.spec = QuantSpec::parse("int4-g32-sym"); });
+  refused("round_zero is of real", [](Options& o) {
+    o.spec = QuantSpec::parse("int4-g32-asym");
+    o.fit_scale = o.round_zero = true;
+  });
   refused("cross rows of 64", [](Options& o) { o.spec = QuantSpec::parse("int4-b48-asymreal"); });
   refused("bits is 9", [](Options& o) { o.spec.bits = 9; });
 }
@@ -256,6 +274,8 @@ TEST(Hqq, ItsTextSaysWhatIsStoredAndWhatMoves) {
   EXPECT_EQ(parsed("hqq-3-g128-asym").spec, QuantSpec::parse("int3-g128-asym"));
   EXPECT_TRUE(parsed("hqq-3-g128-asym").fit_scale);
   EXPECT_EQ(parsed("hqq-4-channel-sym-f16").spec, QuantSpec::parse("int4-channel-sym-f16"));
+  EXPECT_TRUE(parsed("hqq-4-g64-round").round_zero && !parsed("hqq-4-g64-round").fit_scale);
+  EXPECT_TRUE(parsed("hqq-4-g64-scale-round").round_zero && parsed("hqq-4-g64-scale-round").fit_scale);
   EXPECT_TRUE(Options::is_hqq("hqq-9") && Options::is_hqq("hqq") && !Options::is_hqq("hqqq-4"));
   for (const char* text : {"hqq", "hqq-", "hqq-9-g64", "hqq-x-g64", "hqq-4-g64-act", "hqq-4-b64-asymraw", "hqq-4-g0"})
     expect_error(ErrorCode::invalid_argument, std::string("'") + text + "'", [&] { (void)Options::parse(text); });

@@ -14,7 +14,8 @@
 //      in closed form; β ·= κ.
 //
 // That ends after `iterations` looks at a group, or when Σ|e|^p no longer falls, and the best parameters seen are kept:
-// no group is worse by that measure than rounded to its range. Codes are rounded to the parameters as they are stored.
+// no group is worse by that measure than rounded to its range (with round_zero: than where it starts). Codes are
+// rounded to the parameters as they are stored.
 //
 // What differs from the library `hqq` (0.2.8):
 //   - errors are counted in steps of the group's first scale, so that weights twice as large get the same codes; the
@@ -22,7 +23,8 @@
 //     second half alone is at work;
 //   - it ends group by group and keeps each one's best; the library ends with the mean |e| of the whole matrix, one
 //     turn after the best, and never applies κ;
-//   - the first zero point is not rounded at 4 bits, and zero points are stored in the scales' type.
+//   - the first zero point is rounded where that is asked for (round_zero), at 4 bits by default there, and zero points
+//     are stored in the scales' type.
 // Σ|e|^p is lower for it by 0.2 to 2 % on normal weights (tests/golden/make_hqq_golden.py --beside-library).
 //
 // Zero points that are real numbers are what `-asymreal` specs store (scheme/real_zero.h), in nibble's own layout. The
@@ -49,14 +51,16 @@ struct Options {
   float beta = 10;      ///< β of the first turn, in steps of a group's scale; above 0. Errors below β^(1/(p−2)) go.
   float kappa = 1.01f;  ///< κ, at least 1.
   int iterations = 20;  ///< At least 1.
+  /// Real zero points start from the nearest integer, so that 0 is a code at first: what the library does at 4 bits.
+  bool round_zero = false;
   bool fit_scale = false;  ///< Whether the scale moves as well. -asym and -sym specs need it.
   /// What an error of each column counts, the mean square of the activations that multiply it (format/imatrix.h) say;
   /// empty: all alike.
   std::span<const float> importance = {};
 
-  /// "hqq-4-g64", and what a QuantSpec has after its size; "-scale" at the end is fit_scale. Zero points are real
-  /// unless the text says -asym or -sym, which move the scale. Error{invalid_argument} quotes it and says what is
-  /// wrong.
+  /// "hqq-4-g64", and what a QuantSpec has after its size; "-scale" and then "-round" at the end are fit_scale and
+  /// round_zero. Zero points are real unless the text says -asym or -sym, which move the scale. Error{invalid_argument}
+  /// quotes it and says what is wrong.
   static Options parse(std::string_view text);
   /// Whether the text names this method, rightly or not.
   static bool is_hqq(std::string_view text);
@@ -68,7 +72,7 @@ struct Options {
 struct Report {
   std::string name;
   /// Σ |w − ŵ|^p, each term times its column's importance over the largest of all columns; and the same of plain
-  /// rounding.
+  /// rounding (with round_zero: of the start).
   double error = 0, rounding_error = 0;
 };
 

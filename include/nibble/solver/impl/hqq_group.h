@@ -87,7 +87,7 @@ class GroupSolver {
   [[nodiscard]] Grid first(Range range) const {
     if (spec_.has_real_zeros()) {
       const RealZeroParams p = fit_real_zero(range, spec_.bits, spec_.scale_type);
-      return {p.scale, p.zero};
+      return {p.scale, o_.round_zero ? stored(static_cast<double>(round_half_even(p.zero))) : p.zero};
     }
     const AffineParams p = fit_affine(range, rule_);
     return {p.scale, static_cast<float>(p.zero_point)};

@@ -38,6 +38,7 @@ inline void check_options(const Options& o) {
   need(o.beta > 0 && is_finite(o.beta), "beta is " + std::to_string(o.beta) + "; it must be above 0");
   need(o.kappa >= 1 && is_finite(o.kappa), "kappa is " + std::to_string(o.kappa) + "; it must be at least 1");
   need(o.iterations >= 1, "iterations is " + std::to_string(o.iterations) + "; it must be at least 1");
+  need(!o.round_zero || s.has_real_zeros(), "round_zero is of real zero points (-asymreal), not of " + s.to_string());
   need(o.fit_scale || s.has_real_zeros(),
        "without fit_scale only real zero points (-asymreal) can be fitted, not what " + s.to_string() + " stores");
 }
@@ -135,16 +136,20 @@ NIBBLE_INLINE Options Options::parse(std::string_view text) {
   try {
     if (!is_hqq(text) || text.size() < 5) throw Error(ErrorCode::invalid_argument, "the bits, 2 to 8, come first");
     std::string rest(text.substr(4));
-    constexpr std::string_view moves = "-scale";
-    const bool says_scale = rest.ends_with(moves);
-    if (says_scale) rest.resize(rest.size() - moves.size());
+    const auto ends_in = [&](std::string_view word) {
+      const bool said = rest.ends_with(word);
+      if (said) rest.resize(rest.size() - word.size());
+      return said;
+    };
+    out.round_zero = ends_in("-round");
+    const bool says_scale = ends_in("-scale");
     const bool says_zeros = rest.find("-sym") != std::string::npos || rest.find("-asym") != std::string::npos;
     out.spec = QuantSpec::parse("int" + rest + (says_zeros ? "" : "-asymreal"));
     out.fit_scale = says_scale || !out.spec.has_real_zeros();
     detail::check_options(out);
   } catch (const Error& e) {
     throw Error(ErrorCode::invalid_argument, "'" + std::string(text) + "': " + e.what() +
-                                                 " (hqq-<bits>-g<size>|channel[-asymreal|-asym|-sym][-scale])");
+                                                 " (hqq-<bits>-g<size>|channel[-asymreal|-asym|-sym][-scale][-round])");
   }
   return out;
 }
