@@ -52,8 +52,8 @@ class Run {
     total_ = kReplayCost * static_cast<double>(found) + static_cast<double>(blocks - found) +
              (plan_.has_head() ? kHeadCost : 0);
     for (std::size_t i = 0; i < blocks; ++i)
-      step(states, i < found ? kReplayCost : 1, plan_.block_bytes(i), "block " + std::to_string(i),
-           [&](const CalibrationContext& context) {
+      step(states, i < found ? kReplayCost : 1, plan_.block_bytes(i) * (full_ != nullptr ? 2 : 1),
+           "block " + std::to_string(i), [&](const CalibrationContext& context) {
              const std::unique_ptr<CalibratedBlock> block = model_.block(i);
              check_groups(block->groups());
              if (i < found) replay(context, *block, i);
