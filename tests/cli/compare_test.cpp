@@ -105,8 +105,10 @@ TEST(Compare, GgufFilesAreRows) {
   const TemporaryFolder folder;
   const auto calibration = (folder / "text.txt").string(), kept = (folder / "kept").string();
   std::ofstream(calibration) << std::string(600, 'a') + std::string(600, 'b');
-  const auto outcome = run("compare --methods q4_k,q4_0-imatrix,Q3_K_M,gptq-q4_0,q8_0+a8,gguf-mxfp4,mxfp4,gptq-mxfp4 --tokens 512 --calibration " +
-                           calibration + " --save " + kept + " --json " + (folder / "c.json").string());
+  const auto outcome =
+      run("compare --methods q4_k,q4_0-imatrix,Q3_K_M,gptq-q4_0,q8_0+a8,"
+          "gguf-mxfp4,mxfp4,gptq-mxfp4 --tokens 512 --calibration " +
+          calibration + " --save " + kept + " --json " + (folder / "c.json").string());
   ASSERT_EQ(outcome.status, 0) << outcome.text;
   const auto rows = read_json(folder / "c.json")["rows"];
   ASSERT_EQ(rows.size(), 8u);
