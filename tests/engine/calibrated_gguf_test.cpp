@@ -81,6 +81,21 @@ TEST_F(CalibratedGguf, IsCloserToTheModelThanByImportance) {
   }
 }
 
+TEST_F(CalibratedGguf, QronosIsCloserStill) {
+  const auto ids = text_ids("evaluation.txt", 4096);
+  for (const BlockType type : {BlockType::q2_k, BlockType::mxfp4}) {
+    CalibrateOptions o = few(16, 256);
+    (void)make("plain.gguf", type, o);
+    o.method.qronos = true;
+    for (const LayerReport& r : make("corrected.gguf", type, o).layers)
+      EXPECT_TRUE(CalibratedMethod::parse(r.method).qronos) << r.method;
+    const double plain = divergence(kModel, folder_ / "plain.gguf", ids);
+    EXPECT_LT(divergence(kModel, folder_ / "corrected.gguf", ids), 0.9 * plain) << name_of(type);
+    fs::remove(folder_ / "plain.gguf");
+    fs::remove(folder_ / "corrected.gguf");
+  }
+}
+
 TEST_F(CalibratedGguf, TheBytesDoNotDependOnTheThreads) {
   (void)make("a", BlockType::q4_k);
   auto o = few();
@@ -180,7 +195,10 @@ TEST_F(CalibratedGguf, ADirectoryHoldsNoBlocks) {
   o.method = CalibratedMethod::parse("gptq-q4_k");
   EXPECT_EQ(o.method.to_string(), "gptq-Q4_K");
   EXPECT_EQ(CalibratedMethod::parse("gptq-Q4_K"), o.method);
-  for (const char* text : {"gptq-q8_k", "gptq-f16", "gptq-q4_k-act", "gptq-q4_k-", "awq-q4_k", "gptq-iq1_s"})
+  EXPECT_EQ(CalibratedMethod::parse("gptq-q4_k-qronos").to_string(), "gptq-Q4_K-qronos");
+  EXPECT_TRUE(CalibratedMethod::parse("gptq-q4_k-gptaq").gptaq);
+  for (const char* text : {"gptq-q8_k", "gptq-f16", "gptq-q4_k-act", "gptq-q4_k-asym", "gptq-q4_k-gptaq-qronos",
+                           "gptq-q4_k-", "awq-q4_k", "gptq-iq1_s"})
     expect_error(ErrorCode::invalid_argument, text, [&] { (void)CalibratedMethod::parse(text); });
   expect_error(ErrorCode::unsupported, "nibble export-gguf --gptq",
                [&] { (void)quantize_calibrated(kModel, folder_ / "out", text_ids("calibration.txt", 1000), o); });

@@ -52,7 +52,7 @@ namespace nibble::inline NIBBLE_ABI::model {
 ///   gptq-<bits>-g<size>|channel[-sym|-asym][-act][-static][-gar][-mse][-refit][-gptaq|-qronos]   gptq-4-g128-act
 ///   awq-<bits>-g<size>|channel[-sym|-asym][-noclip][-duo]                awq-4-g128
 ///   <a QuantSpec of integers>                                            int8, int4-g128-asym: rounded to nearest
-///   gptq-<a GGUF type that can_encode()>                                 gptq-q4_k: for export_gguf_calibrated() alone
+///   gptq-<a GGUF type that can_encode()>[-gptaq|-qronos]                 gptq-q4_k: for export_gguf_calibrated() alone
 ///
 /// Without -sym both store zero points, as "-asym" says. -act, -static, -gar and -mse are gptq::Options' act_order,
 /// static_groups, act_group_aware and grid_search, -refit their refit_scales; -duo is awq::ScaleOptions::duo_scaling.

@@ -82,10 +82,10 @@ std::size_t gguf_file_bytes(const std::filesystem::path& from, const ExportGgufO
 /// The same with the blocks' linear layers solved by GPTQ: block by block on the tokens `ids`, each layer for what
 /// those before it, in the codes of the file, give it (model/calibrate.h). `model` is an engine that has loaded `from`,
 /// whose blocks take GGUF's (CalibratedBlock::replace_by_blocks). Layers of a type without codes (F16, where rows are
-/// no whole blocks) stay, and so do those that `calibration` skips, which are rounded. Of `calibration` the method is
-/// settled by `options`, and rules, layout and lm_head have no meaning here. After an error or a cancel the finished
-/// blocks stay in "<to>.partial" for resume. Errors beside those of export_gguf and calibrate: invalid_argument for
-/// what has no meaning, for layers that are quantized already, and for a leftover of another run.
+/// no whole blocks) stay, and so do those that `calibration` skips, which are rounded. Of `calibration`'s method gptaq
+/// and qronos count, the rest is settled by `options`; rules, layout and lm_head have no meaning here. After an error
+/// or a cancel the finished blocks stay in "<to>.partial" for resume. Errors beside those of export_gguf and calibrate:
+/// invalid_argument for what has no meaning, for layers that are quantized already, and for a leftover of another run.
 ExportGgufReport export_gguf_calibrated(const std::filesystem::path& from, const std::filesystem::path& to,
                                         CalibratedModel& model, std::span<const std::int32_t> ids,
                                         const ExportGgufOptions& options, const CalibrateOptions& calibration = {});
