@@ -17,8 +17,10 @@
 #include <cstdlib>
 #include <fstream>
 #include <map>
+#include <new>
 
 #include "cli/tool.h"
+#include "nibble/format/gguf.h"
 #include "tests/support/run_tool.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_model.h"
@@ -234,6 +236,27 @@ INSTANTIATE_TEST_SUITE_P(
                             "dense",
                             true}),
     [](const auto& p) { return std::string(p.param.name); });
+
+/// The kind of a find of the soak: a variant that is copied when memory ends.
+TEST(GgufMetadata, ACopyThatMemoryEndsInLeavesNothing) {
+  const std::vector<std::string> names{std::string(40, 'a'), std::string(50, 'b')};
+  const GgufMetadata from{{"names", names}, {"pairs", std::vector<GgufArray>{names, names}}};
+  long refusals = 0;
+  for (bool whole = false; !whole; ++refusals) {
+    GgufMetadata to;
+    allocations_left.store(refusals);
+    counting.store(true);
+    try {
+      to = from;
+      whole = true;
+    } catch (const std::bad_alloc&) {
+    }
+    counting.store(false);
+    if (whole) EXPECT_EQ(to, from);
+    ASSERT_LT(refusals, 1000);
+  }
+  EXPECT_GT(refusals, 10) << "each string, each array and each node can fail";
+}
 
 /// A size limit or a full disk is an error like any other, not a signal.
 TEST(FullDisk, TheLimitOfAFilesSizeIsAnError) {

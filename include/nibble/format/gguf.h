@@ -18,6 +18,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -36,16 +37,38 @@ enum class GgufType : std::uint32_t { u8, i8, u16, i16, u32, i32, f32, boolean, 
 
 /// Elements of one type. Arrays of arrays may nest four deep.
 struct GgufArray {
-  std::variant<std::vector<std::uint8_t>, std::vector<std::int8_t>, std::vector<std::uint16_t>,
-               std::vector<std::int16_t>, std::vector<std::uint32_t>, std::vector<std::int32_t>, std::vector<float>,
-               std::vector<bool>, std::vector<std::string>, std::vector<GgufArray>, std::vector<std::uint64_t>,
-               std::vector<std::int64_t>, std::vector<double>>
-      elements;
+  using Elements = std::variant<std::vector<std::uint8_t>, std::vector<std::int8_t>, std::vector<std::uint16_t>,
+                                std::vector<std::int16_t>, std::vector<std::uint32_t>, std::vector<std::int32_t>,
+                                std::vector<float>, std::vector<bool>, std::vector<std::string>, std::vector<GgufArray>,
+                                std::vector<std::uint64_t>, std::vector<std::int64_t>, std::vector<double>>;
+  Elements elements;
+
+  GgufArray() = default;
+  template <class T>
+  GgufArray(std::vector<T> values) : elements(std::move(values)) {}  // as a variant takes its alternatives
+  GgufArray(GgufArray&&) noexcept = default;
+  GgufArray& operator=(GgufArray&&) noexcept = default;
+  // libstdc++ (12, at least) holds a variant of nothing but vectors to have a value always, and calls a destructor
+  // that is none where memory ends while one is copied. An alternative by itself is copied first, then moved in.
+  GgufArray(const GgufArray& other) : GgufArray(other.copy()) {}
+  GgufArray& operator=(const GgufArray& other) { return *this = other.copy(); }
+  ~GgufArray() = default;
+
   [[nodiscard]] std::size_t size() const {
     return std::visit([](const auto& v) { return v.size(); }, elements);
   }
   [[nodiscard]] GgufType type() const { return static_cast<GgufType>(elements.index()); }
   friend bool operator==(const GgufArray&, const GgufArray&) = default;
+
+ private:
+  [[nodiscard]] GgufArray copy() const {
+    return std::visit(
+        [](const auto& v) {
+          auto values = v;
+          return GgufArray(std::move(values));
+        },
+        elements);
+  }
 };
 
 using GgufValue = std::variant<std::uint8_t, std::int8_t, std::uint16_t, std::int16_t, std::uint32_t, std::int32_t,
