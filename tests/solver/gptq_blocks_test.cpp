@@ -62,10 +62,14 @@ TEST_P(GptqBlocks, RoundByImportanceWhereNothingWasSeen) {
   EXPECT_EQ(std::memcmp(m.blocks.data(), plain.blocks.data(), plain.blocks.size()), 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(Types, GptqBlocks,
-                         testing::Values(BlockType::q4_0, BlockType::q4_1, BlockType::q5_0, BlockType::q5_1,
-                                         BlockType::q8_0, BlockType::q2_k, BlockType::q3_k, BlockType::q4_k,
-                                         BlockType::q5_k, BlockType::q6_k, BlockType::iq4_nl, BlockType::iq4_xs),
+std::vector<BlockType> solved_types() {
+  std::vector<BlockType> out;
+  for (const BlockType type : kBlockTypes)
+    if (can_encode(type) && !is_float(type)) out.push_back(type);
+  return out;
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, GptqBlocks, testing::ValuesIn(solved_types()),
                          [](const auto& p) { return std::string(name_of(p.param)); });
 
 TEST(GptqOfBlocks, RefusesWhatTheyHaveNoPlaceFor) {
@@ -80,7 +84,7 @@ TEST(GptqOfBlocks, RefusesWhatTheyHaveNoPlaceFor) {
   expect_error(ErrorCode::invalid_argument, "no place in Q4_0 blocks",
                [&] { solved(BlockType::q4_0, {.static_groups = true}); });
   expect_error(ErrorCode::invalid_argument, "fp64", [&] { solved(BlockType::q4_0, {.double_precision = true}); });
-  for (const BlockType type : {BlockType::f16, BlockType::q8_k, BlockType::iq2_xxs, BlockType::mxfp4})
+  for (const BlockType type : {BlockType::f16, BlockType::q8_k, BlockType::iq2_xxs, BlockType::nvfp4, BlockType::q1_0})
     expect_error(ErrorCode::unsupported, std::string(name_of(type)), [&] { solved(type); });
   const Hessian narrow = hessian_of(correlated(100, 48, 1), 48);
   const auto x = normal(4 * 48, 2);
